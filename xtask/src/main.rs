@@ -1,0 +1,3 @@
+//! `cargo xtask`: the single door for developers.
+
+fn main() {}
