@@ -1,0 +1,98 @@
+//! The command line: its verbs, the arguments they share, and what an error looks like. One sentence, never a
+//! backtrace; exit code 1 for trouble, 2 for wrong usage.
+
+mod agent;
+mod check;
+mod observe;
+mod scope;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Parser, Subcommand};
+
+/// Shows the HTTP CONNECTs that an Istio sidecar answers itself instead of passing them to the forward proxy, says
+/// why, and what to change.
+#[derive(Parser)]
+#[command(name = "egress-tracer", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Trace all pods of this node and serve metrics, until SIGTERM
+    Agent(agent::Args),
+    /// Show sessions as they happen
+    #[command(after_help = observe::EXAMPLES)]
+    Observe(observe::Args),
+    /// Show what this kernel offers, what is missing, and what to do about it
+    Check(check::Args),
+    /// Print the version
+    Version,
+}
+
+/// Parses the command line, runs its verb, and says how it went.
+pub fn main() -> ExitCode {
+    let verb = match Cli::try_parse() {
+        Ok(Cli { verb }) => verb,
+        Err(error) => {
+            // Help and version come this way, too; clap knows which stream and which code.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    env_logger::Builder::from_env(env_logger::Env::default().filter_or("EGRESS_TRACER_LOG", "warn")).init();
+    let result = match verb {
+        Verb::Agent(args) => block_on(agent::run(args)),
+        Verb::Observe(args) => block_on(observe::run(args)),
+        Verb::Check(args) => check::run(&args),
+        Verb::Version => {
+            println!("egress-tracer {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        if is_broken_pipe(&error) {
+            return ExitCode::SUCCESS; // whoever read our output has seen enough
+        }
+        eprintln!("egress-tracer: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// One thread does: it sleeps nearly always.
+fn block_on(verb: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, verb)
+}
+
+/// A duration as people write it: `10s`, `500ms`, `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| "want a number and a unit, such as 10s, 500ms or 2m".to_owned())?;
+    Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(duration("10").is_err() && duration("-1s").is_err() && duration("soon").is_err());
+    }
+}

@@ -1,0 +1,127 @@
+//! What is traced and how: the arguments that every tracing verb takes, and what they become.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use tracer_ebpf::settings::{NO_UID, SLOTS};
+
+use crate::{
+    probes::{Family, Probes, Scope},
+    tracing::{Tracing, clock_offset},
+};
+
+/// What is traced.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Only sockets made in this cgroup v2 directory or below it [default: the whole node]
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+    /// The family of kernel hooks
+    #[arg(long, value_enum, default_value_t)]
+    probes: Choice,
+    /// How long a request may wait for its answer before it is reported as unanswered
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = super::duration)]
+    deadline: Duration,
+    /// A port on which sidecars accept redirected connections; may be repeated
+    #[arg(long, value_name = "PORT", default_value = "15001")]
+    sidecar_port: Vec<u16>,
+    /// A user that sidecars run as, whom iptables does not redirect; may be repeated
+    #[arg(long, value_name = "UID", default_value = "1337")]
+    sidecar_uid: Vec<u32>,
+    /// Serve Prometheus metrics at http://ADDRESS/metrics
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) metrics_address: Option<SocketAddr>,
+    /// Write this file once all hooks are attached
+    #[arg(long, value_name = "FILE")]
+    pub(super) ready_file: Option<PathBuf>,
+    /// The node's name, for reports
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node: Option<String>,
+}
+
+/// Which family of hooks to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Choice {
+    /// The best that this kernel takes, found by trying.
+    #[default]
+    Auto,
+    /// cgroup hooks.
+    Cgroup,
+}
+
+impl Args {
+    /// Loads and attaches what was asked for.
+    pub(super) fn attach(&self) -> anyhow::Result<Tracing> {
+        let scope = Scope { cgroup: self.scope()? };
+        let mut settings = tracer_ebpf::Settings::ISTIO;
+        settings.outbound_ports = slots("--sidecar-port", &self.sidecar_port, 0)?;
+        settings.sidecar_uids = slots("--sidecar-uid", &self.sidecar_uid, NO_UID)?;
+        settings.watch_ns = nanoseconds(self.deadline);
+        let family = match self.probes {
+            Choice::Auto | Choice::Cgroup => Family::Cgroup,
+        };
+        let probes = Probes::attach(family, &scope, settings)?;
+        log::info!("attached the {family} probes to {}", scope.cgroup.display());
+        let core = crate::core::Settings {
+            deadline: nanoseconds(self.deadline),
+            clock_offset: clock_offset(),
+            inbound_ports: settings.inbound_ports.into_iter().filter(|&port| port != 0).collect(),
+            capacity: 65_536,
+            keep: nanoseconds(Duration::from_secs(3600)),
+            node: self.node.clone(),
+            probes: family.name().to_owned(),
+        };
+        Tracing::new(probes, core)
+    }
+
+    fn scope(&self) -> anyhow::Result<PathBuf> {
+        let root = cgroup2_root()?;
+        let Some(dir) = &self.cgroup else { return Ok(root) };
+        let given = dir.canonicalize().with_context(|| {
+            format!("cannot find the cgroup {}; cgroup v2 directories are below {}", dir.display(), root.display())
+        })?;
+        if !given.join("cgroup.procs").exists() || !given.starts_with(&root) {
+            bail!("{} is not a cgroup v2 directory; they are below {}", dir.display(), root.display());
+        }
+        Ok(given)
+    }
+
+    /// Tells whoever waits that all hooks are attached.
+    pub(super) fn say_ready(&self) -> anyhow::Result<()> {
+        let Some(file) = &self.ready_file else { return Ok(()) };
+        // Moved into place, so that nobody sees it half-written.
+        let temporary = file.with_extension("tmp");
+        std::fs::write(&temporary, format!("{}\n", std::process::id()))
+            .and_then(|()| std::fs::rename(&temporary, file))
+            .with_context(|| format!("cannot write the ready file {}", file.display()))
+    }
+}
+
+/// Where cgroup v2 is mounted: alone, or beside v1.
+pub(super) fn cgroup2_root() -> anyhow::Result<PathBuf> {
+    const MOUNTS: &str = "/proc/self/mounts";
+    let mounts = std::fs::read_to_string(MOUNTS).with_context(|| format!("cannot read {MOUNTS}"))?;
+    let root = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let (dir, kind) = (words.nth(1)?, words.next()?);
+        (kind == "cgroup2").then(|| Path::new(dir).to_owned())
+    });
+    root.context("cgroup v2 is not mounted here; mount it, e.g. at /sys/fs/cgroup/unified")
+}
+
+fn slots<T: Copy>(flag: &str, given: &[T], empty: T) -> anyhow::Result<[T; SLOTS]> {
+    if given.len() > SLOTS {
+        bail!("{flag} can be given {SLOTS} times at most");
+    }
+    let mut slots = [empty; SLOTS];
+    slots[..given.len()].copy_from_slice(given);
+    Ok(slots)
+}
+
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

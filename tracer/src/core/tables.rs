@@ -1,0 +1,228 @@
+//! The core's state: connections and upstream sockets, and the indices by which one finds the other. It keeps them
+//! consistent and bounded; it decides nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::SocketAddr,
+};
+
+use super::Stats;
+use crate::{
+    event::Event,
+    flow::{Claim, Upstreams},
+    session::Connection,
+};
+
+/// A sidecar's accepted socket, by its peer: network namespace and address.
+type Peer = (u64, SocketAddr);
+
+#[derive(Default)]
+pub(super) struct Tables {
+    connections: HashMap<u64, Connection>,
+    by_peer: HashMap<Peer, u64>,
+    /// Connections with a request that nobody has been seen to carry, by its line, then by namespace.
+    by_line: HashMap<String, BTreeMap<u64, VecDeque<u64>>>,
+    /// When a request was made, oldest first; may name some that are answered or gone.
+    waiting: VecDeque<(u64, u64)>,
+    /// Connections in the order of their first event; may name some that are gone.
+    order: VecDeque<(u64, u64)>,
+    /// Ends of sidecar sockets whose app has not sent anything yet.
+    early_ends: HashMap<Peer, Event>,
+    early_order: VecDeque<(u64, Peer)>,
+    pub(super) upstreams: Upstreams,
+    dropped: u64,
+}
+
+impl Tables {
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            connections: self.connections.len(),
+            pending: self.connections.values().map(|connection| connection.pending.len()).sum(),
+            upstreams: self.upstreams.len(),
+            dropped: self.dropped,
+        }
+    }
+
+    pub(super) fn connection(&self, flow: u64) -> Option<&Connection> {
+        self.connections.get(&flow)
+    }
+
+    pub(super) fn connection_mut(&mut self, flow: u64) -> Option<&mut Connection> {
+        self.connections.get_mut(&flow)
+    }
+
+    /// The connection of an app's event.
+    pub(super) fn connection_or_new(&mut self, event: &Event) -> &mut Connection {
+        let flow = event.flow;
+        if !self.connections.contains_key(&flow) {
+            self.order.push_back((event.time, flow));
+            self.connections.insert(flow, Connection::new(event));
+        }
+        if let Some(sidecar) = event.sidecar {
+            self.by_peer.insert((sidecar.netns, event.local), flow);
+        }
+        self.connections.entry(flow).or_insert_with(|| Connection::new(event))
+    }
+
+    /// The connection whose sidecar's socket has this peer.
+    pub(super) fn by_peer(&self, netns: u64, peer: SocketAddr) -> Option<u64> {
+        self.by_peer.get(&(netns, peer)).copied()
+    }
+
+    /// A connection has `added` new requests.
+    pub(super) fn wait(&mut self, flow: u64, time: u64, added: usize) {
+        self.waiting.push_back((time, flow));
+        let Some(connection) = self.connections.get(&flow) else { return };
+        let Some(sidecar) = connection.sidecar else { return };
+        let pending = &connection.pending;
+        for asked in pending.range(pending.len().saturating_sub(added)..) {
+            let flows = self.by_line.entry(asked.line()).or_default().entry(sidecar.netns).or_default();
+            flows.push_back(flow);
+        }
+    }
+
+    /// The next connection with a request made before `time`, each but once.
+    pub(super) fn pop_waiting(&mut self, time: u64) -> Option<u64> {
+        let &(asked, flow) = self.waiting.front()?;
+        (asked <= time).then(|| {
+            self.waiting.pop_front();
+            flow
+        })
+    }
+
+    /// The connections with this request that nobody has been seen to carry: in the same namespace, or where either
+    /// side's is unknown. Oldest first.
+    pub(super) fn waiting_for(&self, line: &str, netns: u64) -> impl Iterator<Item = u64> {
+        self.by_line
+            .get(line)
+            .into_iter()
+            .flatten()
+            .filter(move |(other, _)| netns == 0 || **other == 0 || **other == netns)
+            .flat_map(|(_, flows)| flows.iter().copied())
+    }
+
+    /// A connection's oldest request is no longer looked for upstream.
+    pub(super) fn stop_waiting(&mut self, flow: u64) {
+        let Some(connection) = self.connections.get(&flow) else { return };
+        let (Some(asked), Some(sidecar)) = (connection.pending.front(), connection.sidecar) else { return };
+        let line = asked.line();
+        let Some(by_netns) = self.by_line.get_mut(&line) else { return };
+        if let Some(flows) = by_netns.get_mut(&sidecar.netns) {
+            if let Some(at) = flows.iter().position(|&other| other == flow) {
+                flows.remove(at);
+            }
+            if flows.is_empty() {
+                by_netns.remove(&sidecar.netns);
+            }
+        }
+        if by_netns.is_empty() {
+            self.by_line.remove(&line);
+        }
+    }
+
+    /// This socket carries the connection as it is, for as long as it lives.
+    pub(super) fn claim_tunnel(&mut self, upstream: u64, flow: u64) {
+        self.claim(upstream, flow, true);
+        self.stop_waiting(flow);
+        if let Some(connection) = self.connections.get_mut(&flow) {
+            connection.tunnel = Some(upstream);
+        }
+    }
+
+    /// This socket carries one request of the connection, in the sidecar's words.
+    pub(super) fn claim_rewritten(&mut self, upstream: u64, flow: u64, line: &str) {
+        self.claim(upstream, flow, true);
+        if let Some(connection) = self.connections.get_mut(&flow)
+            && let Some(asked) = connection.pending.iter_mut().find(|asked| asked.line() == line)
+        {
+            asked.rewritten = Some(upstream);
+        }
+    }
+
+    /// This socket is explained by the connection, and by no other.
+    pub(super) fn claim(&mut self, upstream: u64, flow: u64, by_bytes: bool) {
+        self.upstreams.claim(upstream, Claim { by: flow, by_bytes });
+        if let Some(connection) = self.connections.get_mut(&flow) {
+            connection.upstreams.push(upstream);
+        }
+    }
+
+    /// A request was reported, and will not be again.
+    pub(super) fn mark_reported(&mut self, flow: u64, nth: usize) {
+        if let Some(asked) = self.connections.get_mut(&flow).and_then(|connection| connection.pending.get_mut(nth)) {
+            asked.reported = true;
+        }
+    }
+
+    /// The upstream socket is gone. What it did is still needed while its session waits; without a session, it may
+    /// yet turn out to be the dial of one.
+    pub(super) fn upstream_ended(&mut self, flow: u64) {
+        let claim = self.upstreams.get(flow).and_then(|upstream| upstream.claim);
+        if claim.is_some_and(|claim| !self.connections.contains_key(&claim.by)) {
+            self.upstreams.remove(flow);
+        }
+    }
+
+    /// Keeps the end of a sidecar's socket until its app has sent something.
+    pub(super) fn keep_early_end(&mut self, event: &Event) {
+        let peer = (event.netns, event.remote);
+        self.early_order.push_back((event.time, peer));
+        self.early_ends.insert(peer, event.clone());
+    }
+
+    /// The end of this connection's sidecar socket, if that came before the app's first bytes.
+    pub(super) fn take_early_end(&mut self, flow: u64) -> Option<Event> {
+        let connection = self.connections.get(&flow)?;
+        let peer = (connection.sidecar?.netns, connection.local);
+        let end = self.early_ends.remove(&peer)?;
+        // An app's port is used again, sooner or later.
+        (end.time >= connection.opened.unwrap_or(0)).then_some(end)
+    }
+
+    /// Forgets a connection and what is indexed under it.
+    pub(super) fn remove_connection(&mut self, flow: u64) {
+        while self.connections.get(&flow).is_some_and(|connection| !connection.pending.is_empty()) {
+            self.stop_waiting(flow);
+            if let Some(connection) = self.connections.get_mut(&flow) {
+                connection.settle();
+            }
+        }
+        let Some(connection) = self.connections.remove(&flow) else { return };
+        if let Some(sidecar) = connection.sidecar {
+            let peer = (sidecar.netns, connection.local);
+            if self.by_peer.get(&peer) == Some(&flow) {
+                self.by_peer.remove(&peer);
+            }
+        }
+        for upstream in connection.upstreams {
+            if self.upstreams.get(upstream).is_some_and(|upstream| upstream.claim.is_some_and(|c| c.by == flow)) {
+                self.upstreams.remove(upstream);
+            }
+        }
+    }
+
+    /// Forgets upstream sockets and early ends from before `asked_before`, connections from before `kept_after`, and
+    /// the oldest of each until no more than `capacity` are left.
+    pub(super) fn expire(&mut self, asked_before: u64, kept_after: u64, capacity: usize) {
+        self.upstreams.expire(asked_before, capacity);
+        while let Some(&(seen, peer)) = self.early_order.front() {
+            if seen >= asked_before && self.early_ends.len() <= capacity {
+                break;
+            }
+            self.early_order.pop_front();
+            if self.early_ends.get(&peer).is_some_and(|end| end.time == seen) {
+                self.early_ends.remove(&peer);
+            }
+        }
+        while let Some(&(seen, flow)) = self.order.front() {
+            let too_many = self.connections.len() > capacity;
+            let is_gone = !self.connections.contains_key(&flow);
+            if !is_gone && !too_many && seen >= kept_after {
+                break;
+            }
+            self.order.pop_front();
+            self.dropped += u64::from(too_many && !is_gone);
+            self.remove_connection(flow);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What is known of one leg's bytes, and of the sockets that the sidecar dialled. It judges nothing.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+};
+
+use tracer_ebpf::HEAD_MAX;
+
+use crate::event::{End, Event, Task};
+
+/// The bytes of one head, put together from the pieces in which they were sent.
+#[derive(Clone, Debug, Default)]
+pub struct Bytes {
+    bytes: Vec<u8>,
+    next: Option<u32>,
+}
+
+impl Bytes {
+    /// Takes a piece that was sent at `offset` of the flow, `total` bytes long, of which `data` was copied. Gives
+    /// false, and takes nothing, where it does not follow on from what is there.
+    pub fn append(&mut self, offset: u32, total: u32, data: &[u8]) -> bool {
+        if self.next.is_some_and(|next| next != offset) || self.bytes.len() >= HEAD_MAX {
+            return false;
+        }
+        let room = HEAD_MAX - self.bytes.len();
+        self.bytes.extend_from_slice(&data[..data.len().min(room)]);
+        // Behind a piece that was copied in part, there is a gap that nothing follows on from.
+        let whole = data.len() == usize::try_from(total).unwrap_or(usize::MAX);
+        self.next = whole.then(|| offset.wrapping_add(total)).or(Some(offset.wrapping_sub(1)));
+        true
+    }
+
+    /// What is there.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Drops the first `length` bytes.
+    pub fn consume(&mut self, length: usize) {
+        self.bytes.drain(..length.min(self.bytes.len()));
+    }
+
+    /// Drops all, and forgets where they were.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Nothing is there.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+/// A socket that the sidecar dialled.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Where to.
+    pub remote: SocketAddr,
+    /// The sidecar's network namespace; 0: unknown.
+    pub netns: u64,
+    /// Which of its threads; `None`: the dial was not seen.
+    pub task: Option<Task>,
+    /// When it was dialled; `None`: not seen.
+    pub dialed: Option<u64>,
+    /// The first bytes it sent.
+    pub bytes: Bytes,
+    /// When it sent the first of them.
+    pub sent: Option<u64>,
+    /// How it ended.
+    pub ended: Option<End>,
+    /// The session that it belongs to.
+    pub claim: Option<Claim>,
+}
+
+/// That a socket belongs to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The app's flow.
+    pub by: u64,
+    /// By the bytes it carried, which nothing can outdo; otherwise by its time and address.
+    pub by_bytes: bool,
+}
+
+/// The sockets that the sidecars of this node dialled lately.
+#[derive(Default)]
+pub struct Upstreams {
+    by_flow: HashMap<u64, Upstream>,
+    by_remote: HashMap<SocketAddr, Vec<u64>>,
+    by_thread: HashMap<u32, Vec<u64>>,
+    /// Oldest first; may name some that are gone.
+    order: VecDeque<(u64, u64)>,
+}
+
+impl Upstreams {
+    /// The socket of `event`, as it is known by now.
+    pub fn entry(&mut self, event: &Event) -> &mut Upstream {
+        let flow = event.flow;
+        if !self.by_flow.contains_key(&flow) {
+            self.by_remote.entry(event.remote).or_default().push(flow);
+            if let Some(task) = &event.task {
+                self.by_thread.entry(task.tid).or_default().push(flow);
+            }
+            self.order.push_back((event.time, flow));
+        }
+        self.by_flow.entry(flow).or_insert_with(|| Upstream {
+            remote: event.remote,
+            netns: event.netns,
+            task: event.task.clone(),
+            dialed: event.opened,
+            bytes: Bytes::default(),
+            sent: None,
+            ended: None,
+            claim: None,
+        })
+    }
+
+    /// A socket.
+    pub fn get(&self, flow: u64) -> Option<&Upstream> {
+        self.by_flow.get(&flow)
+    }
+
+    /// A socket, to change it.
+    pub fn get_mut(&mut self, flow: u64) -> Option<&mut Upstream> {
+        self.by_flow.get_mut(&flow)
+    }
+
+    /// Sockets that nobody has claimed, to `remote` or dialled by `thread`, oldest first.
+    pub fn unclaimed(&self, remote: SocketAddr, thread: Option<u32>) -> impl Iterator<Item = (u64, &Upstream)> {
+        let to_remote = self.by_remote.get(&remote).into_iter().flatten();
+        let of_thread = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
+        to_remote.chain(of_thread).filter_map(|flow| Some((*flow, self.by_flow.get(flow)?)))
+    }
+
+    /// Gives a socket to a session: nobody else will be offered it.
+    pub fn claim(&mut self, flow: u64, claim: Claim) {
+        if let Some(upstream) = self.by_flow.get_mut(&flow) {
+            upstream.claim = Some(claim);
+        }
+        self.unindex(flow);
+    }
+
+    /// Forgets one.
+    pub fn remove(&mut self, flow: u64) {
+        self.unindex(flow);
+        self.by_flow.remove(&flow);
+    }
+
+    fn unindex(&mut self, flow: u64) {
+        let Some(upstream) = self.by_flow.get(&flow) else { return };
+        forget(&mut self.by_remote, &upstream.remote, flow);
+        if let Some(task) = &upstream.task {
+            forget(&mut self.by_thread, &task.tid, flow);
+        }
+    }
+
+    /// Forgets what was first seen before `time`, and the oldest until no more than `most` are left. A claimed one
+    /// stays as long as its session does.
+    pub fn expire(&mut self, time: u64, most: usize) {
+        while let Some(&(seen, flow)) = self.order.front() {
+            if seen >= time && self.by_flow.len() <= most {
+                break;
+            }
+            self.order.pop_front();
+            if self.by_flow.get(&flow).is_some_and(|upstream| upstream.claim.is_none()) {
+                self.remove(flow);
+            }
+        }
+    }
+
+    /// How many are known.
+    pub fn len(&self) -> usize {
+        self.by_flow.len()
+    }
+
+    /// None is known.
+    pub fn is_empty(&self) -> bool {
+        self.by_flow.is_empty()
+    }
+}
+
+fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<u64>>, key: &K, flow: u64) {
+    if let Some(flows) = index.get_mut(key) {
+        flows.retain(|&other| other != flow);
+        if flows.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_follow_on_from_each_other() {
+        let mut bytes = Bytes::default();
+        assert!(bytes.append(7, 3, b"CON"));
+        assert!(bytes.append(10, 5, b"NECT "));
+        assert!(!bytes.append(99, 1, b"x"), "a gap");
+        assert_eq!(bytes.as_slice(), b"CONNECT ");
+    }
+
+    #[test]
+    fn nothing_follows_a_piece_that_was_cut() {
+        let mut bytes = Bytes::default();
+        assert!(bytes.append(0, 10, b"CONN"));
+        assert!(!bytes.append(10, 1, b"x"));
+        assert_eq!(bytes.as_slice(), b"CONN");
+    }
+
+    #[test]
+    fn no_more_than_a_head_is_kept() {
+        let mut bytes = Bytes::default();
+        assert!(bytes.append(0, 500, &[b'a'; 500]));
+        assert!(bytes.append(500, 500, &[b'b'; 500]));
+        assert_eq!(bytes.as_slice().len(), HEAD_MAX);
+    }
+}

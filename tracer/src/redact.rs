@@ -1,0 +1,255 @@
+//! Takes secrets out of heads before anything else sees them: the pure core, a recording, a log. What is masked
+//! keeps its length, so that two legs which carried the same bytes still compare equal.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::event::{Event, What};
+
+/// Headers whose values may be kept. All others are masked, whatever they are.
+const KEPT: [&[u8]; 12] = [
+    b"host",
+    b"user-agent",
+    b"connection",
+    b"proxy-connection",
+    b"content-length",
+    b"transfer-encoding",
+    b"expect",
+    b"server",
+    b"via",
+    b"content-type",
+    b"x-squid-error",
+    b"x-envoy-attempt-count",
+];
+const MASK: u8 = b'*';
+
+/// Of a payload that is not HTTP, so many bytes are kept: enough to tell TLS from HTTP/2.
+const KEPT_OF_OTHER: usize = 5;
+
+/// How many flows may be in the midst of a head at once; more than that, and the oldest are masked whole.
+const FLOWS: usize = 16_384;
+
+/// Masks the payloads of a stream of events. A head may be split anywhere, so it remembers where each flow stands.
+#[derive(Default)]
+pub struct Redactor {
+    flows: HashMap<u64, Flow>,
+}
+
+struct Flow {
+    next: u32,
+    part: Part,
+}
+
+/// Where in a head the next byte lies.
+#[derive(Clone, Debug)]
+enum Part {
+    /// The first line, of which this much was seen.
+    FirstLine(Vec<u8>),
+    /// A header's name, as far as it was seen.
+    Name(Vec<u8>),
+    /// A header's value.
+    Value { kept: bool },
+    /// Behind the empty line, or not HTTP at all: so many bytes may still be kept.
+    Rest(usize),
+}
+
+impl Redactor {
+    /// Masks what must not be seen in an event's payload.
+    pub fn redact(&mut self, event: &mut Event) {
+        match &mut event.what {
+            What::Sent { offset, total, data } => {
+                let flow = self.flows.entry(event.flow).or_insert_with(|| Flow { next: *offset, part: START });
+                if flow.next != *offset || begins_head(data) {
+                    flow.part = START;
+                }
+                let mut bytes = BytesMut::from(&data[..]);
+                let begins = flow.part.is_start();
+                for byte in bytes.iter_mut() {
+                    *byte = flow.part.step(*byte, begins);
+                }
+                *data = if begins { mask_target(bytes) } else { bytes }.freeze();
+                flow.next = offset.wrapping_add(*total);
+                if self.flows.len() > FLOWS {
+                    self.flows.clear();
+                }
+            }
+            What::Ended(_) => {
+                self.flows.remove(&event.flow);
+            }
+            What::Dialed => {}
+        }
+    }
+}
+
+const START: Part = Part::FirstLine(Vec::new());
+
+/// A new request or reply on a connection that had one before.
+fn begins_head(data: &Bytes) -> bool {
+    data.starts_with(b"CONNECT ") || data.starts_with(b"HTTP/1.")
+}
+
+impl Part {
+    fn is_start(&self) -> bool {
+        matches!(self, Self::FirstLine(line) if line.is_empty())
+    }
+
+    /// Takes one byte and gives what may be seen of it. `whole`: the first line began in this very payload, so
+    /// [`mask_target`] will see its target as one.
+    fn step(&mut self, byte: u8, whole: bool) -> u8 {
+        let (next, seen) = match std::mem::replace(self, Self::Rest(0)) {
+            Self::FirstLine(mut line) => {
+                line.push(byte);
+                if byte == b'\n' {
+                    (Self::Name(Vec::new()), byte)
+                } else if is_http_so_far(&line) {
+                    // Whether this is a password or a host's name, the rest of the target would tell.
+                    let in_target = line.iter().filter(|&&byte| byte == b' ').count() == 1 && byte != b' ';
+                    let mask = !whole && in_target && !is_plain(&line);
+                    (Self::FirstLine(line), if mask { MASK } else { byte })
+                } else {
+                    let kept = KEPT_OF_OTHER.saturating_sub(line.len());
+                    (Self::Rest(kept), if line.len() <= KEPT_OF_OTHER { byte } else { MASK })
+                }
+            }
+            Self::Name(mut name) => match byte {
+                b'\n' if name.is_empty() || name == b"\r" => (Self::Rest(0), byte),
+                b'\n' => (Self::Name(Vec::new()), byte),
+                b':' => {
+                    let kept = KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(&name));
+                    (Self::Value { kept }, byte)
+                }
+                _ => {
+                    name.push(byte);
+                    (Self::Name(name), byte)
+                }
+            },
+            Self::Value { .. } if byte == b'\n' => (Self::Name(Vec::new()), byte),
+            Self::Value { kept } => {
+                let structure = byte == b'\r' || byte == b' ';
+                (Self::Value { kept }, if kept || structure { byte } else { MASK })
+            }
+            Self::Rest(kept) => (Self::Rest(kept.saturating_sub(1)), if kept > 0 { byte } else { MASK }),
+        };
+        *self = next;
+        seen
+    }
+}
+
+/// Methods and version: anything else in a first line's beginning is another protocol.
+fn is_http_so_far(line: &[u8]) -> bool {
+    let word = line.split(|&byte| byte == b' ').next().unwrap_or_default();
+    let whole = word.len() < line.len();
+    [
+        &b"CONNECT"[..], b"GET", b"POST", b"PUT", b"HEAD", b"PATCH", b"DELETE", b"TRACE", b"OPTIONS", b"PRI",
+    ]
+    .iter()
+    .any(|method| if whole { *method == word } else { method.starts_with(word) })
+        || (line.len() <= 7 && b"HTTP/1.".starts_with(line))
+        || line.starts_with(b"HTTP/1.")
+}
+
+/// First lines that hold neither credentials nor a path.
+fn is_plain(line: &[u8]) -> bool {
+    line.starts_with(b"CONNECT ") || line.starts_with(b"HTTP/")
+}
+
+/// In an absolute-form or origin-form target, credentials, path and query are nobody's business.
+fn mask_target(mut head: BytesMut) -> BytesMut {
+    if is_plain(&head) {
+        return head;
+    }
+    let line = head.iter().position(|&byte| byte == b'\n').unwrap_or(head.len());
+    let is_cut = line == head.len();
+    let Some(start) = head[..line].iter().position(|&byte| byte == b' ').map(|at| at + 1) else { return head };
+    let end = head[start..line].iter().position(|&byte| byte == b' ').map_or(line, |at| start + at);
+    let target = &mut head[start..end];
+    let authority = target.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
+    let path = target[authority..].iter().position(|&byte| byte == b'/').map_or(target.len(), |at| authority + at);
+    if is_cut {
+        target[authority..].fill(MASK);
+    } else if let Some(at) = target[authority..path].iter().rposition(|&byte| byte == b'@') {
+        target[authority..authority + at].fill(MASK);
+    }
+    if path < target.len() {
+        target[path + 1..].fill(MASK);
+    }
+    head
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::event::Role;
+
+    /// What is seen of `payload` when it is sent in pieces of `size` bytes.
+    fn seen(payload: &[u8], size: usize) -> String {
+        let mut redactor = Redactor::default();
+        let mut out = Vec::new();
+        for (n, piece) in payload.chunks(size).enumerate() {
+            let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+            let mut event = Event {
+                time: 0,
+                flow: 1,
+                role: Role::App,
+                opened: None,
+                netns: 0,
+                sidecar: None,
+                task: None,
+                uid: 0,
+                lost: 0,
+                local: addr,
+                remote: addr,
+                what: What::Sent {
+                    offset: u32::try_from(n * size).unwrap(),
+                    total: u32::try_from(piece.len()).unwrap(),
+                    data: Bytes::copy_from_slice(piece),
+                },
+            };
+            redactor.redact(&mut event);
+            let What::Sent { data, .. } = event.what else { unreachable!() };
+            assert_eq!(data.len(), piece.len());
+            out.extend_from_slice(&data);
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn secrets_are_masked_however_the_head_is_split() {
+        let head = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nProxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n\
+            Cookie: c00kie\r\nX-Anything: t0ken\r\nUser-Agent: curl/7\r\n\r\nGET /private HTTP/1.1\r\n";
+        for size in 1..=head.len() {
+            let seen = seen(head, size);
+            for secret in ["Basic", "dXNlc", "c00kie", "t0ken", "private"] {
+                assert!(!seen.contains(secret), "{size}: {seen}");
+            }
+            assert!(seen.starts_with("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n"), "{size}: {seen}");
+            assert!(seen.contains("User-Agent: curl/7\r\n\r\n"), "{size}: {seen}");
+        }
+    }
+
+    #[test]
+    fn targets_lose_credentials_and_path() {
+        let seen = seen(b"GET http://u:p@host/a/b?c HTTP/1.1\r\n\r\n", 200);
+        assert_eq!(seen, "GET http://***@host/***** HTTP/1.1\r\n\r\n");
+    }
+
+    #[test]
+    fn a_split_target_is_masked_whole() {
+        let head = b"GET http://us3r:passw0rd@host/pr1vate HTTP/1.1\r\nHost: host\r\n\r\n";
+        for size in 1..head.len() {
+            let seen = seen(head, size);
+            for secret in ["us3r", "passw0rd", "s3r", "w0rd", "pr1v", "1vate"] {
+                assert!(!seen.contains(secret), "{size}: {seen}");
+            }
+            assert!(seen.ends_with(" HTTP/1.1\r\nHost: host\r\n\r\n"), "{size}: {seen}");
+        }
+    }
+
+    #[test]
+    fn of_other_protocols_only_the_first_bytes_are_seen() {
+        assert_eq!(seen(b"\x16\x03\x01\x02\x00\x01\x00secret", 3), "\x16\x03\x01\x02\x00********");
+    }
+}

@@ -1,0 +1,242 @@
+//! One app connection to a proxy: the app's leg, the sidecar's reply leg, and the requests that wait for an answer.
+//! It joins legs; it judges nothing and knows no other connection.
+
+use std::{collections::VecDeque, net::SocketAddr};
+
+use tracer_ebpf::HEAD_MAX;
+
+use crate::{
+    event::{Event, Interception, Task},
+    flow::Bytes,
+    head::{self, Form, Progress, Reply, Request},
+    verdict::Carried,
+};
+
+/// An app's connection that has carried, or may be about to carry, a request to a proxy.
+#[derive(Debug)]
+pub struct Connection {
+    /// The app's own address.
+    pub local: SocketAddr,
+    /// What the app dialled.
+    pub remote: SocketAddr,
+    /// When; `None`: before the probes were there.
+    pub opened: Option<u64>,
+    /// Who.
+    pub task: Option<Task>,
+    /// The sidecar that accepted it.
+    pub sidecar: Option<Interception>,
+    /// The sidecar's task that accepted it, once its leg was seen.
+    pub acceptor: Option<Task>,
+    /// The requests that have not been answered, oldest first.
+    pub pending: VecDeque<Asked>,
+    /// The sidecar's own socket that carries this connection as it is.
+    pub tunnel: Option<u64>,
+    /// All sidecar's sockets that are explained by this connection.
+    pub upstreams: Vec<u64>,
+    /// How many requests were answered.
+    pub answered: u32,
+    /// A CONNECT was granted: what follows is somebody else's conversation.
+    pub opaque: bool,
+    /// The app has closed its side.
+    pub app_closed: bool,
+    /// The first bytes the app sent, to compare with what went upstream.
+    pub sent: Vec<u8>,
+    /// The head that is being put together.
+    head: Bytes,
+    reply: Bytes,
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub struct Asked {
+    /// What was asked, as far as it has come.
+    pub request: Request,
+    /// Its head is whole: nothing more will be known of it.
+    pub complete: bool,
+    /// When its first line was whole.
+    pub time: u64,
+    /// How many records had been lost by then.
+    pub lost: u32,
+    /// It was reported already (as unanswered), and will not be again.
+    pub reported: bool,
+    /// What the sidecar sent upstream for this very request, in its own words.
+    pub rewritten: Option<u64>,
+}
+
+impl Asked {
+    /// The first line as the sidecar would repeat it.
+    pub fn line(&self) -> String {
+        request_line(&self.request)
+    }
+}
+
+/// What names a request on both of its legs: its form and its authority.
+pub fn request_line(request: &Request) -> String {
+    format!("{} {}", request.form, request.authority)
+}
+
+impl Connection {
+    /// The connection of an app's leg.
+    pub fn new(event: &Event) -> Self {
+        Self {
+            local: event.local,
+            remote: event.remote,
+            opened: event.opened,
+            task: event.task.clone(),
+            sidecar: event.sidecar,
+            acceptor: None,
+            pending: VecDeque::new(),
+            tunnel: None,
+            upstreams: Vec::new(),
+            answered: 0,
+            opaque: false,
+            app_closed: false,
+            sent: Vec::new(),
+            head: Bytes::default(),
+            reply: Bytes::default(),
+        }
+    }
+
+    /// Takes bytes that the app sent; says how many requests were added.
+    pub fn app_sent(&mut self, event: &Event, offset: u32, total: u32, data: &[u8]) -> usize {
+        if self.opaque {
+            return 0;
+        }
+        self.sidecar = self.sidecar.or(event.sidecar);
+        let room = HEAD_MAX.saturating_sub(self.sent.len());
+        self.sent.extend_from_slice(&data[..data.len().min(room)]);
+        if !self.head.append(offset, total, data) {
+            // A gap: whatever was there will not be continued.
+            self.head.clear();
+            self.head.append(offset, total, data);
+            if let Some(asked) = self.pending.back_mut() {
+                asked.complete = true;
+            }
+        }
+        let mut added = 0;
+        loop {
+            // The request whose headers are still coming is the last of the pending ones.
+            let going_on = self.pending.back_mut().filter(|asked| !asked.complete);
+            match head::request(self.head.as_slice()) {
+                Progress::Other => {
+                    self.head.clear();
+                    return added;
+                }
+                Progress::Incomplete => return added,
+                Progress::Begun(request) => {
+                    match going_on {
+                        Some(asked) => asked.request = request,
+                        None => {
+                            self.ask(event, request, false);
+                            added += 1;
+                        }
+                    }
+                    return added;
+                }
+                Progress::Complete(request, length) => {
+                    match going_on {
+                        Some(asked) => {
+                            asked.request = request;
+                            asked.complete = true;
+                        }
+                        None => {
+                            self.ask(event, request, true);
+                            added += 1;
+                        }
+                    }
+                    // Another one may be pipelined behind it.
+                    self.head.consume(length);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, event: &Event, request: Request, complete: bool) {
+        self.pending.push_back(Asked {
+            request,
+            complete,
+            time: event.time,
+            lost: event.lost,
+            reported: false,
+            rewritten: None,
+        });
+    }
+
+    /// Nothing was asked here, and nothing is about to be.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.answered == 0 && self.head.is_empty()
+    }
+
+    /// A CONNECT was granted.
+    pub fn becomes_opaque(&mut self) {
+        self.opaque = true;
+        self.sent = Vec::new();
+        self.head.clear();
+    }
+
+    /// Takes bytes that the sidecar sent to the app.
+    pub fn sidecar_sent(&mut self, offset: u32, total: u32, data: &[u8]) {
+        if self.reply.is_empty() && self.answered > 0 && !data.starts_with(b"HTTP/1.") {
+            return; // the rest of an earlier answer's body
+        }
+        if !self.reply.append(offset, total, data) && data.starts_with(b"HTTP/1.") {
+            self.reply.clear();
+            self.reply.append(offset, total, data);
+        }
+    }
+
+    /// The answer to the oldest request: when its head is whole, or, with `at_last`, as far as it has come.
+    pub fn answer(&self, at_last: bool) -> Option<Reply> {
+        match head::reply(self.reply.as_slice()) {
+            Progress::Other | Progress::Incomplete => None,
+            Progress::Begun(reply) => (at_last || self.reply.as_slice().len() >= HEAD_MAX).then_some(reply),
+            Progress::Complete(reply, _) => Some(reply),
+        }
+    }
+
+    /// Takes the oldest request, and the answer's bytes, away.
+    pub fn settle(&mut self) -> Option<Asked> {
+        self.reply.clear();
+        self.answered += 1;
+        self.pending.pop_front()
+    }
+}
+
+/// What a socket that the sidecar dialled carried, held against what the app had sent; `None`: somebody else's
+/// request, such as a sidecar sends for all the other traffic of its pod.
+pub fn carried(upstream: &Bytes, failed: bool, app: &[u8], asked: &Request) -> Option<Carried> {
+    let bytes = upstream.as_slice();
+    let common = bytes.len().min(app.len());
+    if common > 0 && bytes[..common] == app[..common] {
+        return Some(Carried::SameBytes);
+    }
+    match bytes {
+        [] if failed => Some(Carried::DialFailed),
+        [] => Some(Carried::Nothing),
+        // A TLS handshake record: https://www.rfc-editor.org/rfc/rfc8446#section-5.1
+        [0x16, 3, ..] => Some(Carried::Tls),
+        _ if is_origin_form(bytes) => (asked.form == Form::Absolute).then_some(Carried::RewrittenRequest),
+        _ => match head::request(bytes).head() {
+            Some(request) if request_line(&request) == request_line(asked) => Some(Carried::RewrittenRequest),
+            Some(_) => None,
+            None => Some(Carried::OtherBytes),
+        },
+    }
+}
+
+/// Is this a request to a server (`GET /path`)?
+fn is_origin_form(bytes: &[u8]) -> bool {
+    head::split_line(bytes).is_some_and(|(line, _)| {
+        let mut words = line.split(|&byte| byte == b' ');
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        !method.is_empty() && method.iter().all(u8::is_ascii_uppercase) && target.starts_with(b"/")
+    })
+}
+
+/// Did Envoy's HTTP connection manager write this head? It writes header names in lower case and adds its own:
+/// <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/http/conn_manager_utility.cc>.
+pub fn is_envoys_own(upstream: &Bytes) -> bool {
+    let bytes = upstream.as_slice();
+    let has = |name: &[u8]| bytes.windows(name.len()).any(|window| window == name);
+    has(b"\nhost: ") && (has(b"\nx-request-id: ") || has(b"\nx-forwarded-proto: ") || has(b"\nx-envoy-"))
+}
