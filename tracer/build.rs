@@ -24,8 +24,7 @@ fn main() {
         Toolchain::find().and_then(|toolchain| build(&toolchain, &object))
     };
     if let Err(error) = result {
-        println!("cargo::error={error}");
-        exit(1);
+        println!("cargo::error={error}"); // cargo prints this one sentence and stops
     }
 }
 
@@ -72,8 +71,8 @@ fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
         .map_err(|e| format!("cannot run {}: {e}", command.get_program().display()))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        eprintln!("{said}");
-        return Err(format!("the eBPF programs did not build with {}; see above", toolchain.describe()));
+        eprintln!("{said}\nThe eBPF programs did not build with {}.", toolchain.describe());
+        exit(1); // a failed build script's stderr is shown whole
     }
     // A warning's place is on the line after its text; cargo's own summary ("warning: `tracer-ebpf` …") has none.
     let lines: Vec<_> = said.lines().collect();
