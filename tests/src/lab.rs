@@ -31,7 +31,7 @@ impl Lab {
     /// Makes everything; needs root. What it made is gone when it is dropped, and also when this process is killed.
     pub fn new() -> Result<Self> {
         ensure!(
-            rustix::process::geteuid().is_root(),
+            is_root(),
             "the lab makes network namespaces and cgroups, which needs root: run it again with sudo"
         );
         let dir = tempfile::Builder::new()
@@ -122,10 +122,24 @@ impl Lab {
         Arc::clone(&self.janitor)
     }
 
-    /// Takes everything down now and says whether that went well. Dropping does the same silently.
+    /// Takes everything down now and says whether that went well. Dropping does the same, and can only print.
     pub fn close(self) -> Result<()> {
         lock(&self.janitor).dismiss()
     }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // The janitor may be shared with a signal handler: it is dismissed here, not when the last share is dropped.
+        if let Err(error) = lock(&self.janitor).dismiss() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Whether this process may make a lab at all.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 fn lock(janitor: &Mutex<Janitor>) -> MutexGuard<'_, Janitor> {

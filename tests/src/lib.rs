@@ -24,7 +24,7 @@ pub use admin::get;
 pub use cgroup::Cgroup;
 pub use envoy::{Envoy, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy};
 pub use janitor::Janitor;
-pub use lab::Lab;
+pub use lab::{Lab, is_root};
 pub use lines::Lines;
 pub use netns::Netns;
 pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET};

@@ -35,22 +35,12 @@ pub struct Ended {
 
 impl Process {
     /// Starts `command` with `input` on its standard input.
-    pub fn spawn(command: Command, input: &[u8]) -> Result<Self> {
-        Self::watched(command, input, |_| (), |_| ())
-    }
-
-    /// The same; each line of stdout and stderr is also shown to these as it comes.
-    pub fn watched(
-        mut command: Command,
-        input: &[u8],
-        out: impl FnMut(&str) + Send + 'static,
-        err: impl FnMut(&str) + Send + 'static,
-    ) -> Result<Self> {
+    pub fn spawn(mut command: Command, input: &[u8]) -> Result<Self> {
         let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = start(&mut command)?;
-        let stdout = Lines::each(child.stdout.take().context("stdout is piped")?, out);
-        let stderr = Lines::each(child.stderr.take().context("stderr is piped")?, err);
+        let stdout = Lines::of(child.stdout.take().context("stdout is piped")?);
+        let stderr = Lines::of(child.stderr.take().context("stderr is piped")?);
         let stdin = child.stdin.take();
         let process = Self::new(&command, child, stdout, stderr)?;
         if let Some(mut stdin) = stdin {

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -34,14 +34,19 @@ pub struct Tracer {
 impl Tracer {
     /// Observes the lab's pod with `-o json` and further `args`; returns when all hooks are attached.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
+        Self::start_at(lab, &binary()?, args)
+    }
+
+    /// The same with a given `egress-tracer`.
+    pub fn start_at(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
         let args: Vec<&str> = ["-o", "json"].iter().chain(args).copied().collect();
-        let mut tracer = Self::launch(lab, &args, |_| ())?;
+        let mut tracer = Self::launch(lab, binary, &args)?;
         tracer.reports = tracer.process.stdout().clone();
         Ok(tracer)
     }
 
-    /// Observes it with `-o compact`, shows each line as it comes, and reads the reports beside that.
-    pub fn start_compact(lab: &Lab, args: &[&str], shown: impl FnMut(&str) + Send + 'static) -> Result<Self> {
+    /// Observes it with `-o compact`, which is then on stdout, and reads the reports beside that.
+    pub fn start_compact(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
         // A named pipe: reports are read as they are written, with nothing to poll. Open at both ends, so that opening
         // waits for nobody.
         let pipe = lab.dir().join("reports");
@@ -50,20 +55,20 @@ impl Tracer {
         let reader = File::from(rustix::fs::open(&pipe, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?);
         let path = pipe.display().to_string();
         let args: Vec<&str> = ["-o", "compact", "--report-file", &path].iter().chain(args).copied().collect();
-        let mut tracer = Self::launch(lab, &args, shown)?;
+        let mut tracer = Self::launch(lab, binary, &args)?;
         tracer.reports = Lines::of(reader);
         Ok(tracer)
     }
 
-    fn launch(lab: &Lab, args: &[&str], shown: impl FnMut(&str) + Send + 'static) -> Result<Self> {
+    fn launch(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
         let ready_dir = tempfile::Builder::new().prefix("tracer-").tempdir_in(lab.dir())?.keep();
         let ready = ready_dir.join("ready");
-        let mut command = lab.tools().command_at(&binary()?)?;
+        let mut command = lab.tools().command_at(binary)?;
         command.args(["observe", "--standalone", "--cgroup"]).arg(lab.pod_cgroup());
         command.arg("--ready-file").arg(&ready).args(["--metrics-address", METRICS]).args(args);
         let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         inotify::add_watch(&watch, &ready_dir, WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
-        let process = Process::watched(command, &[], shown, |_| ())?;
+        let process = Process::spawn(command, &[])?;
         let end = Instant::now() + PATIENCE;
         while !ready.exists() {
             let left = Timespec::try_from(end.saturating_duration_since(Instant::now()))?;
@@ -82,6 +87,11 @@ impl Tracer {
             let _ = rustix::io::read(&watch, &mut buffer); // only to rest until the next event
         }
         Ok(Self { process, reports: Lines::default(), place: lab.tools().clone() })
+    }
+
+    /// All reports so far, as they were written.
+    pub fn report_lines(&self) -> &Lines {
+        &self.reports
     }
 
     /// All reports so far.

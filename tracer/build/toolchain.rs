@@ -93,6 +93,11 @@ impl Compiler {
         sysroots.iter().filter_map(|sysroot| Self::in_sysroot(sysroot)).collect()
     }
 
+    /// Whether a version, such as `1.96.0` or Debian's `1.96.0+dfsg1-1`, is at least the workspace's `rust-version`.
+    pub(crate) fn is_recent(release: &str) -> bool {
+        version(release) >= version(MINIMUM)
+    }
+
     fn in_sysroot(sysroot: &Path) -> Option<Self> {
         let rustc = sysroot.join("bin/rustc");
         if !sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists() {
@@ -102,7 +107,7 @@ impl Compiler {
         let field = |name: &str| said.lines().find_map(|line| line.strip_prefix(name));
         let release = field("release: ")?.to_owned();
         let llvm = field("LLVM version: ")?.split('.').next()?.parse().ok()?;
-        if version(&release)? < version(MINIMUM)? {
+        if !Self::is_recent(&release) {
             return None;
         }
         let cargo = sysroot.join("bin/cargo");
