@@ -1,3 +1,11 @@
-//! What crosses the boundary between the kernel programs and userspace: the records on the ring, the constants
-//! that the loader sets, and the test for "do these first bytes concern us". Integers and byte arrays only.
+//! What crosses the boundary between the kernel programs and userspace: the records on the ring, the settings that
+//! the loader writes before the programs are verified, and the test whether first bytes concern us. Integers and
+//! byte arrays only; it never allocates and never panics.
 #![no_std]
+
+pub mod opening;
+pub mod record;
+pub mod settings;
+
+pub use record::{EndRecord, Loss, Meta, PayloadRecord, Peer, RecordKind, Role, HEAD_MAX};
+pub use settings::Settings;

@@ -1,0 +1,385 @@
+//! The shells for the cgroup family: connect4/6 (an app or the sidecar dials), getpeername4/6 (which accept4 calls:
+//! the sidecar accepts), sock_ops (established, ended) and skb egress (bytes). Their contexts are stable UAPI. They
+//! only watch: every one of them returns "go on".
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_addr, bpf_sock_ops,
+    },
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        generated::{
+            bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skb_load_bytes, bpf_tcp_sock,
+        },
+    },
+    macros::{cgroup_skb, cgroup_sock_addr, sock_ops},
+    programs::{SkBuffContext, SockAddrContext, SockOpsContext},
+};
+use tracer_ebpf::HEAD_MAX;
+
+use crate::capture::{self, Context, Owner, Sent, Tuple};
+
+/// The verdict of every program here: let it pass.
+const GO_ON: i32 = 1;
+const AF_INET6: u32 = 10;
+const IPPROTO_TCP: u32 = 6;
+
+/// Loads a word of a context on its own, in one instruction. The verifier takes `ctx + constant` only, and LLVM would
+/// merge the loads of two branches (volatile ones, too) into one whose address it computes.
+macro_rules! load {
+    ($ctx:expr, $type:ident.$field:ident $([$index:literal])?) => {{
+        let value: u64;
+        core::arch::asm!(
+            "{value} = *(u32 *)({ctx} + {offset})",
+            value = out(reg) value,
+            ctx = in(reg) $ctx,
+            offset = const core::mem::offset_of!($type, $field) $(+ 4 * $index)?,
+            options(pure, readonly, nostack),
+        );
+        value as u32
+    }};
+}
+
+/// `connect(2)` on an IPv4 socket.
+#[cgroup_sock_addr(connect4)]
+pub fn egress_connect4(ctx: SockAddrContext) -> i32 {
+    let addr = ctx.sock_addr;
+    // SAFETY: the kernel hands a valid context to each run.
+    let remote = unsafe { mapped(load!(addr, bpf_sock_addr.user_ip4)) };
+    connect(&ctx, remote)
+}
+
+/// `connect(2)` on an IPv6 socket, whose destination may be IPv4-mapped.
+#[cgroup_sock_addr(connect6)]
+pub fn egress_connect6(ctx: SockAddrContext) -> i32 {
+    let addr = ctx.sock_addr;
+    // SAFETY: the kernel hands a valid context to each run.
+    let remote = unsafe {
+        address(load!(addr, bpf_sock_addr.user_ip6[0]), load!(addr, bpf_sock_addr.user_ip6[1]), load!(addr, bpf_sock_addr.user_ip6[2]), load!(addr, bpf_sock_addr.user_ip6[3]))
+    };
+    connect(&ctx, remote)
+}
+
+/// `accept4(2)` on an IPv4 socket asks for its peer's name:
+/// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/af_inet.c#L785>.
+#[cgroup_sock_addr(getpeername4)]
+pub fn egress_accept4(ctx: SockAddrContext) -> i32 {
+    accept(&ctx)
+}
+
+/// The same on an IPv6 socket.
+#[cgroup_sock_addr(getpeername6)]
+pub fn egress_accept6(ctx: SockAddrContext) -> i32 {
+    accept(&ctx)
+}
+
+#[inline(always)]
+fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
+    // SAFETY: the kernel hands a valid context to each run.
+    let (protocol, port) = unsafe { (load!(ctx.sock_addr, bpf_sock_addr.protocol), load!(ctx.sock_addr, bpf_sock_addr.user_port)) };
+    if protocol == IPPROTO_TCP {
+        capture::dialed(cookie(ctx), netns(ctx), &current_task(), remote, u16::from_be(port as u16));
+    }
+    GO_ON
+}
+
+#[inline(always)]
+fn accept(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: the kernel hands a valid context to each run; reading `sk` of it yields a socket or null.
+    let port = unsafe {
+        let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        if sk.is_null() {
+            return GO_ON;
+        }
+        (*sk).src_port
+    };
+    if capture::is_sidecars_port(port as u16) {
+        capture::accepted(cookie(ctx), &current_task());
+    }
+    GO_ON
+}
+
+/// A connection's state changes.
+#[sock_ops]
+pub fn egress_states(ctx: SockOpsContext) -> u32 {
+    let op = ctx.op();
+    if op == BPF_SOCK_OPS_STATE_CB {
+        capture::state_changed(cookie(&ctx), &tuple_of_ops(&ctx), ctx.arg(0) as u8, ctx.arg(1) as u8);
+    } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && capture::is_sidecars_port(ctx.local_port() as u16) {
+        watch_states(&ctx);
+        capture::established(cookie(&ctx), netns(&ctx), &tuple_of_ops(&ctx));
+    } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB && capture::is_sidecars_dial(cookie(&ctx)) {
+        watch_states(&ctx);
+    }
+    GO_ON as u32
+}
+
+#[inline(always)]
+fn watch_states(ctx: &SockOpsContext) {
+    // Refused only for a flag that the kernel does not know, and this one is as old as the callback (4.16).
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+/// A packet leaves a socket, after NAT: the socket still has the address that was dialled, the IP header the one that
+/// it was redirected to.
+#[cgroup_skb(egress)]
+pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
+    // SAFETY: the kernel hands a valid context to each run; `sk` and `tp` are checked for null before use.
+    unsafe {
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return GO_ON;
+        }
+        let tp = bpf_tcp_sock(sk);
+        if tp.is_null() || capture::is_past_first_bytes((*tp).bytes_acked, (*tp).bytes_received) {
+            return GO_ON;
+        }
+        if let Some(packet) = Packet::read(&ctx) {
+            leave(&ctx, sk, &packet);
+        }
+    }
+    GO_ON
+}
+
+/// # Safety
+/// `sk` must be the packet's socket, not null.
+#[inline(always)]
+unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet) {
+    let closes = packet.flags & (TCP_FIN | TCP_RST) != 0;
+    if packet.len == 0 && !closes {
+        return;
+    }
+    let flow = cookie(ctx);
+    // SAFETY: the caller's promise.
+    let mut sent = Sent { flow, tuple: unsafe { tuple_of(sk) }, seq: packet.seq, len: packet.len };
+    if packet.dport != sent.tuple.remote_port && capture::is_sidecars_port(packet.dport) {
+        sent.tuple.sidecar_port = packet.dport;
+    }
+    if packet.len != 0 {
+        capture::sent(&Payload { ctx, at: packet.payload, len: packet.len }, &mut sent);
+    }
+    if closes {
+        capture::app_closed(flow, &mut sent.tuple, packet.flags & TCP_RST != 0);
+    }
+}
+
+const TCP_FIN: u8 = 1;
+const TCP_RST: u8 = 4;
+
+/// What the IP and TCP headers say.
+struct Packet {
+    dport: u16,
+    seq: u32,
+    flags: u8,
+    /// Where the payload begins, from the IP header's first byte.
+    payload: u32,
+    /// Payload bytes.
+    len: u32,
+}
+
+impl Packet {
+    /// Reads a packet that a local TCP socket made. Headers with IP options or extensions, which no TCP socket
+    /// makes unless told to, are passed over.
+    #[inline(always)]
+    fn read(ctx: &SkBuffContext) -> Option<Self> {
+        // SAFETY: the kernel hands a valid context to each run; each access is behind a comparison with `data_end`,
+        // which the verifier insists on.
+        unsafe {
+            let skb = ctx.skb.skb;
+            let (data, data_end) = ((*skb).data as usize, (*skb).data_end as usize);
+            if data + 40 > data_end {
+                return None;
+            }
+            match *(data as *const u8) {
+                0x45 => Self::from_tcp(skb, data, data_end, 20),
+                version if version >> 4 == 6 && *((data + 6) as *const u8) == IPPROTO_TCP as u8 => {
+                    Self::from_tcp(skb, data, data_end, 40)
+                }
+                _ => None,
+            }
+        }
+    }
+
+    /// # Safety
+    /// `data` and `data_end` must be the packet's.
+    #[inline(always)]
+    unsafe fn from_tcp(
+        skb: *mut aya_ebpf::bindings::__sk_buff,
+        data: usize,
+        data_end: usize,
+        at: usize,
+    ) -> Option<Self> {
+        if data + at + 20 > data_end {
+            return None;
+        }
+        // SAFETY: the caller's promise, and the comparison above. The fields are read byte by byte, as a packet is
+        // aligned to nothing.
+        unsafe {
+            let byte = |offset: usize| *((data + at + offset) as *const u8);
+            let payload = at as u32 + (u32::from(byte(12)) >> 4) * 4;
+            Some(Self {
+                dport: u16::from_be_bytes([byte(2), byte(3)]),
+                seq: u32::from_be_bytes([byte(4), byte(5), byte(6), byte(7)]),
+                flags: byte(13),
+                payload,
+                len: (*skb).len.saturating_sub(payload),
+            })
+        }
+    }
+}
+
+/// The payload of a packet.
+struct Payload<'a> {
+    ctx: &'a SkBuffContext,
+    at: u32,
+    len: u32,
+}
+
+impl Payload<'_> {
+    /// # Safety
+    /// `to` must be valid for writes of `len` bytes.
+    #[inline(always)]
+    unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller's promise; the helper checks the packet's side.
+        unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), self.at + offset, to.cast(), len) == 0 }
+    }
+}
+
+impl Context for Payload<'_> {
+    #[inline(always)]
+    fn first(&self) -> Option<u64> {
+        let mut first = [0u8; 8];
+        let loaded = if self.len >= 8 {
+            // SAFETY: `first` has 8 bytes.
+            unsafe { self.load(0, first.as_mut_ptr(), 8) }
+        } else {
+            // SAFETY: `first` has 8 bytes, and this is 1 to 8.
+            unsafe { self.load(0, first.as_mut_ptr(), (self.len.wrapping_sub(1) & 7) + 1) }
+        };
+        loaded.then(|| u64::from_le_bytes(first))
+    }
+
+    #[inline(always)]
+    fn tenth(&self) -> u8 {
+        let mut byte = 0u8;
+        // SAFETY: one byte into one byte.
+        unsafe { self.load(9, &raw mut byte, 1) };
+        byte
+    }
+
+    #[inline(always)]
+    fn last(&self) -> [u8; 4] {
+        let mut last = [0u8; 4];
+        // SAFETY: `last` has 4 bytes.
+        unsafe { self.load(self.len.wrapping_sub(4), last.as_mut_ptr(), 4) };
+        last
+    }
+
+    #[inline(always)]
+    fn uid(&self) -> u32 {
+        self.ctx.skb.get_socket_uid()
+    }
+
+    #[inline(always)]
+    unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> bool {
+        // SAFETY: the caller's promise, with `len` at most HEAD_MAX.
+        unsafe { self.load(0, to.cast(), len) }
+    }
+}
+
+#[inline(always)]
+fn cookie(ctx: &impl EbpfContext) -> u64 {
+    // SAFETY: all three contexts of this file are ones the helper takes.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+#[inline(always)]
+fn netns(ctx: &impl EbpfContext) -> u64 {
+    // SAFETY: sock_addr and sock_ops contexts are ones the helper takes (5.7, 5.15).
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// Who runs. Only for hooks in the caller's own context, not for the egress hook, which may run in a softirq.
+#[inline(always)]
+fn current_task() -> Owner {
+    let ids = bpf_get_current_pid_tgid();
+    Owner {
+        tgid: (ids >> 32) as u32,
+        tid: ids as u32,
+        uid: bpf_get_current_uid_gid() as u32,
+        // SAFETY: takes nothing, returns a number.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        comm: bpf_get_current_comm().unwrap_or_default(),
+    }
+}
+
+/// `::ffff:a.b.c.d` of an address as the kernel holds it, in network order.
+#[inline(always)]
+fn mapped(ip4: u32) -> [u8; 16] {
+    address(0, 0, u32::from_be(0xffff), ip4)
+}
+
+#[inline(always)]
+fn address(a: u32, b: u32, c: u32, d: u32) -> [u8; 16] {
+    let low = u64::from(a) | u64::from(b) << 32;
+    let high = u64::from(c) | u64::from(d) << 32;
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&low.to_ne_bytes());
+    bytes[8..].copy_from_slice(&high.to_ne_bytes());
+    bytes
+}
+
+/// # Safety
+/// `sk` must point to a socket.
+#[inline(always)]
+unsafe fn tuple_of(sk: *mut bpf_sock) -> Tuple {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (local_addr, remote_addr) = if load!(sk, bpf_sock.family) == AF_INET6 {
+            (
+                address(load!(sk, bpf_sock.src_ip6[0]), load!(sk, bpf_sock.src_ip6[1]), load!(sk, bpf_sock.src_ip6[2]), load!(sk, bpf_sock.src_ip6[3])),
+                address(load!(sk, bpf_sock.dst_ip6[0]), load!(sk, bpf_sock.dst_ip6[1]), load!(sk, bpf_sock.dst_ip6[2]), load!(sk, bpf_sock.dst_ip6[3])),
+            )
+        } else {
+            (mapped(load!(sk, bpf_sock.src_ip4)), mapped(load!(sk, bpf_sock.dst_ip4)))
+        };
+        Tuple {
+            local_addr,
+            remote_addr,
+            local_port: load!(sk, bpf_sock.src_port) as u16,
+            // Network order in the lower half:
+            // https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6300
+            remote_port: u16::from_be(load!(sk, bpf_sock.dst_port) as u16),
+            sidecar_port: 0,
+            sidecar_netns: 0,
+        }
+    }
+}
+
+#[inline(always)]
+fn tuple_of_ops(ctx: &SockOpsContext) -> Tuple {
+    let ops = ctx.ops;
+    // SAFETY: the kernel hands a valid context to each run.
+    unsafe {
+        let (local_addr, remote_addr) = if load!(ops, bpf_sock_ops.family) == AF_INET6 {
+            (
+                address(load!(ops, bpf_sock_ops.local_ip6[0]), load!(ops, bpf_sock_ops.local_ip6[1]), load!(ops, bpf_sock_ops.local_ip6[2]), load!(ops, bpf_sock_ops.local_ip6[3])),
+                address(load!(ops, bpf_sock_ops.remote_ip6[0]), load!(ops, bpf_sock_ops.remote_ip6[1]), load!(ops, bpf_sock_ops.remote_ip6[2]), load!(ops, bpf_sock_ops.remote_ip6[3])),
+            )
+        } else {
+            (mapped(load!(ops, bpf_sock_ops.local_ip4)), mapped(load!(ops, bpf_sock_ops.remote_ip4)))
+        };
+        Tuple {
+            local_addr,
+            remote_addr,
+            local_port: load!(ops, bpf_sock_ops.local_port) as u16,
+            // Network order in the upper half of the kernel's word:
+            // https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6800
+            remote_port: u16::from_be((load!(ops, bpf_sock_ops.remote_port) >> 16) as u16),
+            sidecar_port: 0,
+            sidecar_netns: 0,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Every map and global of the kernel side, and the values that never leave it.
+
+use core::sync::atomic::AtomicU64;
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{LruHashMap, PerCpuArray, RingBuf},
+};
+use tracer_ebpf::{Loss, Peer, Settings};
+
+/// Written by the loader (`EbpfLoader::override_global`).
+#[unsafe(no_mangle)]
+pub static SETTINGS: Global<Settings> = Global::new(Settings::ISTIO);
+
+/// Bytes of the ring; the loader may resize it.
+pub const RING_BYTES: u32 = 4 << 20;
+
+/// The one way to userspace.
+#[map]
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// Flows whose beginning was seen, by flow. Least recently used ones fall out; what is known of them is then less,
+/// never wrong.
+#[map]
+pub static FLOWS: LruHashMap<u64, Flow> = LruHashMap::with_max_entries(1 << 15, 0);
+
+/// The sidecar's accepted sockets, by the address of their peer, which is the app's own socket.
+#[map]
+pub static ACCEPTED: LruHashMap<Peer, Accepted> = LruHashMap::with_max_entries(1 << 15, 0);
+
+/// Namespaces with a request under way, and until when (`CLOCK_MONOTONIC`, ns): there, the first bytes of the
+/// sidecar's new connections are of interest, whatever they are.
+#[map]
+pub static WATCHED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1 << 12, 0);
+
+/// Records that could not be written, by [`Loss`].
+#[map]
+pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() as u32, 0);
+
+/// The sum of [`LOSSES`], which each record carries.
+#[unsafe(no_mangle)]
+pub static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// What is kept of a flow while it lives.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Flow {
+    pub opened_ns: u64,
+    pub netns: u64,
+    pub cgroup: u64,
+    pub tgid: u32,
+    pub tid: u32,
+    pub uid: u32,
+    /// TCP sequence number of the first recorded byte, and of the first one not yet recorded.
+    pub first_seq: u32,
+    pub next_seq: u32,
+    /// How many bytes of the present head may still be recorded.
+    pub head_left: u32,
+    /// A `Role`.
+    pub role: u8,
+    /// `FLOW_*`.
+    pub flags: u8,
+    pub zero: [u8; 6],
+    pub comm: [u8; 16],
+}
+
+/// Nothing is known of how this flow began. Equal to the record's flag, so that it is copied as it stands.
+pub const FLOW_LATE: u8 = tracer_ebpf::record::FLAG_LATE;
+/// At least one payload of this flow was recorded: its numbers are set, and its end matters.
+pub const FLOW_RECORDED: u8 = 2;
+/// It has sent something, recorded or not.
+pub const FLOW_SENT: u8 = 4;
+
+/// What is kept of a socket that the sidecar accepted.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Accepted {
+    /// The sidecar's namespace.
+    pub netns: u64,
+    /// How many bytes of the reply may still be recorded; 0 while no request waits for one.
+    pub reply_left: u32,
+    /// The port it was accepted on.
+    pub port: u16,
+    pub zero: u16,
+}

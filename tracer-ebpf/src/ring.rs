@@ -1,0 +1,120 @@
+//! Writes records to the ring, counts the ones that did not fit, and decides whether the reader is woken.
+
+use core::{arch::asm, ptr};
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::bpf_ktime_get_ns,
+};
+use tracer_ebpf::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, RecordKind, Role};
+
+use crate::{
+    capture::{Context, Tuple},
+    maps::{Flow, LOSSES, LOST, RECORDS, RING_BYTES},
+};
+
+/// One atomic instruction, which every kernel with eBPF has; rustc's target has no read-modify-write atomics.
+#[inline(always)]
+fn add_one(count: *mut u64) {
+    // SAFETY: `count` points to an aligned word of the object's own data map.
+    unsafe { asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1u64) };
+}
+
+/// Counts a record that could not be written.
+#[inline(always)]
+pub fn lost(reason: Loss) {
+    add_one(LOST.as_ptr());
+    if let Some(count) = LOSSES.get_ptr_mut(reason as u32) {
+        // SAFETY: the pointer is into this CPU's slot of the map, which no other program touches meanwhile.
+        unsafe { *count += 1 };
+    }
+}
+
+/// How the reader learns of a record. A session is settled by a reply, an end, or a request that nobody
+/// intercepted; all others can wait for one of these, or for the reader's own clock.
+#[inline(always)]
+fn wake_up(settles: bool) -> u64 {
+    // Not the adaptive default (0): that one wakes only for a record which the reader has caught up with, so a
+    // silent record before it would silence it, too.
+    // https://elixir.bootlin.com/linux/v6.12/source/kernel/bpf/ringbuf.c#L485
+    if settles || RECORDS.query(BPF_RB_AVAIL_DATA.into()) > u64::from(RING_BYTES / 4) {
+        BPF_RB_FORCE_WAKEUP.into()
+    } else {
+        BPF_RB_NO_WAKEUP.into()
+    }
+}
+
+/// The part that all records share.
+#[inline(always)]
+fn meta(kind: RecordKind, flow: u64, state: &Flow, tuple: &Tuple) -> Meta {
+    Meta {
+        // SAFETY: takes nothing, returns a number.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        flow,
+        opened_ns: state.opened_ns,
+        netns: state.netns,
+        sidecar_netns: tuple.sidecar_netns,
+        cgroup: state.cgroup,
+        tgid: state.tgid,
+        tid: state.tid,
+        uid: state.uid,
+        // SAFETY: an aligned word that is always initialised; only its change matters, so no order is asked for.
+        lost: unsafe { LOST.as_ptr().read_volatile() } as u32,
+        local_addr: tuple.local_addr,
+        remote_addr: tuple.remote_addr,
+        local_port: tuple.local_port,
+        remote_port: tuple.remote_port,
+        sidecar_port: tuple.sidecar_port,
+        kind: kind as u8,
+        role: state.role,
+        comm: state.comm,
+        flags: state.flags & tracer_ebpf::record::FLAG_LATE,
+        zero: [0; 7],
+    }
+}
+
+/// The sidecar dialled.
+#[inline(always)]
+pub fn dial(flow: u64, state: &Flow, tuple: &Tuple) {
+    let Some(mut entry) = RECORDS.reserve::<Meta>(0) else {
+        return lost(Loss::RingFull);
+    };
+    entry.write(meta(RecordKind::Dial, flow, state, tuple));
+    entry.submit(wake_up(false));
+}
+
+/// A leg sent `total` bytes, of which the first `len` (1 to `HEAD_MAX`) are copied.
+#[inline(always)]
+pub fn payload<C: Context>(ctx: &C, flow: u64, state: &Flow, tuple: &Tuple, offset: u32, total: u32, len: u32) {
+    let Some(mut entry) = RECORDS.reserve::<PayloadRecord>(0) else {
+        return lost(Loss::RingFull);
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: `record` points to reserved, 8-aligned memory of exactly this type, ours until submitted; each field
+    // is written through a raw pointer, so no reference to uninitialised memory is made.
+    let copied = unsafe {
+        ptr::addr_of_mut!((*record).meta).write(meta(RecordKind::Payload, flow, state, tuple));
+        ptr::addr_of_mut!((*record).offset).write(offset);
+        ptr::addr_of_mut!((*record).total).write(total);
+        ptr::addr_of_mut!((*record).len).write(len);
+        ptr::addr_of_mut!((*record).zero).write(0);
+        ctx.copy(ptr::addr_of_mut!((*record).data).cast::<[u8; HEAD_MAX]>(), len)
+    };
+    if copied {
+        let settles = state.role == Role::Reply as u8 || (state.role == Role::App as u8 && tuple.sidecar_port == 0);
+        entry.submit(wake_up(settles));
+    } else {
+        entry.discard(BPF_RB_NO_WAKEUP.into());
+        lost(Loss::PayloadUnreadable);
+    }
+}
+
+/// A flow ended.
+#[inline(always)]
+pub fn end(flow: u64, state: &Flow, tuple: &Tuple, from: u8, to: u8) {
+    let Some(mut entry) = RECORDS.reserve::<EndRecord>(0) else {
+        return lost(Loss::RingFull);
+    };
+    entry.write(EndRecord { meta: meta(RecordKind::End, flow, state, tuple), from, to, zero: [0; 6] });
+    entry.submit(wake_up(state.role != Role::Upstream as u8));
+}

@@ -1,0 +1,69 @@
+//! What the loader tells the programs. It lies in `.rodata`, so the verifier sees constants and drops dead branches.
+
+/// How many ports or user ids of one sort may be given.
+pub const SLOTS: usize = 4;
+
+/// Written once by the loader, before the programs are verified. Unused slots are 0 in the port lists and
+/// [`NO_UID`] in the uid list.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long after an app's request the first bytes of its sidecar's new connections are of interest, in ns.
+    pub watch_ns: u64,
+    /// Ports on which the sidecar accepts what iptables redirected from the app (istio: 15001).
+    pub outbound_ports: [u16; SLOTS],
+    /// Ports on which the sidecar accepts what came from outside the pod (istio: 15006).
+    pub inbound_ports: [u16; SLOTS],
+    /// The users that iptables exempts from redirection, that is: the sidecar (istio: 1337).
+    pub sidecar_uids: [u32; SLOTS],
+}
+
+/// The empty slot of [`Settings::sidecar_uids`]; the kernel's own "no uid".
+pub const NO_UID: u32 = u32::MAX;
+
+impl Settings {
+    /// What istio-init sets up, and a watch of ten seconds.
+    pub const ISTIO: Self = Self {
+        watch_ns: 10_000_000_000,
+        outbound_ports: [15001, 0, 0, 0],
+        inbound_ports: [15006, 0, 0, 0],
+        sidecar_uids: [1337, NO_UID, NO_UID, NO_UID],
+    };
+
+    /// Does the sidecar accept redirected outbound connections on `port`?
+    #[inline(always)]
+    pub fn is_outbound(&self, port: u16) -> bool {
+        port != 0 && contains(&self.outbound_ports, port)
+    }
+
+    /// Does the sidecar accept connections from outside the pod on `port`?
+    #[inline(always)]
+    pub fn is_inbound(&self, port: u16) -> bool {
+        port != 0 && contains(&self.inbound_ports, port)
+    }
+
+    /// Is `uid` the sidecar's?
+    #[inline(always)]
+    pub fn is_sidecar(&self, uid: u32) -> bool {
+        uid != NO_UID && contains(&self.sidecar_uids, uid)
+    }
+}
+
+/// Unrolled by hand: the verifier of old kernels knows no loops.
+#[inline(always)]
+fn contains<T: Copy + PartialEq>(slots: &[T; SLOTS], wanted: T) -> bool {
+    slots[0] == wanted || slots[1] == wanted || slots[2] == wanted || slots[3] == wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_slots_match_nothing() {
+        let settings = Settings::ISTIO;
+        assert!(settings.is_outbound(15001) && settings.is_inbound(15006) && settings.is_sidecar(1337));
+        assert!(!settings.is_outbound(0) && !settings.is_inbound(0) && !settings.is_sidecar(NO_UID));
+        assert!(!settings.is_outbound(15006) && !settings.is_inbound(15001) && !settings.is_sidecar(0));
+    }
+}

@@ -1,0 +1,238 @@
+//! Turns a record from the ring into an [`Event`]: the only place that reads the kernel's bytes. It checks every
+//! length and every number, and never panics.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tracer_ebpf::{EndRecord, HEAD_MAX, Meta, PayloadRecord, RecordKind, record};
+
+pub use tracer_ebpf::Role;
+
+/// One thing that the kernel saw, in userspace's own terms. Times are `CLOCK_MONOTONIC`, in ns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When it happened.
+    pub time: u64,
+    /// The flow it happened to: unique while the flow lives.
+    pub flow: u64,
+    /// What the flow is in its session.
+    #[serde(with = "role_name")]
+    pub role: Role,
+    /// When the flow was dialled or accepted; `None`: before the probes were there.
+    pub opened: Option<u64>,
+    /// Network namespace of the flow; 0: unknown.
+    pub netns: u64,
+    /// For an app's flow: the sidecar that accepted it.
+    pub sidecar: Option<Interception>,
+    /// Who dialled or accepted; `None`: not seen.
+    pub task: Option<Task>,
+    /// The socket's owner.
+    pub uid: u32,
+    /// Records lost on this node until now, for any reason.
+    pub lost: u32,
+    /// The socket's own address.
+    pub local: SocketAddr,
+    /// The address that the socket is connected to, as its owner dialled it.
+    pub remote: SocketAddr,
+    /// What happened.
+    pub what: What,
+}
+
+/// Where an app's flow ended up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interception {
+    /// The sidecar's port.
+    pub port: u16,
+    /// Its network namespace; 0: unknown.
+    pub netns: u64,
+}
+
+/// A task, as it was when it dialled or accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Process id (the kernel's tgid), in the tracer's pid namespace.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Thread name: at most 15 bytes, escaped where they are not plain text.
+    pub comm: String,
+    /// cgroup v2 id.
+    pub cgroup: u64,
+}
+
+/// What happened to a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// The sidecar dialled `remote`.
+    Dialed,
+    /// It sent bytes.
+    Sent {
+        /// Where they lie in the flow, counted from the first recorded byte.
+        offset: u32,
+        /// How many bytes were sent at once, of which `data` may be the beginning.
+        total: u32,
+        /// At most `HEAD_MAX` bytes.
+        #[serde(with = "latin1")]
+        data: Bytes,
+    },
+    /// It ended.
+    Ended(End),
+}
+
+/// How a flow ended, seen from its own side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// A dial that was refused, timed out, or was given up.
+    DialFailed,
+    /// This side closed first.
+    ClosedHere,
+    /// The peer had closed before.
+    ClosedByPeer,
+    /// Reset, by either side.
+    Reset,
+}
+
+/// Why a record could not be read. Such a record is counted and dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Shorter than what its kind needs.
+    #[error("a record of {0} bytes is too short")]
+    TooShort(usize),
+    /// A kind, role or state that this version does not know.
+    #[error("a record's {field} is {value}, which is not one of its values")]
+    Unknown {
+        /// Which number.
+        field: &'static str,
+        /// What it was.
+        value: u8,
+    },
+}
+
+/// Reads one record.
+pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
+    let meta: Meta = read(record)?;
+    let what = match meta.kind {
+        kind if kind == RecordKind::Dial as u8 => What::Dialed,
+        kind if kind == RecordKind::Payload as u8 => {
+            let PayloadRecord { offset, total, len, data, .. } = read(record)?;
+            let len = usize::try_from(len).unwrap_or(HEAD_MAX).min(HEAD_MAX);
+            What::Sent { offset, total, data: Bytes::copy_from_slice(&data[..len]) }
+        }
+        kind if kind == RecordKind::End as u8 => {
+            let EndRecord { from, to, .. } = read(record)?;
+            What::Ended(end_of(from, to)?)
+        }
+        value => return Err(DecodeError::Unknown { field: "kind", value }),
+    };
+    let role = match meta.role {
+        role if role == Role::App as u8 => Role::App,
+        role if role == Role::Reply as u8 => Role::Reply,
+        role if role == Role::Upstream as u8 => Role::Upstream,
+        value => return Err(DecodeError::Unknown { field: "role", value }),
+    };
+    Ok(Event {
+        time: meta.time_ns,
+        flow: meta.flow,
+        role,
+        opened: (meta.flags & record::FLAG_LATE == 0 && meta.opened_ns != 0).then_some(meta.opened_ns),
+        netns: meta.netns,
+        sidecar: (meta.sidecar_port != 0)
+            .then_some(Interception { port: meta.sidecar_port, netns: meta.sidecar_netns }),
+        task: (meta.tgid != 0).then(|| Task {
+            pid: meta.tgid,
+            tid: meta.tid,
+            comm: comm(&meta.comm),
+            cgroup: meta.cgroup,
+        }),
+        uid: meta.uid,
+        lost: meta.lost,
+        local: socket_addr(meta.local_addr, meta.local_port),
+        remote: socket_addr(meta.remote_addr, meta.remote_port),
+        what,
+    })
+}
+
+/// A record, or the part of one, as the type it is.
+fn read<T: Wire>(record: &[u8]) -> Result<T, DecodeError> {
+    if record.len() < size_of::<T>() {
+        return Err(DecodeError::TooShort(record.len()));
+    }
+    // SAFETY: `Wire` types are made of integers and byte arrays, so any bytes are a value of them, and the slice is
+    // long enough. It need not be aligned.
+    Ok(unsafe { record.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// # Safety
+/// Only for `repr(C)` types of integers and arrays of them, for which any bytes are valid.
+unsafe trait Wire: Copy {}
+// SAFETY: see the types: integers and byte arrays, `repr(C)`, sizes asserted.
+unsafe impl Wire for Meta {}
+// SAFETY: as above.
+unsafe impl Wire for PayloadRecord {}
+// SAFETY: as above.
+unsafe impl Wire for EndRecord {}
+
+fn end_of(from: u8, to: u8) -> Result<End, DecodeError> {
+    use record::tcp::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK, SYN_SENT};
+    match (from, to) {
+        (SYN_SENT, _) => Ok(End::DialFailed),
+        (CLOSE_WAIT, _) | (_, LAST_ACK) => Ok(End::ClosedByPeer),
+        (_, FIN_WAIT1) => Ok(End::ClosedHere),
+        (_, CLOSE) => Ok(End::Reset),
+        (_, value) => Err(DecodeError::Unknown { field: "state", value }),
+    }
+}
+
+fn socket_addr(addr: [u8; 16], port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(addr)).to_canonical(), port)
+}
+
+/// A thread may call itself anything.
+fn comm(name: &[u8; 16]) -> String {
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    name[..end].escape_ascii().to_string()
+}
+
+/// Bytes as a string in which each character is one byte, as readable in a trace as HTTP is.
+pub(crate) mod latin1 {
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&bytes.iter().copied().map(char::from).collect::<String>())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(from)?;
+        text.chars()
+            .map(|c| u8::try_from(u32::from(c)).map_err(|_| D::Error::custom(format!("{c:?} is not one byte"))))
+            .collect()
+    }
+}
+
+mod role_name {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Role;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(crate) fn serialize<S: Serializer>(role: &Role, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(match role {
+            Role::App => "app",
+            Role::Reply => "reply",
+            Role::Upstream => "upstream",
+        })
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Role, D::Error> {
+        match std::borrow::Cow::<str>::deserialize(from)?.as_ref() {
+            "app" => Ok(Role::App),
+            "reply" => Ok(Role::Reply),
+            "upstream" => Ok(Role::Upstream),
+            other => Err(D::Error::unknown_variant(other, &["app", "reply", "upstream"])),
+        }
+    }
+}
