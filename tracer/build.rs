@@ -48,8 +48,11 @@ fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
     ]
     .join("\x1f");
 
-    let cargo = compiler.cargo.clone().or_else(|| env::var_os("CARGO").map(PathBuf::from));
-    let mut command = Command::new(cargo.unwrap_or_else(|| "cargo".into()));
+    // A rustup toolchain has the cargo that knows its library's layout; a system's cargo may be ages behind its rustc.
+    let own =
+        Some(compiler.rustc.with_file_name("cargo")).filter(|own| own.exists() && !own.starts_with("/usr"));
+    let cargo = own.or_else(|| env::var_os("CARGO").map(PathBuf::from)).unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
     // Whatever steers the outer build (its wrappers, clippy's among them, its flags, its target) is not for the kernel.
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy().into_owned();

@@ -12,12 +12,12 @@ use anyhow::{Context, Result};
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes `name` at the top of the v2 hierarchy.
-    pub fn create(name: &str) -> Result<Self> {
+    /// The top of the v2 hierarchy.
+    pub fn top() -> Result<Self> {
         let mount = mount_point(&fs::read_to_string("/proc/self/mountinfo")?).context(
             "no cgroup v2 hierarchy in the mount table: mount one (`mount -t cgroup2 none DIR`) and run again",
         )?;
-        Self(mount).child(name)
+        Ok(Self(mount))
     }
 
     /// Makes `name` below this one.

@@ -8,8 +8,6 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cgroup::Cgroup;
-
 /// Waits on a pipe from its owner; the pipe's end is its only signal.
 ///
 /// A killed process leaves its cgroup some microseconds later, and `rmdir` answers EBUSY until then; a shell has
@@ -35,10 +33,11 @@ pub struct Janitor {
 }
 
 impl Janitor {
-    /// Starts it for a cgroup, with all that is in it, and a directory.
-    pub fn hire(cgroup: &Cgroup, dir: &Path) -> Result<Self> {
+    /// Starts it for a cgroup, with all that is in it, and a directory. Neither has to be there yet: hired first, it cannot
+    /// come too late.
+    pub fn hire(cgroup: &Path, dir: &Path) -> Result<Self> {
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", SCRIPT, "lab-janitor"]).arg(cgroup.dir()).arg(dir);
+        command.args(["-c", SCRIPT, "lab-janitor"]).arg(cgroup).arg(dir);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).current_dir("/");
         // SAFETY: setsid is one async-signal-safe system call; it keeps a terminal's Ctrl-C from the janitor.
         unsafe { command.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from)) };

@@ -1,10 +1,14 @@
 //! One lab: a pod and an outside with their cgroup, their directory and the janitor that takes them down. Labs share
 //! nothing, so any number can run at once. It starts nothing that speaks: that is for Envoy, Squid and the others.
 
+use std::env;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 
@@ -34,21 +38,16 @@ impl Lab {
             is_root(),
             "the lab makes network namespaces and cgroups, which needs root: run it again with sudo"
         );
-        let dir = tempfile::Builder::new()
-            .prefix("egress-lab-")
-            .permissions(Permissions::from_mode(0o755))
-            .tempdir()
-            .context("cannot make the lab's directory")?
-            .keep(); // the janitor removes it
-        let name = dir.file_name().context("a directory has a name")?.to_string_lossy().into_owned();
-        let cgroup = Cgroup::create(&name).inspect_err(|_| drop(fs::remove_dir(&dir)))?;
-        let janitor = Janitor::hire(&cgroup, &dir)?;
+        let name = unique_name()?;
+        let (top, dir) = (Cgroup::top()?, env::temp_dir().join(&name));
+        let janitor = Janitor::hire(&top.dir().join(&name), &dir)?;
+        make_dir(&dir)?;
+        let cgroup = top.child(&name)?;
 
         // As the kubelet does it: a cgroup for the pod, and one in it for each container.
         let pod = cgroup.child("pod")?;
         let bin = dir.join("bin");
-        fs::create_dir(&bin)?;
-        fs::set_permissions(&bin, Permissions::from_mode(0o755))?;
+        make_dir(&bin)?;
         let netns = Netns::new()?;
         let place =
             |netns: &Netns, cgroup, user| Place { netns: netns.clone(), cgroup, user, bin: bin.clone() };
@@ -76,8 +75,7 @@ impl Lab {
     /// A new directory below it, which every user can read.
     pub fn make_dir(&self, name: &str) -> Result<PathBuf> {
         let dir = self.dir.join(name);
-        fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
+        make_dir(&dir)?;
         Ok(dir)
     }
 
@@ -140,6 +138,19 @@ impl Drop for Lab {
 /// Whether this process may make a lab at all.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// A name that no other lab of this machine has or had: process ids come again, but not at the same time.
+fn unique_name() -> Result<String> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
+    Ok(format!("egress-lab-{}-{now}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// A directory that must be new, and that every user can enter whatever the umask is.
+fn make_dir(dir: &Path) -> Result<()> {
+    fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(fs::set_permissions(dir, Permissions::from_mode(0o755))?)
 }
 
 fn lock(janitor: &Mutex<Janitor>) -> MutexGuard<'_, Janitor> {

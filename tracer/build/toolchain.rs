@@ -14,8 +14,6 @@ pub(crate) const BPF_LINKER_VERSION: &str = "0.13.0";
 pub(crate) struct Compiler {
     /// The compiler itself, never a rustup shim.
     pub(crate) rustc: PathBuf,
-    /// The cargo of the same toolchain, where it has one.
-    pub(crate) cargo: Option<PathBuf>,
     /// `release` of `rustc -vV`, such as `1.96.0`.
     pub(crate) release: String,
     /// Major version of its LLVM.
@@ -110,8 +108,7 @@ impl Compiler {
         if !Self::is_recent(&release) {
             return None;
         }
-        let cargo = sysroot.join("bin/cargo");
-        Some(Self { rustc, cargo: cargo.exists().then_some(cargo), release, llvm })
+        Some(Self { rustc, release, llvm })
     }
 }
 

@@ -28,8 +28,11 @@ pub(crate) fn nested() -> Command {
     command
 }
 
-/// Builds egress-tracer and says where it is.
+/// Builds egress-tracer and says where it is; `$EGRESS_TRACER_BIN` is taken as it is instead.
 pub(crate) fn build_tracer(release: bool) -> Result<PathBuf> {
+    if let Some(given) = env::var_os("EGRESS_TRACER_BIN") {
+        return Ok(PathBuf::from(given));
+    }
     let mut command = here();
     command.args(["build", "--package", "tracer", "--bin", "egress-tracer"]);
     command.arg("--message-format=json-render-diagnostics");

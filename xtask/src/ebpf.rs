@@ -90,3 +90,16 @@ pub(crate) fn install_linker(bar: &ProgressBar) -> Result<String> {
     ensure!(linker_is_there(), "bpf-linker was built in {} but does not run", root.display());
     Ok(format!("bpf-linker {BPF_LINKER_VERSION} with LLVM {llvm}, in {}", root.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_versions_are_told_apart() {
+        assert!(Compiler::is_recent("1.96.0+dfsg1-1~deb12u2"));
+        assert!(!Compiler::is_recent("1.85.0+dfsg3-1~deb12u3"));
+        assert!(!Compiler::is_recent("1.63.0+dfsg1-2"));
+        assert!(!Compiler::is_recent("(none)"));
+    }
+}

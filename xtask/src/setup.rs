@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::debian;
 use crate::progress;
 use crate::requirement::{Install, Purpose, REQUIREMENTS, Requirement};
+use crate::toolchain::Toolchain;
 
 /// Installs what `purpose` needs. `talk`: also say so when all is there.
 pub(crate) fn run(purpose: Purpose, talk: bool) -> Result<()> {
@@ -19,6 +20,9 @@ pub(crate) fn run(purpose: Purpose, talk: bool) -> Result<()> {
             let names: Vec<&str> = wanted().map(|requirement| requirement.name).collect();
             let took = start.elapsed().as_millis();
             eprintln!("Nothing is missing ({}; looked for {took} ms).", names.join(", "));
+            if let Ok(toolchain) = Toolchain::find() {
+                eprintln!("For the kernel side: {}.", toolchain.describe());
+            }
         }
         return Ok(());
     }
