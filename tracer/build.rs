@@ -24,8 +24,7 @@ fn main() {
         Toolchain::find().and_then(|toolchain| build(&toolchain, &object))
     };
     if let Err(error) = result {
-        println!("cargo::error={error}");
-        exit(1);
+        println!("cargo::error={error}"); // cargo prints this one sentence and stops
     }
 }
 
@@ -49,8 +48,11 @@ fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
     ]
     .join("\x1f");
 
-    let cargo = compiler.cargo.clone().or_else(|| env::var_os("CARGO").map(PathBuf::from));
-    let mut command = Command::new(cargo.unwrap_or_else(|| "cargo".into()));
+    // A rustup toolchain has the cargo that knows its library's layout; a system's cargo may be ages behind its rustc.
+    let own =
+        Some(compiler.rustc.with_file_name("cargo")).filter(|own| own.exists() && !own.starts_with("/usr"));
+    let cargo = own.or_else(|| env::var_os("CARGO").map(PathBuf::from)).unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
     // Whatever steers the outer build (its wrappers, clippy's among them, its flags, its target) is not for the kernel.
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy().into_owned();
@@ -72,8 +74,8 @@ fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
         .map_err(|e| format!("cannot run {}: {e}", command.get_program().display()))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        eprintln!("{said}");
-        return Err(format!("the eBPF programs did not build with {}; see above", toolchain.describe()));
+        eprintln!("{said}\nThe eBPF programs did not build with {}.", toolchain.describe());
+        exit(1); // a failed build script's stderr is shown whole
     }
     // A warning's place is on the line after its text; cargo's own summary ("warning: `tracer-ebpf` …") has none.
     let lines: Vec<_> = said.lines().collect();

@@ -1,1 +1,42 @@
-//! The lab: a pod-like network namespace with a real Envoy, an outside with real proxies, and their clean-up.
+//! The lab: a pod-like network namespace with a real Envoy, an outside with real proxies, and their clean-up. The demo
+//! and the end-to-end tests run in it; it knows nothing of verdicts.
+
+mod admin;
+mod app;
+mod cgroup;
+mod envoy;
+mod janitor;
+mod lab;
+mod lines;
+mod netns;
+mod network;
+mod place;
+mod process;
+mod script;
+mod scripted_proxy;
+mod squid;
+mod target;
+mod tracer;
+
+use std::path::PathBuf;
+
+pub use admin::get;
+pub use cgroup::Cgroup;
+pub use envoy::{Envoy, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy};
+pub use janitor::Janitor;
+pub use lab::{Lab, is_root};
+pub use lines::Lines;
+pub use netns::Netns;
+pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET};
+pub use place::Place;
+pub use process::{Ended, Process};
+pub use script::{Close, Script, Step, Transcript, bytes, text};
+pub use scripted_proxy::{Behaviour, ScriptedProxy};
+pub use squid::{Policy, Squid};
+pub use target::{PAGE, Target};
+pub use tracer::{Tracer, binary as tracer_binary};
+
+/// The configuration in which an unrelated HTTP Service owns the proxy's port; `fixed/lds.yaml` in it is the remedy.
+pub fn demo_sidecar() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/sidecars/demo"))
+}

@@ -190,7 +190,10 @@ pub fn sent<C: Context>(ctx: &C, sent: &mut Sent) {
             // It was open before the programs were attached, or fell out of the map.
             let uid = ctx.uid();
             let role = if SETTINGS.load().is_sidecar(uid) { Role::Upstream } else { Role::App };
-            keep(sent.flow, &flow_of(role, 0, &Owner { tgid: 0, tid: 0, uid, cgroup: 0, comm: [0; 16] }, FLOW_LATE));
+            keep(
+                sent.flow,
+                &flow_of(role, 0, &Owner { tgid: 0, tid: 0, uid, cgroup: 0, comm: [0; 16] }, FLOW_LATE),
+            );
             match FLOWS.get_ptr_mut(sent.flow) {
                 Some(state) => state,
                 None => return,
@@ -234,7 +237,15 @@ fn record<C: Context>(ctx: &C, sent: &Sent, state: &mut Flow) {
     if sent.len >= 4 && ends_head(ctx.last()) {
         state.head_left = 0;
     }
-    ring::payload(ctx, sent.flow, state, &sent.tuple, sent.seq.wrapping_sub(state.first_seq), sent.len, bounded(len));
+    ring::payload(
+        ctx,
+        sent.flow,
+        state,
+        &sent.tuple,
+        sent.seq.wrapping_sub(state.first_seq),
+        sent.len,
+        bounded(len),
+    );
 }
 
 /// 1 to `HEAD_MAX`, in a form whose bounds the verifier sees.
@@ -253,8 +264,7 @@ fn await_reply(netns: u64, tuple: &mut Tuple) {
     } else if tuple.sidecar_port != 0 {
         // Redirected, but accepted before the programs were attached.
         let key = peer_key(&settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.local_port);
-        let accepted =
-            Accepted { netns, reply_left: HEAD_MAX as u32, port: tuple.sidecar_port, zero: 0 };
+        let accepted = Accepted { netns, reply_left: HEAD_MAX as u32, port: tuple.sidecar_port, zero: 0 };
         if ACCEPTED.insert(key, accepted, 0).is_err() {
             ring::lost(Loss::MapFull);
         }
@@ -297,7 +307,8 @@ fn replied<C: Context>(ctx: &C, sent: &mut Sent, first: u64) {
         Some(state) => state,
         None => {
             // Only a reply that somebody waits for is worth an entry.
-            let key = peer_key(&settings, sent.tuple.local_port, 0, sent.tuple.remote_addr, sent.tuple.remote_port);
+            let key =
+                peer_key(&settings, sent.tuple.local_port, 0, sent.tuple.remote_addr, sent.tuple.remote_port);
             if ACCEPTED.get_ptr(key).is_none() {
                 return;
             }

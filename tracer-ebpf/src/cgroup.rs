@@ -11,7 +11,8 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         generated::{
-            bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skb_load_bytes, bpf_tcp_sock,
+            bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skb_load_bytes,
+            bpf_tcp_sock,
         },
     },
     macros::{cgroup_skb, cgroup_sock_addr, sock_ops},
@@ -57,7 +58,12 @@ pub fn egress_connect6(ctx: SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
     // SAFETY: the kernel hands a valid context to each run.
     let remote = unsafe {
-        address(load!(addr, bpf_sock_addr.user_ip6[0]), load!(addr, bpf_sock_addr.user_ip6[1]), load!(addr, bpf_sock_addr.user_ip6[2]), load!(addr, bpf_sock_addr.user_ip6[3]))
+        address(
+            load!(addr, bpf_sock_addr.user_ip6[0]),
+            load!(addr, bpf_sock_addr.user_ip6[1]),
+            load!(addr, bpf_sock_addr.user_ip6[2]),
+            load!(addr, bpf_sock_addr.user_ip6[3]),
+        )
     };
     connect(&ctx, remote)
 }
@@ -78,7 +84,9 @@ pub fn egress_accept6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
     // SAFETY: the kernel hands a valid context to each run.
-    let (protocol, port) = unsafe { (load!(ctx.sock_addr, bpf_sock_addr.protocol), load!(ctx.sock_addr, bpf_sock_addr.user_port)) };
+    let (protocol, port) = unsafe {
+        (load!(ctx.sock_addr, bpf_sock_addr.protocol), load!(ctx.sock_addr, bpf_sock_addr.user_port))
+    };
     if protocol == IPPROTO_TCP {
         capture::dialed(cookie(ctx), netns(ctx), &current_task(), remote, u16::from_be(port as u16));
     }
@@ -107,7 +115,8 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
     let op = ctx.op();
     if op == BPF_SOCK_OPS_STATE_CB {
         capture::state_changed(cookie(&ctx), &tuple_of_ops(&ctx), ctx.arg(0) as u8, ctx.arg(1) as u8);
-    } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && capture::is_sidecars_port(ctx.local_port() as u16) {
+    } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && capture::is_sidecars_port(ctx.local_port() as u16)
+    {
         watch_states(&ctx);
         capture::established(cookie(&ctx), netns(&ctx), &tuple_of_ops(&ctx));
     } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB && capture::is_sidecars_dial(cookie(&ctx)) {
@@ -339,8 +348,18 @@ unsafe fn tuple_of(sk: *mut bpf_sock) -> Tuple {
     unsafe {
         let (local_addr, remote_addr) = if load!(sk, bpf_sock.family) == AF_INET6 {
             (
-                address(load!(sk, bpf_sock.src_ip6[0]), load!(sk, bpf_sock.src_ip6[1]), load!(sk, bpf_sock.src_ip6[2]), load!(sk, bpf_sock.src_ip6[3])),
-                address(load!(sk, bpf_sock.dst_ip6[0]), load!(sk, bpf_sock.dst_ip6[1]), load!(sk, bpf_sock.dst_ip6[2]), load!(sk, bpf_sock.dst_ip6[3])),
+                address(
+                    load!(sk, bpf_sock.src_ip6[0]),
+                    load!(sk, bpf_sock.src_ip6[1]),
+                    load!(sk, bpf_sock.src_ip6[2]),
+                    load!(sk, bpf_sock.src_ip6[3]),
+                ),
+                address(
+                    load!(sk, bpf_sock.dst_ip6[0]),
+                    load!(sk, bpf_sock.dst_ip6[1]),
+                    load!(sk, bpf_sock.dst_ip6[2]),
+                    load!(sk, bpf_sock.dst_ip6[3]),
+                ),
             )
         } else {
             (mapped(load!(sk, bpf_sock.src_ip4)), mapped(load!(sk, bpf_sock.dst_ip4)))
@@ -365,8 +384,18 @@ fn tuple_of_ops(ctx: &SockOpsContext) -> Tuple {
     unsafe {
         let (local_addr, remote_addr) = if load!(ops, bpf_sock_ops.family) == AF_INET6 {
             (
-                address(load!(ops, bpf_sock_ops.local_ip6[0]), load!(ops, bpf_sock_ops.local_ip6[1]), load!(ops, bpf_sock_ops.local_ip6[2]), load!(ops, bpf_sock_ops.local_ip6[3])),
-                address(load!(ops, bpf_sock_ops.remote_ip6[0]), load!(ops, bpf_sock_ops.remote_ip6[1]), load!(ops, bpf_sock_ops.remote_ip6[2]), load!(ops, bpf_sock_ops.remote_ip6[3])),
+                address(
+                    load!(ops, bpf_sock_ops.local_ip6[0]),
+                    load!(ops, bpf_sock_ops.local_ip6[1]),
+                    load!(ops, bpf_sock_ops.local_ip6[2]),
+                    load!(ops, bpf_sock_ops.local_ip6[3]),
+                ),
+                address(
+                    load!(ops, bpf_sock_ops.remote_ip6[0]),
+                    load!(ops, bpf_sock_ops.remote_ip6[1]),
+                    load!(ops, bpf_sock_ops.remote_ip6[2]),
+                    load!(ops, bpf_sock_ops.remote_ip6[3]),
+                ),
             )
         } else {
             (mapped(load!(ops, bpf_sock_ops.local_ip4)), mapped(load!(ops, bpf_sock_ops.remote_ip4)))

@@ -7,5 +7,5 @@ pub mod opening;
 pub mod record;
 pub mod settings;
 
-pub use record::{EndRecord, Loss, Meta, PayloadRecord, Peer, RecordKind, Role, HEAD_MAX};
+pub use record::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, Peer, RecordKind, Role};
 pub use settings::Settings;

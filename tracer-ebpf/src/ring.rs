@@ -85,7 +85,15 @@ pub fn dial(flow: u64, state: &Flow, tuple: &Tuple) {
 
 /// A leg sent `total` bytes, of which the first `len` (1 to `HEAD_MAX`) are copied.
 #[inline(always)]
-pub fn payload<C: Context>(ctx: &C, flow: u64, state: &Flow, tuple: &Tuple, offset: u32, total: u32, len: u32) {
+pub fn payload<C: Context>(
+    ctx: &C,
+    flow: u64,
+    state: &Flow,
+    tuple: &Tuple,
+    offset: u32,
+    total: u32,
+    len: u32,
+) {
     let Some(mut entry) = RECORDS.reserve::<PayloadRecord>(0) else {
         return lost(Loss::RingFull);
     };
@@ -101,7 +109,8 @@ pub fn payload<C: Context>(ctx: &C, flow: u64, state: &Flow, tuple: &Tuple, offs
         ctx.copy(ptr::addr_of_mut!((*record).data).cast::<[u8; HEAD_MAX]>(), len)
     };
     if copied {
-        let settles = state.role == Role::Reply as u8 || (state.role == Role::App as u8 && tuple.sidecar_port == 0);
+        let settles =
+            state.role == Role::Reply as u8 || (state.role == Role::App as u8 && tuple.sidecar_port == 0);
         entry.submit(wake_up(settles));
     } else {
         entry.discard(BPF_RB_NO_WAKEUP.into());

@@ -14,8 +14,6 @@ pub(crate) const BPF_LINKER_VERSION: &str = "0.13.0";
 pub(crate) struct Compiler {
     /// The compiler itself, never a rustup shim.
     pub(crate) rustc: PathBuf,
-    /// The cargo of the same toolchain, where it has one.
-    pub(crate) cargo: Option<PathBuf>,
     /// `release` of `rustc -vV`, such as `1.96.0`.
     pub(crate) release: String,
     /// Major version of its LLVM.
@@ -93,6 +91,11 @@ impl Compiler {
         sysroots.iter().filter_map(|sysroot| Self::in_sysroot(sysroot)).collect()
     }
 
+    /// Whether a version, such as `1.96.0` or Debian's `1.96.0+dfsg1-1`, is at least the workspace's `rust-version`.
+    pub(crate) fn is_recent(release: &str) -> bool {
+        version(release) >= version(MINIMUM)
+    }
+
     fn in_sysroot(sysroot: &Path) -> Option<Self> {
         let rustc = sysroot.join("bin/rustc");
         if !sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists() {
@@ -102,11 +105,10 @@ impl Compiler {
         let field = |name: &str| said.lines().find_map(|line| line.strip_prefix(name));
         let release = field("release: ")?.to_owned();
         let llvm = field("LLVM version: ")?.split('.').next()?.parse().ok()?;
-        if version(&release)? < version(MINIMUM)? {
+        if !Self::is_recent(&release) {
             return None;
         }
-        let cargo = sysroot.join("bin/cargo");
-        Some(Self { rustc, cargo: cargo.exists().then_some(cargo), release, llvm })
+        Some(Self { rustc, release, llvm })
     }
 }
 

@@ -208,7 +208,9 @@ pub(crate) mod latin1 {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(from)?;
         text.chars()
-            .map(|c| u8::try_from(u32::from(c)).map_err(|_| D::Error::custom(format!("{c:?} is not one byte"))))
+            .map(|c| {
+                u8::try_from(u32::from(c)).map_err(|_| D::Error::custom(format!("{c:?} is not one byte")))
+            })
             .collect()
     }
 }

@@ -1,3 +1,71 @@
-//! `cargo xtask`: the single door for developers.
+//! `cargo xtask`: the single door for developers. It reads the command line and hands over.
 
-fn main() {}
+mod cargo;
+mod check;
+mod debian;
+mod demo;
+mod ebpf;
+mod envoy_wheel;
+mod interrupt;
+mod progress;
+mod requirement;
+mod scene;
+mod setup;
+mod test;
+#[path = "../../tracer/build/toolchain.rs"]
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use requirement::Purpose;
+
+/// Developer's door to egress-tracer.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what is missing, saying what and why
+    Setup {
+        /// What for
+        #[arg(long = "for", value_enum, default_value_t = Purpose::Test)]
+        purpose: Purpose,
+    },
+    /// Show the gotcha, live: a CONNECT that Envoy handles as HTTP, the fix, and what the tracer says of each
+    Demo {
+        /// Write the reports as JSON lines to stdout, and nothing else there
+        #[arg(long)]
+        json: bool,
+    },
+    /// Set up what is missing, then run every test
+    Test {
+        /// Arguments for `cargo test`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check format, lints and, where cargo-deny is installed, dependencies
+    Check,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Task::Setup { purpose } => setup::run(purpose, true),
+        Task::Demo { json } => demo::run(json),
+        Task::Test { arguments } => test::run(&arguments),
+        Task::Check => check::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            interrupt::give_way();
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

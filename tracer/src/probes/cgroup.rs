@@ -24,8 +24,9 @@ pub(super) const PROGRAMS: [&str; 6] = [
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
 pub(super) fn attach(ebpf: &mut Ebpf, cgroup: &Path) -> anyhow::Result<()> {
-    let dir = File::open(cgroup)
-        .with_context(|| format!("cannot open the cgroup {}; is it a cgroup v2 directory?", cgroup.display()))?;
+    let dir = File::open(cgroup).with_context(|| {
+        format!("cannot open the cgroup {}; is it a cgroup v2 directory?", cgroup.display())
+    })?;
     for name in PROGRAMS {
         let refused = || {
             format!(
@@ -66,7 +67,8 @@ fn explain(error: &ProgramError) -> anyhow::Error {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         log::debug!("the verifier's log:\n{verifier_log}");
         let log = verifier_log.to_string();
-        let reason = log.lines().rev().find(|line| !line.starts_with("processed ") && !line.trim().is_empty());
+        let reason =
+            log.lines().rev().find(|line| !line.starts_with("processed ") && !line.trim().is_empty());
         return anyhow::anyhow!("{io_error}{}", reason.map(|line| format!(" ({line})")).unwrap_or_default());
     }
     anyhow::anyhow!("{}", source_chain(error))

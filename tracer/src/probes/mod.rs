@@ -65,10 +65,9 @@ impl Probes {
             );
         }
         let settings = GlobalSettings(settings);
-        let mut ebpf = EbpfLoader::new()
-            .override_global("SETTINGS", &settings, true)
-            .load(OBJECT)
-            .context("cannot load the kernel programs' maps: this needs CAP_BPF and CAP_NET_ADMIN, or root")?;
+        let mut ebpf = EbpfLoader::new().override_global("SETTINGS", &settings, true).load(OBJECT).context(
+            "cannot load the kernel programs' maps: this needs CAP_BPF and CAP_NET_ADMIN, or root",
+        )?;
         match family {
             Family::Cgroup => cgroup::attach(&mut ebpf, &scope.cgroup)?,
         }

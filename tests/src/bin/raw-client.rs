@@ -1,0 +1,99 @@
+//! A client of the pod that writes exactly the bytes it is told to: scripts in (a JSON array on stdin), transcripts out
+//! (a JSON array on stdout, in the same order). All its connections run at once.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lab::{Close, Script, Step, Transcript, bytes, text};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_linger;
+
+fn main() -> anyhow::Result<()> {
+    let scripts: Vec<Script> = serde_json::from_reader(io::stdin())?;
+    let transcripts: Vec<Transcript> = thread::scope(|scope| {
+        let running: Vec<_> = scripts.iter().map(|script| scope.spawn(|| play(script))).collect();
+        running.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    });
+    serde_json::to_writer(io::stdout(), &transcripts)?;
+    Ok(())
+}
+
+fn play(script: &Script) -> Transcript {
+    let mut received = Vec::new();
+    let (local, end) = match TcpStream::connect(script.dialled) {
+        Ok(mut stream) => {
+            let local = stream.local_addr().ok();
+            let end = script.steps.iter().try_for_each(|step| act(&mut stream, step, &mut received));
+            (local, end)
+        }
+        Err(error) => (None, Err(error)),
+    };
+    let end = match end {
+        Ok(()) => "open".to_owned(),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => "FIN".to_owned(),
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+            "RST".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    Transcript { local, received: text(&received), end }
+}
+
+fn act(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> io::Result<()> {
+    match step {
+        Step::Send { send } => {
+            stream.set_nodelay(true)?;
+            stream.write_all(&bytes(send))
+        }
+        Step::Wait { wait } => {
+            // The pause is the script's own; a connection that breaks meanwhile is noticed by the next step.
+            poll(&mut [], Some(&limit(Duration::from_millis(*wait))))?;
+            Ok(())
+        }
+        Step::Resp { resp } => {
+            let end = Instant::now() + Duration::from_millis(*resp);
+            let mut quiet = end;
+            while read_before(stream, end.min(quiet), received)? {
+                quiet = Instant::now() + Duration::from_millis(150);
+            }
+            Ok(())
+        }
+        Step::Until { until } => {
+            let (wanted, from) = (bytes(until), received.len());
+            let end = Instant::now() + Duration::from_secs(10);
+            while !received[from..].windows(wanted.len()).any(|window| window == wanted) {
+                if !read_before(stream, end, received)? {
+                    return Err(io::Error::new(ErrorKind::TimedOut, format!("no {until:?} came")));
+                }
+            }
+            Ok(())
+        }
+        Step::Close { close: Close::Half } => stream.shutdown(Shutdown::Write),
+        Step::Close { close: Close::Rst } => {
+            set_socket_linger(&*stream, Some(Duration::ZERO))?;
+            stream.shutdown(Shutdown::Read) // with no linger, the close at the script's end is a reset
+        }
+    }
+}
+
+/// Reads once; false when nothing came before `end`. The peer's FIN is an `UnexpectedEof`.
+fn read_before(stream: &mut TcpStream, end: Instant, received: &mut Vec<u8>) -> io::Result<bool> {
+    let left = end.saturating_duration_since(Instant::now());
+    if poll(&mut [PollFd::new(&*stream, PollFlags::IN)], Some(&limit(left)))? == 0 {
+        return Ok(false);
+    }
+    let mut buffer = [0; 16384];
+    match stream.read(&mut buffer)? {
+        0 => Err(ErrorKind::UnexpectedEof.into()),
+        n => {
+            received.extend_from_slice(&buffer[..n]);
+            Ok(true)
+        }
+    }
+}
+
+fn limit(duration: Duration) -> Timespec {
+    Timespec::try_from(duration).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
+}

@@ -1,0 +1,150 @@
+//! A process of the lab with its output. Dropping it ends it.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::lines::Lines;
+
+/// A running process; its output is collected line by line.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    pidfd: OwnedFd,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+/// What a process that has ended left.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All of its standard output.
+    pub stdout: String,
+    /// All of its standard error.
+    pub stderr: String,
+}
+
+impl Process {
+    /// Starts `command` with `input` on its standard input.
+    pub fn spawn(mut command: Command, input: &[u8]) -> Result<Self> {
+        let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = start(&mut command)?;
+        let stdout = Lines::of(child.stdout.take().context("stdout is piped")?);
+        let stderr = Lines::of(child.stderr.take().context("stderr is piped")?);
+        let stdin = child.stdin.take();
+        let process = Self::new(&command, child, stdout, stderr)?;
+        if let Some(mut stdin) = stdin {
+            stdin.write_all(input).with_context(|| format!("{} does not read its input", process.name))?;
+        }
+        Ok(process)
+    }
+
+    /// Starts `command` without input, its standard output going to `stdout` itself, uncollected.
+    pub fn spawn_with_stdout(mut command: Command, stdout: File) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
+        let mut child = start(&mut command)?;
+        let stderr = Lines::of(child.stderr.take().context("stderr is piped")?);
+        Self::new(&command, child, Lines::default(), stderr)
+    }
+
+    fn new(command: &Command, child: Child, stdout: Lines, stderr: Lines) -> Result<Self> {
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        Ok(Self { name: name(command), child, pidfd, stdout, stderr })
+    }
+
+    /// Runs `command` to its end, which must come within `timeout`.
+    pub fn run(command: Command, input: &[u8], timeout: Duration) -> Result<Ended> {
+        Self::spawn(command, input)?.finish(timeout)
+    }
+
+    /// The same, and the end must be a success: for the lab's own tools.
+    pub fn run_well(command: Command, input: &[u8], timeout: Duration) -> Result<Ended> {
+        let name = name(&command);
+        let ended = Self::run(command, input, timeout)?;
+        if !ended.status.success() {
+            bail!("{name} failed in the lab ({}): {}", ended.status, ended.stderr.trim());
+        }
+        Ok(ended)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its standard output.
+    pub fn stdout(&self) -> &Lines {
+        &self.stdout
+    }
+
+    /// Its standard error.
+    pub fn stderr(&self) -> &Lines {
+        &self.stderr
+    }
+
+    /// Becomes readable when the process ends.
+    pub(crate) fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        pidfd_send_signal(&self.pidfd, signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    /// Waits for the end and gives back all that was written.
+    pub fn finish(mut self, timeout: Duration) -> Result<Ended> {
+        let limit = Timespec::try_from(timeout).context("a timeout beyond time itself")?;
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        if poll(&mut fds, Some(&limit))? == 0 {
+            bail!("{} did not end within {timeout:?}; it said: {}", self.name, self.stderr.text().trim());
+        }
+        let status = self.child.wait()?;
+        // Its own children may still hold the pipes: what they write is not waited for at length.
+        self.stdout.wait_end(Duration::from_secs(1));
+        self.stderr.wait_end(Duration::from_secs(1));
+        Ok(Ended { status, stdout: self.stdout.text(), stderr: self.stderr.text() })
+    }
+
+    /// Waits for a line of `lines` (one of this process's) that `found` accepts, such as "ready".
+    pub fn wait_line<T>(
+        &self,
+        what: &str,
+        lines: &Lines,
+        timeout: Duration,
+        mut found: impl FnMut(&str) -> Option<T>,
+    ) -> Result<T> {
+        lines.wait(timeout, |lines| lines.iter().find_map(|line| found(line))).with_context(|| {
+            let (out, err) = (self.stdout.text(), self.stderr.text());
+            format!("{}: no {what} within {timeout:?}; it said: {out}{err}", self.name)
+        })
+    }
+}
+
+fn name(command: &Command) -> String {
+    command.get_program().to_string_lossy().into_owned()
+}
+
+fn start(command: &mut Command) -> Result<Child> {
+    command.spawn().with_context(|| {
+        format!("cannot start {} in the lab (`cargo xtask setup` installs its parts)", name(command))
+    })
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only when it has ended and was waited for, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,58 @@
+//! The web server that the app is really after: TLS, behind the proxy, with a certificate made on the spot.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::lab::Lab;
+use crate::process::Process;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `https://NAME/page.html` says.
+pub const PAGE: &str = "Hello from behind the proxy.\n";
+
+/// A running `openssl s_server`, which serves files over TLS, one connection at a time.
+#[derive(Debug)]
+pub struct Target {
+    _process: Process,
+    certificate: PathBuf,
+}
+
+impl Target {
+    /// Starts it outside on `listen` for `name`, and returns when it accepts connections.
+    pub fn start(lab: &Lab, listen: SocketAddr, name: &str) -> Result<Self> {
+        let dir = lab.make_dir(&format!("target-{}", listen.port()))?;
+        let certificate = dir.join("certificate.pem");
+        fs::write(dir.join("page.html"), PAGE)?;
+        let mut make = lab.outside().command("openssl")?;
+        make.current_dir(&dir).args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ]);
+        make.args(["-days", "2", "-keyout", "key.pem", "-out", "certificate.pem"]);
+        make.args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")]);
+        Process::run_well(make, &[], PATIENCE)?;
+        let mut serve = lab.outside().command("openssl")?;
+        serve.current_dir(&dir).args(["s_server", "-WWW", "-accept", &listen.to_string()]);
+        serve.args(["-cert", "certificate.pem", "-key", "key.pem"]);
+        let process = Process::spawn(serve, &[])?;
+        process.wait_line("open port", process.stdout(), PATIENCE, |line| {
+            line.contains("ACCEPT").then_some(())
+        })?;
+        Ok(Self { _process: process, certificate })
+    }
+
+    /// Its certificate, which is its own authority: what `curl --cacert` takes.
+    pub fn certificate(&self) -> &Path {
+        &self.certificate
+    }
+}

@@ -1,0 +1,53 @@
+//! Cargo, called from within cargo.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::progress;
+
+/// The cargo that runs us, for this workspace.
+pub(crate) fn here() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// The same for something that is not of this workspace: nothing of what steers our own build reaches it.
+pub(crate) fn nested() -> Command {
+    let mut command = here();
+    command.current_dir("/");
+    for name in
+        ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"]
+    {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Builds egress-tracer and says where it is; `$EGRESS_TRACER_BIN` is taken as it is instead.
+pub(crate) fn build_tracer(release: bool) -> Result<PathBuf> {
+    if let Some(given) = env::var_os("EGRESS_TRACER_BIN") {
+        return Ok(PathBuf::from(given));
+    }
+    let mut command = here();
+    command.args(["build", "--package", "tracer", "--bin", "egress-tracer"]);
+    command.arg("--message-format=json-render-diagnostics");
+    if release {
+        command.arg("--release");
+    }
+    let said = progress::step("Building egress-tracer", |bar| progress::command(bar, &mut command))?;
+    let executable = said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "egress-tracer")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    executable.context("cargo built egress-tracer but did not say where")
+}
+
+fn workspace() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}

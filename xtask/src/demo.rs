@@ -1,0 +1,140 @@
+//! `cargo xtask demo`: the gotcha, live. A pod with a real Envoy, a real squid, a TLS server behind it; four sessions, and
+//! what egress-tracer says of each while it watches. It succeeds only when each verdict was the one due.
+
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Envoy, Lab, PROXY, Policy, Squid, TARGET, Target, Tracer, demo_sidecar};
+use serde_json::Value;
+
+use crate::cargo;
+use crate::interrupt;
+use crate::progress;
+use crate::requirement::{Purpose, is_set};
+use crate::scene::{NAME, PORT, REFUSED, SCENES, Scene};
+use crate::setup;
+
+/// How long a report may take: far less is usual, and no verdict depends on it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Everything that runs; it ends in this order, the lab last.
+struct Stage {
+    tracer: Tracer,
+    envoy: Envoy,
+    target: Target,
+    _squid: Squid,
+    lab: Lab,
+}
+
+/// Runs it. With `json` the reports are all that stdout gets.
+pub(crate) fn run(json: bool) -> Result<()> {
+    let start = Instant::now();
+    interrupt::watch()?;
+    setup::run(Purpose::Demo, false)?;
+    let binary = cargo::build_tracer(true)?;
+    let stage = progress::step(
+        "Starting a pod with Envoy, squid and a web server behind it, and the tracer",
+        |_| Stage::build(&binary, json),
+    )?;
+    let mut wrong = Vec::new();
+    for (index, scene) in SCENES.iter().enumerate() {
+        if let Some(error) = stage.play(index, scene, json)? {
+            wrong.push(format!("session {}: {error}", index + 1));
+        }
+    }
+    stage.show_metrics(json)?;
+    let Stage { tracer, lab, .. } = stage;
+    let ended = tracer.stop()?;
+    ensure!(ended.status.success(), "egress-tracer did not stop well ({}): {}", ended.status, ended.stderr);
+    lab.close()?;
+    ensure!(wrong.is_empty(), "not what was due: {}", wrong.join("; "));
+    let took = start.elapsed().as_secs_f32();
+    eprintln!("\nAll {} verdicts are the ones due. Everything is taken down ({took:.1} s).", SCENES.len());
+    Ok(())
+}
+
+impl Stage {
+    fn build(binary: &Path, json: bool) -> Result<Self> {
+        let lab = Lab::new()?;
+        interrupt::guard(&lab);
+        let hosts = [NAME, REFUSED].map(|name| (name.to_owned(), TARGET.to_string())).into();
+        let policy = Policy { hosts, denied: vec![REFUSED.to_owned()], credentials: None };
+        let squid = Squid::start(&lab, SocketAddr::new(PROXY, PORT), &policy)?;
+        let target = Target::start(&lab, SocketAddr::new(TARGET, 443), NAME)?;
+        let envoy = Envoy::sidecar(&lab, &demo_sidecar())?;
+        let colour = if io::stdout().is_terminal() && !is_set("NO_COLOR") { "always" } else { "never" };
+        let tracer = if json {
+            Tracer::start_at(&lab, binary, &[])?
+        } else {
+            Tracer::start_compact(&lab, binary, &["--color", colour])?
+        };
+        Ok(Self { tracer, envoy, target, _squid: squid, lab })
+    }
+
+    /// Plays one session; gives back what is wrong about its report.
+    fn play(&self, index: usize, scene: &Scene, json: bool) -> Result<Option<String>> {
+        if scene.after_the_fix && !SCENES[index - 1].after_the_fix {
+            self.envoy.apply("lds.yaml", &demo_sidecar().join("fixed/lds.yaml"))?;
+        }
+        let say = |text: &str| if json { eprintln!("{text}") } else { println!("{text}") };
+        say(&format!("\n{}. {}", index + 1, scene.title));
+        let already = self.tracer.stdout().all().len();
+        let saw = scene.play(&self.lab, &self.target)?;
+        say(&format!("   {saw}"));
+        let reports = self.tracer.wait_reports(index + 1, PATIENCE)?;
+        ensure!(
+            reports.len() == index + 1,
+            "{} reports of {} sessions: {reports:?}",
+            reports.len(),
+            index + 1
+        );
+        let report = &reports[index];
+        if json {
+            println!("{}", self.tracer.report_lines().all()[index]);
+        } else {
+            self.show(report, already)?;
+        }
+        Ok(scene.judge(report))
+    }
+
+    /// The report as egress-tracer shows it, and the sentence that explains it.
+    fn show(&self, report: &Value, already: usize) -> Result<()> {
+        let verdict = report["verdict"].as_str().context("a report without a verdict")?;
+        let more =
+            |lines: &[String]| lines[already..].iter().any(|line| line.contains(verdict)).then_some(());
+        self.tracer.stdout().wait(PATIENCE, more).context("egress-tracer wrote no compact line")?;
+        let lines = self.tracer.stdout().all().split_off(already);
+        let explanation = report["explanation"].as_str().unwrap_or_default();
+        for line in &lines {
+            println!("   {line}");
+        }
+        if !lines.iter().any(|line| line.contains(explanation)) {
+            println!("   {explanation}");
+        }
+        Ok(())
+    }
+
+    /// What Prometheus would get of these sessions, from the running tracer.
+    fn show_metrics(&self, json: bool) -> Result<()> {
+        let metrics = self.tracer.metrics()?;
+        let ours = |line: &&str| line.starts_with("egress_tracer_connect_") && !line.contains("_bucket{");
+        let lines: Vec<&str> = metrics.lines().filter(ours).collect();
+        for verdict in SCENES.iter().map(|scene| scene.verdict) {
+            let label = format!("verdict=\"{verdict}\"");
+            ensure!(
+                lines.iter().any(|line| line.contains(&label)),
+                "no metric tells of {verdict}:\n{metrics}"
+            );
+        }
+        if !json {
+            println!("\nThe metrics of these sessions, scraped from the running tracer:");
+            for line in lines {
+                println!("   {line}");
+            }
+        }
+        Ok(())
+    }
+}

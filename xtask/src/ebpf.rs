@@ -1,0 +1,105 @@
+//! Gets the eBPF toolchain. What counts as one is `toolchain.rs`'s to say; this only installs, by trying what the machine's
+//! mirrors have.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::ProgressBar;
+
+use crate::cargo;
+use crate::debian;
+use crate::progress;
+use crate::toolchain::{BPF_LINKER_VERSION, Compiler, Linker, Toolchain};
+
+/// Pairs of Debian packages that hold a rustc and the source of core, newest first: `-web` is the one that follows
+/// Firefox through a stable release.
+const PACKAGES: &[[&str; 2]] = &[["rustc-web", "rust-web-src"], ["rustc", "rust-src"]];
+
+/// LLVMs that this bpf-linker can be built with.
+const LLVMS: std::ops::RangeInclusive<u32> = 21..=23;
+
+/// Whether any compiler is usable.
+pub(crate) fn compiler_is_there() -> bool {
+    !Compiler::all().is_empty()
+}
+
+/// Whether a linker fits a compiler.
+pub(crate) fn linker_is_there() -> bool {
+    Toolchain::find().is_ok()
+}
+
+/// Tries Debian's compilers, then rustup's.
+pub(crate) fn install_compiler(bar: &ProgressBar) -> Result<String> {
+    let mut tried = Vec::new();
+    if PACKAGES.iter().all(|[rustc, _]| debian::candidate(rustc).is_none())
+        && Path::new("/usr/bin/apt-get").exists()
+    {
+        debian::update(bar)?;
+    }
+    for pair in PACKAGES {
+        let Some(version) = debian::candidate(pair[0]) else {
+            tried.push(format!("the mirrors have no {}", pair[0]));
+            continue;
+        };
+        if !Compiler::is_recent(&version) {
+            tried.push(format!("{} is {version}, too old", pair[0]));
+            continue;
+        }
+        match debian::install(bar, pair) {
+            Ok(()) if compiler_is_there() => return Ok(format!("{} {version}, with {}", pair[0], pair[1])),
+            Ok(()) => tried.push(format!("{} {version} is of no use", pair[0])),
+            Err(error) => tried.push(format!("{}: {error:#}", pair[0])),
+        }
+    }
+    // The component server may be out of reach, and rustup waits for long.
+    let mut rustup = Command::new("timeout");
+    rustup.args(["180", "rustup", "component", "add", "rust-src"]);
+    match progress::command(bar, &mut rustup) {
+        Ok(_) if compiler_is_there() => return Ok("rustup's component rust-src".to_owned()),
+        Ok(_) => tried.push("rustup's rust-src is of no use".to_owned()),
+        Err(error) => tried.push(format!("{error:#}")),
+    }
+    bail!("no usable rustc with the source of core: {}", tried.join("; "))
+}
+
+/// Builds bpf-linker against the LLVM that the compiler has.
+pub(crate) fn install_linker(bar: &ProgressBar) -> Result<String> {
+    let compilers = Compiler::all();
+    let compiler = compilers.iter().find(|compiler| LLVMS.contains(&compiler.llvm));
+    let compiler = compiler.with_context(|| {
+        format!(
+            "bpf-linker {BPF_LINKER_VERSION} is for LLVM {LLVMS:?}, and no compiler here is: {compilers:?}"
+        )
+    })?;
+    let llvm = compiler.llvm;
+    let prefix = format!("/usr/lib/llvm-{llvm}");
+    if !Path::new(&prefix).join("lib/libLLVM.so").exists() {
+        let package = format!("llvm-{llvm}-dev");
+        if debian::candidate(&package).is_none() {
+            debian::update(bar)?;
+        }
+        debian::install(bar, &[&package])?;
+    }
+    let root = Linker::cache_root();
+    let mut install = cargo::nested();
+    install.args(["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--locked", "--force"]);
+    install.args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"]).arg(&root);
+    install.env("LLVM_PREFIX", &prefix); // or it would take any llvm-config's directory
+    progress::command(bar, &mut install)?;
+    ensure!(linker_is_there(), "bpf-linker was built in {} but does not run", root.display());
+    Ok(format!("bpf-linker {BPF_LINKER_VERSION} with LLVM {llvm}, in {}", root.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_versions_are_told_apart() {
+        assert!(Compiler::is_recent("1.96.0+dfsg1-1~deb12u2"));
+        assert!(!Compiler::is_recent("1.85.0+dfsg3-1~deb12u3"));
+        assert!(!Compiler::is_recent("1.63.0+dfsg1-2"));
+        assert!(!Compiler::is_recent("(none)"));
+    }
+}

@@ -1,0 +1,57 @@
+//! What xtask shows while something takes longer than a moment: a spinner on a terminal, plain lines elsewhere. All of it
+//! goes to stderr, so that stdout holds results only.
+
+use std::io::IsTerminal;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use lab::Lines;
+
+/// Does `work` under a title, and says how long it took. `work` may tell what it is at.
+pub(crate) fn step<T>(title: &str, work: impl FnOnce(&ProgressBar) -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let terminal = std::io::stderr().is_terminal();
+    let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    if terminal {
+        let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed:.dim} {wide_msg:.dim}");
+        bar.set_style(style.context("the spinner's template")?);
+        bar.set_prefix(title.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(100));
+    } else {
+        eprintln!("{title} …");
+    }
+    let result = work(&bar);
+    bar.finish_and_clear();
+    let took = start.elapsed();
+    match &result {
+        Ok(_) if terminal && took < Duration::from_secs(1) => {}
+        Ok(_) => eprintln!("{title}: done in {:.1} s", took.as_secs_f32()),
+        Err(_) => eprintln!("{title}: failed after {:.1} s", took.as_secs_f32()),
+    }
+    result
+}
+
+/// Runs a command to its end and gives back its stdout; its last line is what it is at. On failure all of it is shown.
+pub(crate) fn command(bar: &ProgressBar, command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot run {name}"))?;
+    let show = |bar: &ProgressBar| {
+        let bar = bar.clone();
+        move |line: &str| bar.set_message(line.trim().to_owned())
+    };
+    let stdout = Lines::each(child.stdout.take().context("stdout is piped")?, show(bar));
+    let stderr = Lines::each(child.stderr.take().context("stderr is piped")?, show(bar));
+    let status = child.wait()?;
+    let rest = Duration::from_secs(5); // what a child of the child still writes is not waited for at length
+    stdout.wait_end(rest);
+    stderr.wait_end(rest);
+    if !status.success() {
+        bar.suspend(|| eprint!("{}{}", stdout.text(), stderr.text()));
+        let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+        bail!("{name} {} failed ({status}); its output is above", arguments.join(" "));
+    }
+    Ok(stdout.text())
+}

