@@ -13,6 +13,7 @@ use crate::report::{Colors, Compact, Report};
 
 /// How reports are printed.
 #[derive(clap::Args, Debug)]
+#[group(skip)]
 pub(super) struct Args {
     /// Output format
     #[arg(short = 'o', long = "output", value_enum, default_value_t, value_name = "FORMAT")]

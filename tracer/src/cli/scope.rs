@@ -16,6 +16,7 @@ use crate::{
 
 /// What is traced.
 #[derive(clap::Args, Debug)]
+#[group(skip)]
 pub(super) struct Args {
     /// Only sockets made in this cgroup v2 directory or below it [default: the whole node]
     #[arg(long, value_name = "DIR")]
