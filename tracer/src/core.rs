@@ -94,7 +94,9 @@ impl Core {
         while let Some(flow) = self.tables.pop_waiting(asked_before) {
             let Some(connection) = self.tables.connection(flow) else { continue };
             for nth in 0..connection.pending.len() {
-                let Some(asked) = self.tables.connection(flow).and_then(|c| c.pending.get(nth)) else { break };
+                let Some(asked) = self.tables.connection(flow).and_then(|c| c.pending.get(nth)) else {
+                    break;
+                };
                 if !asked.reported && asked.time <= asked_before {
                     // An answer whose head never became whole is one all the same.
                     let outcome = (nth == 0).then(|| self.answer(flow, true)).flatten();
@@ -140,7 +142,8 @@ impl Core {
 
     /// Without a sidecar there is nothing to wait for but the rest of the head.
     fn settle_direct(&mut self, flow: u64, event: &Event, at_last: bool, reports: &mut Vec<Report>) {
-        while let Some(asked) = self.tables.connection(flow).and_then(|connection| connection.pending.front()) {
+        while let Some(asked) = self.tables.connection(flow).and_then(|connection| connection.pending.front())
+        {
             if !asked.complete && !at_last {
                 self.tables.wait(flow, event.time, 0);
                 return;
@@ -189,7 +192,8 @@ impl Core {
     }
 
     fn replied(&mut self, flow: u64, outcome: Outcome, event: &Event, reports: &mut Vec<Report>) {
-        let Some(asked) = self.tables.connection(flow).and_then(|connection| connection.pending.front()) else {
+        let Some(asked) = self.tables.connection(flow).and_then(|connection| connection.pending.front())
+        else {
             return;
         };
         let granted = asked.request.form == Form::Connect
@@ -249,14 +253,18 @@ impl Core {
         let mut rewritten = None;
         let mut same = None;
         for flow in self.tables.waiting_for(&line, upstream.netns) {
-            let Some(connection) = self.tables.connection(flow).filter(|c| c.tunnel.is_none()) else { continue };
+            let Some(connection) = self.tables.connection(flow).filter(|c| c.tunnel.is_none()) else {
+                continue;
+            };
             let Some(asked) = connection.pending.iter().find(|asked| asked.line() == line) else { continue };
             match carried(&upstream.bytes, false, &connection.sent, &asked.request) {
                 Some(Carried::SameBytes) => {
                     same = Some(flow);
                     break;
                 }
-                Some(Carried::RewrittenRequest) if asked.rewritten.is_none() && is_envoys_own(&upstream.bytes) => {
+                Some(Carried::RewrittenRequest)
+                    if asked.rewritten.is_none() && is_envoys_own(&upstream.bytes) =>
+                {
                     rewritten = rewritten.or(Some(flow));
                 }
                 _ => {}
@@ -294,7 +302,9 @@ impl Core {
                 continue;
             }
             let failed = upstream.ended == Some(End::DialFailed);
-            let Some(carried) = carried(&upstream.bytes, failed, &connection.sent, &asked.request) else { continue };
+            let Some(carried) = carried(&upstream.bytes, failed, &connection.sent, &asked.request) else {
+                continue;
+            };
             let same_remote = upstream.remote == connection.remote;
             let same_thread = thread.is_some() && upstream.task.as_ref().map(|task| task.tid) == thread;
             let after_request = upstream.sent.is_some_and(|sent| sent >= asked.time);
@@ -313,7 +323,8 @@ impl Core {
                 }
                 Carried::NoConnection => false,
             };
-            let rank = u8::from(same_remote) + u8::from(same_thread) + 3 * u8::from(carried == Carried::SameBytes);
+            let rank =
+                u8::from(same_remote) + u8::from(same_thread) + 3 * u8::from(carried == Carried::SameBytes);
             if fits && best.is_none_or(|(other, ..)| rank > other) {
                 best = Some((rank, flow, carried));
             }
@@ -335,7 +346,8 @@ impl Core {
             from_start: connection.opened.is_some(),
         };
         if let Some(judgement) = judge(&evidence) {
-            let upstream = found.and_then(|(flow, _)| self.tables.upstreams.get(flow)).map(|upstream| upstream.remote);
+            let upstream =
+                found.and_then(|(flow, _)| self.tables.upstreams.get(flow)).map(|upstream| upstream.remote);
             reports.push(self.describe(connection, asked, upstream, &evidence, judgement, time));
         }
         if let Some((upstream, carried)) = found
@@ -432,5 +444,8 @@ fn replier(verdict: Verdict, upstream: Carried) -> report::Replier {
 /// RFC 3339 with microseconds, of ns since the epoch.
 fn timestamp(ns: u64) -> String {
     let micros = i64::try_from(ns / 1_000).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+    jiff::Timestamp::from_microsecond(micros)
+        .unwrap_or(jiff::Timestamp::MAX)
+        .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
+        .to_string()
 }

@@ -50,7 +50,14 @@ impl Tracing {
         let ring = probes.take_ring()?;
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { probes, ring, redactor: Redactor::default(), core: Core::new(settings), tick, counts: Counts::default() })
+        Ok(Self {
+            probes,
+            ring,
+            redactor: Redactor::default(),
+            core: Core::new(settings),
+            tick,
+            counts: Counts::default(),
+        })
     }
 
     /// Waits for something to happen and puts the reports that follow from it into `reports`; at times there are none.

@@ -128,7 +128,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         printer.flush()?;
     }
     printer.flush()?;
-    Ok(if flagged && args.fail_on == Some(FailOn::Flagged) { ExitCode::from(SEEN) } else { ExitCode::SUCCESS })
+    Ok(if flagged && args.fail_on == Some(FailOn::Flagged) {
+        ExitCode::from(SEEN)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 struct Printer {
@@ -148,7 +152,9 @@ impl Printer {
             Color::Always => Colors::On,
             Color::Never => Colors::Off,
             // https://no-color.org
-            Color::Auto if terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) => Colors::On,
+            Color::Auto if terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) => {
+                Colors::On
+            }
             Color::Auto => Colors::Off,
         };
         let copy = args.report_file.as_ref().map(|file| {

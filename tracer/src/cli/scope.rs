@@ -82,7 +82,11 @@ impl Args {
         let root = cgroup2_root()?;
         let Some(dir) = &self.cgroup else { return Ok(root) };
         let given = dir.canonicalize().with_context(|| {
-            format!("cannot find the cgroup {}; cgroup v2 directories are below {}", dir.display(), root.display())
+            format!(
+                "cannot find the cgroup {}; cgroup v2 directories are below {}",
+                dir.display(),
+                root.display()
+            )
         })?;
         if !given.join("cgroup.procs").exists() || !given.starts_with(&root) {
             bail!("{} is not a cgroup v2 directory; they are below {}", dir.display(), root.display());
