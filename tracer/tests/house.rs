@@ -78,7 +78,8 @@ fn a_module_uses_only_modules_above_it() {
             let code = without_tests(&text);
             for below in &modules[at + 1..] {
                 // `use crate::{a, b::c}` as well as `crate::a::b`.
-                let direct = code.contains(&format!("crate::{below}::")) || code.contains(&format!("crate::{below};"));
+                let direct =
+                    code.contains(&format!("crate::{below}::")) || code.contains(&format!("crate::{below};"));
                 let grouped = code.split("use crate::{").skip(1).any(|rest| {
                     let group = rest.split("};").next().unwrap_or_default();
                     top_level_names(group).iter().any(|name| name == below)
