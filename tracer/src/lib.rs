@@ -1,1 +1,3 @@
 //! egress-tracer in userspace: the pure core, and the edges around it.
+
+pub mod mesh;
