@@ -1,3 +1,4 @@
 //! egress-tracer in userspace: the pure core, and the edges around it.
 
+pub mod explain;
 pub mod mesh;

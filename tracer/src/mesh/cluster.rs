@@ -8,7 +8,6 @@ use super::json::Node;
 /// envoy.config.cluster.v3.Cluster, with what the endpoint dump adds.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
-    pub name: String,
     pub hosts: Hosts,
     pub tls: Tls,
     /// `metadata.filter_metadata.istio.services`.
@@ -61,7 +60,6 @@ impl Cluster {
         let hosts = hosts(list);
         let istio = node.field("metadata").field("filter_metadata").key("istio");
         Self {
-            name: node.field("name").str().unwrap_or_default().to_owned(),
             hosts: availability(node, &hosts, known),
             tls: tls(node, &hosts),
             services: istio.key("services").items().filter_map(ServiceRef::read).collect(),

@@ -73,7 +73,7 @@ fn on_request(view: View<'_>, hcm: &Hcm, request: &Request, decision: &mut Decis
         match request.path.as_deref() {
             None | Some("") => return reply(decision, 404, "missing_path_rejected"),
             Some(path) if !path.starts_with('/') => {
-                decision.step(format!("The target {path} is no path."));
+                decision.step("The target is no path.");
                 return reply(decision, 404, "absolute_path_rejected");
             }
             Some(_) => {}

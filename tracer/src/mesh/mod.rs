@@ -9,9 +9,13 @@
 mod chain_match;
 mod cluster;
 mod connect_target;
+mod culprit;
 mod decision;
 mod dump;
+mod effect;
 mod evaluate;
+mod explanation;
+mod fix;
 mod h2;
 mod hcm;
 mod head;
@@ -19,18 +23,23 @@ mod http;
 mod http_inspector;
 mod json;
 mod listener;
+mod manifest;
 mod request;
 mod route;
 mod route_match;
 mod tcp_proxy;
 mod tls_inspector;
 mod view;
+mod wording;
 
 use std::net::SocketAddr;
 
+pub use culprit::Culprit;
 pub use decision::{Decision, Detected, Kind, Outcome};
 pub use dump::Dump;
 pub use evaluate::{decide, decide_with};
+pub use explanation::{Brief, Explanation, brief, explain};
+pub use fix::Fix;
 pub use view::Edit;
 
 /// Why a dump cannot be explained from.
