@@ -71,6 +71,11 @@ impl Args {
     }
 }
 
+/// The configuration of the sidecar in the network namespace of process `pid`, as its admin port gives it.
+pub fn fetch(pid: u32, admin_port: u16) -> anyhow::Result<Vec<u8>> {
+    Source::Process { pid, admin_port }.read()
+}
+
 /// Runs the command. An error is one sentence on what was tried and what to do; its exit code is 1.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();

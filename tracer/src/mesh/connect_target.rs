@@ -49,7 +49,8 @@ fn host_and_port(authority: &str) -> Option<(&str, Option<&str>)> {
         Some((host, number)) => (host, Some(port(number)?)),
         None => (authority, None),
     };
-    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    // `IS_HOST_CHAR` in strict mode, which Envoy builds: no underscore.
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
     (!host.is_empty() && host.bytes().all(is_host)).then_some((host, number))
 }
 
@@ -66,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_connect_target_is_a_host_and_a_port() {
-        for good in ["example.com:443", "[2001:db8::1]:443", "10.0.0.1:80", "a_b:1", "a:0080"] {
+        for good in ["example.com:443", "[2001:db8::1]:443", "10.0.0.1:80", "a:0080"] {
             assert_eq!(connect_authority(good), Some(good), "{good}");
         }
         for bad in [

@@ -18,6 +18,9 @@ pub struct Decision {
     pub route_config: Option<String>,
     /// The one virtual host that was consulted.
     pub virtual_host: Option<String>,
+    /// The route that was taken, where it has a name.
+    #[serde(skip)]
+    pub route: Option<String>,
     /// Where it is sent.
     pub cluster: Option<String>,
     /// What becomes of it.

@@ -200,7 +200,7 @@ fn on_listener(
     decision.filter_chain.clone_from(&chain.name);
     decision.inner.made_from.clone_from(&chain.made_from);
     decision.step(describe_chain(chain, by_match.is_some()));
-    on_chain(view, chain, &seen, head, decision)
+    on_chain(view, chain, head, decision)
 }
 
 fn describe_chain(chain: &FilterChain, matched: bool) -> String {
@@ -254,13 +254,7 @@ fn detect<'f>(filters: impl Iterator<Item = &'f ListenerFilter>, head: &[u8]) ->
     Detection::Done(seen)
 }
 
-fn on_chain(
-    view: View<'_>,
-    chain: &FilterChain,
-    seen: &Seen,
-    head: &[u8],
-    decision: &mut Decision,
-) -> Result<(), Error> {
+fn on_chain(view: View<'_>, chain: &FilterChain, head: &[u8], decision: &mut Decision) -> Result<(), Error> {
     decision.kind = match &chain.handler {
         Handler::Http(_) => Kind::Http,
         Handler::Tcp(_) => Kind::Tcp,
@@ -280,10 +274,7 @@ fn on_chain(
         return Ok(());
     }
     match &chain.handler {
-        Handler::Http(hcm) => {
-            let is_h2 = seen.applications.iter().any(|protocol| protocol == "h2");
-            http::on_hcm(view, hcm, head, is_h2, decision)
-        }
+        Handler::Http(hcm) => http::on_hcm(view, hcm, head, decision),
         Handler::Tcp(proxy) => on_tcp_proxy(view, proxy, decision),
         Handler::Other(name) => {
             decision.step(format!("{name} reads the bytes as its own protocol and ends the connection."));

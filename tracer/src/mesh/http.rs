@@ -25,20 +25,15 @@ pub(crate) fn is_meant_for_a_proxy(head: &[u8]) -> bool {
         || (method.iter().all(u8::is_ascii_uppercase) && target.to_ascii_lowercase().starts_with(b"http://"))
 }
 
-pub(crate) fn on_hcm(
-    view: View<'_>,
-    hcm: &Hcm,
-    head: &[u8],
-    is_h2: bool,
-    decision: &mut Decision,
-) -> Result<(), Error> {
+pub(crate) fn on_hcm(view: View<'_>, hcm: &Hcm, head: &[u8], decision: &mut Decision) -> Result<(), Error> {
     decision.early_filters.clone_from(&hcm.early_filters);
     if let Routes::Named(name) = &hcm.routes {
         decision.route_config = Some(name.clone());
     }
-    // ConnectionManagerUtility::autoCreateCodec looks at the first bytes for `PRI * HTTP/2`.
+    // ConnectionManagerUtility::autoCreateCodec looks at the first bytes for `PRI * HTTP/2`; ALPN counts only where the
+    // chain ends TLS itself, not what a listener filter saw.
     let speaks_h2 = match hcm.codec {
-        CodecType::Auto => is_h2 || head.starts_with(b"PRI * HTTP/2"),
+        CodecType::Auto => head.starts_with(b"PRI * HTTP/2"),
         CodecType::Http1 => false,
         CodecType::Http2 => true,
     };
@@ -79,9 +74,14 @@ fn on_request(view: View<'_>, hcm: &Hcm, request: &Request, decision: &mut Decis
             Some(_) => {}
         }
     }
+    if request.method == "QUERY" && request.header("content-type").is_none() {
+        decision.step("A QUERY must say its content type.");
+        return reply(decision, 400, "query_missing_content_type");
+    }
     let route = find_route(view, hcm, request, decision)?;
     if let Some(route) = &route {
         decision.inner.made_from.clone_from(&route.made_from);
+        decision.route.clone_from(&route.name);
         if let Some(caveat) = &route.caveat {
             decision.caveat(caveat.clone());
         }

@@ -25,6 +25,7 @@ mod json;
 mod listener;
 mod manifest;
 mod request;
+mod request_line;
 mod route;
 mod route_match;
 mod tcp_proxy;

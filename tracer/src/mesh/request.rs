@@ -7,6 +7,7 @@
 
 use super::connect_target::{absolute_url, connect_authority};
 use super::hcm::Hcm;
+use super::request_line::{Methods, RequestLine, is_token};
 
 /// A request, after the codec.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,50 +58,12 @@ impl Request {
     }
 }
 
-/// Methods of the HTTP/1 codec (balsa_parser.cc `isMethodValid`).
-const METHODS: [&str; 34] = [
-    "ACL",
-    "BIND",
-    "CHECKOUT",
-    "CONNECT",
-    "COPY",
-    "DELETE",
-    "GET",
-    "HEAD",
-    "LINK",
-    "LOCK",
-    "MERGE",
-    "MKACTIVITY",
-    "MKCALENDAR",
-    "MKCOL",
-    "MOVE",
-    "MSEARCH",
-    "NOTIFY",
-    "OPTIONS",
-    "PATCH",
-    "POST",
-    "PROPFIND",
-    "PROPPATCH",
-    "PURGE",
-    "PUT",
-    "REBIND",
-    "REPORT",
-    "SEARCH",
-    "SOURCE",
-    "SUBSCRIBE",
-    "TRACE",
-    "UNBIND",
-    "UNLINK",
-    "UNLOCK",
-    "UNSUBSCRIBE",
-];
-
 /// balsa_parser.cc `isFirstCharacterOfValidMethod`, which is judged before a line is whole.
-const FIRST_BYTES: &[u8] = b"ABCDGHLMNOPRSTU";
+const FIRST_BYTES: &[u8] = b"ABCDGHLMNOPQRSTU";
 
 /// Reads the first HTTP/1 request in `head`.
 pub(crate) fn read_http1(head: &[u8], hcm: &Hcm) -> Codec {
-    // Balsa skips empty lines before a request.
+    // Empty lines before a request are skipped (`ConnectionImpl::dispatch`).
     let skipped = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     let head = head.get(skipped..).unwrap_or_default();
     let Some(first) = head.first() else { return Codec::Pending };
@@ -112,9 +75,10 @@ pub(crate) fn read_http1(head: &[u8], hcm: &Hcm) -> Codec {
         let too_large = head.len() > hcm.max_headers_kb.saturating_mul(1024);
         return if too_large { HEADERS_TOO_LARGE } else { Codec::Pending };
     };
-    let Some(line) = RequestLine::of(line) else { return CODEC_ERROR };
+    let Some(line) = RequestLine::of(line, Methods::Registered) else { return CODEC_ERROR };
     let mut headers: Vec<(String, String)> = Vec::new();
-    loop {
+    // HTTP/0.9 has no headers: the request ends with its line.
+    while !line.version.is_empty() {
         if head.len() - lines.0.len() > hcm.max_headers_kb.saturating_mul(1024) {
             return HEADERS_TOO_LARGE;
         }
@@ -147,6 +111,9 @@ fn checked(line: &RequestLine<'_>, mut headers: Vec<(String, String)>, hcm: &Hcm
     let transfer_encoding = value("transfer-encoding");
     if let Some(length) = &content_length {
         // `BalsaHeaders::content_length_status`: anything but one number is a parse error.
+        if headers.iter().filter(|(name, _)| name == "content-length").count() > 1 {
+            return CODEC_ERROR;
+        }
         if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
             return CODEC_ERROR;
         }
@@ -192,7 +159,7 @@ fn checked(line: &RequestLine<'_>, mut headers: Vec<(String, String)>, hcm: &Hcm
             None => return reply(400, "http1.invalid_url"),
         }
     }
-    if line.version != "HTTP/1.1" {
+    if !line.is_http_11() {
         if !hcm.accept_http_10 {
             return reply(426, "low_version");
         }
@@ -223,40 +190,6 @@ impl<'a> Lines<'a> {
     }
 }
 
-struct RequestLine<'a> {
-    method: &'a str,
-    target: &'a str,
-    version: &'a str,
-}
-
-impl<'a> RequestLine<'a> {
-    /// balsa_parser.cc `BalsaParser::OnRequestFirstLineInput`.
-    fn of(line: &'a [u8]) -> Option<Self> {
-        let line = std::str::from_utf8(line).ok()?;
-        let mut parts = line.split([' ', '\t']).filter(|part| !part.is_empty());
-        let (method, target, version) = (parts.next()?, parts.next()?, parts.next().unwrap_or(""));
-        let more = parts.next().is_some();
-        let known = METHODS.contains(&method);
-        (known && !more && is_target(target) && is_version(version)).then_some(Self {
-            method,
-            target,
-            version,
-        })
-    }
-}
-
-/// balsa_parser.cc `isVersionValid`; an absent version is HTTP/0.9 and passes.
-fn is_version(version: &str) -> bool {
-    version.is_empty()
-        || matches!(version.strip_prefix("HTTP/").map(str::as_bytes),
-            Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit())
-}
-
-/// balsa_parser.cc `isUrlValid`, the part that concerns bytes.
-fn is_target(target: &str) -> bool {
-    target.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
 enum Field {
     Header(String, String),
     Folded(String),
@@ -270,7 +203,6 @@ fn header(field: &[u8]) -> Field {
         return Field::Folded(field.into_owned());
     }
     let Some((name, value)) = field.split_once(':') else { return Field::Bad };
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(is_token) {
         return Field::Bad;
     }
