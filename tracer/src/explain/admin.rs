@@ -97,12 +97,14 @@ async fn exchange(stream: TcpStream, address: SocketAddr, path: &str, limit: u64
         })?;
         Ok(Vec::from(body.to_bytes()))
     };
-    // The connection must be driven while the answer is read, and is dropped with it.
+    // The connection must be driven while the answer is read. It may end first: what it read is then still in the answer.
+    let mut ask = std::pin::pin!(ask);
     tokio::select! {
-        answer = ask => answer,
+        biased;
+        answer = &mut ask => answer,
         ended = connection => match ended {
-            Ok(()) => bail!("it closed the connection without a whole answer"),
-            Err(error) => Err(error.into()),
+            Ok(()) => ask.await,
+            Err(error) => ask.await.map_err(|_| error.into()),
         },
     }
 }

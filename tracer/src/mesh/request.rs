@@ -58,16 +58,14 @@ impl Request {
     }
 }
 
-/// balsa_parser.cc `isFirstCharacterOfValidMethod`, which is judged before a line is whole.
-const FIRST_BYTES: &[u8] = b"ABCDGHLMNOPQRSTU";
-
 /// Reads the first HTTP/1 request in `head`.
 pub(crate) fn read_http1(head: &[u8], hcm: &Hcm) -> Codec {
     // Empty lines before a request are skipped (`ConnectionImpl::dispatch`).
     let skipped = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     let head = head.get(skipped..).unwrap_or_default();
-    let Some(first) = head.first() else { return Codec::Pending };
-    if !FIRST_BYTES.contains(first) {
+    // A line is judged when it is whole, but a byte that no method has stops the parser at once.
+    let mut method = head.iter().take_while(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
+    if !method.all(|byte| is_token(*byte)) {
         return CODEC_ERROR;
     }
     let mut lines = Lines(head);

@@ -94,24 +94,10 @@ fn fits_header(matcher: Node<'_>, request: &Request) -> bool {
     let Some(value) =
         value.or_else(|| matcher.field("treat_missing_header_as_empty").is_true().then(String::new))
     else {
-        // A header that is absent fits nothing, and an inverted rule everything but "present".
-        return invert && has_value_rule(matcher);
+        // A header that is absent fits no rule on its value, not even an inverted one.
+        return false;
     };
     fits_value(matcher, &value) != invert
-}
-
-fn has_value_rule(matcher: Node<'_>) -> bool {
-    [
-        "exact_match",
-        "safe_regex_match",
-        "range_match",
-        "prefix_match",
-        "suffix_match",
-        "contains_match",
-        "string_match",
-    ]
-    .iter()
-    .any(|rule| matcher.field(rule).exists())
 }
 
 fn fits_value(matcher: Node<'_>, value: &str) -> bool {
