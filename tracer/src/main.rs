@@ -13,7 +13,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let Command::Explain(args) = Command::parse();
-    tracer::explain::run(args).unwrap_or_else(|error| {
+    tracer::explain::run(&args).unwrap_or_else(|error| {
         eprintln!("egress-tracer: {error:#}");
         ExitCode::FAILURE
     })

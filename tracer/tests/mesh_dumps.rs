@@ -39,7 +39,7 @@ fn camel(value: &Value) -> Value {
             Value::Object(camel_members)
         }
         Value::Array(items) => items.iter().map(camel).collect(),
-        other => other.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
 }
 

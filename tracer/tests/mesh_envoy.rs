@@ -129,7 +129,7 @@ fn without_logs(mut value: Value) -> Value {
                 *child = without_logs(child.take());
             }
         }
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
     value
 }

@@ -54,7 +54,7 @@ pub(super) async fn get(port: u16, path: &str, limit: u64) -> anyhow::Result<Vec
     })
 }
 
-/// istiod binds the admin port to 127.0.0.1, in IPv6-only clusters to ::1.
+/// istiod binds the admin port to 127.0.0.1, in IPv6-only clusters to `::1`.
 async fn connect(port: u16) -> anyhow::Result<(SocketAddr, TcpStream)> {
     let mut errors = Vec::new();
     for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {

@@ -77,9 +77,9 @@ pub fn fetch(pid: u32, admin_port: u16) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Runs the command. An error is one sentence on what was tried and what to do; its exit code is 1.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    match print(&args, &mut out) {
+    match print(args, &mut out) {
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         result => result,
     }

@@ -51,7 +51,7 @@ struct Known {
 const ASK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Routes may change without a new listener or cluster: a dump is fetched anew after this time in any case.
-const MAX_AGE: Duration = Duration::from_secs(300);
+const MAX_AGE: Duration = Duration::from_mins(5);
 
 /// Fetches of all sidecars together: at most one in this time.
 const FETCH_INTERVAL: Duration = Duration::from_millis(500);

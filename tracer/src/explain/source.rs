@@ -13,7 +13,7 @@ use super::{Args, admin, namespace};
 /// The largest dump that is read, in bytes. A mesh of 5,000 services makes about 50 MB.
 pub(super) const MAX_DUMP: u64 = 256 << 20;
 
-/// The largest `--head`: http_inspector looks at 64 KiB.
+/// The largest `--head`: `http_inspector` looks at 64 KiB.
 const MAX_HEAD: u64 = 64 << 10;
 
 /// A place that a configuration dump comes from.

@@ -1,7 +1,7 @@
 //! Which filter chain of a listener takes a connection. The rules are Envoy's, level by level in a fixed order:
 //! each level picks one branch, the ones after it see only the chains of that branch, and nothing backtracks.
 //!
-//! Source: envoy source/common/listener_manager/filter_chain_manager_impl.cc,
+//! Source: envoy `source/common/listener_manager/filter_chain_manager_impl.cc`,
 //! `FilterChainManagerImpl::findFilterChain` and the functions it calls.
 
 use std::net::{IpAddr, SocketAddr};
@@ -88,7 +88,7 @@ fn by_destination_port(chains: Chains<'_>, port: u16) -> Chains<'_> {
 }
 
 /// `findFilterChainForDestinationIP` and its siblings for the source: a longest prefix match in an `LcTrie`.
-/// A chain without ranges stands for 0.0.0.0/0 and ::/0.
+/// A chain without ranges stands for 0.0.0.0/0 and `::/0`.
 fn by_prefix(
     chains: Chains<'_>,
     ip: Option<IpAddr>,
@@ -170,11 +170,11 @@ fn by_source_port(chains: Chains<'_>, port: Option<u16>) -> Chains<'_> {
 }
 
 /// The chains that `wants`; if there are none, those that ask for nothing.
-fn prefer<'c>(
-    chains: Chains<'c>,
+fn prefer(
+    chains: Chains<'_>,
     wants: impl Fn(&ChainMatch) -> bool,
     any: impl Fn(&ChainMatch) -> bool,
-) -> Chains<'c> {
+) -> Chains<'_> {
     if chains.iter().any(|chain| wants(&chain.matches)) {
         chains.into_iter().filter(|chain| wants(&chain.matches)).collect()
     } else {

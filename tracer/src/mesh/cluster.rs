@@ -19,7 +19,7 @@ pub(crate) struct Cluster {
 /// Whether there is a host to send to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hosts {
-    /// ORIGINAL_DST: the address that the app dialled.
+    /// `ORIGINAL_DST`: the address that the app dialled.
     Dialled,
     Some,
     /// No host, or none that health checks leave: Envoy's flag UH.
@@ -94,8 +94,8 @@ impl<'a> Host<'a> {
     }
 }
 
-/// Source: envoy upstream/cluster_manager_impl.cc `chooseHost` (no host: UH) and
-/// load_balancer_impl.cc `LoadBalancerBase::isHostSetInPanic`.
+/// Source: envoy `upstream/cluster_manager_impl.cc` `chooseHost` (no host: UH) and
+/// `load_balancer_impl.cc` `LoadBalancerBase::isHostSetInPanic`.
 fn availability(cluster: Node<'_>, hosts: &[Host<'_>], known: bool) -> Hosts {
     let discovery = cluster.field("type").str();
     if discovery == Some("ORIGINAL_DST") {
@@ -115,7 +115,7 @@ fn availability(cluster: Node<'_>, hosts: &[Host<'_>], known: bool) -> Hosts {
     if never_panics && !hosts.iter().any(|host| host.usable) { Hosts::None } else { Hosts::Some }
 }
 
-/// Source: envoy upstream/transport_socket_match_impl.cc `TransportSocketMatcherImpl::resolve`: the first entry
+/// Source: envoy `upstream/transport_socket_match_impl.cc` `TransportSocketMatcherImpl::resolve`: the first entry
 /// whose labels the endpoint's metadata has, else the cluster's own socket.
 fn tls(cluster: Node<'_>, hosts: &[Host<'_>]) -> Tls {
     let own = is_tls(cluster.field("transport_socket")) || cluster.field("tls_context").exists();
@@ -131,7 +131,6 @@ fn tls(cluster: Node<'_>, hosts: &[Host<'_>]) -> Tls {
         hosts.iter().filter(|host| host.usable).map(|host| of_host(host.metadata)).collect();
     match (usable.iter().all(|tls| *tls), usable.iter().any(|tls| *tls)) {
         (true, true) => Tls::Yes,
-        (false, true) => Tls::Perhaps,
         (false, false) => Tls::No,
         // No host is known. An ORIGINAL_DST host has no metadata; others may have any.
         (true, false) if cluster.field("type").str() == Some("ORIGINAL_DST") => {
@@ -141,7 +140,7 @@ fn tls(cluster: Node<'_>, hosts: &[Host<'_>]) -> Tls {
                 Tls::No
             }
         }
-        (true, false) => Tls::Perhaps,
+        (true, false) | (false, true) => Tls::Perhaps,
     }
 }
 
@@ -153,12 +152,7 @@ fn has_labels(metadata: Node<'_>, wanted: Node<'_>) -> bool {
 
 fn is_tls(socket: Node<'_>) -> bool {
     let extension = socket.extension();
-    match extension.message {
-        "UpstreamTlsContext" => true,
-        // Wrappers: proxy protocol, tap and the internal upstream hold the real socket.
-        _ => {
-            let inner = extension.config.field("transport_socket");
-            inner.exists() && is_tls(inner)
-        }
-    }
+    // Wrappers (proxy protocol, tap, the internal upstream) hold the real socket.
+    let inner = extension.config.field("transport_socket");
+    extension.message == "UpstreamTlsContext" || (inner.exists() && is_tls(inner))
 }

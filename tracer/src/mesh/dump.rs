@@ -34,7 +34,6 @@ pub(crate) struct Present {
     pub listeners: bool,
     pub routes: bool,
     pub clusters: bool,
-    pub endpoints: bool,
 }
 
 impl Dump {
@@ -116,7 +115,7 @@ struct Index {
 impl Index {
     /// One element of `configs`: a section (`ListenersConfigDump`), or one resource of a `?resource=` dump.
     ///
-    /// The types are those of envoy/admin/v3/config_dump.proto and config_dump_shared.proto.
+    /// The types are those of `envoy/admin/v3/config_dump.proto` and `config_dump_shared.proto`.
     fn section(&mut self, text: &str, raw: &RawValue) {
         let Ok(section) = serde_json::from_str::<Section<'_>>(raw.get()) else {
             self.unreadable += 1;
@@ -143,7 +142,6 @@ impl Index {
                 }
             }
             "EndpointsConfigDump" => {
-                self.has.endpoints = true;
                 for entry in
                     section.static_endpoint_configs.0.into_iter().chain(section.dynamic_endpoint_configs.0)
                 {
@@ -164,7 +162,6 @@ impl Index {
                 self.cluster(text, raw);
             }
             "DynamicEndpointConfig" | "StaticEndpointConfig" | "ClusterLoadAssignment" => {
-                self.has.endpoints = true;
                 self.endpoint(text, raw);
             }
             // istioctl prints bare resources: a listener is what has filter chains.
@@ -225,12 +222,11 @@ impl Index {
     }
 
     fn name(&mut self, body: &str) -> Option<String> {
-        match serde_json::from_str::<super::head::NameHead>(body) {
-            Ok(head) => head.name.0.filter(|name| !name.is_empty()),
-            Err(_) => {
-                self.unreadable += 1;
-                None
-            }
+        if let Ok(head) = serde_json::from_str::<super::head::NameHead>(body) {
+            head.name.0.filter(|name| !name.is_empty())
+        } else {
+            self.unreadable += 1;
+            None
         }
     }
 }

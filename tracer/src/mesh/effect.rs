@@ -2,7 +2,7 @@
 //! proven on them before it is shown.
 //!
 //! Source: istio pilot/pkg/networking/core/listener.go `buildSidecarOutboundListener` (a TCP port with an address gets
-//! a listener `IP_PORT`), `buildListenerFromEntry`; cluster_builder.go (resolution NONE is ORIGINAL_DST).
+//! a listener `IP_PORT`), `buildListenerFromEntry`; `cluster_builder.go` (resolution NONE is `ORIGINAL_DST`).
 
 use std::net::{IpAddr, SocketAddr};
 

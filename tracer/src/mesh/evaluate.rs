@@ -54,7 +54,7 @@ fn walk(view: View<'_>, to: SocketAddr, head: &[u8], decision: &mut Decision) ->
         };
         decision.step(format!("The app dials {to}, where Envoy itself listens."));
         decision.inner.place = Place::Exact;
-        return on_listener(view, &[], direct.listener, to, head, decision);
+        return on_listener(view, &[], &direct.listener, to, head, decision);
     }
     let entry =
         view.listener(|head, bind| head.use_original_dst() && !head.is_inbound() && bind.port == 15001)?;
@@ -90,10 +90,10 @@ fn walk(view: View<'_>, to: SocketAddr, head: &[u8], decision: &mut Decision) ->
         Place::Entry | Place::NotRedirected => format!("No other listener fits, so {label} keeps it."),
     });
     let before: &[ListenerFilter] = if place == Place::Entry { &[] } else { &entry_filters };
-    on_listener(view, before, found.listener, to, head, decision)
+    on_listener(view, before, &found.listener, to, head, decision)
 }
 
-/// Source: envoy source/common/listener_manager/connection_handler_impl.cc
+/// Source: envoy `source/common/listener_manager/connection_handler_impl.cc`
 /// `ConnectionHandlerImpl::getBalancedHandlerByAddress`: the exact address, else the wildcard of its family.
 /// Names, `bind_to_port` and the traffic direction play no part in it.
 fn look_up(view: View<'_>, to: SocketAddr) -> Result<(Place, Option<Found>), Error> {
@@ -142,7 +142,7 @@ enum Detection {
 fn on_listener(
     view: View<'_>,
     filters_before: &[ListenerFilter],
-    listener: Listener,
+    listener: &Listener,
     to: SocketAddr,
     head: &[u8],
     decision: &mut Decision,
@@ -222,7 +222,7 @@ fn describe_chain(chain: &FilterChain, matched: bool) -> String {
     format!("{which}{condition} takes it: {handler}.")
 }
 
-/// Runs listener filters in order. Source: envoy source/common/listener_manager/active_tcp_socket.cc
+/// Runs listener filters in order. Source: envoy `source/common/listener_manager/active_tcp_socket.cc`
 /// `ActiveTcpSocket::continueFilterChain`; a redirected connection keeps what was detected before.
 fn detect<'f>(filters: impl Iterator<Item = &'f ListenerFilter>, head: &[u8]) -> Detection {
     let mut seen = Seen { transport: String::new(), server_name: String::new(), applications: Vec::new() };
@@ -303,7 +303,7 @@ fn may_close(name: &str) -> bool {
     )
 }
 
-/// Source: envoy source/common/tcp_proxy/tcp_proxy.cc `Filter::establishUpstreamConnection` (no such cluster: NC; no
+/// Source: envoy `source/common/tcp_proxy/tcp_proxy.cc` `Filter::establishUpstreamConnection` (no such cluster: NC; no
 /// host: UH; both end the connection without a byte) and `TunnelingConfigHelperImpl`.
 fn on_tcp_proxy(view: View<'_>, proxy: &TcpProxy, decision: &mut Decision) -> Result<(), Error> {
     let name = match proxy.clusters.as_slice() {

@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use super::json::{Extension, Node};
 
-/// envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.
+/// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the message's own switches")]
 pub(crate) struct Hcm {
     pub codec: Codec,
     pub routes: Routes,

@@ -1,8 +1,8 @@
 //! What an HTTP connection manager does with the first request: the codec's own answers, the route, upgrades, and the
 //! router. The order is Envoy's, and the first that applies wins.
 //!
-//! Source: envoy source/common/http/conn_manager_impl.cc `ConnectionManagerImpl::ActiveStream::decodeHeaders`,
-//! filter_manager.cc `FilterManager::createFilterChain`, and source/common/router/router.cc `Filter::decodeHeaders`.
+//! Source: envoy `source/common/http/conn_manager_impl.cc` `ConnectionManagerImpl::ActiveStream::decodeHeaders`,
+//! `filter_manager.cc` `FilterManager::createFilterChain`, and source/common/router/router.cc `Filter::decodeHeaders`.
 
 use super::cluster::Hosts;
 use super::decision::{Decision, Outcome};
@@ -108,9 +108,10 @@ fn find_route(
     decision: &mut Decision,
 ) -> Result<Option<Route>, Error> {
     let text = match &hcm.routes {
-        Routes::Named(name) => match view.dump.route_text(name) {
-            Some(text) => text.to_owned(),
-            None => {
+        Routes::Named(name) => {
+            if let Some(text) = view.dump.route_text(name) {
+                text.to_owned()
+            } else {
                 // RdsRouteConfigProviderImpl starts with a NullConfigImpl, which has no route.
                 if !view.dump.has.routes {
                     decision.caveat("the dump holds no route configurations");
@@ -118,7 +119,7 @@ fn find_route(
                 decision.step(format!("Route configuration {name} is not there."));
                 return Ok(None);
             }
-        },
+        }
         Routes::Inline(value) => value.to_string(),
         Routes::Scoped => {
             decision.caveat("the routes are scoped by a header, which is not evaluated here");
@@ -182,7 +183,7 @@ fn refused_upgrade(hcm: &Hcm, route: &Route, request: &Request) -> Option<String
     (!allowed).then_some(kind)
 }
 
-/// Utility::isUpgrade.
+/// `Utility::isUpgrade`.
 fn has_connection_upgrade(request: &Request) -> bool {
     request
         .header("connection")
@@ -232,20 +233,22 @@ fn route_request(
         },
     }
     decision.outcome = forwarded(route, request);
-    decision.step(match decision.outcome {
-        Outcome::Terminate => format!(
+    decision.step(if decision.outcome == Outcome::Terminate {
+        format!(
             "Envoy ends the CONNECT itself (connect_config): it answers 200 and sends what follows to {name}."
-        ),
-        _ => format!("Envoy writes the request anew, as its own, to cluster {name}."),
+        )
+    } else {
+        format!("Envoy writes the request anew, as its own, to cluster {name}.")
     });
     Ok(())
 }
 
-/// Filter::createConnPool: `connect_config` makes an upstream of raw TCP.
+/// `Filter::createConnPool`: `connect_config` makes an upstream of raw TCP.
 fn forwarded(route: &Route, request: &Request) -> Outcome {
     if request.is_connect() && route.terminates_connect() { Outcome::Terminate } else { Outcome::Forward }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is the last word of each of its callers")]
 fn reply(decision: &mut Decision, status: u16, details: &str) -> Result<(), Error> {
     decision.outcome = Outcome::LocalReply;
     decision.status = Some(status);

@@ -50,7 +50,7 @@ pub(crate) struct FilterChain {
 pub(crate) enum Handler {
     Http(Box<Hcm>),
     Tcp(TcpProxy),
-    /// Another protocol's filter (redis, dubbo, sni_dynamic_forward_proxy, …), by its name.
+    /// Another protocol's filter (redis, dubbo, `sni_dynamic_forward_proxy`, …), by its name.
     Other(String),
     /// No filter at all: Envoy closes such a connection.
     None,

@@ -1,9 +1,9 @@
 //! The request as Envoy's HTTP codec reads it from a connection's first bytes, or the answer that the codec gives
 //! by itself when it cannot. It knows nothing of routes.
 //!
-//! Source: envoy source/common/http/http1/codec_impl.cc (`ConnectionImpl::onHeadersCompleteImpl`,
+//! Source: envoy `source/common/http/http1/codec_impl.cc` (`ConnectionImpl::onHeadersCompleteImpl`,
 //! `ServerConnectionImpl::handlePath`, `checkProtocolVersion`, `onHeadersCompleteBase`) and
-//! source/common/http/http1/balsa_parser.cc.
+//! `source/common/http/http1/balsa_parser.cc`.
 
 use super::connect_target::{absolute_url, connect_authority};
 use super::hcm::Hcm;
@@ -140,9 +140,10 @@ fn checked(line: &RequestLine<'_>, mut headers: Vec<(String, String)>, hcm: &Hcm
             Some(target) => authority = Some(target.to_owned()),
             None => return reply(400, "http1.invalid_url"),
         }
-    } else if line.target.starts_with('/') || (line.method == "OPTIONS" && line.target.starts_with('*')) {
-        path = Some(line.target.to_owned());
-    } else if !hcm.allow_absolute_url {
+    } else if line.target.starts_with('/')
+        || (line.method == "OPTIONS" && line.target.starts_with('*'))
+        || !hcm.allow_absolute_url
+    {
         path = Some(line.target.to_owned());
     } else {
         match absolute_url(line.target) {

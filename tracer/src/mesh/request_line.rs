@@ -1,8 +1,8 @@
 //! The first line of an HTTP/1 request, split and judged as Envoy's parser does it. The inspector and the codec use
 //! the same parser, with and without methods that nobody has registered.
 //!
-//! Source: envoy source/common/http/http1/balsa_parser.cc (`isMethodValid`, `isUrlValid`, `isVersionValid`,
-//! `BalsaParser::OnRequestFirstLineInput`, `isHttp11`) and quiche balsa_frame.cc `ParseHTTPFirstLine`.
+//! Source: envoy `source/common/http/http1/balsa_parser.cc` (`isMethodValid`, `isUrlValid`, `isVersionValid`,
+//! `BalsaParser::OnRequestFirstLineInput`, `isHttp11`) and quiche `balsa_frame.cc` `ParseHTTPFirstLine`.
 
 /// A first line that is well formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

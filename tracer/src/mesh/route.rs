@@ -1,7 +1,7 @@
 //! A route configuration: which virtual host a request belongs to and which of its routes it takes. Virtual hosts are
 //! read one by one from the text, because one configuration can hold thousands of them and only one counts.
 //!
-//! Source: envoy source/common/router/config_impl.cc `RouteMatcher::findVirtualHost`,
+//! Source: envoy `source/common/router/config_impl.cc` `RouteMatcher::findVirtualHost`,
 //! `RouteMatcher::findWildcardVirtualHost`, `VirtualHostImpl::getRouteFromEntries`.
 
 use std::borrow::Cow;
@@ -99,7 +99,7 @@ impl<'a> RouteConfig<'a> {
         best.map(|(_, raw)| VirtualHost::read(raw)).transpose()
     }
 
-    /// `ignore_port_in_host_matching` and lower case; HeaderUtility::getPortStart for the port.
+    /// `ignore_port_in_host_matching` and lower case; `HeaderUtility::getPortStart` for the port.
     fn host<'h>(&self, authority: &'h str) -> Cow<'h, str> {
         let mut host = authority;
         if self.ignore_port_in_host_matching.0 == Some(true)

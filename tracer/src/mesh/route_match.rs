@@ -1,8 +1,8 @@
 //! Whether a request fits a route's `match`. What the configuration alone cannot answer (a share of requests drawn by
 //! lot, metadata set by a filter) is "unknown" and says why.
 //!
-//! Source: envoy source/common/router/config_impl.cc `RouteEntryImplBase::matchRoute` and the `matches` of its
-//! subclasses; source/common/http/header_utility.cc `HeaderUtility::matchHeaders`.
+//! Source: envoy `source/common/router/config_impl.cc` `RouteEntryImplBase::matchRoute` and the `matches` of its
+//! subclasses; `source/common/http/header_utility.cc` `HeaderUtility::matchHeaders`.
 
 use regex::Regex;
 
@@ -83,7 +83,7 @@ fn fits_path(matching: Node<'_>, request: &Request) -> bool {
     true
 }
 
-/// HeaderUtility::HeaderData::matchesHeaders.
+/// `HeaderUtility::HeaderData::matchesHeaders`.
 fn fits_header(matcher: Node<'_>, request: &Request) -> bool {
     let name = matcher.field("name").str().unwrap_or_default().to_ascii_lowercase();
     let invert = matcher.field("invert_match").is_true();

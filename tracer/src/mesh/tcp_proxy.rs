@@ -2,7 +2,7 @@
 
 use super::json::Node;
 
-/// envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.
+/// `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`.
 #[derive(Clone, Debug)]
 pub(crate) struct TcpProxy {
     /// The clusters it may use: one, or the weighted ones.

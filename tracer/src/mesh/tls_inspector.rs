@@ -1,8 +1,8 @@
 //! What Envoy's `tls_inspector` makes of a connection's first bytes: whether they are a TLS ClientHello, and the
 //! server name and the ALPN protocols in it. It reads the hello alone and verifies nothing.
 //!
-//! Source: envoy source/extensions/filters/listener/tls_inspector/tls_inspector.cc `Filter::parseClientHello`,
-//! with BoringSSL's record layer and `ssl_client_hello_init` behind it.
+//! Source: envoy `source/extensions/filters/listener/tls_inspector/tls_inspector.cc` `Filter::parseClientHello`,
+//! with `BoringSSL`'s record layer and `ssl_client_hello_init` behind it.
 
 /// The verdict on some first bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

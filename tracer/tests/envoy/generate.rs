@@ -126,7 +126,7 @@ impl Generator {
         if !self.random.one_in(4) {
             filters.push(inspector("http"));
         }
-        let chains: Vec<Value> = (0..1 + self.random.below(4)).map(|at| self.chain(&name, at)).collect();
+        let chains: Vec<Value> = (0..=self.random.below(4)).map(|at| self.chain(&name, at)).collect();
         let mut listener = json!({
             "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
             "name": name,
@@ -237,11 +237,10 @@ impl Generator {
             "w*",
             "*.com",
         ];
-        let hosts: Vec<Value> = (0..1 + self.random.below(3))
+        let hosts: Vec<Value> = (0..=self.random.below(3))
             .map(|at| {
-                let domains: Vec<&str> = (0..1 + self.random.below(2))
-                    .map(|_| free.remove(self.random.below(free.len())))
-                    .collect();
+                let domains: Vec<&str> =
+                    (0..=self.random.below(2)).map(|_| free.remove(self.random.below(free.len()))).collect();
                 let routes: Vec<Value> = (0..self.random.below(4)).map(|n| self.route(at, n)).collect();
                 json!({"name": format!("host-{at}"), "domains": domains, "routes": routes})
             })

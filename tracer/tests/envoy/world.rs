@@ -191,7 +191,7 @@ fn collect(value: &Value, path: &mut Vec<String>, into: &mut Vec<(Vec<String>, u
             .iter()
             .filter(|(key, _)| *key != "access_log")
             .for_each(|(key, child)| visit(key.clone(), child, OPTIONAL.contains(&key.as_str()))),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
