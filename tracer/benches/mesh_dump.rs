@@ -10,7 +10,7 @@ fn generate(services: usize) -> String {
     let mut hosts = [String::new(), String::new()];
     let mut listeners = String::new();
     let kind = "type.googleapis.com/envoy.config";
-    let filler = "x".repeat(5800);
+    let filler = "x".repeat(6600);
     for number in 0..services {
         let (host, port) =
             (format!("svc-{number}.ns-{}.svc.cluster.local", number % 50), [3128, 80][number % 2]);

@@ -2,7 +2,7 @@
 //! strictness of the HTTP parser it uses, and says "undecided" as long as a further byte could change the answer.
 //!
 //! Source: envoy `source/extensions/filters/listener/http_inspector/http_inspector.cc` `Filter::parseHttpHeader`,
-//! with the `BalsaParser` behind it (any method; up to Envoy 1.3x http-parser, which knew a list of methods).
+//! with the `BalsaParser` behind it (any method; older Envoys used http-parser, which knows a list of methods).
 
 use super::request_line::{Methods, RequestLine, is_token};
 

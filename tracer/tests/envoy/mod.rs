@@ -263,14 +263,16 @@ pub(crate) fn access_log(path: &Path, kind: &str, listener: &str) -> Value {
     }])
 }
 
+/// A port that no other client has: the redirect maps all destinations to one, where two flows of one port would clash,
+/// and conntrack would give one of them another port than the client knows of.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
 /// One client: it sends, reads until there is no more, and hangs up when all others are done too.
 fn talk(to: SocketAddr, head: &[u8], done: &Barrier) -> Talk {
     let mut talk = Talk { ends: None, received: Vec::new(), closed: false };
-    // A port that no other client has: the redirect maps all destinations to one, where two flows of one port would
-    // clash, and conntrack would give one of them another port than the client knows of.
-    static PORT: AtomicU16 = AtomicU16::new(0);
     let from = if to.is_ipv4() { "172.30.1.5" } else { "fdff::5" };
-    let from = SocketAddr::new(from.parse().unwrap(), 30000 + PORT.fetch_add(1, Ordering::Relaxed) % 30000);
+    let from =
+        SocketAddr::new(from.parse().unwrap(), 30000 + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % 30000);
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
     rustix::net::bind(&socket, &from).unwrap();

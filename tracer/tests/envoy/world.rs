@@ -199,18 +199,12 @@ fn remove(value: &mut Value, path: &[String]) -> Option<()> {
     let (last, parents) = path.split_last()?;
     let mut at = value;
     for key in parents {
-        at = match at {
-            Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?)?,
-            other => other.get_mut(key)?,
-        };
+        at = if at.is_array() { at.get_mut(key.parse::<usize>().ok()?)? } else { at.get_mut(key)? };
     }
-    match at {
-        Value::Array(items) => {
-            items.remove(last.parse().ok()?);
-        }
-        other => {
-            other.as_object_mut()?.remove(last)?;
-        }
+    if let Some(items) = at.as_array_mut() {
+        items.remove(last.parse().ok()?);
+    } else {
+        at.as_object_mut()?.remove(last)?;
     }
     Some(())
 }
