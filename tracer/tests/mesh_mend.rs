@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use envoy::Pod;
 use serde_json::{Value, json};
-use tracer::explain::CURL_CONNECT;
+use tracer::explain::{CURL_CONNECT, Sidecar, Sidecars};
 use tracer::mesh::explain;
 
 /// The listeners and clusters of a case's dump, with the routes in files that the listeners name.
@@ -138,4 +138,25 @@ fn an_in_cluster_proxy() {
 #[test]
 fn a_terminated_connect() {
     mend("c12_connect_terminated", &["10.0.0.1:3128"], b"");
+}
+
+#[test]
+fn an_agent_gets_the_short_form_with_one_fetch() {
+    let pod = Pod::new();
+    let (listeners, clusters) = resources(&pod, "c01_unrelated_http_service_same_port");
+    let envoy = pod.envoy(&listeners, &clusters);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let to = "10.0.0.1:3128".parse().unwrap();
+    let sidecar = Sidecar { pid: envoy.pid(), admin_port: 15000 };
+    let mut sidecars = Sidecars::new();
+    for _ in 0..3 {
+        let brief = runtime.block_on(sidecars.brief(sidecar, to, CURL_CONNECT)).unwrap();
+        assert_eq!(brief.listener.as_deref(), Some("0.0.0.0_3128"));
+        assert_eq!(brief.because.as_deref(), Some("Service shop/web port 3128 (HTTP)"));
+        assert_eq!(brief.fix.as_deref(), Some("ServiceEntry: send 10.0.0.1:3128 as TCP"));
+    }
+    assert_eq!((sidecars.fetches.ok, sidecars.fetches.failed), (1, 0));
+    // Another one within half a second is not asked at all.
+    let absent = Sidecar { admin_port: 15099, ..sidecar };
+    assert_eq!(runtime.block_on(sidecars.brief(absent, to, CURL_CONNECT)), None);
 }
