@@ -75,25 +75,30 @@ pub(crate) fn read_http1(head: &[u8], hcm: &Hcm) -> Codec {
     };
     let Some(line) = RequestLine::of(line, Methods::Registered) else { return CODEC_ERROR };
     let mut headers: Vec<(String, String)> = Vec::new();
+    // Header lines are only judged when all of them are there (`BalsaFrame::ProcessHeaderLines`).
+    let mut bad = None;
     // HTTP/0.9 has no headers: the request ends with its line.
     while !line.version.is_empty() {
         if head.len() - lines.0.len() > hcm.max_headers_kb.saturating_mul(1024) {
             return HEADERS_TOO_LARGE;
         }
-        match lines.next() {
-            None => return Codec::Pending,
-            Some(b"") => break,
-            Some(field) => match header(field) {
-                Field::Header(name, value) => headers.push((name, value)),
-                // A folded line belongs to the header before it.
-                Field::Folded(more) => match headers.last_mut() {
-                    Some((_, value)) => value.push_str(&more),
-                    None => return CODEC_ERROR,
-                },
-                Field::Bad => return CODEC_ERROR,
-                Field::BadBytes => return reply(400, "http1.invalid_characters"),
-            },
+        let Some(field) = lines.next() else { return Codec::Pending };
+        if field.is_empty() {
+            break;
         }
+        match header(field) {
+            Field::Header(name, value) => headers.push((name, value)),
+            // A folded line belongs to the header before it.
+            Field::Folded(more) => match headers.last_mut() {
+                Some((_, value)) => value.push_str(&more),
+                None => bad = bad.or(Some(CODEC_ERROR)),
+            },
+            Field::Bad => bad = bad.or(Some(CODEC_ERROR)),
+            Field::BadBytes => bad = bad.or(Some(reply(400, "http1.invalid_characters"))),
+        }
+    }
+    if let Some(bad) = bad {
+        return bad;
     }
     if headers.len() > hcm.max_headers {
         return reply(431, "http1.too_many_headers");
