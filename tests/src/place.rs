@@ -1,18 +1,16 @@
 //! Where a process of the lab runs: its network namespace, its cgroup, its user. The process is there from its first
 //! instruction, because a socket keeps the cgroup in which it was made.
 
-use std::ffi::{CString, OsStr};
-use std::io;
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{Gid, Uid};
-use rustix::thread::UnshareFlags;
 
 use crate::cgroup::Cgroup;
 use crate::netns::{self, Netns};
@@ -44,20 +42,34 @@ impl Place {
 
     /// A command that will run here, in a clean environment, found on the system's `PATH`.
     pub fn command(&self, program: &str) -> Result<Command> {
-        self.prepare(Command::new(program), None)
+        self.prepare(Command::new(program))
     }
 
-    /// A command for a program that the place's user may not be able to reach (below `/root`, say): it is shown to it
-    /// under its own name in a directory that every user can enter, in a mount namespace that ends with it.
+    /// A command for a program that the place's user may not be able to reach (below `/root`, say): it gets a second name,
+    /// with the same last part, in a directory that every user can enter. A mount would do too, but not in a chroot.
     pub fn command_at(&self, program: &Path) -> Result<Command> {
         let name = program.file_name().with_context(|| format!("{} is no program", program.display()))?;
-        let shown = self.bin.join(name);
-        std::fs::OpenOptions::new().create(true).append(true).open(&shown)?; // something to mount on
-        let bind = (c_string(program.as_os_str())?, c_string(shown.as_os_str())?);
-        self.prepare(Command::new(shown), Some(bind))
+        let which =
+            fs::metadata(program).with_context(|| format!("cannot run {} in the lab", program.display()))?;
+        let dir = self.bin.join(format!("{}-{}", which.dev(), which.ino())); // two releases of Envoy are both `envoy`
+        fs::create_dir_all(&dir)?;
+        fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
+        let shown = dir.join(name);
+        match fs::hard_link(program, &shown) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {} // an earlier process runs it too
+            Err(_) => {
+                // Another filesystem: then it is a copy, made aside because two may want it at once.
+                let copy = tempfile::NamedTempFile::new_in(&dir)?.into_temp_path();
+                fs::copy(program, &copy)
+                    .and_then(|_| fs::rename(&copy, &shown))
+                    .with_context(|| format!("cannot bring {} into the lab", program.display()))?;
+            }
+            Ok(()) => {}
+        }
+        self.prepare(Command::new(shown))
     }
 
-    fn prepare(&self, mut command: Command, bind: Option<(CString, CString)>) -> Result<Command> {
+    fn prepare(&self, mut command: Command) -> Result<Command> {
         let (netns, procs, user) = (self.netns.clone(), self.cgroup.procs()?, self.user);
         command.env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir(&self.bin);
         command.env("HOME", &self.bin);
@@ -65,13 +77,6 @@ impl Place {
         let enter = move || -> io::Result<()> {
             rustix::io::write(&procs, b"0")?;
             netns::enter(netns.as_fd())?;
-            if let Some((program, shown)) = &bind {
-                // SAFETY: the child has one thread and execs next; CLONE_NEWNS shares nothing with others.
-                unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
-                let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-                mount_change(c"/", private)?;
-                mount_bind(program.as_c_str(), shown.as_c_str())?;
-            }
             if let Some(id) = user {
                 // These are the plain system calls for one thread: the child has only one.
                 rustix::thread::set_thread_groups(&[])?;
@@ -85,8 +90,4 @@ impl Place {
         unsafe { command.pre_exec(enter) };
         Ok(command)
     }
-}
-
-fn c_string(text: &OsStr) -> Result<CString> {
-    CString::new(text.as_bytes()).context("a path with a NUL byte")
 }

@@ -17,7 +17,7 @@ use crate::netns::Netns;
 /// What it does with a connection.
 #[derive(Debug, Clone)]
 pub enum Behaviour {
-    /// A CONNECT gets 200 and then an echo, an absolute-form request 200, an origin-form one 400.
+    /// A CONNECT gets 200 and then an echo, an absolute-form request 200, any other 400; what is no request is closed.
     Tunnel,
     /// These statuses, one a request, the last again and again; 200 is as in `Tunnel`, 502 also closes.
     Statuses(Vec<u16>),
@@ -154,16 +154,19 @@ impl Shared {
             let head: Vec<u8> = buffer.drain(..end).collect();
             let status = if statuses.len() > 1 { statuses.pop_front() } else { statuses.front().copied() };
             let target = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-            let (connect, origin_form) = (head.starts_with(b"CONNECT "), target.starts_with(b"/"));
+            let connect = head.starts_with(b"CONNECT ");
+            let absolute_form = target.windows(3).any(|window| window == b"://");
+            let is_request = head.first().is_some_and(u8::is_ascii_alphabetic);
             self.state().heads.push(head);
             match status.unwrap_or(200) {
+                _ if !is_request => return Ok(()),
                 200 if connect => {
                     stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
                     stream.write_all(&buffer)?;
                     let mut echo = stream.try_clone()?;
                     return io::copy(&mut stream, &mut echo).map(drop);
                 }
-                200 if origin_form => respond(&mut stream, 400)?,
+                200 if !absolute_form => respond(&mut stream, 400)?,
                 502 => return respond(&mut stream, 502),
                 status => respond(&mut stream, status)?,
             }

@@ -4,6 +4,8 @@
 mod agent;
 mod check;
 mod observe;
+mod output;
+mod record;
 mod scope;
 
 use std::{process::ExitCode, time::Duration};
@@ -26,6 +28,10 @@ enum Verb {
     /// Show sessions as they happen
     #[command(after_help = observe::EXAMPLES)]
     Observe(observe::Args),
+    /// Write what is seen to a file, secrets masked, to look at later or to send with a bug report
+    Record(record::Args),
+    /// Print the reports of a recording
+    Replay(record::ReplayArgs),
     /// Show what this kernel offers, what is missing, and what to do about it
     Check(check::Args),
     /// Print the version
@@ -46,6 +52,8 @@ pub fn main() -> ExitCode {
     let result = match verb {
         Verb::Agent(args) => block_on(agent::run(args)),
         Verb::Observe(args) => block_on(observe::run(args)),
+        Verb::Record(args) => block_on(record::run(args)),
+        Verb::Replay(args) => record::replay(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Version => {
             println!("egress-tracer {}", env!("CARGO_PKG_VERSION"));

@@ -126,7 +126,11 @@ impl Upstreams {
     }
 
     /// Sockets that nobody has claimed, to `remote` or dialled by `thread`, oldest first.
-    pub fn unclaimed(&self, remote: SocketAddr, thread: Option<u32>) -> impl Iterator<Item = (u64, &Upstream)> {
+    pub fn unclaimed(
+        &self,
+        remote: SocketAddr,
+        thread: Option<u32>,
+    ) -> impl Iterator<Item = (u64, &Upstream)> {
         let to_remote = self.by_remote.get(&remote).into_iter().flatten();
         let of_thread = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
         to_remote.chain(of_thread).filter_map(|flow| Some((*flow, self.by_flow.get(flow)?)))

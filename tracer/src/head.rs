@@ -125,7 +125,11 @@ pub fn reply(mut bytes: &[u8]) -> Progress<Reply> {
         if bytes[..begins] != b"HTTP/1."[..begins] {
             let other = Reply { status: None, server: None, body: Body::Unknown };
             // Something answered, and not in HTTP: that is an answer, too.
-            return if bytes.is_empty() { Progress::Incomplete } else { Progress::Complete(other, bytes.len()) };
+            return if bytes.is_empty() {
+                Progress::Incomplete
+            } else {
+                Progress::Complete(other, bytes.len())
+            };
         }
         let Some((line, rest)) = split_line(bytes) else { return Progress::Incomplete };
         let status = line
@@ -219,7 +223,8 @@ mod tests {
 
     const CURL: &[u8] = b"CONNECT en.wikipedia.org:443 HTTP/1.1\r\nHost: en.wikipedia.org:443\r\n\
         Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\nUser-Agent: curl/7.88.1\r\nProxy-Connection: Keep-Alive\r\n\r\n";
-    const ENVOY_404: &[u8] = b"HTTP/1.1 404 Not Found\r\ndate: Fri, 20 Nov 2026 11:57:32 GMT\r\nserver: envoy\r\n\
+    const ENVOY_404: &[u8] =
+        b"HTTP/1.1 404 Not Found\r\ndate: Fri, 20 Nov 2026 11:57:32 GMT\r\nserver: envoy\r\n\
         connection: close\r\ncontent-length: 0\r\n\r\n";
 
     #[test]
@@ -270,7 +275,8 @@ mod tests {
 
     #[test]
     fn credentials_and_paths_never_leave() {
-        let head = request(b"GET http://user:secret@host.example/path?token=x HTTP/1.1\r\n\r\n").head().unwrap();
+        let head =
+            request(b"GET http://user:secret@host.example/path?token=x HTTP/1.1\r\n\r\n").head().unwrap();
         assert_eq!((head.form, head.authority.as_str()), (Form::Absolute, "host.example"));
         assert!(!format!("{:?}", request(CURL)).contains("dXNlcjpzZWNyZXQ="));
     }

@@ -1,14 +1,18 @@
 //! egress-tracer in userspace: the pure core, and the edges around it. Modules stand in the order in which data flows
-//! through them, and use only modules above.
+//! through them and use only modules above; `tests/house.rs` holds that.
 
+// Pure: no IO, no clock, no async, no panic.
 pub mod event;
-pub mod redact;
 pub mod head;
+pub mod redact;
 pub mod flow;
 pub mod verdict;
 pub mod session;
 pub mod report;
 pub mod core;
+
+// The edges.
+pub mod trace;
 pub mod probes;
 pub mod tracing;
 pub mod metrics;

@@ -59,7 +59,8 @@ impl Redactor {
     pub fn redact(&mut self, event: &mut Event) {
         match &mut event.what {
             What::Sent { offset, total, data } => {
-                let flow = self.flows.entry(event.flow).or_insert_with(|| Flow { next: *offset, part: START });
+                let flow =
+                    self.flows.entry(event.flow).or_insert_with(|| Flow { next: *offset, part: START });
                 if flow.next != *offset || begins_head(data) {
                     flow.part = START;
                 }
@@ -140,11 +141,9 @@ impl Part {
 fn is_http_so_far(line: &[u8]) -> bool {
     let word = line.split(|&byte| byte == b' ').next().unwrap_or_default();
     let whole = word.len() < line.len();
-    [
-        &b"CONNECT"[..], b"GET", b"POST", b"PUT", b"HEAD", b"PATCH", b"DELETE", b"TRACE", b"OPTIONS", b"PRI",
-    ]
-    .iter()
-    .any(|method| if whole { *method == word } else { method.starts_with(word) })
+    [&b"CONNECT"[..], b"GET", b"POST", b"PUT", b"HEAD", b"PATCH", b"DELETE", b"TRACE", b"OPTIONS", b"PRI"]
+        .iter()
+        .any(|method| if whole { *method == word } else { method.starts_with(word) })
         || (line.len() <= 7 && b"HTTP/1.".starts_with(line))
         || line.starts_with(b"HTTP/1.")
 }
@@ -161,11 +160,14 @@ fn mask_target(mut head: BytesMut) -> BytesMut {
     }
     let line = head.iter().position(|&byte| byte == b'\n').unwrap_or(head.len());
     let is_cut = line == head.len();
-    let Some(start) = head[..line].iter().position(|&byte| byte == b' ').map(|at| at + 1) else { return head };
+    let Some(start) = head[..line].iter().position(|&byte| byte == b' ').map(|at| at + 1) else {
+        return head;
+    };
     let end = head[start..line].iter().position(|&byte| byte == b' ').map_or(line, |at| start + at);
     let target = &mut head[start..end];
     let authority = target.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
-    let path = target[authority..].iter().position(|&byte| byte == b'/').map_or(target.len(), |at| authority + at);
+    let path =
+        target[authority..].iter().position(|&byte| byte == b'/').map_or(target.len(), |at| authority + at);
     if is_cut {
         target[authority..].fill(MASK);
     } else if let Some(at) = target[authority..path].iter().rposition(|&byte| byte == b'@') {
@@ -218,7 +220,8 @@ mod tests {
 
     #[test]
     fn secrets_are_masked_however_the_head_is_split() {
-        let head = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nProxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n\
+        let head =
+            b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nProxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n\
             Cookie: c00kie\r\nX-Anything: t0ken\r\nUser-Agent: curl/7\r\n\r\nGET /private HTTP/1.1\r\n";
         for size in 1..=head.len() {
             let seen = seen(head, size);

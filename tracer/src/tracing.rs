@@ -1,30 +1,31 @@
 //! The running tracer: reads the ring when the kernel says so, feeds the core, and counts. It owns the only mutable
 //! state; whoever wants reports is handed them.
 
-use std::time::Duration;
+use std::{fs::File, io::BufWriter, path::Path, time::Duration};
 
+use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::{
     core::{Core, Input, Settings, Stats},
     event::{Event, Role, What},
-    probes::{Probes, Ring},
+    probes::{Batch, Probes, Ring},
     redact::Redactor,
     report::Report,
+    trace::Recorder,
 };
-
-/// How many records are read before their reports are handed on.
-const BATCH: usize = 4096;
 
 /// Probes, ring and core together.
 pub struct Tracing {
     probes: Probes,
     ring: Ring,
+    batch: Batch,
     redactor: Redactor,
     core: Core,
     tick: Interval,
     counts: Counts,
+    recorder: Option<Recorder<BufWriter<File>>>,
 }
 
 /// What was read from the ring.
@@ -45,40 +46,69 @@ pub struct Counts {
 }
 
 impl Tracing {
-    /// Begins to read what the probes see.
-    pub fn new(mut probes: Probes, settings: Settings) -> anyhow::Result<Self> {
+    /// Begins to read what the probes see, and to record it where asked to.
+    pub fn new(mut probes: Probes, settings: Settings, record: Option<&Path>) -> anyhow::Result<Self> {
         let ring = probes.take_ring()?;
+        let recorder = record.map(|file| {
+            let to = File::create(file)
+                .with_context(|| format!("cannot write the recording {}", file.display()))?;
+            Recorder::new(BufWriter::new(to), &settings)
+        });
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { probes, ring, redactor: Redactor::default(), core: Core::new(settings), tick, counts: Counts::default() })
+        Ok(Self {
+            probes,
+            ring,
+            batch: Batch::default(),
+            redactor: Redactor::default(),
+            core: Core::new(settings),
+            tick,
+            counts: Counts::default(),
+            recorder: recorder.transpose()?,
+        })
     }
 
     /// Waits for something to happen and puts the reports that follow from it into `reports`; at times there are none.
     pub async fn next(&mut self, reports: &mut Vec<Report>) -> anyhow::Result<()> {
-        tokio::select! {
-            readable = self.ring.readable() => readable?,
-            _ = self.tick.tick() => {}
-        }
-        let mut records = 0;
-        while let Some(record) = self.ring.next() {
+        let ticks = tokio::select! {
+            read = self.ring.read(&mut self.batch) => read.map(|()| false).context("cannot wait for the ring")?,
+            _ = self.tick.tick() => {
+                self.ring.read_now(&mut self.batch);
+                true
+            }
+        };
+        let mut batch = std::mem::take(&mut self.batch);
+        for record in batch.drain() {
             match record {
                 Ok(mut event) => {
                     self.counts.count(&event);
                     self.redactor.redact(&mut event);
-                    self.core.feed(Input::Event(Box::new(event)), reports);
+                    self.feed(Input::Event(Box::new(event)), reports)?;
                 }
                 Err(error) => {
                     self.counts.malformed += 1;
                     log::error!("{error}; is another version of the kernel programs loaded?");
                 }
             }
-            records += 1;
-            if records == BATCH {
-                return Ok(()); // the rest makes the next call return at once
-            }
         }
-        self.core.feed(Input::Tick(monotonic()), reports);
+        self.batch = batch;
+        if ticks {
+            self.feed(Input::Tick(monotonic()), reports)?;
+        }
         Ok(())
+    }
+
+    fn feed(&mut self, input: Input, reports: &mut Vec<Report>) -> anyhow::Result<()> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&input).context("cannot go on writing the recording")?;
+        }
+        self.core.feed(input, reports);
+        Ok(())
+    }
+
+    /// Completes the recording.
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        self.recorder.as_mut().map_or(Ok(()), Recorder::flush).context("cannot complete the recording")
     }
 
     /// The attached programs.

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::head::{Body, Form};
 
 /// What became of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Verdict {
@@ -142,7 +144,9 @@ impl Verdict {
     pub fn is_flagged(self) -> bool {
         match self {
             Self::HandledAsHttp | Self::Blackholed | Self::WrappedInTls | Self::AbsoluteFormRewritten => true,
-            Self::Tunneled | Self::RefusedByProxy | Self::Unreachable | Self::Direct | Self::Unanswered => false,
+            Self::Tunneled | Self::RefusedByProxy | Self::Unreachable | Self::Direct | Self::Unanswered => {
+                false
+            }
         }
     }
 
@@ -232,7 +236,11 @@ fn judge_connect(evidence: &Evidence) -> Judgement {
         }
         // An answer, and nothing went upstream: the sidecar made it.
         (Outcome::Replied { status: Some(status), body }, NoConnection | DialFailed | Nothing) => {
-            if evidence.nothing_lost { handled(local_reply(status, body)) } else { Verdict::RefusedByProxy.into() }
+            if evidence.nothing_lost {
+                handled(local_reply(status, body))
+            } else {
+                Verdict::RefusedByProxy.into()
+            }
         }
         (Outcome::Closed, SameBytes | OtherBytes | Nothing) => unreachable(Reason::ClosedWithoutReply),
         (Outcome::Closed, DialFailed) => unreachable(Reason::ConnectFailed),

@@ -11,10 +11,15 @@ use indicatif::ProgressBar;
 use crate::progress;
 use crate::requirement::{is_on_path, is_root};
 
+/// Whether this machine is one on which packages can be installed this way.
+pub(crate) fn is_here() -> bool {
+    is_on_path("apt-get")
+}
+
 /// Installs packages without what they merely recommend, and without starting their services.
 pub(crate) fn install(bar: &ProgressBar, packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
-    ensure!(is_on_path("apt-get"), "this is no Debian: install by hand what these packages hold: {list}");
+    ensure!(is_here(), "this is no Debian: install by hand what these packages hold: {list}");
     ensure!(is_root(), "installing {list} needs root: run it again with sudo, or install them yourself");
     let _quiet = NoServices::begin()?;
     if let Err(error) = apt_install(bar, packages) {

@@ -32,14 +32,15 @@ pub(crate) fn linker_is_there() -> bool {
 /// Tries Debian's compilers, then rustup's.
 pub(crate) fn install_compiler(bar: &ProgressBar) -> Result<String> {
     let mut tried = Vec::new();
-    if PACKAGES.iter().all(|[rustc, _]| debian::candidate(rustc).is_none())
-        && Path::new("/usr/bin/apt-get").exists()
-    {
-        debian::update(bar)?;
+    let recent = || {
+        PACKAGES.iter().any(|[rustc, _]| debian::candidate(rustc).is_some_and(|v| Compiler::is_recent(&v)))
+    };
+    if debian::is_here() && !recent() {
+        debian::update(bar)?; // package lists that were never fetched, or long ago, know no recent one
     }
     for pair in PACKAGES {
         let Some(version) = debian::candidate(pair[0]) else {
-            tried.push(format!("the mirrors have no {}", pair[0]));
+            tried.push(format!("no mirror has {}", pair[0]));
             continue;
         };
         if !Compiler::is_recent(&version) {
@@ -56,7 +57,9 @@ pub(crate) fn install_compiler(bar: &ProgressBar) -> Result<String> {
     let mut rustup = Command::new("timeout");
     rustup.args(["180", "rustup", "component", "add", "rust-src"]);
     match progress::command(bar, &mut rustup) {
-        Ok(_) if compiler_is_there() => return Ok("rustup's component rust-src".to_owned()),
+        Ok(_) if compiler_is_there() => {
+            return Ok(format!("rust-src, added to rustup's active toolchain, because {}", tried.join("; ")));
+        }
         Ok(_) => tried.push("rustup's rust-src is of no use".to_owned()),
         Err(error) => tried.push(format!("{error:#}")),
     }

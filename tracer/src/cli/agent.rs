@@ -21,7 +21,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let server = metrics::Server::bind(args.scope.metrics_address.unwrap_or(METRICS_ADDRESS)).await?;
-    let mut tracing = args.scope.attach()?;
+    let mut tracing = args.scope.attach(None)?;
     let metrics = Metrics::new(tracing.probes())?;
     server.spawn(metrics.clone());
     args.scope.say_ready()?;
@@ -41,5 +41,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
+    tracing.finish()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,6 +16,7 @@ use crate::{
 
 /// What is traced.
 #[derive(clap::Args, Debug)]
+#[group(skip)]
 pub(super) struct Args {
     /// Only sockets made in this cgroup v2 directory or below it [default: the whole node]
     #[arg(long, value_name = "DIR")]
@@ -54,8 +55,8 @@ enum Choice {
 }
 
 impl Args {
-    /// Loads and attaches what was asked for.
-    pub(super) fn attach(&self) -> anyhow::Result<Tracing> {
+    /// Loads and attaches what was asked for, and records what is seen, where asked to.
+    pub(super) fn attach(&self, record: Option<&Path>) -> anyhow::Result<Tracing> {
         let scope = Scope { cgroup: self.scope()? };
         let mut settings = tracer_ebpf::Settings::ISTIO;
         settings.outbound_ports = slots("--sidecar-port", &self.sidecar_port, 0)?;
@@ -75,14 +76,18 @@ impl Args {
             node: self.node.clone(),
             probes: family.name().to_owned(),
         };
-        Tracing::new(probes, core)
+        Tracing::new(probes, core, record)
     }
 
     fn scope(&self) -> anyhow::Result<PathBuf> {
         let root = cgroup2_root()?;
         let Some(dir) = &self.cgroup else { return Ok(root) };
         let given = dir.canonicalize().with_context(|| {
-            format!("cannot find the cgroup {}; cgroup v2 directories are below {}", dir.display(), root.display())
+            format!(
+                "cannot find the cgroup {}; cgroup v2 directories are below {}",
+                dir.display(),
+                root.display()
+            )
         })?;
         if !given.join("cgroup.procs").exists() || !given.starts_with(&root) {
             bail!("{} is not a cgroup v2 directory; they are below {}", dir.display(), root.display());

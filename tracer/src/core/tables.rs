@@ -149,7 +149,9 @@ impl Tables {
 
     /// A request was reported, and will not be again.
     pub(super) fn mark_reported(&mut self, flow: u64, nth: usize) {
-        if let Some(asked) = self.connections.get_mut(&flow).and_then(|connection| connection.pending.get_mut(nth)) {
+        if let Some(asked) =
+            self.connections.get_mut(&flow).and_then(|connection| connection.pending.get_mut(nth))
+        {
             asked.reported = true;
         }
     }
@@ -195,7 +197,11 @@ impl Tables {
             }
         }
         for upstream in connection.upstreams {
-            if self.upstreams.get(upstream).is_some_and(|upstream| upstream.claim.is_some_and(|c| c.by == flow)) {
+            if self
+                .upstreams
+                .get(upstream)
+                .is_some_and(|upstream| upstream.claim.is_some_and(|c| c.by == flow))
+            {
                 self.upstreams.remove(upstream);
             }
         }

@@ -81,9 +81,11 @@ fn respond(metrics: &Metrics, request: &Request<Incoming>) -> Response<Full<Byte
         (&Method::GET | &Method::HEAD, "/readyz") if metrics.is_ready() => {
             (StatusCode::OK, "text/plain", "ready\n".to_owned())
         }
-        (&Method::GET | &Method::HEAD, "/readyz") => {
-            (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "the kernel hooks are not attached yet\n".to_owned())
-        }
+        (&Method::GET | &Method::HEAD, "/readyz") => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "text/plain",
+            "the kernel hooks are not attached yet\n".to_owned(),
+        ),
         (&Method::GET | &Method::HEAD, _) => {
             (StatusCode::NOT_FOUND, "text/plain", "here are /metrics, /healthz and /readyz\n".to_owned())
         }

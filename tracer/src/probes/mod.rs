@@ -11,7 +11,7 @@ use aya::{Ebpf, EbpfLoader, maps::PerCpuArray};
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{Loss, Settings};
 
-pub use ring::Ring;
+pub use ring::{Batch, Ring};
 
 /// The kernel object, built by `build.rs`; empty where it was told to skip that.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EGRESS_TRACER_BPF_OBJECT"));

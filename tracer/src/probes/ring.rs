@@ -21,14 +21,48 @@ impl Ring {
         Ok(Self { ring })
     }
 
-    /// Waits until the kernel says that there is something to read.
-    pub async fn readable(&mut self) -> std::io::Result<()> {
-        self.ring.readable_mut().await?.clear_ready();
+    /// Waits until the kernel says that there is something to read, and puts it into `batch`, which has a bound.
+    pub async fn read(&mut self, batch: &mut Batch) -> std::io::Result<()> {
+        let mut ready = self.ring.readable_mut().await?;
+        batch.fill(ready.get_inner_mut());
+        // What comes in after this guard was made is not cleared with it.
+        if batch.is_full() {
+            ready.retain_ready()
+        } else {
+            ready.clear_ready()
+        }
         Ok(())
     }
 
-    /// The next record, if there is one.
-    pub fn next(&mut self) -> Option<Result<Event, DecodeError>> {
-        self.ring.get_mut().next().map(|record| decode(&record))
+    /// Puts what is there into `batch`, also records that were too unimportant to wake anybody.
+    pub fn read_now(&mut self, batch: &mut Batch) {
+        batch.fill(self.ring.get_mut());
+    }
+}
+
+/// Some records, in the order in which they were made.
+#[derive(Default)]
+pub struct Batch {
+    records: Vec<Result<Event, DecodeError>>,
+}
+
+impl Batch {
+    /// How many records are handed on at once.
+    const SIZE: usize = 4096;
+
+    fn fill(&mut self, ring: &mut RingBuf<MapData>) {
+        while !self.is_full() {
+            let Some(record) = ring.next() else { return };
+            self.records.push(decode(&record));
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.records.len() >= Self::SIZE
+    }
+
+    /// Takes them out.
+    pub fn drain(&mut self) -> impl Iterator<Item = Result<Event, DecodeError>> {
+        self.records.drain(..)
     }
 }

@@ -66,8 +66,11 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
     let to = subject.upstream.unwrap_or(*proxy);
     match judgement.verdict {
         Verdict::HandledAsHttp => {
-            let listener =
-                if subject.inbound { "The HTTP listener of the proxy's own Envoy" } else { "Envoy's HTTP listener" };
+            let listener = if subject.inbound {
+                "The HTTP listener of the proxy's own Envoy"
+            } else {
+                "Envoy's HTTP listener"
+            };
             match judgement.reason {
                 Some(Reason::Forwarded) => format!(
                     "{listener} took {asked} for a request of its own and sent {to} a rewritten one; the reply ({status}) went through it, too"
@@ -83,7 +86,11 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
                 ),
                 Some(Reason::FilterDenied) => format!(
                     "A filter in {listener} answered {status} to {asked}; it never dialled the proxy {proxy}",
-                    listener = if subject.inbound { "the HTTP listener of the proxy's own Envoy" } else { "Envoy's HTTP listener" },
+                    listener = if subject.inbound {
+                        "the HTTP listener of the proxy's own Envoy"
+                    } else {
+                        "Envoy's HTTP listener"
+                    },
                 ),
                 Some(Reason::Http10Refused) => format!(
                     "{listener} answered {status} to {asked} because it takes no HTTP/1.0; it never dialled the proxy {proxy}"
@@ -92,8 +99,12 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
             }
         }
         Verdict::Tunneled => match evidence.upstream {
-            Carried::SameBytes => format!("The proxy {to} granted {asked} ({status}); {whose} only passed the bytes on"),
-            Carried::Tls => format!("{asked} was granted ({status}) through a TLS connection from {whose} to {to}"),
+            Carried::SameBytes => {
+                format!("The proxy {to} granted {asked} ({status}); {whose} only passed the bytes on")
+            }
+            Carried::Tls => {
+                format!("{asked} was granted ({status}) through a TLS connection from {whose} to {to}")
+            }
             Carried::NoConnection
             | Carried::DialFailed
             | Carried::Nothing
@@ -125,13 +136,18 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
         ),
         Verdict::Unreachable => match judgement.reason {
             Some(Reason::ConnectFailed) => {
-                format!("{whose} could not connect to {to}, so {asked} got no answer", whose = capitalized(whose))
+                format!(
+                    "{whose} could not connect to {to}, so {asked} got no answer",
+                    whose = capitalized(whose)
+                )
             }
             _ => format!("{to} closed the connection without an answer to {asked}; {whose} had passed it on"),
         },
         Verdict::Direct => format!("The app sent {asked} to {proxy} directly; no sidecar is in the path"),
         Verdict::Unanswered => match evidence.outcome {
-            Outcome::GivenUp => format!("The app closed the connection to {proxy} before {asked} was answered"),
+            Outcome::GivenUp => {
+                format!("The app closed the connection to {proxy} before {asked} was answered")
+            }
             Outcome::Closed => format!(
                 "{whose} closed the connection with {asked}; what it did before was not all seen, so it is not blamed",
                 whose = capitalized(whose)

@@ -1,0 +1,61 @@
+//! A recording of real traffic replays to the very reports that were printed live. With `UPDATE=1` it becomes the
+//! fixture that the tracer's own tests replay without a kernel.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use lab::{Behaviour, Envoy, Lab, PROXY, Process, Script, ScriptedProxy, Step, Tracer, demo_sidecar};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn proxy() -> SocketAddr {
+    SocketAddr::new(PROXY, 3128)
+}
+
+fn connect(head: &str) -> Script {
+    Script {
+        dialled: proxy(),
+        steps: vec![Step::Send { send: head.to_owned() }, Step::Until { until: "\r\n\r\n".to_owned() }],
+    }
+}
+
+#[test]
+fn a_recording_replays_to_the_same_reports() {
+    let lab = Lab::new().expect("a lab");
+    let envoy = Envoy::sidecar(&lab, &demo_sidecar()).expect("Envoy");
+    let _proxy = ScriptedProxy::start(&lab, proxy(), Behaviour::Statuses(vec![407])).expect("a proxy");
+    let recording = lab.dir().join("recording.jsonl");
+    let tracer = Tracer::start(&lab, &["--record", &recording.display().to_string()]).expect("the tracer");
+
+    let secret = "Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n";
+    let handled =
+        format!("CONNECT handled.example:443 HTTP/1.1\r\nHost: handled.example:443\r\n{secret}\r\n");
+    let passed = format!("CONNECT passed.example:443 HTTP/1.0\r\n{secret}\r\n");
+    for head in [&handled, &passed] {
+        lab.play(&[connect(head)]).expect("an answer");
+    }
+    envoy.apply("lds.yaml", &demo_sidecar().join("fixed/lds.yaml")).expect("the fix is taken");
+    lab.play(&[connect(&handled)]).expect("an answer");
+    let reports = tracer.wait_reports(3, PATIENCE).expect("three reports");
+    assert_eq!(
+        reports.iter().map(|report| report["verdict"].as_str().unwrap_or_default()).collect::<Vec<_>>(),
+        ["handled_as_http", "refused_by_proxy", "refused_by_proxy"],
+    );
+    let ended = tracer.stop().expect("it stops");
+    let written = fs::read_to_string(&recording).expect("a recording");
+    assert!(!written.contains("dXNlcjpzZWNyZXQ"), "{written}");
+
+    let mut command = Command::new(lab::tracer_binary().expect("the binary"));
+    command.args(["replay", "-o", "json"]).arg(&recording);
+    let replayed = Process::run_well(command, &[], PATIENCE).expect("it replays");
+    assert_eq!(replayed.stdout, ended.stdout);
+
+    if std::env::var_os("UPDATE").is_some() {
+        let traces = Path::new(env!("CARGO_MANIFEST_DIR")).join("traces");
+        fs::write(traces.join("gotcha.jsonl"), written).expect("written");
+        fs::write(traces.join("gotcha.reports.jsonl"), ended.stdout).expect("written");
+    }
+}

@@ -1,0 +1,76 @@
+//! `egress-tracer record` and `replay`: what was seen, for later and for others.
+
+use std::{
+    fs::File,
+    io::{BufReader, IsTerminal},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{output, scope};
+use crate::trace;
+
+/// `record`
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Where to: JSON lines, secrets masked
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    scope: scope::Args,
+    /// Stop after this time
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    timeout: Option<Duration>,
+}
+
+/// `replay`
+#[derive(clap::Args, Debug)]
+pub(super) struct ReplayArgs {
+    /// A file that `record` or `observe --record` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    output: output::Args,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut tracing = args.scope.attach(Some(&args.file))?;
+    args.scope.say_ready()?;
+    if std::io::stderr().is_terminal() {
+        eprintln!("recording to {}; Ctrl-C ends it", args.file.display());
+    }
+    let timeout = tokio::time::sleep(args.timeout.unwrap_or(Duration::MAX));
+    tokio::pin!(timeout);
+    let (mut reports, mut flagged, mut all) = (Vec::new(), 0u64, 0u64);
+    loop {
+        tokio::select! {
+            next = tracing.next(&mut reports) => next?,
+            () = &mut timeout => break,
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+        }
+        for report in reports.drain(..) {
+            all += 1;
+            flagged += u64::from(report.flagged);
+        }
+    }
+    tracing.finish()?;
+    eprintln!("{all} sessions, {flagged} of them flagged, are in {}", args.file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    let file = &args.file;
+    let from = File::open(file).with_context(|| format!("cannot open the recording {}", file.display()))?;
+    let mut printer = args.output.printer()?;
+    trace::replay(BufReader::new(from), |report| printer.print(&report))
+        .with_context(|| format!("cannot replay {}", file.display()))?;
+    printer.flush()?;
+    Ok(ExitCode::SUCCESS)
+}

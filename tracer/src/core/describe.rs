@@ -1,0 +1,99 @@
+//! Makes the report on a judged request out of what is known of its legs.
+
+use std::net::SocketAddr;
+
+use super::Core;
+use crate::{
+    report::{self, Report},
+    session::{Asked, Connection},
+    verdict::{Carried, Evidence, Judgement, Outcome, Verdict},
+};
+
+impl Core {
+    pub(super) fn describe(
+        &self,
+        connection: &Connection,
+        asked: &Asked,
+        upstream: Option<SocketAddr>,
+        evidence: &Evidence,
+        judgement: Judgement,
+        time: u64,
+    ) -> Report {
+        let inbound = connection.sidecar.is_some_and(|s| self.settings.inbound_ports.contains(&s.port));
+        let subject = report::Subject {
+            request: &asked.request,
+            proxy: connection.remote,
+            upstream,
+            sidecar_port: connection.sidecar.map(|sidecar| sidecar.port),
+            inbound,
+        };
+        let Judgement { verdict, reason } = judgement;
+        let task = connection.task.as_ref();
+        let acceptor = connection.acceptor.as_ref();
+        let reply = connection.answer(true).filter(|_| matches!(evidence.outcome, Outcome::Replied { .. }));
+        Report {
+            v: 1,
+            time: timestamp(asked.time.saturating_add(self.settings.clock_offset)),
+            node: self.settings.node.clone(),
+            verdict,
+            reason,
+            flagged: verdict.is_flagged(),
+            source: report::Source {
+                namespace: None,
+                pod: None,
+                container: None,
+                workload: None,
+                pid: task.map(|task| task.pid),
+                comm: task.map(|task| task.comm.clone()),
+                ip: connection.local.ip(),
+                port: connection.local.port(),
+            },
+            proxy: connection.remote.into(),
+            direction: if inbound { report::Direction::Inbound } else { report::Direction::Outbound },
+            sidecar: connection.sidecar.map(|sidecar| report::Sidecar {
+                port: sidecar.port,
+                pid: acceptor.map(|task| task.pid),
+                comm: acceptor.map(|task| task.comm.clone()),
+            }),
+            connect: report::Connect {
+                authority: asked.request.authority.clone(),
+                http_version: asked.request.http_version.clone(),
+                user_agent: asked.request.user_agent.clone(),
+            },
+            reply: reply.map(|reply| report::Reply {
+                from: replier(verdict, evidence.upstream),
+                status: reply.status,
+                server: reply.server,
+                after_us: time.saturating_sub(asked.time) / 1_000,
+            }),
+            upstream: upstream.map(|remote| report::Upstream {
+                ip: remote.ip(),
+                port: remote.port(),
+                carried: evidence.upstream,
+            }),
+            evidence: report::evidence(&subject, evidence),
+            explanation: report::explanation(&subject, evidence, judgement),
+            listener: None,
+            fix: verdict.is_flagged().then(|| Report::page(verdict)),
+            probes: self.settings.probes.clone(),
+            joined_late: connection.opened.is_none(),
+        }
+    }
+}
+
+fn replier(verdict: Verdict, upstream: Carried) -> report::Replier {
+    match (verdict, upstream) {
+        (Verdict::HandledAsHttp | Verdict::AbsoluteFormRewritten, _) => report::Replier::Sidecar,
+        (_, Carried::SameBytes) => report::Replier::Proxy,
+        _ => report::Replier::Unknown,
+    }
+}
+
+/// RFC 3339 with microseconds, of ns since the epoch.
+fn timestamp(ns: u64) -> String {
+    let micros = i64::try_from(ns / 1_000).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_microsecond(micros)
+        .unwrap_or(jiff::Timestamp::MAX)
+        .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
+        .to_string()
+}
