@@ -67,9 +67,12 @@ fn act(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> io::Resul
             stream.write_all(&bytes(send))
         }
         Step::Wait { wait } => {
-            // The pause is the script's own; a connection that breaks meanwhile is noticed by the next step.
-            poll(&mut [], Some(&limit(Duration::from_millis(*wait))))?;
-            Ok(())
+            // The pause is the script's own, and ends with the connection.
+            let mut closed = [PollFd::new(&*stream, PollFlags::RDHUP)];
+            match poll(&mut closed, Some(&limit(Duration::from_millis(*wait))))? {
+                0 => Ok(()),
+                _ => Err(ErrorKind::UnexpectedEof.into()),
+            }
         }
         Step::Resp { resp } => {
             let end = Instant::now() + Duration::from_millis(*resp);
