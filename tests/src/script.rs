@@ -78,9 +78,16 @@ impl Script {
 }
 
 impl Transcript {
-    /// The status of the first response, where one came.
+    /// The status of the first final response, where one came: 100 Continue and the like are skipped.
     pub fn status(&self) -> Option<u16> {
-        self.received.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()
+        let mut rest = self.received.as_str();
+        loop {
+            let status = rest.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
+            if status >= 200 {
+                return Some(status);
+            }
+            rest = rest.split_once("\r\n\r\n")?.1;
+        }
     }
 }
 

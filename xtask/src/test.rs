@@ -11,7 +11,15 @@ use crate::setup;
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::run(Purpose::Test, false)?;
     let tracer = cargo::build_tracer(false)?;
-    let mut test = cargo::here();
-    test.args(["test", "--workspace"]).args(arguments).env("EGRESS_TRACER_BIN", tracer);
-    passes(&mut test, "the failures are above")
+    // Without arguments: the doc tests first, so that the summary at the end is of the tests proper.
+    let documented: &[&str] = &["--doc", "--quiet"];
+    let proper: &[&str] = &["--lib", "--bins", "--tests", "--no-fail-fast"];
+    let given: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let runs = if given.is_empty() { vec![documented, proper] } else { vec![given.as_slice()] };
+    for arguments in runs {
+        let mut test = cargo::here();
+        test.args(["test", "--workspace"]).args(arguments).env("EGRESS_TRACER_BIN", &tracer);
+        passes(&mut test, "the failures are above")?;
+    }
+    Ok(())
 }
