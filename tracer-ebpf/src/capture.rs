@@ -160,13 +160,15 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
     }
 }
 
-/// The sidecar took an established connection: now its owner is known.
+/// The sidecar took an established connection: now its owner is known, and when it began with it. Whatever this
+/// thread dials for the connection, it dials later.
 #[inline(always)]
 pub fn accepted(flow: u64, owner: &Owner) {
     if let Some(state) = FLOWS.get_ptr_mut(flow) {
         // SAFETY: the value lives in the map; the socket is the caller's, and nobody else writes its owner.
         unsafe {
             if (*state).tgid == 0 {
+                (*state).opened_ns = now();
                 (*state).tgid = owner.tgid;
                 (*state).tid = owner.tid;
                 (*state).uid = owner.uid;

@@ -172,6 +172,7 @@ impl Core {
         };
         if let (Some(connection), Some(task)) = (self.tables.connection_mut(flow), &event.task) {
             connection.acceptor = Some(task.clone());
+            connection.accepted = event.opened;
         }
         match &event.what {
             What::Dialed => {}
@@ -245,6 +246,7 @@ impl Core {
                 if upstream.claim.is_none_or(|claim| !claim.by_bytes) {
                     self.claim(event.flow);
                 }
+                self.tables.speaks(event.flow);
             }
         }
     }
@@ -270,10 +272,12 @@ impl Core {
         if let Some((upstream, carried)) = found
             && connection.tunnel.is_none()
             && asked.rewritten.is_none()
+            && self.is_its_own(connection, upstream, carried, outcome)
         {
             match carried {
                 Carried::SameBytes => self.tables.claim_tunnel(upstream, flow),
-                _ => self.tables.claim(upstream, flow, false),
+                Carried::Nothing => self.tables.claim_mute(upstream, flow),
+                _ => self.tables.claim(upstream, flow, carried == Carried::RewrittenRequest),
             }
         }
         self.tables.mark_reported(flow, nth);

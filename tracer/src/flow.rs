@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
+    ops::RangeInclusive,
 };
 
 use tracer_ebpf::HEAD_MAX;
@@ -69,6 +70,8 @@ pub struct Upstream {
     pub sent: Option<u64>,
     /// How it ended.
     pub ended: Option<End>,
+    /// The request that these are, where they are one.
+    line: Option<String>,
     /// The session that it belongs to.
     pub claim: Option<Claim>,
 }
@@ -88,6 +91,7 @@ pub struct Upstreams {
     by_flow: HashMap<u64, Upstream>,
     by_remote: HashMap<SocketAddr, Vec<u64>>,
     by_thread: HashMap<u32, Vec<u64>>,
+    by_line: HashMap<String, Vec<u64>>,
     /// Oldest first; may name some that are gone.
     order: VecDeque<(u64, u64)>,
 }
@@ -111,6 +115,7 @@ impl Upstreams {
             bytes: Bytes::default(),
             sent: None,
             ended: None,
+            line: None,
             claim: None,
         })
     }
@@ -125,15 +130,39 @@ impl Upstreams {
         self.by_flow.get_mut(&flow)
     }
 
-    /// Sockets that nobody has claimed, to `remote` or dialled by `thread`, oldest first.
+    /// A socket that nobody has claimed carries the request `line`.
+    pub fn asks(&mut self, flow: u64, line: String) {
+        let Some(upstream) = self.by_flow.get_mut(&flow) else { return };
+        if upstream.line.is_none() && upstream.claim.is_none() {
+            self.by_line.entry(line.clone()).or_default().push(flow);
+            upstream.line = Some(line);
+        }
+    }
+
+    /// Sockets that nobody has claimed: those to `remote`, those dialled by `thread`, those that carry the request
+    /// `line`; some more than once, the oldest of each first.
     pub fn unclaimed(
         &self,
         remote: SocketAddr,
         thread: Option<u32>,
+        line: &str,
     ) -> impl Iterator<Item = (u64, &Upstream)> {
         let to_remote = self.by_remote.get(&remote).into_iter().flatten();
         let of_thread = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
-        to_remote.chain(of_thread).filter_map(|flow| Some((*flow, self.by_flow.get(flow)?)))
+        let with_line = self.by_line.get(line).into_iter().flatten();
+        to_remote.chain(of_thread).chain(with_line).filter_map(|flow| Some((*flow, self.by_flow.get(flow)?)))
+    }
+
+    /// Sockets that nobody has claimed, dialled by `thread` within that time, oldest first.
+    pub fn dialed_by(
+        &self,
+        thread: Option<u32>,
+        within: RangeInclusive<u64>,
+    ) -> impl Iterator<Item = (u64, &Upstream)> {
+        let flows = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
+        flows
+            .filter_map(|flow| Some((*flow, self.by_flow.get(flow)?)))
+            .filter(move |(_, upstream)| upstream.dialed.is_some_and(|dialed| within.contains(&dialed)))
     }
 
     /// Gives a socket to a session: nobody else will be offered it.
@@ -142,6 +171,17 @@ impl Upstreams {
             upstream.claim = Some(claim);
         }
         self.unindex(flow);
+    }
+
+    /// Takes a socket back from the session that it was given to.
+    pub fn unclaim(&mut self, flow: u64) -> Option<Claim> {
+        let upstream = self.by_flow.get_mut(&flow)?;
+        let claim = upstream.claim.take()?;
+        self.by_remote.entry(upstream.remote).or_default().push(flow);
+        if let Some(task) = &upstream.task {
+            self.by_thread.entry(task.tid).or_default().push(flow);
+        }
+        Some(claim)
     }
 
     /// Forgets one.
@@ -155,6 +195,9 @@ impl Upstreams {
         forget(&mut self.by_remote, &upstream.remote, flow);
         if let Some(task) = &upstream.task {
             forget(&mut self.by_thread, &task.tid, flow);
+        }
+        if let Some(line) = &upstream.line {
+            forget(&mut self.by_line, line, flow);
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Connection {
     pub sidecar: Option<Interception>,
     /// The sidecar's task that accepted it, once its leg was seen.
     pub acceptor: Option<Task>,
+    /// When it did; `None`: not seen.
+    pub accepted: Option<u64>,
     /// The requests that have not been answered, oldest first.
     pub pending: VecDeque<Asked>,
     /// The sidecar's own socket that carries this connection as it is.
@@ -85,6 +87,7 @@ impl Connection {
             task: event.task.clone(),
             sidecar: event.sidecar,
             acceptor: None,
+            accepted: None,
             pending: VecDeque::new(),
             tunnel: None,
             upstreams: Vec::new(),
@@ -169,6 +172,15 @@ impl Connection {
             reported: false,
             rewritten: None,
         });
+    }
+
+    /// This socket turned out to belong to another connection.
+    pub fn release(&mut self, upstream: u64) {
+        self.upstreams.retain(|&other| other != upstream);
+        self.tunnel = self.tunnel.filter(|&other| other != upstream);
+        for asked in &mut self.pending {
+            asked.rewritten = asked.rewritten.filter(|&other| other != upstream);
+        }
     }
 
     /// Nothing was asked here, and nothing is about to be.

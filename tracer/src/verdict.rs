@@ -112,18 +112,18 @@ pub enum Outcome {
 pub enum Carried {
     /// There was no such socket.
     NoConnection,
-    /// A dial that failed.
-    DialFailed,
     /// A dial, and no byte.
     Nothing,
-    /// The very bytes that the app sent.
-    SameBytes,
-    /// A request for the same, in the sidecar's own words.
-    RewrittenRequest,
-    /// A TLS record.
-    Tls,
+    /// A dial that failed.
+    DialFailed,
     /// Something else.
     OtherBytes,
+    /// A TLS record.
+    Tls,
+    /// A request for the same, in the sidecar's own words.
+    RewrittenRequest,
+    /// The very bytes that the app sent.
+    SameBytes,
 }
 
 impl Verdict {

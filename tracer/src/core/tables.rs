@@ -20,16 +20,18 @@ type Peer = (u64, SocketAddr);
 pub(super) struct Tables {
     connections: HashMap<u64, Connection>,
     by_peer: HashMap<Peer, u64>,
-    /// Connections with a request that nobody has been seen to carry, by its line, then by namespace.
+    /// Connections with a request that waits for its answer, by its line, then by namespace.
     by_line: HashMap<String, BTreeMap<u64, VecDeque<u64>>>,
     /// When a request was made, oldest first; may name some that are answered or gone.
     waiting: VecDeque<(u64, u64)>,
     /// Connections in the order of their first event; may name some that are gone.
     order: VecDeque<(u64, u64)>,
-    /// Ends of sidecar sockets whose app has not sent anything yet.
-    early_ends: HashMap<Peer, Event>,
+    /// Ends of sidecar sockets whose app has not sent anything yet, with the sockets that are kept for them.
+    early_ends: HashMap<Peer, (Event, Option<u64>)>,
     early_order: VecDeque<(u64, Peer)>,
     pub(super) upstreams: Upstreams,
+    /// Sockets that were given to a session before they had carried a byte, by where they were dialled to.
+    mute: HashMap<SocketAddr, Vec<u64>>,
     dropped: u64,
 }
 
@@ -91,8 +93,8 @@ impl Tables {
         })
     }
 
-    /// The connections with this request that nobody has been seen to carry: in the same namespace, or where either
-    /// side's is unknown. Oldest first.
+    /// The connections on which this request waits for its answer: in the same namespace, or where either side's is
+    /// unknown. Oldest first.
     pub(super) fn waiting_for(&self, line: &str, netns: u64) -> impl Iterator<Item = u64> {
         self.by_line
             .get(line)
@@ -102,7 +104,7 @@ impl Tables {
             .flat_map(|(_, flows)| flows.iter().copied())
     }
 
-    /// A connection's oldest request is no longer looked for upstream.
+    /// A connection's oldest request is answered.
     pub(super) fn stop_waiting(&mut self, flow: u64) {
         let Some(connection) = self.connections.get(&flow) else { return };
         let (Some(asked), Some(sidecar)) = (connection.pending.front(), connection.sidecar) else { return };
@@ -124,7 +126,6 @@ impl Tables {
     /// This socket carries the connection as it is, for as long as it lives.
     pub(super) fn claim_tunnel(&mut self, upstream: u64, flow: u64) {
         self.claim(upstream, flow, true);
-        self.stop_waiting(flow);
         if let Some(connection) = self.connections.get_mut(&flow) {
             connection.tunnel = Some(upstream);
         }
@@ -140,11 +141,54 @@ impl Tables {
         }
     }
 
-    /// This socket is explained by the connection, and by no other.
+    /// This socket is explained by the connection, and by no other; if another one had it, that must look again.
     pub(super) fn claim(&mut self, upstream: u64, flow: u64, by_bytes: bool) {
+        let before = self.upstreams.get(upstream).and_then(|upstream| upstream.claim);
+        if let Some(other) = before.and_then(|claim| self.connections.get_mut(&claim.by)) {
+            other.release(upstream);
+        }
         self.upstreams.claim(upstream, Claim { by: flow, by_bytes });
         if let Some(connection) = self.connections.get_mut(&flow) {
             connection.upstreams.push(upstream);
+        }
+    }
+
+    /// This socket, which has carried nothing yet, is most likely the connection's.
+    pub(super) fn claim_mute(&mut self, upstream: u64, flow: u64) {
+        self.claim(upstream, flow, false);
+        if let Some(socket) = self.upstreams.get(upstream) {
+            self.mute.entry(socket.remote).or_default().push(upstream);
+        }
+    }
+
+    /// This socket has carried its first bytes. If it was nobody's, then one was given away in its place that still is
+    /// mute: those change places.
+    pub(super) fn speaks(&mut self, upstream: u64) {
+        let Some(socket) = self.upstreams.get(upstream) else { return };
+        let (remote, netns, is_free) = (socket.remote, socket.netns, socket.claim.is_none());
+        let thread = socket.task.as_ref().map(|task| task.tid);
+        let Some(mute) = self.mute.get_mut(&remote) else { return };
+        if let Some(at) = mute.iter().position(|&other| other == upstream) {
+            mute.swap_remove(at);
+        } else if is_free {
+            // One thread handles both, unless connections are balanced between threads.
+            let alike = |other: &u64, same_thread: bool| {
+                self.upstreams.get(*other).is_some_and(|other| {
+                    other.netns == netns
+                        && (!same_thread || other.task.as_ref().map(|task| task.tid) == thread)
+                })
+            };
+            let nearest = mute.iter().find(|&other| alike(other, true));
+            let Some(&other) = nearest.or_else(|| mute.iter().find(|&other| alike(other, false))) else {
+                return;
+            };
+            mute.retain(|&mute| mute != other);
+            if let Some(claim) = self.upstreams.unclaim(other) {
+                self.claim(upstream, claim.by, false);
+            }
+        }
+        if self.mute.get(&remote).is_some_and(Vec::is_empty) {
+            self.mute.remove(&remote);
         }
     }
 
@@ -166,19 +210,40 @@ impl Tables {
         }
     }
 
-    /// Keeps the end of a sidecar's socket until its app has sent something.
+    /// Keeps the end of a sidecar's socket until its app has sent something. What the sidecar had dialled for it is
+    /// kept back, too: it waited for no bytes, so that was the first dial of its thread.
     pub(super) fn keep_early_end(&mut self, event: &Event) {
+        let begun = event.opened.unwrap_or(event.time);
+        let thread = event.task.as_ref().map(|task| task.tid);
+        let dialed = self.upstreams.dialed_by(thread, begun..=event.time).find(|(_, upstream)| {
+            upstream.netns == event.netns && upstream.bytes.is_empty() && upstream.ended.is_some()
+        });
+        let dialed = dialed.map(|(flow, _)| flow);
+        if let Some(upstream) = dialed {
+            self.upstreams.claim(upstream, Claim { by: event.flow, by_bytes: false });
+        }
         let peer = (event.netns, event.remote);
         self.early_order.push_back((event.time, peer));
-        self.early_ends.insert(peer, event.clone());
+        if let Some((_, dialed)) = self.early_ends.insert(peer, (event.clone(), dialed)) {
+            self.release(dialed);
+        }
     }
 
     /// The end of this connection's sidecar socket, if that came before the app's first bytes.
     pub(super) fn take_early_end(&mut self, flow: u64) -> Option<Event> {
         let connection = self.connections.get(&flow)?;
-        let end = self.early_ends.remove(&connection.peer()?)?;
+        let opened = connection.opened.unwrap_or(0);
+        let peer = connection.peer()?;
+        let (end, dialed) = self.early_ends.remove(&peer)?;
+        self.release(dialed);
         // An app's port is used again, sooner or later.
-        (end.time >= connection.opened.unwrap_or(0)).then_some(end)
+        (end.time >= opened).then_some(end)
+    }
+
+    fn release(&mut self, upstream: Option<u64>) {
+        if let Some(upstream) = upstream {
+            self.upstreams.unclaim(upstream);
+        }
     }
 
     /// Forgets a connection and what is indexed under it.
@@ -196,12 +261,23 @@ impl Tables {
             self.by_peer.remove(&peer);
         }
         for upstream in connection.upstreams {
+            self.forget_mute(upstream);
             if self
                 .upstreams
                 .get(upstream)
                 .is_some_and(|upstream| upstream.claim.is_some_and(|c| c.by == flow))
             {
                 self.upstreams.remove(upstream);
+            }
+        }
+    }
+
+    fn forget_mute(&mut self, upstream: u64) {
+        let Some(remote) = self.upstreams.get(upstream).map(|socket| socket.remote) else { return };
+        if let Some(mute) = self.mute.get_mut(&remote) {
+            mute.retain(|&other| other != upstream);
+            if mute.is_empty() {
+                self.mute.remove(&remote);
             }
         }
     }
@@ -215,8 +291,9 @@ impl Tables {
                 break;
             }
             self.early_order.pop_front();
-            if self.early_ends.get(&peer).is_some_and(|end| end.time == seen) {
-                self.early_ends.remove(&peer);
+            if self.early_ends.get(&peer).is_some_and(|(end, _)| end.time == seen) {
+                let kept = self.early_ends.remove(&peer).and_then(|(_, dialed)| dialed);
+                self.release(kept);
             }
         }
         while let Some(&(seen, flow)) = self.order.front() {

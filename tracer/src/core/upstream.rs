@@ -1,6 +1,8 @@
 //! Which of the sidecar's own sockets belongs to which request. By the bytes it carried where it carried any; else by
 //! when, where to and by which thread it was dialled.
 
+use std::cmp::Reverse;
+
 use super::Core;
 use crate::{
     event::End,
@@ -22,6 +24,10 @@ impl Core {
                 continue;
             };
             let Some(asked) = connection.pending.iter().find(|asked| asked.line() == line) else { continue };
+            // The sidecar dials what the app dialled, but for a Service's virtual address.
+            if connection.remote != upstream.remote {
+                continue;
+            }
             match carried(&upstream.bytes, false, &connection.sent, &asked.request) {
                 Some(Carried::SameBytes) => {
                     same = Some(flow);
@@ -39,6 +45,9 @@ impl Core {
             self.tables.claim_tunnel(upstream_flow, flow);
         } else if let Some(flow) = rewritten {
             self.tables.claim_rewritten(upstream_flow, flow, &line);
+        } else {
+            // Whose it is will show when one of them is answered.
+            self.tables.upstreams.asks(upstream_flow, line);
         }
     }
 
@@ -57,12 +66,19 @@ impl Core {
         if let Some(flow) = asked.rewritten {
             return Some((flow, Carried::RewrittenRequest));
         }
+        if outcome != Outcome::Pending
+            && let Some(found) = self.exchange(connection, asked, time)
+        {
+            return Some(found);
+        }
         let sidecar = connection.sidecar?;
         let thread = connection.acceptor.as_ref().map(|task| task.tid);
-        let mut best: Option<(u8, u64, Carried)> = None;
-        for (flow, upstream) in self.tables.upstreams.unclaimed(connection.remote, thread) {
+        let mut best: Option<(_, u64, Carried)> = None;
+        for (flow, upstream) in self.tables.upstreams.unclaimed(connection.remote, thread, &asked.line()) {
             let same_netns = upstream.netns == sidecar.netns || upstream.netns == 0 || sidecar.netns == 0;
-            let meanwhile = upstream.dialed.unwrap_or(time) >= connection.opened.unwrap_or(0);
+            let begun = connection.accepted.or(connection.opened).unwrap_or(0);
+            let meanwhile = upstream.dialed.is_none_or(|dialed| (begun..=time).contains(&dialed))
+                && upstream.sent.is_none_or(|sent| sent <= time);
             if !same_netns || !meanwhile {
                 continue;
             }
@@ -82,18 +98,82 @@ impl Core {
                 // Without bytes, only its address or an end of its own ties it to this connection; and a dial on
                 // which nothing was sent explains a grant, a failure or a silence, but no other answer.
                 Carried::Nothing | Carried::DialFailed => {
-                    let explains = !matches!(outcome, Outcome::Replied { status, .. }
-                        if !matches!(status, Some(200..300 | 503)));
-                    explains && (same_remote || (same_thread && upstream.ended.is_some()))
+                    let by_thread = same_thread && upstream.ended.is_some();
+                    match outcome {
+                        // What terminates a CONNECT has read it before it dials.
+                        Outcome::Replied { status: Some(200..300), .. } => {
+                            same_remote
+                                && !failed
+                                && upstream.dialed.is_none_or(|dialed| dialed >= asked.time)
+                        }
+                        Outcome::Replied { status: Some(503), .. } | Outcome::Closed => {
+                            same_remote || by_thread
+                        }
+                        Outcome::GivenUp | Outcome::Pending => same_remote,
+                        Outcome::Replied { .. } => false,
+                    }
                 }
                 Carried::NoConnection => false,
             };
+            // The app's bytes say most, then where to, then by whom, then other bytes. Among equals it is the earliest: a later one may be
+            // the only one late enough for another request.
+            // A silent end has most likely the end of a silent socket for its cause.
+            let causes = outcome == Outcome::Closed && upstream.ended.is_some() && weight(carried) == 0;
+            let first = Reverse((upstream.dialed, upstream.sent));
             let rank =
-                u8::from(same_remote) + u8::from(same_thread) + 3 * u8::from(carried == Carried::SameBytes);
+                (carried == Carried::SameBytes, same_remote, same_thread, weight(carried), causes, first);
             if fits && best.is_none_or(|(other, ..)| rank > other) {
                 best = Some((rank, flow, carried));
             }
         }
         best.map(|(_, flow, carried)| (flow, carried))
+    }
+
+    /// Is a socket that explains an outcome so surely this connection's that nobody else should be offered it?
+    pub(super) fn is_its_own(
+        &self,
+        connection: &Connection,
+        upstream: u64,
+        carried: Carried,
+        outcome: Outcome,
+    ) -> bool {
+        let by_bytes = matches!(carried, Carried::SameBytes | Carried::RewrittenRequest);
+        let remote = self.tables.upstreams.get(upstream).map(|upstream| upstream.remote);
+        match outcome {
+            Outcome::Replied { .. } => by_bytes || remote == Some(connection.remote),
+            Outcome::Closed => true,
+            Outcome::GivenUp => by_bytes,
+            Outcome::Pending => false,
+        }
+    }
+
+    /// Among connections that ask the same of the same proxy, whose socket is whose cannot be told from the bytes. The
+    /// one that is answered first had its bytes passed on first, so it takes the socket of one that still waits.
+    fn exchange(&self, connection: &Connection, asked: &Asked, time: u64) -> Option<(u64, Carried)> {
+        let netns = connection.sidecar?.netns;
+        self.tables.waiting_for(&asked.line(), netns).find_map(|flow| {
+            let other = self.tables.connection(flow)?;
+            let waiting = other.pending.front().filter(|waiting| !waiting.reported)?;
+            let socket = other.tunnel.or(waiting.rewritten)?;
+            let upstream = self.tables.upstreams.get(socket).filter(|socket| socket.sent <= Some(time))?;
+            let is_others = upstream.remote == other.remote && other.remote != connection.remote;
+            match carried(&upstream.bytes, false, &connection.sent, &asked.request)? {
+                found @ (Carried::SameBytes | Carried::RewrittenRequest) if !is_others => {
+                    Some((socket, found))
+                }
+                _ => None,
+            }
+        })
+    }
+}
+
+/// How much it says of a socket's owner, that it carried this.
+fn weight(carried: Carried) -> u8 {
+    match carried {
+        Carried::NoConnection | Carried::Nothing | Carried::DialFailed => 0,
+        Carried::OtherBytes => 1,
+        Carried::Tls => 2,
+        Carried::RewrittenRequest => 3,
+        Carried::SameBytes => 4,
     }
 }
