@@ -29,6 +29,8 @@ pub struct Tuple {
     pub remote_addr: [u8; 16],
     pub local_port: u16,
     pub remote_port: u16,
+    /// The local port as the peer sees it, where the hook can tell; else the same.
+    pub wire_port: u16,
     /// The port it was redirected to; 0: not redirected, or not known yet.
     pub sidecar_port: u16,
     pub sidecar_netns: u64,
@@ -115,6 +117,7 @@ pub fn dialed(flow: u64, netns: u64, owner: &Owner, remote_addr: [u8; 16], remot
             remote_addr,
             local_port: 0,
             remote_port,
+            wire_port: 0,
             sidecar_port: 0,
             sidecar_netns: 0,
         };
@@ -265,7 +268,7 @@ fn await_reply(netns: u64, tuple: &mut Tuple) {
         unsafe { (*accepted).reply_left = HEAD_MAX as u32 };
     } else if tuple.sidecar_port != 0 {
         // Redirected, but accepted before the programs were attached.
-        let key = peer_key(&settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.local_port);
+        let key = peer_key(&settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
         let accepted = Accepted { netns, reply_left: HEAD_MAX as u32, port: tuple.sidecar_port, zero: 0 };
         if ACCEPTED.insert(key, accepted, 0).is_err() {
             ring::lost(Loss::MapFull);
@@ -282,7 +285,7 @@ fn await_reply(netns: u64, tuple: &mut Tuple) {
 /// The sidecar's accepted socket whose peer this app's flow is.
 #[inline(always)]
 fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
-    let own = Peer::new(netns, tuple.local_addr, tuple.local_port);
+    let own = Peer::new(netns, tuple.local_addr, tuple.wire_port);
     let accepted = match ACCEPTED.get_ptr_mut(own) {
         Some(accepted) => accepted,
         None => ACCEPTED.get_ptr_mut(Peer { netns: 0, ..own })?,

@@ -163,6 +163,7 @@ unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet) {
     let flow = cookie(ctx);
     // SAFETY: the caller's promise.
     let mut sent = Sent { flow, tuple: unsafe { tuple_of(sk) }, seq: packet.seq, len: packet.len };
+    sent.tuple.wire_port = packet.sport;
     if packet.dport != sent.tuple.remote_port && capture::is_sidecars_port(packet.dport) {
         sent.tuple.sidecar_port = packet.dport;
     }
@@ -179,6 +180,7 @@ const TCP_RST: u8 = 4;
 
 /// What the IP and TCP headers say.
 struct Packet {
+    sport: u16,
     dport: u16,
     seq: u32,
     flags: u8,
@@ -229,6 +231,7 @@ impl Packet {
             let byte = |offset: usize| *((data + at + offset) as *const u8);
             let payload = at as u32 + (u32::from(byte(12)) >> 4) * 4;
             Some(Self {
+                sport: u16::from_be_bytes([byte(0), byte(1)]),
                 dport: u16::from_be_bytes([byte(2), byte(3)]),
                 seq: u32::from_be_bytes([byte(4), byte(5), byte(6), byte(7)]),
                 flags: byte(13),
@@ -368,6 +371,7 @@ unsafe fn tuple_of(sk: *mut bpf_sock) -> Tuple {
             local_addr,
             remote_addr,
             local_port: load!(sk, bpf_sock.src_port) as u16,
+            wire_port: load!(sk, bpf_sock.src_port) as u16,
             // Network order in the lower half:
             // https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6300
             remote_port: u16::from_be(load!(sk, bpf_sock.dst_port) as u16),
@@ -404,6 +408,7 @@ fn tuple_of_ops(ctx: &SockOpsContext) -> Tuple {
             local_addr,
             remote_addr,
             local_port: load!(ops, bpf_sock_ops.local_port) as u16,
+            wire_port: load!(ops, bpf_sock_ops.local_port) as u16,
             // Network order in the upper half of the kernel's word:
             // https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6800
             remote_port: u16::from_be((load!(ops, bpf_sock_ops.remote_port) >> 16) as u16),
