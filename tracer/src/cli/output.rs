@@ -74,12 +74,11 @@ impl Printer {
         let terminal = stdout.is_terminal();
         let colors = match args.color {
             Color::Always => Colors::On,
-            Color::Never => Colors::Off,
             // https://no-color.org
             Color::Auto if terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) => {
                 Colors::On
             }
-            Color::Auto => Colors::Off,
+            Color::Auto | Color::Never => Colors::Off,
         };
         let copy = args.report_file.as_ref().map(|file| {
             File::create(file).with_context(|| format!("cannot write the report file {}", file.display()))
