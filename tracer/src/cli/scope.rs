@@ -36,6 +36,9 @@ pub(super) struct Args {
     /// Serve Prometheus metrics over HTTP here, at `/metrics`
     #[arg(long, value_name = "ADDRESS")]
     pub(super) metrics_address: Option<SocketAddr>,
+    /// The admin port of sidecars, for explanations
+    #[arg(long, value_name = "PORT", default_value_t = 15000)]
+    pub(super) admin_port: u16,
     /// Write this file once all hooks are attached
     #[arg(long, value_name = "FILE")]
     pub(super) ready_file: Option<PathBuf>,
