@@ -38,7 +38,12 @@ pub use scripted_proxy::{Behaviour, ScriptedProxy};
 pub use squid::{Policy, Squid};
 pub use target::{PAGE, Target};
 pub use tracer::{Tracer, binary as tracer_binary};
-pub use watch::Watch;
+pub use watch::{Watch, canonical, key};
+
+/// The configuration that has every treatment of a CONNECT on a port of its own; see its `xds/lds.yaml`.
+pub fn full_sidecar() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/sidecars/full"))
+}
 
 /// The folder of one of the twelve cases.
 pub fn case(name: &str) -> PathBuf {
