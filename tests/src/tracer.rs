@@ -40,13 +40,22 @@ impl Tracer {
     /// The same with a given `egress-tracer`.
     pub fn start_at(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
         let args: Vec<&str> = ["-o", "json"].iter().chain(args).copied().collect();
-        let mut tracer = Self::launch(lab, binary, &args)?;
+        let mut tracer = Self::launch(lab, binary, "warn", &args)?;
         tracer.reports = tracer.process.stdout().clone();
         Ok(tracer)
     }
 
     /// Observes it with `-o compact`, which is then on stdout, and reads the reports beside that.
     pub fn start_compact(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
+        Self::start_as(lab, binary, "compact", "warn", args)
+    }
+
+    /// The same in any format, with everything logged that can be.
+    pub fn start_talkative(lab: &Lab, format: &str, args: &[&str]) -> Result<Self> {
+        Self::start_as(lab, &binary()?, format, "trace", args)
+    }
+
+    fn start_as(lab: &Lab, binary: &Path, format: &str, log: &str, args: &[&str]) -> Result<Self> {
         // A named pipe: reports are read as they are written, with nothing to poll. Open at both ends, so that opening
         // waits for nobody.
         let pipe = lab.dir().join("reports");
@@ -54,16 +63,17 @@ impl Tracer {
             .context("cannot make the pipe for the reports")?;
         let reader = File::from(rustix::fs::open(&pipe, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?);
         let path = pipe.display().to_string();
-        let args: Vec<&str> = ["-o", "compact", "--report-file", &path].iter().chain(args).copied().collect();
-        let mut tracer = Self::launch(lab, binary, &args)?;
+        let args: Vec<&str> = ["-o", format, "--report-file", &path].iter().chain(args).copied().collect();
+        let mut tracer = Self::launch(lab, binary, log, &args)?;
         tracer.reports = Lines::of(reader);
         Ok(tracer)
     }
 
-    fn launch(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
+    fn launch(lab: &Lab, binary: &Path, log: &str, args: &[&str]) -> Result<Self> {
         let ready_dir = tempfile::Builder::new().prefix("tracer-").tempdir_in(lab.dir())?.keep();
         let ready = ready_dir.join("ready");
         let mut command = lab.tools().command_at(binary)?;
+        command.env("EGRESS_TRACER_LOG", log);
         command.args(["observe", "--standalone", "--cgroup"]).arg(lab.pod_cgroup());
         command.arg("--ready-file").arg(&ready).args(["--metrics-address", METRICS]).args(args);
         let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
@@ -128,6 +138,12 @@ impl Tracer {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Kills it as nothing can be caught, and gives back all that it said.
+    pub fn kill(self) -> Result<Ended> {
+        self.process.signal(Signal::KILL)?;
+        self.process.finish(PATIENCE)
     }
 
     /// Stops it as Ctrl-C does, and gives back all that it said.
