@@ -3,11 +3,9 @@
 use std::env;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -18,6 +16,7 @@ use crate::lab::Lab;
 use crate::lines::Lines;
 use crate::place::Place;
 use crate::process::{Ended, Process};
+use crate::ready::spawn_ready;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Where its metrics are, inside the tools' namespace: nothing else is there.
@@ -76,26 +75,7 @@ impl Tracer {
         command.env("EGRESS_TRACER_LOG", log);
         command.args(["observe", "--standalone", "--cgroup"]).arg(lab.pod_cgroup());
         command.arg("--ready-file").arg(&ready).args(["--metrics-address", METRICS]).args(args);
-        let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&watch, &ready_dir, WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
-        let process = Process::spawn(command, &[])?;
-        let end = Instant::now() + PATIENCE;
-        while !ready.exists() {
-            let left = Timespec::try_from(end.saturating_duration_since(Instant::now()))?;
-            let mut fds = [PollFd::new(&watch, PollFlags::IN), PollFd::new(process.pidfd(), PollFlags::IN)];
-            let events = poll(&mut fds, Some(&left))?;
-            if fds[1].revents().contains(PollFlags::IN) {
-                let Ended { status, stdout, stderr } = process.finish(PATIENCE)?;
-                bail!("egress-tracer ended before it was ready ({status}): {stdout}{stderr}");
-            }
-            ensure!(
-                events > 0,
-                "egress-tracer was not ready within {PATIENCE:?}: {}",
-                process.stderr().text()
-            );
-            let mut buffer = [0; 4096];
-            let _ = rustix::io::read(&watch, &mut buffer); // only to rest until the next event
-        }
+        let process = spawn_ready(command, &ready)?;
         Ok(Self { process, reports: Lines::default(), place: lab.tools().clone() })
     }
 
