@@ -211,10 +211,22 @@ pub fn sent<C: Context>(ctx: &C, sent: &mut Sent) {
     let is_upstream = state.role == Role::Upstream as u8;
     let is_first = state.flags & FLOW_SENT == 0;
     state.flags |= FLOW_SENT;
-    if opens || (is_upstream && is_first && is_watched(state.netns)) {
+    if opens {
         state.head_left = HEAD_MAX as u32;
         if !is_upstream {
             await_reply(state.netns, &mut sent.tuple);
+        }
+    } else if is_first && is_watched(state.netns) {
+        state.head_left = HEAD_MAX as u32;
+        // Of an app's, too: what the sidecar passes on for it must not be taken for a session's.
+        if !is_upstream {
+            if find_sidecar(state.netns, &mut sent.tuple).is_none() {
+                state.head_left = 0;
+                return;
+            }
+            if sent.len < HEAD_MAX as u32 {
+                state.head_left = sent.len;
+            }
         }
     } else if state.head_left == 0 {
         return;
