@@ -18,4 +18,5 @@ pub mod probes;
 pub mod tracing;
 pub mod metrics;
 pub mod explain;
+pub mod enrich;
 pub mod cli;

@@ -120,7 +120,7 @@ impl Part {
                     (Self::Name(Vec::new()), byte)
                 } else if is_http_so_far(&line) {
                     // Whether this is a password or a host's name, the rest of the target would tell.
-                    let in_target = line.iter().filter(|&&byte| byte == b' ').count() == 1 && byte != b' ';
+                    let in_target = line.split(|&byte| byte == b' ').count() == 2 && byte != b' ';
                     let mask = !whole && in_target && !is_plain(&line);
                     (Self::FirstLine(line), if mask { MASK } else { byte })
                 } else {

@@ -136,25 +136,21 @@ impl Connection {
                 }
                 Progress::Incomplete => return added,
                 Progress::Begun(request) => {
-                    match going_on {
-                        Some(asked) => asked.request = request,
-                        None => {
-                            self.ask(event, request, false);
-                            added += 1;
-                        }
+                    if let Some(asked) = going_on {
+                        asked.request = request;
+                    } else {
+                        self.ask(event, request, false);
+                        added += 1;
                     }
                     return added;
                 }
                 Progress::Complete(request, length) => {
-                    match going_on {
-                        Some(asked) => {
-                            asked.request = request;
-                            asked.complete = true;
-                        }
-                        None => {
-                            self.ask(event, request, true);
-                            added += 1;
-                        }
+                    if let Some(asked) = going_on {
+                        asked.request = request;
+                        asked.complete = true;
+                    } else {
+                        self.ask(event, request, true);
+                        added += 1;
                     }
                     // Another one may be pipelined behind it.
                     self.head.consume(length);

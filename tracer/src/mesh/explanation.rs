@@ -41,6 +41,8 @@ pub struct Brief {
     pub because: Option<String>,
     /// The best fix's title; `None` where none was proven.
     pub fix: Option<String>,
+    /// The configuration passes the connection on to the proxy as it is: there is nothing to explain.
+    pub reaches_proxy: bool,
 }
 
 /// Explains connections to each of `to`, which are the addresses of one proxy, with the app's first bytes `head`.
@@ -85,5 +87,5 @@ pub fn brief(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Brief, Error> {
     let failure = Failure { to, decision: &decision, culprits: &culprits };
     let fixes = if failed { fix::fixes(dump, &[failure], &[], head)? } else { Vec::new() };
     let fix = fixes.into_iter().next().map(|fix| fix.title);
-    Ok(Brief { listener: decision.listener, because, fix })
+    Ok(Brief { reaches_proxy: decision.reaches_proxy(), listener: decision.listener, because, fix })
 }

@@ -47,17 +47,21 @@ impl fmt::Display for Compact<'_> {
         let Self { report, colors, zone, explain } = *self;
         let paint = |style: Style| if colors == Colors::On { style } else { Style::new() };
         let style = paint(match report.verdict {
-            verdict if verdict.is_flagged() => FLAGGED,
             Verdict::Tunneled | Verdict::Direct => GOOD,
-            _ => DOUBTFUL,
+            Verdict::RefusedByProxy | Verdict::Unreachable | Verdict::Unanswered => DOUBTFUL,
+            Verdict::HandledAsHttp
+            | Verdict::Blackholed
+            | Verdict::WrappedInTls
+            | Verdict::AbsoluteFormRewritten => FLAGGED,
         });
         let faint = paint(FAINT);
         let mark = if report.flagged { "✗" } else { " " };
         let who = plain(&who(report));
         let authority = plain(&shortened(&report.connect.authority));
-        let asked = match report.verdict {
-            Verdict::AbsoluteFormRewritten => format!("http://{authority}"),
-            _ => format!("CONNECT {authority}"),
+        let asked = if report.verdict == Verdict::AbsoluteFormRewritten {
+            format!("http://{authority}")
+        } else {
+            format!("CONNECT {authority}")
         };
         let proxy = std::net::SocketAddr::from(report.proxy);
         write!(f, "{faint}{}{faint:#}  {style}{mark}{style:#} {who}", time(&report.time, zone))?;
