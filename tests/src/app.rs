@@ -28,7 +28,7 @@ impl Lab {
         Process::spawn(command, &[])
     }
 
-    /// Plays scripts, all at once, in one process of the app.
+    /// Plays scripts, up to 200 at once, in one process of the app.
     pub fn play(&self, scripts: &[Script]) -> Result<Vec<Transcript>> {
         self.play_in(self.app(), scripts)
     }

@@ -19,6 +19,8 @@ use crate::process::Process;
 
 /// The release that everything is tested with.
 pub const VERSION: &str = "1.40.0";
+/// The oldest one that the main rows are tested with.
+pub const OLDEST: &str = "1.36.2";
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -17,12 +17,15 @@ mod scripted_proxy;
 mod squid;
 mod target;
 mod tracer;
+mod watch;
 
 use std::path::PathBuf;
 
 pub use admin::get;
 pub use cgroup::Cgroup;
-pub use envoy::{Envoy, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy};
+pub use envoy::{
+    Envoy, OLDEST as ENVOY_OLDEST, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy,
+};
 pub use janitor::Janitor;
 pub use lab::{Lab, is_root};
 pub use lines::Lines;
@@ -35,6 +38,12 @@ pub use scripted_proxy::{Behaviour, ScriptedProxy};
 pub use squid::{Policy, Squid};
 pub use target::{PAGE, Target};
 pub use tracer::{Tracer, binary as tracer_binary};
+pub use watch::Watch;
+
+/// The folder of one of the twelve cases.
+pub fn case(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/cases")).join(name)
+}
 
 /// The configuration in which an unrelated HTTP Service owns the proxy's port; `fixed/lds.yaml` in it is the remedy.
 pub fn demo_sidecar() -> PathBuf {

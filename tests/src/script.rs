@@ -23,7 +23,7 @@ pub enum Step {
         /// The bytes, in Latin-1.
         send: String,
     },
-    /// Does nothing for so long.
+    /// Does nothing for so long, or until the peer closes: that ends the script.
     Wait {
         /// Milliseconds.
         wait: u64,

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use rustix::net::sockopt::set_socket_linger;
 
 use crate::lab::Lab;
+use crate::netns::Netns;
 
 /// What it does with a connection.
 #[derive(Debug, Clone)]
@@ -69,7 +70,12 @@ struct State {
 impl ScriptedProxy {
     /// Listens outside on `listen`.
     pub fn start(lab: &Lab, listen: SocketAddr, behaviour: Behaviour) -> Result<Self> {
-        let listener = lab.outside().netns().run(|| TcpListener::bind(listen))?;
+        Self::start_in(lab.outside().netns(), listen, behaviour)
+    }
+
+    /// The same in any namespace. Its sockets are in this process's cgroup, which no tracer of the lab looks at.
+    pub fn start_in(netns: &Netns, listen: SocketAddr, behaviour: Behaviour) -> Result<Self> {
+        let listener = netns.run(|| TcpListener::bind(listen))?;
         let listener =
             listener.with_context(|| format!("the scripted proxy cannot listen on {listen} in the lab"))?;
         let shared = Arc::new(Shared { behaviour, state: Mutex::default() });

@@ -323,7 +323,7 @@ fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
         unsafe { (*accepted).reply_left = HEAD_MAX as u32 };
     } else if tuple.sidecar_port != 0 {
         // Redirected, but accepted before the programs were attached.
-        let key = peer_key(&settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.local_port);
+        let key = peer_key(&settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
         let accepted = Accepted { netns, reply_left: HEAD_MAX as u32, port: tuple.sidecar_port, zero: 0 };
         if ACCEPTED.insert(key, accepted, 0).is_err() {
             ring::lost(Loss::MapFull);
@@ -340,7 +340,7 @@ fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
 /// The sidecar's accepted socket whose peer this app's flow is.
 #[inline(always)]
 fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
-    let own = Peer::new(netns, tuple.local_addr, tuple.local_port);
+    let own = Peer::new(netns, tuple.local_addr, tuple.wire_port);
     let accepted = match ACCEPTED.get_ptr_mut(own) {
         Some(accepted) => accepted,
         None => ACCEPTED.get_ptr_mut(Peer { netns: 0, ..own })?,

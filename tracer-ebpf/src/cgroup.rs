@@ -93,6 +93,7 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
             remote_addr: remote,
             local_port: 0,
             remote_port: u16::from_be(port as u16),
+            wire_port: 0,
             sidecar_port: opaque_zero() as u16,
             sidecar_netns: opaque_zero(),
         };
@@ -172,7 +173,8 @@ unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet) {
         return;
     }
     let flow = cookie(ctx);
-    let payload = Payload { ctx, sk, at: packet.payload, len: packet.len, dport: packet.dport };
+    let payload =
+        Payload { ctx, sk, at: packet.payload, len: packet.len, sport: packet.sport, dport: packet.dport };
     if packet.len != 0 {
         // A SYN has a number of its own; bytes that come with it (TCP fast open) begin with the next.
         let seq = packet.seq.wrapping_add(u32::from(packet.flags & TCP_SYN != 0));
@@ -189,6 +191,7 @@ const TCP_RST: u8 = 4;
 
 /// What the IP and TCP headers say.
 struct Packet {
+    sport: u16,
     dport: u16,
     seq: u32,
     flags: u8,
@@ -239,6 +242,7 @@ impl Packet {
             let byte = |offset: usize| *((data + at + offset) as *const u8);
             let payload = at as u32 + (u32::from(byte(12)) >> 4) * 4;
             Some(Self {
+                sport: u16::from_be_bytes([byte(0), byte(1)]),
                 dport: u16::from_be_bytes([byte(2), byte(3)]),
                 seq: u32::from_be_bytes([byte(4), byte(5), byte(6), byte(7)]),
                 flags: byte(13),
@@ -256,6 +260,7 @@ struct Payload<'a> {
     sk: *mut bpf_sock,
     at: u32,
     len: u32,
+    sport: u16,
     dport: u16,
 }
 
@@ -314,6 +319,7 @@ impl Context for Payload<'_> {
     fn tuple(&self) -> Tuple {
         // SAFETY: `sk` is the packet's socket.
         let mut tuple = unsafe { tuple_of(self.sk) };
+        tuple.wire_port = self.sport;
         if self.dport != tuple.remote_port && capture::is_sidecars_port(self.dport) {
             tuple.sidecar_port = self.dport;
         }
@@ -380,6 +386,7 @@ unsafe fn tuple_of(sk: *mut bpf_sock) -> Tuple {
             local_addr,
             remote_addr,
             local_port: load!(sk, bpf_sock.src_port) as u16,
+            wire_port: load!(sk, bpf_sock.src_port) as u16,
             // Network order in the lower half:
             // https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6300
             remote_port: u16::from_be(load!(sk, bpf_sock.dst_port) as u16),
@@ -416,6 +423,7 @@ fn tuple_of_ops(ctx: &SockOpsContext) -> Tuple {
             local_addr,
             remote_addr,
             local_port: load!(ops, bpf_sock_ops.local_port) as u16,
+            wire_port: load!(ops, bpf_sock_ops.local_port) as u16,
             // Network order in the upper half of the kernel's word:
             // https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6800
             remote_port: u16::from_be((load!(ops, bpf_sock_ops.remote_port) >> 16) as u16),

@@ -8,6 +8,8 @@ pub struct Tuple {
     pub remote_addr: [u8; 16],
     pub local_port: u16,
     pub remote_port: u16,
+    /// The local port as the peer sees it, where the hook can tell; else the same.
+    pub wire_port: u16,
     /// The port it was redirected to; 0: not redirected, or not known yet.
     pub sidecar_port: u16,
     pub sidecar_netns: u64,

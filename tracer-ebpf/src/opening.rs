@@ -5,7 +5,7 @@ pub const OPENING: usize = 8;
 
 /// A proxy is spoken to with CONNECT, or with an absolute-form target: a method, a space, `http`. Origin-form
 /// requests (`GET /`), by far the most traffic of a mesh, match none of these.
-const OPENINGS: [[u8; OPENING]; 9] = [
+pub const OPENINGS: [[u8; OPENING]; 9] = [
     *b"CONNECT ",
     *b"GET http",
     *b"POST htt",

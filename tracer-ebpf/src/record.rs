@@ -98,7 +98,10 @@ pub struct Meta {
     /// [`FLAG_LATE`].
     pub flags: u8,
     /// No padding is left to chance.
-    pub zero: [u8; 7],
+    pub zero: [u8; 5],
+    /// For an app's flow: its port as the sidecar sees it. Address translation changes it where the app has the same
+    /// local port towards two proxies; redirected to one port of the sidecar, the two would be the same connection.
+    pub wire_port: u16,
 }
 
 /// A leg sent bytes.

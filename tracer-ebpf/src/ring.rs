@@ -69,7 +69,8 @@ fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
         role: state.role,
         comm: state.comm,
         flags: state.flags & tracer_ebpf::record::FLAG_LATE,
-        zero: [0; 7],
+        zero: [0; 5],
+        wire_port: tuple.wire_port,
     }
 }
 

@@ -78,10 +78,12 @@ impl Sock {
         } else {
             (mapped(read(self.0, offset!(saddr))), mapped(read(self.0, offset!(daddr))))
         };
+        let local_port = self.local_port();
         Tuple {
             local_addr,
             remote_addr,
-            local_port: self.local_port(),
+            local_port,
+            wire_port: local_port,
             remote_port: u16::from_be(read(self.0, offset!(dport))),
             sidecar_port: opaque_zero() as u16,
             sidecar_netns: opaque_zero(),

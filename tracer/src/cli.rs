@@ -32,6 +32,8 @@ enum Verb {
     Record(record::Args),
     /// Print the reports of a recording
     Replay(record::ReplayArgs),
+    /// Explain from a sidecar's configuration what it does to a CONNECT, whose object makes it so, and what to apply
+    Explain(crate::explain::Args),
     /// Show what this kernel offers, what is missing, and what to do about it
     Check(check::Args),
     /// Print the version
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
         Verb::Observe(args) => block_on(observe::run(args)),
         Verb::Record(args) => block_on(record::run(args)),
         Verb::Replay(args) => record::replay(&args),
+        Verb::Explain(args) => crate::explain::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Version => {
             println!("egress-tracer {}", env!("CARGO_PKG_VERSION"));

@@ -277,7 +277,10 @@ impl Core {
             match carried {
                 Carried::SameBytes => self.tables.claim_tunnel(upstream, flow),
                 Carried::Nothing => self.tables.claim_mute(upstream, flow),
-                _ => self.tables.claim(upstream, flow, carried == Carried::RewrittenRequest),
+                Carried::RewrittenRequest => self.tables.claim(upstream, flow, true),
+                Carried::NoConnection | Carried::DialFailed | Carried::OtherBytes | Carried::Tls => {
+                    self.tables.claim(upstream, flow, false);
+                }
             }
         }
         self.tables.mark_reported(flow, nth);

@@ -46,6 +46,9 @@ pub struct Interception {
     pub port: u16,
     /// Its network namespace; 0: unknown.
     pub netns: u64,
+    /// The app's port as the sidecar sees it, where address translation had to change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_port: Option<u16>,
 }
 
 /// A task, as it was when it dialled or accepted.
@@ -139,8 +142,11 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         role,
         opened: (meta.flags & record::FLAG_LATE == 0 && meta.opened_ns != 0).then_some(meta.opened_ns),
         netns: meta.netns,
-        sidecar: (meta.sidecar_port != 0)
-            .then_some(Interception { port: meta.sidecar_port, netns: meta.sidecar_netns }),
+        sidecar: (meta.sidecar_port != 0).then_some(Interception {
+            port: meta.sidecar_port,
+            netns: meta.sidecar_netns,
+            client_port: (meta.wire_port != meta.local_port && meta.wire_port != 0).then_some(meta.wire_port),
+        }),
         task: (meta.tgid != 0).then(|| Task {
             pid: meta.tgid,
             tid: meta.tid,

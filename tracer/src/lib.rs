@@ -10,10 +10,13 @@ pub mod verdict;
 pub mod session;
 pub mod report;
 pub mod core;
+pub mod mesh;
 
 // The edges.
 pub mod trace;
 pub mod probes;
 pub mod tracing;
 pub mod metrics;
+pub mod explain;
+pub mod enrich;
 pub mod cli;

@@ -32,6 +32,8 @@ pub struct Metrics(Rc<Inner>);
 
 struct Inner {
     registry: Registry,
+    /// `process_*` carries no prefix, by convention.
+    process: Registry,
     sessions: IntCounterVec,
     refused: IntCounterVec,
     reply_seconds: HistogramVec,
@@ -99,6 +101,7 @@ impl Metrics {
             destinations: RefCell::default(),
             refreshed: Cell::default(),
             ready: Cell::default(),
+            process: Registry::new(),
             registry,
         };
         let attached = IntGaugeVec::new(
@@ -113,12 +116,8 @@ impl Metrics {
             IntGaugeVec::new(Opts::new("build_info", "1, with the version as a label"), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         inner.registry.register(Box::new(build))?;
-        // `process_*` carries no prefix, by convention.
         let process = prometheus::process_collector::ProcessCollector::for_self();
-        prometheus::default_registry().register(Box::new(process)).or_else(|error| match error {
-            prometheus::Error::AlreadyReg => Ok(()),
-            error => Err(error),
-        })?;
+        inner.process.register(Box::new(process))?;
         Ok(Self(Rc::new(inner)))
     }
 
@@ -193,7 +192,7 @@ impl Metrics {
     /// The exposition in text form.
     fn text(&self) -> Result<String, prometheus::Error> {
         let mut text = TextEncoder::new().encode_to_string(&self.0.registry.gather())?;
-        TextEncoder::new().encode_utf8(&prometheus::gather(), &mut text)?;
+        TextEncoder::new().encode_utf8(&self.0.process.gather(), &mut text)?;
         Ok(text)
     }
 }

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
 
+use tracer_ebpf::opening::OPENINGS;
+
 use crate::event::{Event, What};
 
 /// Headers whose values may be kept. All others are masked, whatever they are.
@@ -50,7 +52,10 @@ enum Part {
     Name(Vec<u8>),
     /// A header's value.
     Value { kept: bool },
-    /// Behind the empty line, or not HTTP at all: so many bytes may still be kept.
+    /// Behind the empty line: as much of another head's beginning as was seen. A reply follows an interim one
+    /// (`100 Continue`), a request one that was refused; but it may be a body.
+    Next(Vec<u8>),
+    /// A body, or not HTTP at all: so many bytes may still be kept.
     Rest(usize),
 }
 
@@ -63,11 +68,16 @@ impl Redactor {
                     self.flows.entry(event.flow).or_insert_with(|| Flow { next: *offset, part: START });
                 if flow.next != *offset || begins_head(data) {
                     flow.part = START;
+                } else if matches!(flow.part, Part::Rest(0)) {
+                    flow.part = NEXT;
                 }
                 let mut bytes = BytesMut::from(&data[..]);
                 let begins = flow.part.is_start();
+                let mut whole = begins;
                 for byte in bytes.iter_mut() {
-                    *byte = flow.part.step(*byte, begins);
+                    *byte = flow.part.step(*byte, whole);
+                    // Of several heads in one payload, `mask_target` sees the first alone.
+                    whole &= flow.part.is_first_line();
                 }
                 *data = if begins { mask_target(bytes) } else { bytes }.freeze();
                 flow.next = offset.wrapping_add(*total);
@@ -84,6 +94,7 @@ impl Redactor {
 }
 
 const START: Part = Part::FirstLine(Vec::new());
+const NEXT: Part = Part::Next(Vec::new());
 
 /// A new request or reply on a connection that had one before.
 fn begins_head(data: &Bytes) -> bool {
@@ -92,7 +103,11 @@ fn begins_head(data: &Bytes) -> bool {
 
 impl Part {
     fn is_start(&self) -> bool {
-        matches!(self, Self::FirstLine(line) if line.is_empty())
+        matches!(self, Self::FirstLine(line) | Self::Next(line) if line.is_empty())
+    }
+
+    fn is_first_line(&self) -> bool {
+        matches!(self, Self::FirstLine(_) | Self::Next(_))
     }
 
     /// Takes one byte and gives what may be seen of it. `whole`: the first line began in this very payload, so
@@ -105,7 +120,7 @@ impl Part {
                     (Self::Name(Vec::new()), byte)
                 } else if is_http_so_far(&line) {
                     // Whether this is a password or a host's name, the rest of the target would tell.
-                    let in_target = line.iter().filter(|&&byte| byte == b' ').count() == 1 && byte != b' ';
+                    let in_target = line.split(|&byte| byte == b' ').count() == 2 && byte != b' ';
                     let mask = !whole && in_target && !is_plain(&line);
                     (Self::FirstLine(line), if mask { MASK } else { byte })
                 } else {
@@ -114,8 +129,10 @@ impl Part {
                 }
             }
             Self::Name(mut name) => match byte {
-                b'\n' if name.is_empty() || name == b"\r" => (Self::Rest(0), byte),
+                b'\n' if name.is_empty() || name == b"\r" => (NEXT, byte),
                 b'\n' => (Self::Name(Vec::new()), byte),
+                // The folded rest of the value above: https://www.rfc-editor.org/rfc/rfc9112#section-5.2
+                b' ' | b'\t' if name.is_empty() => (Self::Value { kept: false }, byte),
                 b':' => {
                     let kept = KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(&name));
                     (Self::Value { kept }, byte)
@@ -130,11 +147,28 @@ impl Part {
                 let structure = byte == b'\r' || byte == b' ';
                 (Self::Value { kept }, if kept || structure { byte } else { MASK })
             }
+            Self::Next(mut line) => {
+                line.push(byte);
+                match begins_line(&line) {
+                    Some(true) => (Self::FirstLine(line), byte),
+                    Some(false) => (Self::Next(line), byte),
+                    None => (Self::Rest(0), MASK),
+                }
+            }
             Self::Rest(kept) => (Self::Rest(kept.saturating_sub(1)), if kept > 0 { byte } else { MASK }),
         };
         *self = next;
         seen
     }
+}
+
+/// Is this the beginning of a first line that concerns us? `Some(false)`: it may become one.
+fn begins_line(line: &[u8]) -> Option<bool> {
+    let beginnings = OPENINGS.iter().map(|opening| &opening[..]).chain([&b"HTTP/1."[..]]);
+    beginnings
+        .filter(|beginning| beginning.starts_with(line))
+        .map(|beginning| line.len() == beginning.len())
+        .max()
 }
 
 /// Methods and version: anything else in a first line's beginning is another protocol.
@@ -153,9 +187,9 @@ fn is_plain(line: &[u8]) -> bool {
     line.starts_with(b"CONNECT ") || line.starts_with(b"HTTP/")
 }
 
-/// In an absolute-form or origin-form target, credentials, path and query are nobody's business.
+/// In a target, credentials, path and query are nobody's business.
 fn mask_target(mut head: BytesMut) -> BytesMut {
-    if is_plain(&head) {
+    if head.starts_with(b"HTTP/") {
         return head;
     }
     let line = head.iter().position(|&byte| byte == b'\n').unwrap_or(head.len());
@@ -164,11 +198,12 @@ fn mask_target(mut head: BytesMut) -> BytesMut {
         return head;
     };
     let end = head[start..line].iter().position(|&byte| byte == b' ').map_or(line, |at| start + at);
+    let is_plain = is_plain(&head);
     let target = &mut head[start..end];
     let authority = target.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
-    let path =
-        target[authority..].iter().position(|&byte| byte == b'/').map_or(target.len(), |at| authority + at);
-    if is_cut {
+    let path = target[authority..].iter().position(|byte| b"/?#".contains(byte));
+    let path = path.map_or(target.len(), |at| authority + at);
+    if is_cut && !is_plain {
         target[authority..].fill(MASK);
     } else if let Some(at) = target[authority..path].iter().rposition(|&byte| byte == b'@') {
         target[authority..authority + at].fill(MASK);
@@ -248,6 +283,39 @@ mod tests {
                 assert!(!seen.contains(secret), "{size}: {seen}");
             }
             assert!(seen.ends_with(" HTTP/1.1\r\nHost: host\r\n\r\n"), "{size}: {seen}");
+        }
+    }
+
+    #[test]
+    fn what_follows_an_interim_reply_or_a_request_is_a_head_again() {
+        let replies =
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nserver: envoy\r\nx: t0ken\r\n\r\n";
+        let requests = b"CONNECT a:1 HTTP/1.1\r\n\r\nCONNECT b:1 HTTP/1.1\r\nCookie: t0ken\r\n\r\nt0ken";
+        for size in 1..=replies.len() {
+            assert!(
+                seen(replies, size).contains("HTTP/1.1 404 Not Found\r\nserver: envoy\r\nx: *"),
+                "{size}"
+            );
+            let requests = seen(requests, size);
+            assert!(requests.contains("\r\n\r\nCONNECT b:1 HTTP/1.1\r\n"), "{size}: {requests}");
+            assert!(!requests.contains("t0ken"), "{size}: {requests}");
+        }
+    }
+
+    #[test]
+    fn bodies_and_pipelined_targets_are_masked() {
+        let head = b"POST http://h/ HTTP/1.1\r\n\r\nGETsecret";
+        let pipelined = b"CONNECT a:1 HTTP/1.1\r\n\r\nGET http://u:secret@h/secret?secret HTTP/1.1\r\n\r\n";
+        let folded = b"CONNECT a:1 HTTP/1.1\r\nProxy-Authorization: Basic\r\n secret\r\n\r\n";
+        let query = b"GET http://h?secret HTTP/1.1\r\n\r\n";
+        let connect = b"CONNECT u:secret@h:1 HTTP/1.1\r\n\r\n";
+        for whole in [&head[..], pipelined, folded, query, connect] {
+            assert!(!seen(whole, 500).contains("secret"), "{}", seen(whole, 500));
+        }
+        for size in 1..=pipelined.len() {
+            for whole in [&head[..], pipelined, folded, query] {
+                assert!(!seen(whole, size).contains("secret"), "{size}: {}", seen(whole, size));
+            }
         }
     }
 

@@ -100,6 +100,15 @@ impl Connection {
         }
     }
 
+    /// The sidecar's network namespace, and the app's address as the sidecar sees it: by these its leg is found.
+    pub fn peer(&self) -> Option<(u64, SocketAddr)> {
+        let sidecar = self.sidecar?;
+        Some((
+            sidecar.netns,
+            SocketAddr::new(self.local.ip(), sidecar.client_port.unwrap_or(self.local.port())),
+        ))
+    }
+
     /// Takes bytes that the app sent; says how many requests were added.
     pub fn app_sent(&mut self, event: &Event, offset: u32, total: u32, data: &[u8]) -> usize {
         if self.opaque {
@@ -127,25 +136,21 @@ impl Connection {
                 }
                 Progress::Incomplete => return added,
                 Progress::Begun(request) => {
-                    match going_on {
-                        Some(asked) => asked.request = request,
-                        None => {
-                            self.ask(event, request, false);
-                            added += 1;
-                        }
+                    if let Some(asked) = going_on {
+                        asked.request = request;
+                    } else {
+                        self.ask(event, request, false);
+                        added += 1;
                     }
                     return added;
                 }
                 Progress::Complete(request, length) => {
-                    match going_on {
-                        Some(asked) => {
-                            asked.request = request;
-                            asked.complete = true;
-                        }
-                        None => {
-                            self.ask(event, request, true);
-                            added += 1;
-                        }
+                    if let Some(asked) = going_on {
+                        asked.request = request;
+                        asked.complete = true;
+                    } else {
+                        self.ask(event, request, true);
+                        added += 1;
                     }
                     // Another one may be pipelined behind it.
                     self.head.consume(length);

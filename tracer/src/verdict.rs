@@ -213,11 +213,10 @@ fn judge_connect(evidence: &Evidence) -> Judgement {
     use Carried::{DialFailed, NoConnection, Nothing, OtherBytes, RewrittenRequest, SameBytes, Tls};
     match (evidence.outcome, evidence.upstream) {
         // The proxy got the app's own bytes, so the answer is the proxy's, whatever it says and whatever it calls
-        // itself: a remote Envoy's 404 is byte-identical to a local one.
-        (Outcome::Replied { status, .. }, SameBytes) => proxys_own(status),
-        // What TLS or another protocol carried cannot be read. An answer that came after it may be the proxy's (a
-        // proxy inside the mesh is spoken to in mTLS), and nobody is blamed for what was not seen.
-        (Outcome::Replied { status, .. }, Tls | OtherBytes) => proxys_own(status),
+        // itself: a remote Envoy's 404 is byte-identical to a local one. What TLS or another protocol carried cannot be
+        // read; an answer that came after it may be the proxy's (a proxy inside the mesh is spoken to in mTLS), and
+        // nobody is blamed for what was not seen.
+        (Outcome::Replied { status, .. }, SameBytes | Tls | OtherBytes) => proxys_own(status),
         // Envoy's HTTP connection manager wrote a CONNECT of its own: names in lower case, x-request-id.
         (Outcome::Replied { status: Some(503), .. }, RewrittenRequest) => handled(Reason::UpstreamFailed),
         (Outcome::Replied { .. } | Outcome::Closed, RewrittenRequest) => handled(Reason::Forwarded),

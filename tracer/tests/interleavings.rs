@@ -258,7 +258,11 @@ impl Session {
             role,
             opened: Some(opened),
             netns: self.netns(),
-            sidecar: (role == Role::App).then(|| Interception { port: 15001, netns: self.netns() }),
+            sidecar: (role == Role::App).then(|| Interception {
+                port: 15001,
+                netns: self.netns(),
+                client_port: None,
+            }),
             task: Some(Task { tid: task.tid + u32::from(self.pod) * 10, ..task }),
             uid: 0,
             lost: 0,

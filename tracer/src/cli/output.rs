@@ -21,7 +21,8 @@ pub(super) struct Args {
     /// Colour in compact output
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     color: Color,
-    /// Explain flagged sessions in a second line, also where the output is no terminal
+    /// Explain flagged sessions: in a second line, also where the output is no terminal, and from the sidecar's own
+    /// configuration, which is read from its admin port
     #[arg(long)]
     explain: bool,
     /// Also write each report as a line of JSON to this file
@@ -30,6 +31,11 @@ pub(super) struct Args {
 }
 
 impl Args {
+    /// Whether sidecars are to be asked for their configuration.
+    pub(super) fn explains(&self) -> bool {
+        self.explain
+    }
+
     /// Opens what is to be written.
     pub(super) fn printer(&self) -> anyhow::Result<Printer> {
         Printer::new(self)
@@ -74,12 +80,11 @@ impl Printer {
         let terminal = stdout.is_terminal();
         let colors = match args.color {
             Color::Always => Colors::On,
-            Color::Never => Colors::Off,
             // https://no-color.org
             Color::Auto if terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) => {
                 Colors::On
             }
-            Color::Auto => Colors::Off,
+            Color::Auto | Color::Never => Colors::Off,
         };
         let copy = args.report_file.as_ref().map(|file| {
             File::create(file).with_context(|| format!("cannot write the report file {}", file.display()))

@@ -36,9 +36,12 @@ pub(super) struct Args {
     /// A user that sidecars run as, whom iptables does not redirect; may be repeated
     #[arg(long, value_name = "UID", default_value = "1337")]
     sidecar_uid: Vec<u32>,
-    /// Serve Prometheus metrics at http://ADDRESS/metrics
+    /// Serve Prometheus metrics over HTTP here, at `/metrics`
     #[arg(long, value_name = "ADDRESS")]
     pub(super) metrics_address: Option<SocketAddr>,
+    /// The admin port of sidecars, for explanations
+    #[arg(long, value_name = "PORT", default_value_t = 15000)]
+    pub(super) admin_port: u16,
     /// Write this file once all hooks are attached
     #[arg(long, value_name = "FILE")]
     pub(super) ready_file: Option<PathBuf>,
@@ -84,7 +87,7 @@ impl Args {
             clock_offset: clock_offset(),
             inbound_ports: settings.inbound_ports.into_iter().filter(|&port| port != 0).collect(),
             capacity: 65_536,
-            keep: nanoseconds(Duration::from_secs(3600)),
+            keep: nanoseconds(Duration::from_hours(1)),
             node: self.node.clone(),
             probes: family.name().to_owned(),
         };

@@ -58,12 +58,13 @@ impl Tables {
         let flow = event.flow;
         if !self.connections.contains_key(&flow) {
             self.order.push_back((event.time, flow));
-            self.connections.insert(flow, Connection::new(event));
         }
-        if let Some(sidecar) = event.sidecar {
-            self.by_peer.insert((sidecar.netns, event.local), flow);
+        let connection = self.connections.entry(flow).or_insert_with(|| Connection::new(event));
+        connection.sidecar = connection.sidecar.or(event.sidecar);
+        if let Some(peer) = connection.peer() {
+            self.by_peer.insert(peer, flow);
         }
-        self.connections.entry(flow).or_insert_with(|| Connection::new(event))
+        connection
     }
 
     /// The connection whose sidecar's socket has this peer.
@@ -232,7 +233,7 @@ impl Tables {
     pub(super) fn take_early_end(&mut self, flow: u64) -> Option<Event> {
         let connection = self.connections.get(&flow)?;
         let opened = connection.opened.unwrap_or(0);
-        let peer = (connection.sidecar?.netns, connection.local);
+        let peer = connection.peer()?;
         let (end, dialed) = self.early_ends.remove(&peer)?;
         self.release(dialed);
         // An app's port is used again, sooner or later.
@@ -254,11 +255,10 @@ impl Tables {
             }
         }
         let Some(connection) = self.connections.remove(&flow) else { return };
-        if let Some(sidecar) = connection.sidecar {
-            let peer = (sidecar.netns, connection.local);
-            if self.by_peer.get(&peer) == Some(&flow) {
-                self.by_peer.remove(&peer);
-            }
+        if let Some(peer) = connection.peer()
+            && self.by_peer.get(&peer) == Some(&flow)
+        {
+            self.by_peer.remove(&peer);
         }
         for upstream in connection.upstreams {
             self.forget_mute(upstream);

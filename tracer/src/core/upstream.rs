@@ -157,12 +157,9 @@ impl Core {
             let socket = other.tunnel.or(waiting.rewritten)?;
             let upstream = self.tables.upstreams.get(socket).filter(|socket| socket.sent <= Some(time))?;
             let is_others = upstream.remote == other.remote && other.remote != connection.remote;
-            match carried(&upstream.bytes, false, &connection.sent, &asked.request)? {
-                found @ (Carried::SameBytes | Carried::RewrittenRequest) if !is_others => {
-                    Some((socket, found))
-                }
-                _ => None,
-            }
+            let found = carried(&upstream.bytes, false, &connection.sent, &asked.request)?;
+            let is_this = matches!(found, Carried::SameBytes | Carried::RewrittenRequest) && !is_others;
+            is_this.then_some((socket, found))
         })
     }
 }

@@ -27,9 +27,9 @@ impl Ring {
         batch.fill(ready.get_inner_mut());
         // What comes in after this guard was made is not cleared with it.
         if batch.is_full() {
-            ready.retain_ready()
+            ready.retain_ready();
         } else {
-            ready.clear_ready()
+            ready.clear_ready();
         }
         Ok(())
     }

@@ -43,16 +43,20 @@ impl fmt::Display for Compact<'_> {
         let Self { report, colors, zone, explain } = *self;
         let paint = |style: Style| if colors == Colors::On { style } else { Style::new() };
         let style = paint(match report.verdict {
-            verdict if verdict.is_flagged() => FLAGGED,
             Verdict::Tunneled | Verdict::Direct => GOOD,
-            _ => DOUBTFUL,
+            Verdict::RefusedByProxy | Verdict::Unreachable | Verdict::Unanswered => DOUBTFUL,
+            Verdict::HandledAsHttp
+            | Verdict::Blackholed
+            | Verdict::WrappedInTls
+            | Verdict::AbsoluteFormRewritten => FLAGGED,
         });
         let faint = paint(FAINT);
         let mark = if report.flagged { "✗" } else { " " };
         let who = who(report);
-        let asked = match report.verdict {
-            Verdict::AbsoluteFormRewritten => format!("http://{}", report.connect.authority),
-            _ => format!("CONNECT {}", report.connect.authority),
+        let asked = if report.verdict == Verdict::AbsoluteFormRewritten {
+            format!("http://{}", report.connect.authority)
+        } else {
+            format!("CONNECT {}", report.connect.authority)
         };
         let proxy = std::net::SocketAddr::from(report.proxy);
         write!(f, "{faint}{}{faint:#}  {style}{mark}{style:#} {who}", time(&report.time, zone))?;

@@ -1,0 +1,305 @@
+//! The twelve cases: on each, a real Envoy, the probes of its `expected.json` one after the other, and the reports held
+//! against the ones due. Every probe must yield its own reports and no others.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Write as _, stderr};
+use std::net::SocketAddr;
+
+use lab::{
+    Behaviour, ENVOY_OLDEST, ENVOY_VERSION, Envoy, EnvoyOptions, Lab, Script, ScriptedProxy, Step, Watch,
+    case,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+struct Case {
+    probes: Vec<Probe>,
+}
+
+#[derive(Deserialize)]
+struct Probe {
+    probe: String,
+    dialled: SocketAddr,
+    #[serde(default)]
+    steps: Vec<Step>,
+    client: Option<Vec<String>>,
+    proxy: String,
+    report: Due,
+}
+
+/// A report that is due. A missing `status` means that no reply is reported; other missing fields are not compared.
+#[derive(Deserialize)]
+struct Due {
+    any: Option<String>,
+    verdict: Option<String>,
+    reason: Option<String>,
+    flagged: Option<bool>,
+    status: Option<u16>,
+    authority: Option<String>,
+    #[serde(default)]
+    also: Vec<Due>,
+    #[serde(default)]
+    then: Vec<Due>,
+}
+
+impl Due {
+    fn is(&self, report: &Value) -> bool {
+        let same = |at: &str, due: Option<Value>| report.pointer(at) == Some(&due.unwrap_or(Value::Null));
+        let optional = |at: &str, due: Option<Value>| due.is_none_or(|due| report.pointer(at) == Some(&due));
+        let status = report.pointer("/reply/status").unwrap_or(&Value::Null);
+        same("/verdict", self.verdict.clone().map(Value::from))
+            && same("/reason", self.reason.clone().map(Value::from))
+            && optional("/flagged", self.flagged.map(Value::from))
+            && *status == self.status.map_or(Value::Null, Value::from)
+            && optional("/connect/authority", self.authority.clone().map(Value::from))
+    }
+
+    /// This one or one that is as right.
+    fn is_met_by(&self, report: &Value) -> bool {
+        // Another right answer may say less about the reply than the first one does.
+        let loosely = |due: &Self| due.verdict.is_some() && (due.is(report) || due.without_status_is(report));
+        self.is(report) || self.also.iter().any(loosely)
+    }
+
+    fn without_status_is(&self, report: &Value) -> bool {
+        let mut bare = report.clone();
+        bare["reply"] = Value::Null;
+        self.status.is_none() && self.is(&bare)
+    }
+
+    /// How few reports will do.
+    fn least(&self) -> usize {
+        let silence = self.also.iter().any(|due| due.verdict.is_none());
+        if self.any.is_some() || self.verdict.is_none() || silence { 0 } else { 1 + self.then.len() }
+    }
+
+    /// Are these the reports that are due?
+    fn are(&self, reports: &[Value]) -> bool {
+        if self.any.is_some() {
+            return true;
+        }
+        if reports.is_empty() {
+            return self.least() == 0;
+        }
+        let first = self.verdict.is_some() && self.is(&reports[0]);
+        let rest = &reports[1..];
+        (first || self.is_met_by(&reports[0]))
+            && rest.len() == self.then.len()
+            && self.then.iter().zip(rest).all(|(due, report)| due.is_met_by(report))
+    }
+
+    fn describe(&self) -> String {
+        if self.any.is_some() {
+            return "anything".to_owned();
+        }
+        let mut text = show(self.verdict.as_deref(), self.reason.as_deref(), self.status.map(u64::from));
+        for due in &self.then {
+            let _ = write!(text, ", then {}", due.describe());
+        }
+        text
+    }
+}
+
+fn show(verdict: Option<&str>, reason: Option<&str>, status: Option<u64>) -> String {
+    let words = [verdict.unwrap_or("no report"), reason.unwrap_or_default()].join(" ");
+    let status = status.map(|status| format!(" {status}")).unwrap_or_default();
+    format!("{}{status}", words.trim())
+}
+
+fn show_report(report: &Value) -> String {
+    show(report["verdict"].as_str(), report["reason"].as_str(), report["reply"]["status"].as_u64())
+}
+
+/// Who made a probe's connection.
+enum Who {
+    /// The raw client, from this port.
+    Port(u16),
+    /// A program: whatever is reported between these two moments and is nobody else's.
+    Program(std::ops::Range<usize>),
+}
+
+struct Stage {
+    envoy: Envoy,
+    watch: Watch,
+    lab: Lab,
+}
+
+impl Stage {
+    fn play(&self, probe: &Probe) -> Who {
+        let listen = SocketAddr::from(([0, 0, 0, 0], probe.dialled.port()));
+        let behaviour = match probe.proxy.as_str() {
+            "upstream_envoy" => None,
+            word => Behaviour::named(word).expect("a behaviour"),
+        };
+        let proxy = behaviour.map(|behaviour| ScriptedProxy::start(&self.lab, listen, behaviour));
+        let proxy = proxy.transpose().expect("a proxy outside");
+        let who = match &probe.client {
+            None => {
+                let script = Script { dialled: probe.dialled, steps: probe.steps.clone() };
+                let transcript = self.lab.play(&[script]).expect("a transcript").remove(0);
+                let port =
+                    transcript.local.unwrap_or_else(|| panic!("{}: {transcript:?}", probe.probe)).port();
+                self.watch
+                    .wait(port, probe.report.least())
+                    .unwrap_or_else(|e| panic!("{}: {e:#}", probe.probe));
+                Who::Port(port)
+            }
+            Some(client) => {
+                let before = self.watch.tracer().report_lines().all().len();
+                let (program, args) = command(client);
+                let args: Vec<&str> = args.iter().map(String::as_str).collect();
+                self.lab.run_app(&program, &args).expect("the client runs");
+                let least = before + probe.report.least();
+                self.watch
+                    .tracer()
+                    .wait_reports(least, std::time::Duration::from_secs(30))
+                    .unwrap_or_else(|error| panic!("{}: {error:#}", probe.probe));
+                self.watch.mark(&self.lab).expect("a mark");
+                Who::Program(before..self.watch.tracer().report_lines().all().len())
+            }
+        };
+        drop(proxy);
+        who
+    }
+}
+
+/// A client of `expected.json` as a command: the Python ones are an expression there.
+fn command(client: &[String]) -> (String, Vec<String>) {
+    let (program, rest) = client.split_first().expect("a command");
+    if !program.starts_with("python") {
+        return (program.clone(), rest.to_vec());
+    }
+    let (make, tunnel) = rest[0].split_once(".set_tunnel").expect("a tunnel");
+    let code = format!("import http.client\nc = {make}\nc.timeout = 3\nc.set_tunnel{tunnel}\nc.connect()\n");
+    (program.clone(), vec!["-c".to_owned(), code])
+}
+
+fn play(folder: &str, version: &str) {
+    let dir = case(folder);
+    let text = fs::read_to_string(dir.join("expected.json")).expect("what is expected");
+    let expected: Case = serde_json::from_str(&text).expect("in its format");
+
+    let lab = Lab::new().expect("a lab");
+    let remote = dir.join("upstream_envoy");
+    let remote = remote.exists().then(|| Envoy::upstream(&lab, &remote).expect("the proxy is an Envoy"));
+    let options = EnvoyOptions { version: version.to_owned(), ..EnvoyOptions::default() };
+    let envoy = Envoy::start(&lab, lab.sidecar(), &dir, &options).expect("Envoy");
+    let watch = Watch::start(&lab, &["--deadline", "3s"]).expect("the tracer");
+    let stage = Stage { envoy, watch, lab };
+    let played: Vec<Who> = expected.probes.iter().map(|probe| stage.play(probe)).collect();
+
+    // With Envoy every connection ends, so everything that can still be reported is.
+    let Stage { envoy, watch, lab } = stage;
+    envoy.stop().expect("Envoy stops");
+    watch.mark(&lab).expect("a mark");
+    drop(remote);
+
+    let mut table = format!("{folder} on Envoy {version}\n");
+    let mut wrong = Vec::new();
+    let mut taken = HashSet::new();
+    let reports = watch.tracer().reports().expect("reports");
+    let marks: HashSet<String> = reports
+        .iter()
+        .filter(|report| report["connect"]["authority"] == "beacon.example:443")
+        .map(ToString::to_string)
+        .collect();
+    let ports: HashSet<u64> = played
+        .iter()
+        .filter_map(|who| if let Who::Port(port) = who { Some(u64::from(*port)) } else { None })
+        .collect();
+    for (probe, who) in expected.probes.iter().zip(&played) {
+        let own: Vec<(usize, Value)> = reports
+            .iter()
+            .enumerate()
+            .filter(|(at, report)| {
+                let port = report["source"]["port"].as_u64().unwrap_or_default();
+                !marks.contains(&report.to_string())
+                    && match who {
+                        Who::Port(own) => port == u64::from(*own),
+                        Who::Program(between) => between.contains(at) && !ports.contains(&port),
+                    }
+            })
+            .map(|(at, report)| (at, report.clone()))
+            .collect();
+        taken.extend(own.iter().map(|(at, _)| *at));
+        let own: Vec<Value> = own.into_iter().map(|(_, report)| report).collect();
+        let got = if own.is_empty() {
+            "no report".to_owned()
+        } else {
+            own.iter().map(show_report).collect::<Vec<_>>().join(", then ")
+        };
+        let right = probe.report.are(&own);
+        let mark = if right { "  " } else { "! " };
+        let _ = writeln!(table, "{mark}{:28} {:46} {got}", probe.probe, probe.report.describe());
+        if !right {
+            wrong.push(format!("{}: due {}, got {own:#?}", probe.probe, probe.report.describe()));
+        }
+    }
+    for (at, report) in reports.iter().enumerate() {
+        if !taken.contains(&at) && !marks.contains(&report.to_string()) {
+            wrong.push(format!("nobody's report: {report}"));
+        }
+    }
+    stderr().write_all(table.as_bytes()).expect("stderr");
+    assert!(wrong.is_empty(), "{table}{}", wrong.join("\n"));
+    let metrics = watch.tracer().metrics().expect("metrics");
+    for line in metrics.lines().filter(|line| line.starts_with("egress_tracer_lost_events_total")) {
+        assert!(line.ends_with(" 0"), "{line}");
+    }
+}
+
+/// Each in a test of its own, so that they run side by side and fail one by one.
+macro_rules! cases {
+    ($version:expr, $($name:ident),* $(,)?) => {
+        $(#[test] fn $name() { super::play(stringify!($name), $version); })*
+        pub(super) const NAMES: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+mod newest {
+    cases!(
+        super::ENVOY_VERSION,
+        c01_unrelated_http_service_same_port,
+        c02_no_listener_allow_any,
+        c03_tcp_serviceentry_address,
+        c06_auto_sniffed_service,
+        c08_registry_only_no_listener,
+        c11_connect_upgrade_forwarded,
+        c12_connect_terminated,
+        c13_connect_matcher_without_upgrade,
+        c15_upstream_is_envoy_404,
+        c20c_tcp_upstream_refused,
+        c23_http_filter_denies,
+        c31_real_clients_http_listener,
+    );
+}
+
+mod oldest {
+    cases!(
+        super::ENVOY_OLDEST,
+        c01_unrelated_http_service_same_port,
+        c02_no_listener_allow_any,
+        c03_tcp_serviceentry_address,
+        c08_registry_only_no_listener,
+        c11_connect_upgrade_forwarded,
+        c13_connect_matcher_without_upgrade,
+        c15_upstream_is_envoy_404,
+        c23_http_filter_denies,
+    );
+}
+
+#[test]
+fn no_case_is_left_out() {
+    let mut there: Vec<String> = fs::read_dir(case(""))
+        .expect("the cases")
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    there.sort();
+    assert_eq!(there, newest::NAMES);
+    assert!(oldest::NAMES.iter().all(|name| newest::NAMES.contains(name)));
+}

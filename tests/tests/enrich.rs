@@ -1,0 +1,60 @@
+//! A flagged report says which listener took the connection, whose it is, and what to apply; and it comes all the same
+//! when the sidecar's admin port does not answer.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use lab::{Behaviour, Envoy, Lab, PROXY, Script, ScriptedProxy, Tracer, demo_sidecar};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The report on one CONNECT that the demo's sidecar answers itself.
+fn report(lab: &Lab, args: &[&str]) -> Value {
+    let proxy = SocketAddr::new(PROXY, 3128);
+    let _envoy = Envoy::sidecar(lab, &demo_sidecar()).expect("Envoy");
+    let _proxy = ScriptedProxy::start(lab, proxy, Behaviour::Tunnel).expect("a proxy");
+    let tracer = Tracer::start(lab, args).expect("the tracer");
+    lab.play(&[Script::connect(proxy, "example.com:443")]).expect("an answer");
+    let report = tracer.wait_reports(1, PATIENCE).expect("a report").remove(0);
+    assert_eq!((&report["verdict"], &report["reply"]["status"]), (&"handled_as_http".into(), &404.into()));
+    report
+}
+
+#[test]
+fn a_flagged_report_names_the_listener_its_owner_and_the_fix() {
+    let lab = Lab::new().expect("a lab");
+    let report = report(&lab, &["--explain"]);
+    assert_eq!(report["listener"]["name"], "0.0.0.0_3128", "{report}");
+    let because = report["listener"]["because"].as_str().expect("a reason");
+    assert!(because.contains("default/legacy") && because.contains("3128"), "{because}");
+    let fix = report["fix"].as_str().expect("a fix");
+    let pid = &report["sidecar"]["pid"];
+    assert!(fix.contains("ServiceEntry"), "{fix}");
+    assert!(fix.ends_with(&format!("egress-tracer explain --pid {pid} --to 10.0.0.1:3128 -o yaml")), "{fix}");
+}
+
+#[test]
+fn without_being_asked_nobody_reads_the_configuration() {
+    let lab = Lab::new().expect("a lab");
+    let report = report(&lab, &[]);
+    assert_eq!(report["listener"], Value::Null);
+    assert_eq!(report["fix"], "docs/verdicts/handled_as_http.md");
+}
+
+#[test]
+fn an_absent_admin_port_changes_nothing() {
+    let lab = Lab::new().expect("a lab");
+    let report = report(&lab, &["--explain", "--admin-port", "15999"]);
+    assert_eq!((&report["listener"], &report["flagged"]), (&Value::Null, &true.into()), "{report}");
+}
+
+#[test]
+fn a_silent_admin_port_changes_nothing() {
+    let lab = Lab::new().expect("a lab");
+    // Accepts in its backlog, and never answers.
+    let listen = || TcpListener::bind("127.0.0.1:15998");
+    let _silent = lab.pod_root().netns().run(listen).expect("the pod's namespace").expect("a port");
+    let report = report(&lab, &["--explain", "--admin-port", "15998"]);
+    assert_eq!((&report["listener"], &report["flagged"]), (&Value::Null, &true.into()), "{report}");
+}

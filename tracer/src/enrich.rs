@@ -1,0 +1,137 @@
+//! Adds to a flagged report what the sidecar's own configuration says: the listener, the object behind it, the fix. It
+//! works beside the tracer, not in its way: a report waits a second at most, and a slow, hostile or absent admin port
+//! only leaves these fields as they were.
+
+use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
+
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::{
+    explain::{Sidecar, Sidecars},
+    mesh::Brief,
+    report::{Listener, Report},
+};
+
+/// How long a report waits for its explanation.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How many reports may wait at once; further ones go without.
+const WAITING: usize = 1024;
+
+/// Reports that are being explained.
+pub struct Enricher {
+    to: Option<Sender<Report>>,
+    from: Receiver<Report>,
+    waiting: usize,
+}
+
+impl Enricher {
+    /// Asks sidecars at this admin port, for as long as the current `LocalSet` runs; with `None`, it asks nobody and
+    /// gives every report back as it is.
+    pub fn new(admin_port: Option<u16>) -> Self {
+        let (done, from) = channel(WAITING);
+        let to = admin_port.map(|admin_port| {
+            let (to, requests) = channel(WAITING);
+            tokio::task::spawn_local(explain_all(admin_port, requests, done));
+            to
+        });
+        Self { to, from, waiting: 0 }
+    }
+
+    /// Gives a report to be explained. It comes back from [`Self::next`]; or at once, where there is nothing to explain
+    /// or no room.
+    pub fn enrich(&mut self, report: Report) -> Option<Report> {
+        let Some(to) = self.to.as_ref().filter(|_| report.flagged && self.waiting < WAITING) else {
+            return Some(report);
+        };
+        if pid(&report).is_none() {
+            return Some(report);
+        }
+        match to.try_send(report) {
+            Ok(()) => {
+                self.waiting += 1;
+                None
+            }
+            Err(refused) => Some(refused.into_inner()),
+        }
+    }
+
+    /// The next report that is done; never, where none waits.
+    pub async fn next(&mut self) -> Report {
+        match self.from.recv().await {
+            Some(report) => {
+                self.waiting -= 1;
+                report
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether reports are on their way back.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting > 0
+    }
+}
+
+/// The process to ask about a report.
+fn pid(report: &Report) -> Option<u32> {
+    report.sidecar.as_ref()?.pid
+}
+
+async fn explain_all(admin_port: u16, mut requests: Receiver<Report>, done: Sender<Report>) {
+    let mut sidecars = Sidecars::new();
+    while let Some(report) = requests.recv().await {
+        let Some(pid) = pid(&report) else { continue };
+        let to = SocketAddr::from(report.proxy);
+        let head = head(&report);
+        let brief = sidecars.brief(Sidecar { pid, admin_port }, to, &head);
+        if answer(report, brief, &mut requests, &done).await.is_err() {
+            return; // nobody listens any more
+        }
+    }
+}
+
+/// Nobody takes reports any more.
+struct Gone;
+
+/// Sends the report on with its explanation, or without once its patience is at an end. The question itself is then
+/// still carried to its end, and reports that come in meanwhile do not wait for it.
+async fn answer(
+    report: Report,
+    brief: impl Future<Output = Option<Brief>>,
+    requests: &mut Receiver<Report>,
+    done: &Sender<Report>,
+) -> Result<(), Gone> {
+    let mut brief = pin!(brief);
+    tokio::select! {
+        brief = &mut brief => return done.send(attach(report, brief)).await.map_err(|_| Gone),
+        () = tokio::time::sleep(PATIENCE) => done.send(report).await.map_err(|_| Gone)?,
+    }
+    loop {
+        tokio::select! {
+            _ = &mut brief => return Ok(()),
+            report = requests.recv() => match report {
+                Some(report) => done.send(report).await.map_err(|_| Gone)?,
+                None => return Err(Gone),
+            },
+        }
+    }
+}
+
+/// The configuration explains the verdict; it never replaces the evidence. One under which the connection would have
+/// reached the proxy has changed since, and says nothing about this report.
+fn attach(mut report: Report, brief: Option<Brief>) -> Report {
+    let Some(Brief { listener, because, fix, reaches_proxy: false }) = brief else { return report };
+    report.listener = listener.map(|name| Listener { name, because });
+    if let (Some(fix), Some(pid)) = (fix, pid(&report)) {
+        let to = SocketAddr::from(report.proxy);
+        report.fix = Some(format!("{fix}: egress-tracer explain --pid {pid} --to {to} -o yaml"));
+    }
+    report
+}
+
+/// The request, as far as it decides which listener and chain takes it.
+fn head(report: &Report) -> Vec<u8> {
+    let authority = &report.connect.authority;
+    format!("CONNECT {authority} HTTP/{}\r\nHost: {authority}\r\n\r\n", report.connect.http_version)
+        .into_bytes()
+}

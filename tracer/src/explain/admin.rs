@@ -1,0 +1,110 @@
+//! Envoy's admin port, read-only: two GET requests and nothing else. Bounded in size and in time, follows no redirect,
+//! and believes nothing that it is told.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::source::MAX_DUMP;
+
+/// For a connection on the loopback device; one that takes longer is not accepted by anybody.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
+
+/// For a whole answer: Envoy writes some 100 MB a second, on its main thread.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+
+/// The whole configuration with endpoints: `/config_dump?include_eds`.
+const CONFIG_DUMP: &str = "/config_dump?include_eds";
+
+/// The versions of what xDS delivered; a few hundred bytes.
+const VERSIONS: &str =
+    "/stats?filter=%5E(listener_manager.lds%7Ccluster_manager.cds)%5C.(version%7Cupdate_success)%24";
+
+const MAX_VERSIONS: u64 = 64 << 10;
+
+/// Asks for the dump, in the calling thread's network namespace. Blocks for at most about 20 s.
+pub(super) fn config_dump(port: u16) -> anyhow::Result<Vec<u8>> {
+    block_on(async { get(port, CONFIG_DUMP, MAX_DUMP).await })
+}
+
+/// Asks which versions are loaded, in the calling thread's network namespace: text that changes when they do.
+pub(super) fn versions(port: u16) -> anyhow::Result<Vec<u8>> {
+    block_on(async { get(port, VERSIONS, MAX_VERSIONS).await })
+}
+
+fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start a runtime")?.block_on(task)
+}
+
+/// One GET of `path` from the admin port on either loopback address.
+pub(super) async fn get(port: u16, path: &str, limit: u64) -> anyhow::Result<Vec<u8>> {
+    let (address, stream) = connect(port).await?;
+    let answer = timeout(ANSWER_TIME, exchange(stream, address, path, limit)).await;
+    let answer = answer.map_err(|_| anyhow!("no whole answer within {} s", ANSWER_TIME.as_secs()));
+    answer.and_then(|answer| answer).with_context(|| {
+        format!("GET http://{address}{path} failed: is that the sidecar's admin port? (--admin-port, default 15000)")
+    })
+}
+
+/// istiod binds the admin port to 127.0.0.1, in IPv6-only clusters to `::1`.
+async fn connect(port: u16) -> anyhow::Result<(SocketAddr, TcpStream)> {
+    let mut errors = Vec::new();
+    for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let address = SocketAddr::new(ip, port);
+        match timeout(CONNECT_TIME, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok((address, stream)),
+            Ok(Err(error)) => errors.push(format!("{address}: {error}")),
+            Err(_) => errors.push(format!("{address}: nobody accepts")),
+        }
+    }
+    bail!(
+        "cannot reach the sidecar's admin port ({}): is there a sidecar in that namespace, and is its admin port {port}? \
+         (--admin-port)",
+        errors.join("; ")
+    )
+}
+
+async fn exchange(stream: TcpStream, address: SocketAddr, path: &str, limit: u64) -> anyhow::Result<Vec<u8>> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new())?;
+    let ask = async move {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        if status.is_redirection() {
+            bail!(
+                "it answered with a redirect ({status}), which Envoy's admin port never does; it is not followed"
+            );
+        }
+        if !status.is_success() {
+            bail!("it answered {status}");
+        }
+        let limit = usize::try_from(limit)?;
+        let body = Limited::new(answer.into_body(), limit).collect().await;
+        let body = body.map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                anyhow!("the answer is larger than {limit} bytes, the most that is read")
+            } else {
+                anyhow!("the answer broke off: {error}")
+            }
+        })?;
+        Ok(Vec::from(body.to_bytes()))
+    };
+    // The connection must be driven while the answer is read. It may end first: what it read is then still in the answer.
+    let mut ask = std::pin::pin!(ask);
+    tokio::select! {
+        biased;
+        answer = &mut ask => answer,
+        ended = connection => match ended {
+            Ok(()) => ask.await,
+            Err(error) => ask.await.map_err(|_| error.into()),
+        },
+    }
+}

@@ -1,0 +1,162 @@
+//! What the sidecar decides about a connection, in the words of the JSON contract of `egress-tracer explain`. It
+//! holds results; it decides nothing.
+
+use serde::Serialize;
+
+/// The decision on one connection, and the way to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// The listener that handles the connection; `None` where Envoy never sees it.
+    pub listener: Option<String>,
+    /// What the listener filters made of the first bytes; `None` while they wait for more.
+    pub detected: Option<Detected>,
+    /// The chain's name; many chains have none.
+    pub filter_chain: Option<String>,
+    /// What kind of chain handles the connection.
+    pub kind: Kind,
+    /// The name of the route configuration that was looked at.
+    pub route_config: Option<String>,
+    /// The one virtual host that was consulted.
+    pub virtual_host: Option<String>,
+    /// The route that was taken, where it has a name.
+    #[serde(skip)]
+    pub route: Option<String>,
+    /// Where it is sent.
+    pub cluster: Option<String>,
+    /// What becomes of it.
+    pub outcome: Outcome,
+    /// The status of Envoy's own answer.
+    pub status: Option<u16>,
+    /// Envoy's own response code details, as its access log has them.
+    pub details: Option<String>,
+    /// What a report would say; `None` where the bytes are no CONNECT and nothing meant for a proxy.
+    pub verdict: Option<&'static str>,
+    /// The verdict's reason, where it has one.
+    pub reason: Option<&'static str>,
+    /// HTTP filters that may answer before the router, so that `status` holds only if they let it pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub early_filters: Vec<String>,
+    /// The way of the connection, a sentence each.
+    #[serde(skip)]
+    pub steps: Vec<String>,
+    /// What the dump does not show and the decision had to leave open, a sentence each.
+    #[serde(skip)]
+    pub caveats: Vec<String>,
+    #[serde(skip)]
+    pub(crate) inner: Inner,
+}
+
+/// What a look for culprits and fixes needs beyond the contract.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Inner {
+    /// Where the listener comes from.
+    pub place: Place,
+    /// The VirtualService of the route or chain, as `/apis/…`.
+    pub made_from: Option<String>,
+    /// The app spoke to a proxy: CONNECT, or an absolute-form request.
+    pub is_connect: bool,
+    /// Envoy speaks TLS to the cluster.
+    pub wraps_tls: bool,
+}
+
+/// Which listener took the connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The one on exactly the dialled address.
+    Exact,
+    /// The one on the port, any address.
+    Wildcard,
+    /// The entry listener itself, because no other fits.
+    #[default]
+    Entry,
+    /// None: the connection is not redirected.
+    NotRedirected,
+}
+
+/// What the listener filters detected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Detected {
+    /// `raw_buffer` or `tls`.
+    pub transport: String,
+    /// `http/1.1`, `http/1.0`, `h2c`, or a ClientHello's first ALPN protocol.
+    pub application: Option<String>,
+}
+
+/// The kind of a filter chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// An HTTP connection manager.
+    Http,
+    /// A TCP proxy.
+    Tcp,
+    /// No chain, or one without filters.
+    #[default]
+    None,
+    /// Another protocol's filter.
+    Other,
+}
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Envoy answers by itself.
+    LocalReply,
+    /// The bytes pass as TCP.
+    Tunnel,
+    /// The request is written anew to the cluster.
+    Forward,
+    /// Envoy answers the CONNECT with 200 and sends only what follows.
+    Terminate,
+    /// Closed without a byte.
+    Close,
+    /// Undecided until more bytes come.
+    #[default]
+    Pending,
+}
+
+impl Decision {
+    /// Whether the outcome is that the proxy gets the app's bytes, in plaintext and unchanged.
+    pub fn reaches_proxy(&self) -> bool {
+        self.outcome == Outcome::Tunnel && !self.inner.wraps_tls
+    }
+
+    pub(crate) fn step(&mut self, sentence: impl Into<String>) {
+        self.steps.push(sentence.into());
+    }
+
+    pub(crate) fn caveat(&mut self, sentence: impl Into<String>) {
+        let sentence = sentence.into();
+        if !self.caveats.contains(&sentence) {
+            self.caveats.push(sentence);
+        }
+    }
+
+    /// Fills `verdict` and `reason`, after the table of verdicts in docs/.
+    pub(crate) fn judge(&mut self) {
+        let (verdict, reason) = match self.outcome {
+            _ if !self.inner.is_connect => (None, None),
+            Outcome::Pending => (None, None),
+            Outcome::Close => (Some("blackholed"), None),
+            Outcome::Tunnel if self.inner.place == Place::NotRedirected => (Some("direct"), None),
+            Outcome::Tunnel if self.inner.wraps_tls => (Some("wrapped_in_tls"), None),
+            Outcome::Tunnel => (Some("tunneled"), None),
+            Outcome::Forward => (Some("handled_as_http"), Some("forwarded")),
+            Outcome::Terminate => (Some("handled_as_http"), Some("terminated")),
+            Outcome::LocalReply => {
+                let reason = match (self.status, self.details.as_deref()) {
+                    (_, Some("route_not_found")) => "route_not_found",
+                    (_, Some("upgrade_failed")) => "upgrade_failed",
+                    (Some(426), _) => "http10_refused",
+                    (Some(400), _) => "bad_request",
+                    (Some(501), _) => "not_implemented",
+                    (Some(503), _) => "upstream_failed",
+                    _ => "other_status",
+                };
+                (Some("handled_as_http"), Some(reason))
+            }
+        };
+        (self.verdict, self.reason) = (verdict, reason);
+    }
+}
