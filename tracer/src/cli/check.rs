@@ -65,7 +65,7 @@ struct HookFinding {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let findings = look();
-    let mut out = anstream::stdout().lock();
+    let mut out = std::io::stdout().lock();
     match args.output {
         Format::Json => writeln!(out, "{}", serde_json::to_string(&findings)?)?,
         Format::Table => print(&findings, &mut out)?,
