@@ -49,6 +49,12 @@ impl Tracing {
     /// Begins to read what the probes see, and to record it where asked to.
     pub fn new(mut probes: Probes, settings: Settings, record: Option<&Path>) -> anyhow::Result<Self> {
         let ring = probes.take_ring()?;
+        let kernel_log = probes.take_log()?.run();
+        tokio::task::spawn_local(async {
+            if let Err(error) = kernel_log.await {
+                log::warn!("{error:#}");
+            }
+        });
         let recorder = record.map(|file| {
             let to = File::create(file)
                 .with_context(|| format!("cannot write the recording {}", file.display()))?;

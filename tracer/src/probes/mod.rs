@@ -2,6 +2,7 @@
 //! the process ends. It makes nothing of what they say.
 
 mod hook;
+mod kernel_log;
 pub mod layout;
 pub mod ring;
 mod scope;
@@ -16,6 +17,7 @@ use tracer_ebpf::{Layout, Loss, Settings};
 
 use hook::explain;
 pub use hook::{Hook, Point};
+pub use kernel_log::KernelLog;
 pub use ring::{Batch, Ring};
 pub use scope::Scope;
 
@@ -67,6 +69,7 @@ impl fmt::Display for Family {
 pub struct Probes {
     family: Family,
     ebpf: Ebpf,
+    log: Option<KernelLog>,
 }
 
 impl Probes {
@@ -92,6 +95,7 @@ impl Probes {
     pub fn attach(family: Family, scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
         let settings = scope.apply(family, settings)?;
         let mut ebpf = open(family, settings)?;
+        let log = KernelLog::open(&mut ebpf)?;
         let btf = kernel_btf(family)?;
         let cgroup = File::open(&scope.cgroup).with_context(|| {
             format!("cannot open the cgroup {}; is it a cgroup v2 directory?", scope.cgroup.display())
@@ -107,7 +111,7 @@ impl Probes {
                     )
                 })?;
         }
-        Ok(Self { family, ebpf })
+        Ok(Self { family, ebpf, log: Some(log) })
     }
 
     /// Which family this is.
@@ -124,6 +128,11 @@ impl Probes {
     pub fn take_ring(&mut self) -> anyhow::Result<Ring> {
         let map = self.ebpf.take_map("RECORDS").context("the ring was taken before")?;
         Ring::new(map)
+    }
+
+    /// What the programs themselves log. There is one reader.
+    pub fn take_log(&mut self) -> anyhow::Result<KernelLog> {
+        self.log.take().context("the kernel's log was taken before")
     }
 
     /// Records that could not be written since the start, by reason.
@@ -152,7 +161,10 @@ fn open(family: Family, settings: Settings) -> anyhow::Result<Ebpf> {
         Family::Fentry | Family::Kprobe => layout::of_this_kernel()?,
         Family::Cgroup => Layout::UNKNOWN,
     };
+    // The verifier sees a constant, and drops what is not to be logged.
+    let level = log::max_level() as u8;
     EbpfLoader::new()
+        .override_global(aya_log::LEVEL, &level, true)
         .override_global("SETTINGS", &GlobalSettings(settings), true)
         .override_global("LAYOUT", &GlobalLayout(layout), true)
         .load(OBJECT)
