@@ -143,7 +143,15 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
             (_, Carried::SameBytes) => format!(
                 "{whose_first} passed {asked} on to {dialled}, and the connection was closed without an answer"
             ),
-            _ => format!(
+            (
+                _,
+                Carried::NoConnection
+                | Carried::DialFailed
+                | Carried::Nothing
+                | Carried::RewrittenRequest
+                | Carried::Tls
+                | Carried::OtherBytes,
+            ) => format!(
                 "{whose_first} connected to {dialled}, and the connection was closed without an answer to {asked}"
             ),
         },
@@ -228,7 +236,17 @@ fn handled_as_http(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Re
         (Some(Reason::NotImplemented), _) => format!(
             "{listener} answered {status} to {asked}: it does not support what the request asks for; {nothing_sent}"
         ),
-        _ => format!("{listener} answered {status} to {asked}; {nothing_sent}"),
+        (
+            Some(
+                Reason::RouteNotFound
+                | Reason::OtherStatus
+                | Reason::Forwarded
+                | Reason::ConnectFailed
+                | Reason::ClosedWithoutReply,
+            )
+            | None,
+            _,
+        ) => format!("{listener} answered {status} to {asked}; {nothing_sent}"),
     }
 }
 
