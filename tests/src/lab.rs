@@ -26,6 +26,7 @@ pub struct Lab {
     app: Place,
     sidecar: Place,
     pod_root: Place,
+    stranger: Place,
     outside: Place,
     tools: Place,
     janitor: Arc<Mutex<Janitor>>,
@@ -52,11 +53,13 @@ impl Lab {
         let place =
             |netns: &Netns, cgroup, user| Place { netns: netns.clone(), cgroup, user, bin: bin.clone() };
         let tools_group = cgroup.child("tools")?;
+        let outside = Netns::new()?;
         let lab = Self {
             app: place(&netns, pod.child("app")?, Some(network::APP_USER)),
             sidecar: place(&netns, pod.child("istio-proxy")?, Some(network::SIDECAR_USER)),
             pod_root: place(&netns, tools_group.clone(), None),
-            outside: place(&Netns::new()?, cgroup.child("outside")?, None),
+            stranger: place(&outside, pod.child("stranger")?, Some(network::APP_USER)),
+            outside: place(&outside, cgroup.child("outside")?, None),
             tools: place(&Netns::new()?, tools_group, None),
             pod,
             dir,
@@ -79,7 +82,7 @@ impl Lab {
         Ok(dir)
     }
 
-    /// The pod's cgroup, which the tracer is scoped to: the app's and the sidecar's are in it, nothing else is.
+    /// The pod's cgroup, which the tracer is scoped to: the app's, the sidecar's and the stranger's are in it, nothing else.
     pub fn pod_cgroup(&self) -> &Path {
         self.pod.dir()
     }
@@ -92,6 +95,11 @@ impl Lab {
     /// Where the sidecar runs: in the pod, as uid 1337.
     pub fn sidecar(&self) -> &Place {
         &self.sidecar
+    }
+
+    /// An app of another pod, one without a sidecar: in the outside namespace, as uid 1000. The tracer sees it all the same.
+    pub fn stranger(&self) -> &Place {
+        &self.stranger
     }
 
     /// Where proxies and targets run.

@@ -12,6 +12,7 @@ mod netns;
 mod network;
 mod place;
 mod process;
+mod ready;
 mod script;
 mod scripted_proxy;
 mod squid;
@@ -33,12 +34,18 @@ pub use netns::Netns;
 pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET};
 pub use place::Place;
 pub use process::{Ended, Process};
+pub use ready::spawn_ready;
 pub use script::{Close, Script, Step, Transcript, bytes, text};
 pub use scripted_proxy::{Behaviour, ScriptedProxy};
 pub use squid::{Policy, Squid};
 pub use target::{PAGE, Target};
 pub use tracer::{Tracer, binary as tracer_binary};
-pub use watch::Watch;
+pub use watch::{Watch, canonical, key};
+
+/// The configuration that has every treatment of a CONNECT on a port of its own; see its `xds/lds.yaml`.
+pub fn full_sidecar() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/sidecars/full"))
+}
 
 /// The folder of one of the twelve cases.
 pub fn case(name: &str) -> PathBuf {

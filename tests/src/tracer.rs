@@ -3,11 +3,9 @@
 use std::env;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -18,6 +16,7 @@ use crate::lab::Lab;
 use crate::lines::Lines;
 use crate::place::Place;
 use crate::process::{Ended, Process};
+use crate::ready::spawn_ready;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Where its metrics are, inside the tools' namespace: nothing else is there.
@@ -40,13 +39,22 @@ impl Tracer {
     /// The same with a given `egress-tracer`.
     pub fn start_at(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
         let args: Vec<&str> = ["-o", "json"].iter().chain(args).copied().collect();
-        let mut tracer = Self::launch(lab, binary, &args)?;
+        let mut tracer = Self::launch(lab, binary, "warn", &args)?;
         tracer.reports = tracer.process.stdout().clone();
         Ok(tracer)
     }
 
     /// Observes it with `-o compact`, which is then on stdout, and reads the reports beside that.
     pub fn start_compact(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
+        Self::start_as(lab, binary, "compact", "warn", args)
+    }
+
+    /// The same in any format, with everything logged that can be.
+    pub fn start_talkative(lab: &Lab, format: &str, args: &[&str]) -> Result<Self> {
+        Self::start_as(lab, &binary()?, format, "trace", args)
+    }
+
+    fn start_as(lab: &Lab, binary: &Path, format: &str, log: &str, args: &[&str]) -> Result<Self> {
         // A named pipe: reports are read as they are written, with nothing to poll. Open at both ends, so that opening
         // waits for nobody.
         let pipe = lab.dir().join("reports");
@@ -54,38 +62,20 @@ impl Tracer {
             .context("cannot make the pipe for the reports")?;
         let reader = File::from(rustix::fs::open(&pipe, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?);
         let path = pipe.display().to_string();
-        let args: Vec<&str> = ["-o", "compact", "--report-file", &path].iter().chain(args).copied().collect();
-        let mut tracer = Self::launch(lab, binary, &args)?;
+        let args: Vec<&str> = ["-o", format, "--report-file", &path].iter().chain(args).copied().collect();
+        let mut tracer = Self::launch(lab, binary, log, &args)?;
         tracer.reports = Lines::of(reader);
         Ok(tracer)
     }
 
-    fn launch(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
+    fn launch(lab: &Lab, binary: &Path, log: &str, args: &[&str]) -> Result<Self> {
         let ready_dir = tempfile::Builder::new().prefix("tracer-").tempdir_in(lab.dir())?.keep();
         let ready = ready_dir.join("ready");
         let mut command = lab.tools().command_at(binary)?;
+        command.env("EGRESS_TRACER_LOG", log);
         command.args(["observe", "--standalone", "--cgroup"]).arg(lab.pod_cgroup());
         command.arg("--ready-file").arg(&ready).args(["--metrics-address", METRICS]).args(args);
-        let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&watch, &ready_dir, WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
-        let process = Process::spawn(command, &[])?;
-        let end = Instant::now() + PATIENCE;
-        while !ready.exists() {
-            let left = Timespec::try_from(end.saturating_duration_since(Instant::now()))?;
-            let mut fds = [PollFd::new(&watch, PollFlags::IN), PollFd::new(process.pidfd(), PollFlags::IN)];
-            let events = poll(&mut fds, Some(&left))?;
-            if fds[1].revents().contains(PollFlags::IN) {
-                let Ended { status, stdout, stderr } = process.finish(PATIENCE)?;
-                bail!("egress-tracer ended before it was ready ({status}): {stdout}{stderr}");
-            }
-            ensure!(
-                events > 0,
-                "egress-tracer was not ready within {PATIENCE:?}: {}",
-                process.stderr().text()
-            );
-            let mut buffer = [0; 4096];
-            let _ = rustix::io::read(&watch, &mut buffer); // only to rest until the next event
-        }
+        let process = spawn_ready(command, &ready)?;
         Ok(Self { process, reports: Lines::default(), place: lab.tools().clone() })
     }
 
@@ -128,6 +118,12 @@ impl Tracer {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Kills it as nothing can be caught, and gives back all that it said.
+    pub fn kill(self) -> Result<Ended> {
+        self.process.signal(Signal::KILL)?;
+        self.process.finish(PATIENCE)
     }
 
     /// Stops it as Ctrl-C does, and gives back all that it said.

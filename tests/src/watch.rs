@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::lab::Lab;
@@ -47,31 +47,30 @@ impl Watch {
     pub fn mark(&self, lab: &Lab) -> Result<()> {
         let transcript = lab.play(&[Script::connect(BEACON, "beacon.example:443")])?.remove(0);
         let port = transcript.local.with_context(|| format!("no beacon: {}", transcript.end))?.port();
-        self.wait(port, 1)?;
+        self.wait(port, BEACON, 1)?;
         if let Ok(mut marks) = self.marks.lock() {
             marks.push(port);
         }
         Ok(())
     }
 
-    /// Waits until there are `count` reports on connections from the app's `port`, and gives back those there are.
-    pub fn wait(&self, port: u16, count: usize) -> Result<Vec<Value>> {
+    /// Waits until there are `count` reports on connections from the app's `port` to `dialled` (the kernel gives the same
+    /// port to connections that go to different places), and gives back those there are.
+    pub fn wait(&self, port: u16, dialled: SocketAddr, count: usize) -> Result<Vec<Value>> {
         let needle = format!("\"port\":{port}}}");
+        let ours = |lines: &[String]| -> Vec<Value> {
+            let lines = lines.iter().filter(|line| line.contains(&needle));
+            let reports = lines.filter_map(|line| serde_json::from_str(line).ok());
+            reports.filter(|report| key(report) == Some((port, canonical(dialled)))).collect()
+        };
         let enough = self.tracer.report_lines().wait(PATIENCE, |lines| {
-            let found = lines.iter().filter(|line| line.contains(&needle)).count();
-            (found >= count).then_some(())
+            let reports = ours(lines);
+            (reports.len() >= count).then_some(reports)
         });
-        let reports = self.of(port)?;
-        if enough.is_none() || reports.len() < count {
-            let said = self.tracer.stderr().text();
-            bail!("{} of {count} reports from port {port}: {reports:?}; it said: {said}", reports.len());
-        }
-        Ok(reports)
-    }
-
-    /// The reports so far on connections from the app's `port`, in the order of their making.
-    pub fn of(&self, port: u16) -> Result<Vec<Value>> {
-        Ok(self.reports()?.into_iter().filter(|report| port_of(report) == Some(port)).collect())
+        enough.with_context(|| {
+            let (got, said) = (ours(&self.tracer.report_lines().all()), self.tracer.stderr().text());
+            format!("not {count} reports on {port} to {dialled}, but {got:?}; it said: {said}")
+        })
     }
 
     /// All reports so far, but for those of [`Self::mark`].
@@ -79,8 +78,7 @@ impl Watch {
         let marks = self.marks.lock().map(|marks| marks.clone()).unwrap_or_default();
         let mut reports = self.tracer.reports()?;
         reports.retain(|report| {
-            !(report["proxy"]["port"] == BEACON.port()
-                && port_of(report).is_some_and(|port| marks.contains(&port)))
+            key(report).is_none_or(|(port, dialled)| dialled != BEACON || !marks.contains(&port))
         });
         Ok(reports)
     }
@@ -91,7 +89,14 @@ impl Watch {
     }
 }
 
-/// The app's port in a report.
-fn port_of(report: &Value) -> Option<u16> {
-    report["source"]["port"].as_u64().and_then(|port| u16::try_from(port).ok())
+/// What tells a report's connection from all others: the app's port, and where it dialled.
+pub fn key(report: &Value) -> Option<(u16, SocketAddr)> {
+    let port = |of: &Value| of["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+    let ip = report["proxy"]["ip"].as_str()?.parse().ok()?;
+    Some((port(&report["source"])?, SocketAddr::new(ip, port(&report["proxy"])?)))
+}
+
+/// As reports write it: an IPv4-mapped address as the IPv4 one that it is.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }

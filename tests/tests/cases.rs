@@ -21,7 +21,8 @@ struct Case {
 
 #[derive(Deserialize)]
 struct Probe {
-    probe: String,
+    #[serde(rename = "probe")]
+    name: String,
     dialled: SocketAddr,
     #[serde(default)]
     steps: Vec<Step>,
@@ -141,10 +142,10 @@ impl Stage {
                 let script = Script { dialled: probe.dialled, steps: probe.steps.clone() };
                 let transcript = self.lab.play(&[script]).expect("a transcript").remove(0);
                 let port =
-                    transcript.local.unwrap_or_else(|| panic!("{}: {transcript:?}", probe.probe)).port();
+                    transcript.local.unwrap_or_else(|| panic!("{}: {transcript:?}", probe.name)).port();
                 self.watch
-                    .wait(port, probe.report.least())
-                    .unwrap_or_else(|e| panic!("{}: {e:#}", probe.probe));
+                    .wait(port, probe.dialled, probe.report.least())
+                    .unwrap_or_else(|e| panic!("{}: {e:#}", probe.name));
                 Who::Port(port)
             }
             Some(client) => {
@@ -156,7 +157,7 @@ impl Stage {
                 self.watch
                     .tracer()
                     .wait_reports(least, std::time::Duration::from_secs(30))
-                    .unwrap_or_else(|error| panic!("{}: {error:#}", probe.probe));
+                    .unwrap_or_else(|error| panic!("{}: {error:#}", probe.name));
                 self.watch.mark(&self.lab).expect("a mark");
                 Who::Program(before..self.watch.tracer().report_lines().all().len())
             }
@@ -233,9 +234,9 @@ fn play(folder: &str, version: &str) {
         };
         let right = probe.report.are(&own);
         let mark = if right { "  " } else { "! " };
-        let _ = writeln!(table, "{mark}{:28} {:46} {got}", probe.probe, probe.report.describe());
+        let _ = writeln!(table, "{mark}{:28} {:46} {got}", probe.name, probe.report.describe());
         if !right {
-            wrong.push(format!("{}: due {}, got {own:#?}", probe.probe, probe.report.describe()));
+            wrong.push(format!("{}: due {}, got {own:#?}", probe.name, probe.report.describe()));
         }
     }
     for (at, report) in reports.iter().enumerate() {

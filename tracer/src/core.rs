@@ -109,7 +109,7 @@ impl Core {
             }
         }
         let kept_after = time.saturating_sub(self.settings.keep);
-        self.tables.expire(asked_before, kept_after, self.settings.capacity);
+        self.tables.expire(time, asked_before, kept_after, self.settings.capacity);
     }
 
     /// The app's leg.
@@ -131,6 +131,7 @@ impl Core {
                 let added = connection.app_sent(event, *offset, *total, data);
                 if connection.is_idle() {
                     self.tables.remove_connection(event.flow);
+                    self.tables.pass_stranger(event, data);
                 } else if connection.sidecar.is_none() {
                     self.settle_direct(event.flow, event, false, reports);
                 } else if added > 0 {
@@ -237,13 +238,14 @@ impl Core {
         match &event.what {
             What::Dialed => {}
             What::Ended(end) => {
-                upstream.ended = Some(*end);
+                self.tables.upstreams.ended(event.flow, event.time, *end);
                 self.tables.upstream_ended(event.flow);
             }
             What::Sent { offset, total, data } => {
                 upstream.sent.get_or_insert(event.time);
                 upstream.bytes.append(*offset, *total, data);
                 if upstream.claim.is_none_or(|claim| !claim.by_bytes) {
+                    self.tables.leave_to_stranger(event.flow);
                     self.claim(event.flow);
                 }
                 self.tables.speaks(event.flow);
@@ -273,6 +275,7 @@ impl Core {
             && connection.tunnel.is_none()
             && asked.rewritten.is_none()
             && self.is_its_own(connection, upstream, carried, outcome)
+            && self.tables.is_unclaimed_or_exchanged(upstream, carried)
         {
             match carried {
                 Carried::SameBytes => self.tables.claim_tunnel(upstream, flow),

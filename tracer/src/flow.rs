@@ -85,9 +85,85 @@ pub struct Claim {
     pub by_bytes: bool,
 }
 
+/// In [`Claim::by`]: a connection that asks nothing of a proxy.
+pub const NOBODY: u64 = 0;
+
+/// What apps lately sent first on connections that ask nothing of a proxy: TLS, SOCKS, requests to servers. The sidecar
+/// passes such bytes on as they are, and a socket that carries them is theirs, not a session's.
+#[derive(Default)]
+pub struct Strangers {
+    by_remote: HashMap<SocketAddr, Vec<(u64, Vec<u8>)>>,
+    /// Oldest first: when, and where to.
+    order: VecDeque<(u64, SocketAddr)>,
+}
+
+impl Strangers {
+    /// An app in `netns` sent `bytes` to `remote`.
+    pub fn insert(&mut self, time: u64, netns: u64, remote: SocketAddr, bytes: &[u8]) {
+        self.by_remote.entry(remote).or_default().push((netns, bytes.to_vec()));
+        self.order.push_back((time, remote));
+    }
+
+    /// Did one of them send this?
+    pub fn sent(&self, upstream: &Upstream) -> bool {
+        let bytes = upstream.bytes.as_slice();
+        let same = |(netns, first): &(u64, Vec<u8>)| {
+            let common = bytes.len().min(first.len());
+            *netns == upstream.netns && common > 0 && bytes[..common] == first[..common]
+        };
+        self.by_remote.get(&upstream.remote).is_some_and(|sent| sent.iter().any(same))
+    }
+
+    /// Did one of them dial this?
+    pub fn dialed(&self, remote: SocketAddr) -> bool {
+        self.by_remote.contains_key(&remote)
+    }
+
+    /// Forgets what was sent before `time`, and the oldest until no more than `most` are left.
+    pub fn expire(&mut self, time: u64, most: usize) {
+        while let Some(&(sent, remote)) = self.order.front() {
+            if sent >= time && self.order.len() <= most {
+                break;
+            }
+            self.order.pop_front();
+            if let Some(first) = self.by_remote.get_mut(&remote) {
+                first.remove(0);
+                if first.is_empty() {
+                    self.by_remote.remove(&remote);
+                }
+            }
+        }
+    }
+}
+
+/// How a socket that the sidecar dialled came to nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// Which socket.
+    pub flow: u64,
+    /// When it ended.
+    pub time: u64,
+    /// What it had come to by then.
+    pub stage: Stage,
+}
+
+/// How far a socket came that never carried a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The dial failed.
+    Dial,
+    /// It was open, and carried nothing.
+    Open,
+    /// It had begun with TLS.
+    Tls,
+}
+
 /// The sockets that the sidecars of this node dialled lately.
 #[derive(Default)]
 pub struct Upstreams {
+    /// The latest failure of each sidecar (network namespace) towards each address.
+    failures: HashMap<(u64, SocketAddr), Failure>,
+    failures_order: VecDeque<(u64, (u64, SocketAddr))>,
     by_flow: HashMap<u64, Upstream>,
     by_remote: HashMap<SocketAddr, Vec<u64>>,
     by_thread: HashMap<u32, Vec<u64>>,
@@ -184,6 +260,32 @@ impl Upstreams {
         Some(claim)
     }
 
+    /// A socket ended. If that was before it could carry a request, it is remembered beyond its own session.
+    pub fn ended(&mut self, flow: u64, time: u64, end: End) {
+        let Some(upstream) = self.by_flow.get_mut(&flow) else { return };
+        upstream.ended = Some(end);
+        let stage = match (end, upstream.bytes.as_slice()) {
+            (End::DialFailed, _) => Stage::Dial,
+            (End::ClosedByPeer | End::Reset, []) => Stage::Open,
+            (End::ClosedByPeer | End::Reset, [0x16, 3, ..]) => Stage::Tls,
+            (End::ClosedHere | End::ClosedByPeer | End::Reset, _) => return,
+        };
+        if upstream.claim.is_some_and(|claim| claim.by == NOBODY) {
+            return;
+        }
+        let to = (upstream.netns, upstream.remote);
+        self.failures.insert(to, Failure { flow, time, stage });
+        self.failures_order.push_back((time, to));
+    }
+
+    /// The latest failure of a sidecar towards an address, for as long as sockets are remembered. Envoy's pool fails
+    /// every stream that waits for a connection to a host when one cannot be made, and gives a later stream what an
+    /// earlier one has dialled: <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/conn_pool/conn_pool_base.cc>.
+    /// So a session may end by a failure of another's socket, and even by one that the kernel saw before its beginning.
+    pub fn failure(&self, netns: u64, remote: SocketAddr) -> Option<Failure> {
+        self.failures.get(&(netns, remote)).copied()
+    }
+
     /// Forgets one.
     pub fn remove(&mut self, flow: u64) {
         self.unindex(flow);
@@ -204,12 +306,22 @@ impl Upstreams {
     /// Forgets what was first seen before `time`, and the oldest until no more than `most` are left. A claimed one
     /// stays as long as its session does.
     pub fn expire(&mut self, time: u64, most: usize) {
+        while let Some(&(failed, to)) = self.failures_order.front() {
+            if failed >= time && self.failures_order.len() <= most {
+                break;
+            }
+            self.failures_order.pop_front();
+            if self.failures.get(&to).is_some_and(|failure| failure.time == failed) {
+                self.failures.remove(&to);
+            }
+        }
         while let Some(&(seen, flow)) = self.order.front() {
             if seen >= time && self.by_flow.len() <= most {
                 break;
             }
             self.order.pop_front();
-            if self.by_flow.get(&flow).is_some_and(|upstream| upstream.claim.is_none()) {
+            let is_nobodys = |upstream: &Upstream| upstream.claim.is_none_or(|claim| claim.by == NOBODY);
+            if self.by_flow.get(&flow).is_some_and(is_nobodys) {
                 self.remove(flow);
             }
         }

@@ -232,13 +232,25 @@ pub fn carried(upstream: &Bytes, failed: bool, app: &[u8], asked: &Request) -> O
         [] => Some(Carried::Nothing),
         // A TLS handshake record: https://www.rfc-editor.org/rfc/rfc8446#section-5.1
         [0x16, 3, ..] => Some(Carried::Tls),
-        _ if is_origin_form(bytes) => (asked.form == Form::Absolute).then_some(Carried::RewrittenRequest),
+        // Apps ask the same of the same proxy in their own words, and what they ask of servers is none of this.
+        _ if is_origin_form(bytes) => (asked.form == Form::Absolute
+            && is_envoys_own(upstream)
+            && host(bytes) == Some(asked.authority.as_str()))
+        .then_some(Carried::RewrittenRequest),
         _ => match head::request(bytes).head() {
-            Some(request) if request_line(&request) == request_line(asked) => Some(Carried::RewrittenRequest),
-            Some(_) => None,
+            Some(request) => (request_line(&request) == request_line(asked) && is_envoys_own(upstream))
+                .then_some(Carried::RewrittenRequest),
             None => Some(Carried::OtherBytes),
         },
     }
+}
+
+/// The host that a head in Envoy's words is for.
+fn host(bytes: &[u8]) -> Option<&str> {
+    const NAME: &[u8] = b"\nhost: ";
+    let at = bytes.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
+    let (line, _) = head::split_line(&bytes[at..])?;
+    std::str::from_utf8(line).ok()
 }
 
 /// Is this a request to a server (`GET /path`)?

@@ -9,8 +9,9 @@ use std::{
 use super::Stats;
 use crate::{
     event::Event,
-    flow::{Claim, Upstreams},
+    flow::{Claim, NOBODY, Strangers, Upstreams},
     session::Connection,
+    verdict::Carried,
 };
 
 /// A sidecar's accepted socket, by its peer: network namespace and address.
@@ -30,6 +31,10 @@ pub(super) struct Tables {
     early_ends: HashMap<Peer, (Event, Option<u64>)>,
     early_order: VecDeque<(u64, Peer)>,
     pub(super) upstreams: Upstreams,
+    strangers: Strangers,
+    /// Proxies that apps dialled lately, and when they last did.
+    proxies: HashMap<SocketAddr, u64>,
+    proxies_order: VecDeque<(u64, SocketAddr)>,
     /// Sockets that were given to a session before they had carried a byte, by where they were dialled to.
     mute: HashMap<SocketAddr, Vec<u64>>,
     dropped: u64,
@@ -58,6 +63,8 @@ impl Tables {
         let flow = event.flow;
         if !self.connections.contains_key(&flow) {
             self.order.push_back((event.time, flow));
+            self.proxies.insert(event.remote, event.time);
+            self.proxies_order.push_back((event.time, event.remote));
         }
         let connection = self.connections.entry(flow).or_insert_with(|| Connection::new(event));
         connection.sidecar = connection.sidecar.or(event.sidecar);
@@ -153,6 +160,13 @@ impl Tables {
         }
     }
 
+    /// May this socket be given to a session? One whose bytes say whose it is may change its owner; a failure may be
+    /// that of several.
+    pub(super) fn is_unclaimed_or_exchanged(&self, upstream: u64, carried: Carried) -> bool {
+        let by_bytes = matches!(carried, Carried::SameBytes | Carried::RewrittenRequest);
+        self.upstreams.get(upstream).is_some_and(|upstream| by_bytes || upstream.claim.is_none())
+    }
+
     /// This socket, which has carried nothing yet, is most likely the connection's.
     pub(super) fn claim_mute(&mut self, upstream: u64, flow: u64) {
         self.claim(upstream, flow, false);
@@ -208,6 +222,26 @@ impl Tables {
         if claim.is_some_and(|claim| !self.connections.contains_key(&claim.by)) {
             self.upstreams.remove(flow);
         }
+    }
+
+    /// An app sent something else than a request to a proxy.
+    pub(super) fn pass_stranger(&mut self, event: &Event, bytes: &[u8]) {
+        if let Some(sidecar) = event.sidecar {
+            self.strangers.insert(event.time, sidecar.netns, event.remote, bytes);
+        }
+    }
+
+    /// If this socket carries a stranger's bytes, it is no session's.
+    pub(super) fn leave_to_stranger(&mut self, upstream: u64) {
+        let is_strangers = self.upstreams.get(upstream).is_some_and(|socket| self.strangers.sent(socket));
+        if is_strangers {
+            self.upstreams.claim(upstream, Claim { by: NOBODY, by_bytes: true });
+        }
+    }
+
+    /// Does an app mean this address? Then a socket that the sidecar dialled to it is for that app.
+    pub(super) fn is_dialed_by_app(&self, remote: SocketAddr) -> bool {
+        self.proxies.contains_key(&remote) || self.strangers.dialed(remote)
     }
 
     /// Keeps the end of a sidecar's socket until its app has sent something. What the sidecar had dialled for it is
@@ -284,8 +318,20 @@ impl Tables {
 
     /// Forgets upstream sockets and early ends from before `asked_before`, connections from before `kept_after`, and
     /// the oldest of each until no more than `capacity` are left.
-    pub(super) fn expire(&mut self, asked_before: u64, kept_after: u64, capacity: usize) {
+    pub(super) fn expire(&mut self, time: u64, asked_before: u64, kept_after: u64, capacity: usize) {
         self.upstreams.expire(asked_before, capacity);
+        self.strangers.expire(asked_before, capacity);
+        while let Some(&(seen, proxy)) = self.proxies_order.front() {
+            // A socket for the last of these connections may be as old as that, and is kept for as long again.
+            let is_long_ago = seen < asked_before.saturating_sub(time.saturating_sub(asked_before));
+            if !is_long_ago && self.proxies_order.len() <= capacity {
+                break;
+            }
+            self.proxies_order.pop_front();
+            if self.proxies.get(&proxy) == Some(&seen) {
+                self.proxies.remove(&proxy);
+            }
+        }
         while let Some(&(seen, peer)) = self.early_order.front() {
             if seen >= asked_before && self.early_ends.len() <= capacity {
                 break;

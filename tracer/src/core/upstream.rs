@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use super::Core;
 use crate::{
     event::End,
+    flow::{Failure, Stage},
     head,
     session::{Asked, Connection, carried, is_envoys_own, request_line},
     verdict::{Carried, Outcome},
@@ -88,17 +89,20 @@ impl Core {
             };
             let same_remote = upstream.remote == connection.remote;
             let same_thread = thread.is_some() && upstream.task.as_ref().map(|task| task.tid) == thread;
+            // What was dialled to an address that another app means is for that app.
+            let is_free = !self.tables.is_dialed_by_app(upstream.remote);
             let after_request = upstream.sent.is_some_and(|sent| sent >= asked.time);
             let fits = match carried {
-                Carried::SameBytes => true,
+                Carried::SameBytes => same_remote || is_free,
                 Carried::RewrittenRequest => after_request,
-                // A deadline is long: in it, a thread begins TLS with many.
-                Carried::Tls => after_request && (same_remote || outcome != Outcome::Pending),
+                // It may have begun before the app had sent a byte. A deadline is long: in it, a thread begins TLS
+                // with many.
+                Carried::Tls => same_remote || (is_free && after_request && outcome != Outcome::Pending),
                 Carried::OtherBytes => after_request && same_remote,
                 // Without bytes, only its address or an end of its own ties it to this connection; and a dial on
                 // which nothing was sent explains a grant, a failure or a silence, but no other answer.
                 Carried::Nothing | Carried::DialFailed => {
-                    let by_thread = same_thread && upstream.ended.is_some();
+                    let by_thread = is_free && same_thread && upstream.ended.is_some();
                     match outcome {
                         // What terminates a CONNECT has read it before it dials.
                         Outcome::Replied { status: Some(200..300), .. } => {
@@ -126,7 +130,18 @@ impl Core {
                 best = Some((rank, flow, carried));
             }
         }
-        best.map(|(_, flow, carried)| (flow, carried))
+        let best = best.map(|(_, flow, carried)| (flow, carried));
+        let is_mute = best.is_none_or(|(_, carried)| carried == Carried::Nothing);
+        if outcome == Outcome::Closed && is_mute {
+            let failure = self.tables.upstreams.failure(sidecar.netns, connection.remote);
+            let failure = failure.map(|Failure { flow, stage, .. }| match stage {
+                Stage::Dial => (flow, Carried::DialFailed),
+                Stage::Open => (flow, Carried::Nothing),
+                Stage::Tls => (flow, Carried::Tls),
+            });
+            return failure.or(best);
+        }
+        best
     }
 
     /// Is a socket that explains an outcome so surely this connection's that nobody else should be offered it?

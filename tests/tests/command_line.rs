@@ -1,0 +1,175 @@
+//! What the command line says when something is wrong: an exit code, and one sentence on what was tried and what to do;
+//! never a backtrace, though one is asked for. And how its runs end.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use lab::{Ended, Envoy, Lab, PROXY, Process, Script, Watch, full_sidecar, get, spawn_ready, tracer_binary};
+use rustix::process::Signal;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const METRICS: &str = "127.0.0.1:9475";
+
+/// `egress-tracer` in the place for tools, with backtraces asked for.
+fn tracer(lab: &Lab, args: &[&str]) -> Command {
+    let binary = tracer_binary().expect("a tracer");
+    let mut command = lab.tools().command_at(&binary).expect("a command");
+    command.env("RUST_BACKTRACE", "1").args(args);
+    command
+}
+
+/// The same with fewer privileges: `setpriv` with `options` starts it.
+fn restricted(lab: &Lab, options: &[&str], args: &[&str]) -> Command {
+    let program = tracer(lab, &[]).get_program().to_owned();
+    let mut command = lab.tools().command("setpriv").expect("a command");
+    command.env("RUST_BACKTRACE", "1").args(options).arg(program).args(args);
+    command
+}
+
+fn run(command: Command) -> Ended {
+    Process::run(command, &[], PATIENCE).expect("it runs to its end")
+}
+
+/// It failed with `code`, and one sentence in which all of `words` are.
+fn fails(ended: &Ended, code: i32, words: &[&str]) {
+    assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+    assert_eq!(ended.stdout, "", "{ended:?}");
+    for word in words {
+        assert!(ended.stderr.contains(word), "no {word:?}: {ended:?}");
+    }
+    for word in ["panicked", "backtrace", "RUST_BACKTRACE", "at /", "  0:"] {
+        assert!(!ended.stderr.contains(word), "{word:?}: {ended:?}");
+    }
+    // clap's own errors have lines on usage behind them.
+    let lines = ended.stderr.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!(code == 2 || lines == 1, "one sentence: {ended:?}");
+}
+
+fn observe<'a>(cgroup: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let cgroup = cgroup.to_str().expect("UTF-8");
+    ["observe", "--standalone", "--cgroup", cgroup].into_iter().chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    let lab = Lab::new().expect("a lab");
+    for (args, word) in [
+        (vec!["observe", "--nonsense"], "--nonsense"),
+        (vec!["nonsense"], "nonsense"),
+        (vec!["observe", "--timeout", "soon"], "10s"),
+        (vec!["observe", "--output", "xml"], "jsonpretty"),
+        (vec!["observe", "--metrics-address", "here"], "--metrics-address"),
+        (vec!["observe", "--fail-on", "rain"], "flagged"),
+    ] {
+        fails(&run(tracer(&lab, &args)), 2, &[word]);
+    }
+}
+
+#[test]
+fn trouble_is_1() {
+    let lab = Lab::new().expect("a lab");
+    let cgroup = lab.pod_cgroup();
+    let nowhere = Path::new("/nowhere/at/all");
+    fails(&run(tracer(&lab, &observe(nowhere, &[]))), 1, &["/nowhere/at/all", "cgroup v2"]);
+    fails(&run(tracer(&lab, &observe(Path::new("/proc"), &[]))), 1, &["/proc", "cgroup v2"]);
+    let file = cgroup.join("cgroup.procs");
+    fails(&run(tracer(&lab, &observe(&file, &[]))), 1, &["cgroup.procs", "cgroup v2"]);
+    let no_file = observe(cgroup, &["--ready-file", "/nowhere/ready"]);
+    fails(&run(tracer(&lab, &no_file)), 1, &["/nowhere/ready", "ready file"]);
+    let no_report = observe(cgroup, &["--report-file", "/nowhere/reports"]);
+    fails(&run(tracer(&lab, &no_report)), 1, &["/nowhere/reports", "report file"]);
+    let no_recording = observe(cgroup, &["--record", "/nowhere/recording"]);
+    fails(&run(tracer(&lab, &no_recording)), 1, &["/nowhere/recording", "recording"]);
+    fails(&run(tracer(&lab, &["replay", "/nowhere/recording"])), 1, &["/nowhere/recording"]);
+    let no_recording = lab.dir().join("no-recording");
+    std::fs::write(&no_recording, "\u{1b}[31mnot a recording\n").expect("written");
+    let ended = run(tracer(&lab, &["replay", no_recording.to_str().expect("UTF-8")]));
+    fails(&ended, 1, &["no-recording"]);
+    assert!(!ended.stderr.contains('\u{1b}'), "{ended:?}");
+}
+
+#[test]
+fn a_busy_port_is_1() {
+    let lab = Lab::new().expect("a lab");
+    let busy = lab.tools().netns().run(|| TcpListener::bind(METRICS)).expect("a thread").expect("a port");
+    let args = observe(lab.pod_cgroup(), &["--metrics-address", METRICS]);
+    fails(&run(tracer(&lab, &args)), 1, &[METRICS, "--metrics-address"]);
+    let cgroup = lab.pod_cgroup().to_str().expect("UTF-8");
+    let agent = ["agent", "--cgroup", cgroup, "--metrics-address", METRICS];
+    fails(&run(tracer(&lab, &agent)), 1, &[METRICS, "--metrics-address"]);
+    drop(busy);
+}
+
+#[test]
+fn missing_privileges_are_1() {
+    let lab = Lab::new().expect("a lab");
+    let args = observe(lab.pod_cgroup(), &[]);
+    let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    fails(&run(restricted(&lab, &nobody, &args)), 1, &["CAP_BPF"]);
+    // Some of them: the maps can be made, but the kernel refuses a program.
+    let no_net = ["--bounding-set", "-net_admin,-sys_admin", "--inh-caps", "-net_admin,-sys_admin"];
+    fails(&run(restricted(&lab, &no_net, &args)), 1, &["the kernel refused the hook", "egress-tracer check"]);
+    let nothing = ["--bounding-set", "-all", "--inh-caps", "-all"];
+    fails(&run(restricted(&lab, &nothing, &args)), 1, &["CAP_BPF"]);
+}
+
+#[test]
+fn runs_end_as_told() {
+    let lab = Lab::new().expect("a lab");
+    let _envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
+    let cgroup = lab.pod_cgroup();
+    let ended = run(tracer(&lab, &observe(cgroup, &["--timeout", "200ms"])));
+    assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(0), ""), "{ended:?}");
+    let ended = run(tracer(&lab, &observe(cgroup, &["--timeout", "200ms", "--fail-on", "flagged"])));
+    assert_eq!(ended.status.code(), Some(0), "nothing flagged was seen: {ended:?}");
+
+    let flagged = Script::connect(std::net::SocketAddr::new(PROXY, 3128), "a.example:443");
+    for (args, code) in [(&["--first", "1"][..], 0), (&["--first", "1", "--fail-on", "flagged"], 3)] {
+        let ready = lab.dir().join(format!("ready-{code}"));
+        let ready_file = ready.display().to_string();
+        let mut all = observe(cgroup, &["-o", "json", "--ready-file", &ready_file]);
+        all.extend(args);
+        let process = spawn_ready(tracer(&lab, &all), &ready).expect("it gets ready");
+        lab.play(&[flagged.clone(), flagged.clone()]).expect("transcripts");
+        let ended = process.finish(PATIENCE).expect("it ends by itself");
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        assert_eq!(ended.stdout.lines().count(), 1, "{ended:?}");
+    }
+    let watch = Watch::start(&lab, &["--flagged"]).expect("the tracer");
+    assert!(watch.into_tracer().stop().expect("ends on SIGINT").status.success());
+}
+
+#[test]
+fn the_agent_serves_until_sigterm() {
+    let lab = Lab::new().expect("a lab");
+    let _envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
+    let ready = lab.dir().join("ready");
+    let (cgroup, ready_file) = (lab.pod_cgroup().display().to_string(), ready.display().to_string());
+    let args = ["agent", "--cgroup", &cgroup, "--metrics-address", METRICS, "--ready-file", &ready_file];
+    let process = spawn_ready(tracer(&lab, &args), &ready).expect("it gets ready");
+    let page = |path: &str| get(lab.tools().netns(), &format!("http://{METRICS}{path}"));
+    assert_eq!(page("/healthz").expect("healthy"), "ok\n");
+    assert_eq!(page("/readyz").expect("ready"), "ready\n");
+    assert!(page("/nonsense").is_err());
+
+    let flagged = Script::connect(std::net::SocketAddr::new(PROXY, 3128), "a.example:443");
+    lab.play(&[flagged]).expect("a transcript");
+    let said = process.stdout().wait(PATIENCE, |lines| lines.first().cloned()).expect("a flagged report");
+    assert!(said.contains("\"handled_as_http\""), "{said}");
+    let metrics = page("/metrics").expect("metrics");
+    let counted = metrics.lines().find(|line| line.starts_with("egress_tracer_connect_sessions_total{"));
+    assert!(
+        counted.is_some_and(|line| line.contains("route_not_found") && line.ends_with(" 1")),
+        "{metrics}"
+    );
+    for name in
+        ["egress_tracer_probe_attached{", "egress_tracer_build_info{", "process_resident_memory_bytes "]
+    {
+        assert!(metrics.contains(name), "no {name}: {metrics}");
+    }
+    process.signal(Signal::TERM).expect("a signal");
+    let ended = process.finish(PATIENCE).expect("it ends");
+    assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+}

@@ -1,0 +1,103 @@
+//! The tracer looks at its cgroup and nothing else, and leaves nothing there, whichever way it ends.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lab::{Behaviour, Envoy, Lab, PROXY, Script, ScriptedProxy, Watch, full_sidecar};
+use rustix::event::{Timespec, poll};
+
+/// `enum bpf_attach_type` of what the tracer attaches:
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L1060>.
+const ATTACH_TYPES: &[(&str, u32)] = &[
+    ("egress", 1),
+    ("sock_ops", 3),
+    ("connect4", 10),
+    ("connect6", 11),
+    ("getpeername4", 29),
+    ("getpeername6", 30),
+];
+
+/// The programs attached to a cgroup itself, by the kernel's own count.
+fn attached(cgroup: &Path) -> Vec<(&'static str, u32)> {
+    /// The `query` member of `union bpf_attr`.
+    #[repr(C)]
+    struct Query {
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        rest: [u32; 9],
+    }
+    const BPF_PROG_QUERY: libc::c_int = 16;
+    let dir = File::open(cgroup).expect("the cgroup");
+    let count = |attach_type| {
+        let target = u32::try_from(dir.as_raw_fd()).expect("a descriptor");
+        let mut query =
+            Query { target, attach_type, flags: 0, attach_flags: 0, ids: 0, count: 0, rest: [0; 9] };
+        // SAFETY: the kernel reads and writes no more than the size it is told, all of which is ours; with no room for
+        // ids (`count` is 0) it writes the count alone.
+        let done =
+            unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+        let error = io::Error::last_os_error();
+        assert!(done == 0 || error.raw_os_error() == Some(libc::ENOSPC), "BPF_PROG_QUERY: {error}");
+        query.count
+    };
+    ATTACH_TYPES
+        .iter()
+        .map(|(name, number)| (*name, count(*number)))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+/// The kernel takes a link apart on a worker of its own, some time after its last descriptor is gone, and tells nobody:
+/// <https://elixir.bootlin.com/linux/v6.12/source/kernel/bpf/syscall.c#L3029>.
+fn gone(cgroup: &Path) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !attached(cgroup).is_empty() {
+        assert!(Instant::now() < end, "still attached: {:?}", attached(cgroup));
+        let tick = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+        poll(&mut [], Some(&tick)).expect("a short rest");
+    }
+}
+
+#[test]
+fn other_cgroups_are_not_looked_at() {
+    let lab = Lab::new().expect("a lab");
+    let proxy = std::net::SocketAddr::new(PROXY, 3129);
+    let _tunnel = ScriptedProxy::start(&lab, proxy, Behaviour::Tunnel).expect("a proxy outside");
+    let envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
+    let watch = Watch::start(&lab, &["--deadline", "1s"]).expect("the tracer");
+    let http = std::net::SocketAddr::new(PROXY, 3128);
+    let scripts = [Script::connect(http, "theirs.example:443"), Script::connect(proxy, "theirs.example:443")];
+    // In the same network namespace, through the same sidecar, but in another cgroup; and from outside.
+    let mut theirs = lab.play_in(lab.pod_root(), &scripts).expect("transcripts");
+    theirs.extend(lab.play_in(lab.outside(), &scripts[1..]).expect("transcripts"));
+    assert!(theirs.iter().all(|transcript| transcript.status().is_some()), "{theirs:?}");
+    let ours = lab.play(&[Script::connect(http, "ours.example:443")]).expect("a transcript").remove(0);
+    watch.wait(ours.local.expect("connected").port(), http, 1).expect("our report");
+    envoy.stop().expect("Envoy stops");
+    watch.mark(&lab).expect("a mark");
+    let reports = watch.reports().expect("reports");
+    assert_eq!(reports.len(), 1, "{reports:#?}");
+    assert_eq!(reports[0]["connect"]["authority"], "ours.example:443");
+}
+
+#[test]
+fn nothing_stays_attached() {
+    let lab = Lab::new().expect("a lab");
+    let cgroup = lab.pod_cgroup();
+    assert_eq!(attached(cgroup), []);
+    let killed = Watch::start(&lab, &[]).expect("the tracer");
+    assert_eq!(attached(cgroup).len(), ATTACH_TYPES.len(), "{:?}", attached(cgroup));
+    killed.into_tracer().kill().expect("killed");
+    gone(cgroup);
+    let stopped = Watch::start(&lab, &[]).expect("the tracer");
+    assert_eq!(attached(cgroup).len(), ATTACH_TYPES.len(), "{:?}", attached(cgroup));
+    assert!(stopped.into_tracer().stop().expect("stops").status.success());
+    gone(cgroup);
+}

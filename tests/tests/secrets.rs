@@ -1,0 +1,152 @@
+//! What the app sends in confidence never leaves the tracer, and what it sends in malice harms nobody who reads: stdout in
+//! every format, the report file, the recording, the metrics, and a log that tells everything.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use lab::{
+    Behaviour, Envoy, Lab, PROXY, Policy, Script, ScriptedProxy, Squid, Step, TARGET, Tracer, Watch,
+    full_sidecar, text,
+};
+
+const HTTP: u16 = 3128;
+const TCP: u16 = 3129;
+/// `user:hunter2secret` and what Basic authentication makes of it, a cookie, a token in a query, one in a header.
+const SECRETS: &[&str] = &["hunter2", "dXNlcjpodW50ZXIyc2VjcmV0", "c00kie", "t0ken", "sess1on", "pr1vate"];
+
+/// All that a tracer said, by where.
+fn everything(lab: &Lab, watch: Watch) -> Vec<(&'static str, String)> {
+    watch.mark(lab).expect("a mark");
+    let metrics = watch.tracer().metrics().expect("metrics");
+    let reports = watch.tracer().report_lines().text();
+    let ended = watch.into_tracer().stop().expect("stops");
+    assert!(ended.status.success(), "{ended:?}");
+    let recording = fs::read(lab.dir().join("recording")).expect("a recording");
+    fs::remove_file(lab.dir().join("recording")).expect("removed");
+    fs::remove_file(lab.dir().join("reports")).expect("removed");
+    vec![
+        ("stdout", ended.stdout),
+        ("stderr", ended.stderr),
+        ("metrics", metrics),
+        ("the report file", reports),
+        ("the recording", String::from_utf8(recording).expect("UTF-8")),
+    ]
+}
+
+fn start(lab: &Lab, format: &str) -> Watch {
+    let recording = lab.dir().join("recording").display().to_string();
+    let args = ["--deadline", "2s", "--color", "never", "--explain", "--record", &recording];
+    Watch::with(lab, Tracer::start_talkative(lab, format, &args).expect("the tracer")).expect("a beacon")
+}
+
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::new(PROXY, port)
+}
+
+fn raw(port: u16, bytes: &str) -> Script {
+    let steps = vec![Step::Send { send: bytes.to_owned() }, Step::Resp { resp: 1000 }];
+    Script { dialled: at(port), steps }
+}
+
+#[test]
+fn credentials_cookies_and_paths_stay_inside() {
+    let lab = Lab::new().expect("a lab");
+    let envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
+    let policy = Policy {
+        hosts: vec![("www.example.com".to_owned(), TARGET.to_string())],
+        denied: Vec::new(),
+        credentials: Some(("user".to_owned(), "hunter2secret".to_owned())),
+    };
+    let _squid = Squid::start(&lab, at(TCP), &policy).expect("squid");
+    let headers = "Proxy-Authorization: Basic dXNlcjpodW50ZXIyc2VjcmV0\r\nCookie: id=c00kie\r\nX-Api-Key: t0ken\r\n\
+                   Proxy-Authorization: Basic\r\n dXNlcjpodW50ZXIyc2VjcmV0\r\n\r\n";
+    for format in ["compact", "json", "jsonpretty"] {
+        let watch = start(&lab, format);
+        for port in [HTTP, TCP] {
+            let proxy = format!("http://user:hunter2secret@{}", at(port));
+            for url in ["https://www.example.com/pr1vate", "http://u:hunter2@www.example.com/pr1vate?x=t0ken"]
+            {
+                let args = ["-s", "-m", "5", "-b", "id=c00kie", "-H", "X-Api-Key: t0ken", "-x", &proxy, url];
+                lab.run_app("curl", &args).expect("curl runs");
+            }
+            let connect = format!("CONNECT www.example.com:443 HTTP/1.1\r\n{headers}");
+            let inline = format!("CONNECT u:hunter2@www.example.com:443 HTTP/1.1\r\n{headers}");
+            let absolute = format!(
+                "POST http://www.example.com?t0ken HTTP/1.1\r\nSet-Cookie: sess1on\r\n{headers}t0ken"
+            );
+            let pipelined = format!("{connect}GET http://u:hunter2@h/pr1vate HTTP/1.1\r\n{headers}");
+            let pieces = connect.as_bytes().chunks(7).map(text).collect::<Vec<_>>();
+            let mut steps: Vec<Step> = Vec::new();
+            for piece in pieces {
+                steps.extend([Step::Send { send: piece }, Step::Wait { wait: 2 }]);
+            }
+            steps.push(Step::Resp { resp: 1000 });
+            let scripts = [
+                raw(port, &connect),
+                raw(port, &inline),
+                raw(port, &absolute),
+                raw(port, &pipelined),
+                Script { dialled: at(port), steps },
+            ];
+            lab.play(&scripts).expect("transcripts");
+        }
+        let said = everything(&lab, watch);
+        for (place, text) in &said {
+            for secret in SECRETS {
+                assert!(!text.contains(secret), "{secret} is in {place} ({format}):\n{text}");
+            }
+        }
+        let reports = &said[3].1;
+        for seen in [
+            "www.example.com:443",
+            "\"handled_as_http\"",
+            "\"refused_by_proxy\"",
+            "\"absolute_form_rewritten\"",
+        ] {
+            assert!(reports.contains(seen), "no {seen} ({format}): nothing was there to keep:\n{reports}");
+        }
+    }
+    envoy.stop().expect("Envoy stops");
+}
+
+#[test]
+fn nothing_from_the_wire_is_printed_raw() {
+    let lab = Lab::new().expect("a lab");
+    let envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
+    let _tunnel = ScriptedProxy::start(&lab, at(TCP), Behaviour::Tunnel).expect("a proxy outside");
+    let evil = "\u{1b}]0;owned\u{7}\u{1b}[31m";
+    let heads = [
+        format!("CONNECT {evil}:443 HTTP/1.1\r\nUser-Agent: {evil}\r\n\r\n"),
+        "CONNECT a\0b\u{ff}\u{fe}\u{c3}:443 HTTP/1.1\r\nUser-Agent: \0\u{80}\r\n\r\n".to_owned(),
+        "CONNECT \u{9b}31m\u{85}\u{e2}\u{80}\u{ae}:443 HTTP/1.1\r\n\r\n".to_owned(),
+        format!("CONNECT {}:443 HTTP/1.1\r\n\r\n", "a".repeat(65_536)),
+        format!("GET http://{}/ HTTP/1.1\r\n\r\n", "\u{1b}".repeat(65_536)),
+        "CONNECT a:443 HTTP/1.1\r\nUser-Agent: x".to_owned(),
+        "CONNECT a:443 HT".to_owned(),
+        "CONNECT ".to_owned(),
+        "CONNECT\r\n\r\n".to_owned(),
+        "CONNECT  \t a:443   HTTP/1.1\r\n\r\n".to_owned(),
+        "CONNECT a:443 HTTP/9.9\r\n\r\n".to_owned(),
+        "CONNECT a:443 HTTP/1.1\r\n: :\r\n:::\r\n\r\n".to_owned(),
+        (0..=255).map(char::from).collect(),
+        (0..=255).map(char::from).cycle().take(70_000).collect(),
+        format!("CONNECT {}", (0..=255).map(char::from).filter(|c| *c != '\n').collect::<String>()),
+        "\n\n\n\n".to_owned(),
+    ];
+    for format in ["compact", "json", "jsonpretty"] {
+        let watch = start(&lab, format);
+        let scripts: Vec<Script> =
+            heads.iter().flat_map(|head| [raw(HTTP, head), raw(TCP, head), raw(4000, head)]).collect();
+        lab.play(&scripts).expect("transcripts");
+        let said = everything(&lab, watch);
+        for (place, text) in &said {
+            let raw = text.chars().find(|c| c.is_control() && *c != '\n' || !c.is_ascii() && *c != '✗');
+            // A recording is JSON: it escapes controls, and writes bytes beyond ASCII as the characters they are.
+            let raw = raw.filter(|c| *place != "the recording" || c.is_control() && u32::from(*c) < 0x80);
+            assert_eq!(raw, None, "in {place} ({format}):\n{text}");
+            assert!(!text.contains("panicked"), "{place} ({format}):\n{text}");
+        }
+        assert!(said[3].1.contains("\\\\x1b]0;owned"), "the escapes were seen: {}", said[3].1);
+    }
+    envoy.stop().expect("Envoy stops");
+}
