@@ -216,7 +216,8 @@ pub fn sent<C: Context>(ctx: &C, sent: &mut Sent) {
         if !is_upstream {
             await_reply(state.netns, &mut sent.tuple);
         }
-    } else if is_first && is_watched(state.netns) {
+    } else if is_first && (is_watched(state.netns) || (is_upstream && is_tls(first))) {
+        // A sidecar that wraps a connection in TLS may say hello before its app has said what it wants.
         state.head_left = HEAD_MAX as u32;
         // Of an app's, too: what the sidecar passes on for it must not be taken for a session's.
         if !is_upstream {
@@ -308,6 +309,12 @@ fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
         tuple.sidecar_netns = (*accepted).netns;
     }
     Some(accepted)
+}
+
+/// Do these bytes begin a TLS handshake? <https://www.rfc-editor.org/rfc/rfc8446#section-5.1>
+#[inline(always)]
+fn is_tls(first: u64) -> bool {
+    first & 0xffff == u64::from_le_bytes([0x16, 3, 0, 0, 0, 0, 0, 0])
 }
 
 #[inline(always)]
