@@ -1,15 +1,20 @@
 //! The core that every shell calls: what a dial, an accept, sent bytes and an end mean for the flow they belong to,
 //! and which of them become records. It knows sockets and first bytes; it makes no verdict.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_ebpf::{
     HEAD_MAX, Loss, Peer, Role, Settings,
     opening::{concerns_us, ends_head, is_interim},
     record::tcp,
+    settings::NO_UID,
 };
 
 use crate::{
-    maps::{ACCEPTED, Accepted, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, SETTINGS, WATCHED},
+    context::{Context, Owner, Sent, Tuple},
+    maps::{
+        ACCEPTED, Accepted, FLOW_HELD, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, HELD, SETTINGS,
+        WATCHED,
+    },
     ring,
 };
 
@@ -23,55 +28,6 @@ pub fn is_past_first_bytes(sent: u64, received: u64) -> bool {
     (sent | received) >> FIRST_BYTES_SHIFT != 0
 }
 
-/// A socket's two ends, as the socket sees them, and the sidecar that accepted it, where that is known.
-pub struct Tuple {
-    pub local_addr: [u8; 16],
-    pub remote_addr: [u8; 16],
-    pub local_port: u16,
-    pub remote_port: u16,
-    /// The local port as the peer sees it, where the hook can tell; else the same.
-    pub wire_port: u16,
-    /// The port it was redirected to; 0: not redirected, or not known yet.
-    pub sidecar_port: u16,
-    pub sidecar_netns: u64,
-}
-
-/// Who dialled or accepted.
-pub struct Owner {
-    pub tgid: u32,
-    pub tid: u32,
-    pub uid: u32,
-    pub cgroup: u64,
-    pub comm: [u8; 16],
-}
-
-/// What a send hook can say of its payload. One implementation per flavour of hook.
-pub trait Context {
-    /// The first bytes, little-endian, at most eight; `None` where they cannot be read.
-    fn first(&self) -> Option<u64>;
-    /// The tenth byte; only called where there is one.
-    fn tenth(&self) -> u8;
-    /// The last four bytes; only called where there are as many.
-    fn last(&self) -> [u8; 4];
-    /// The user that owns the socket.
-    fn uid(&self) -> u32;
-    /// Copies the first `len` bytes, 1 to `HEAD_MAX`.
-    ///
-    /// # Safety
-    /// `to` must be valid for writes of `HEAD_MAX` bytes.
-    unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> bool;
-}
-
-/// One payload-bearing send.
-pub struct Sent {
-    pub flow: u64,
-    pub tuple: Tuple,
-    /// TCP sequence number of the first byte.
-    pub seq: u32,
-    /// Payload bytes.
-    pub len: u32,
-}
-
 #[inline(always)]
 fn now() -> u64 {
     // SAFETY: takes nothing, returns a number.
@@ -79,8 +35,9 @@ fn now() -> u64 {
 }
 
 #[inline(always)]
-fn flow_of(role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow {
+fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow {
     Flow {
+        id: id_of(flow),
         opened_ns: if flags & FLOW_LATE == 0 { now() } else { 0 },
         netns,
         cgroup: owner.cgroup,
@@ -97,6 +54,17 @@ fn flow_of(role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow {
     }
 }
 
+/// What a flow is called in records: something that never comes again. A socket's cookie is that; a socket's address,
+/// which has the top bit of all kernel addresses, is given to another socket as soon as it is free.
+#[inline(always)]
+fn id_of(flow: u64) -> u64 {
+    if flow >> 63 == 0 {
+        return flow;
+    }
+    // SAFETY: takes nothing, returns a number.
+    (now() << 8) | u64::from(unsafe { bpf_get_smp_processor_id() } & 0xff)
+}
+
 /// Keeps what is known of a flow.
 #[inline(always)]
 fn keep(flow: u64, state: &Flow) {
@@ -105,23 +73,18 @@ fn keep(flow: u64, state: &Flow) {
     }
 }
 
-/// A task dials `remote`. The source port is not chosen yet.
+/// A task dials. The source port may not be chosen yet.
 #[inline(always)]
-pub fn dialed(flow: u64, netns: u64, owner: &Owner, remote_addr: [u8; 16], remote_port: u16) {
-    let is_sidecar = SETTINGS.load().is_sidecar(owner.uid);
-    let state = flow_of(if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, 0);
+pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple) {
+    let settings = SETTINGS.load();
+    if !settings.is_netns_in_scope(netns) {
+        return;
+    }
+    let is_sidecar = settings.is_sidecar(owner.uid);
+    let state = flow_of(flow, if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, 0);
     keep(flow, &state);
     if is_sidecar {
-        let tuple = Tuple {
-            local_addr: [0; 16],
-            remote_addr,
-            local_port: 0,
-            remote_port,
-            wire_port: 0,
-            sidecar_port: 0,
-            sidecar_netns: 0,
-        };
-        ring::dial(flow, &state, &tuple);
+        ring::dial(&state, tuple);
     }
 }
 
@@ -146,17 +109,35 @@ fn peer_key(settings: &Settings, sidecar_port: u16, netns: u64, addr: [u8; 16], 
     Peer::new(if settings.is_inbound(sidecar_port) { 0 } else { netns }, addr, port)
 }
 
-/// A connection to one of the sidecar's ports is established. This is before its peer can send a byte (but for TCP
-/// fast open), so a request is known to be intercepted when it is seen.
+/// What to do with what is known of a peer's address already.
+#[derive(Clone, Copy)]
+pub enum Known {
+    /// It is an older connection's. (`BPF_ANY`)
+    Replace = 0,
+    /// It may be this connection's: its peer may even wait for a reply by now. (`BPF_NOEXIST`)
+    Keep = 1,
+}
+
+/// Somebody knocks at one of the sidecar's ports. This is before its peer can send a byte (but for TCP fast open), so
+/// a request is known to be intercepted when it is seen.
 #[inline(always)]
-pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
+pub fn knocked(netns: u64, tuple: &Tuple, known: Known) {
     let settings = SETTINGS.load();
-    let nobody = Owner { tgid: 0, tid: 0, uid: tracer_ebpf::settings::NO_UID, cgroup: 0, comm: [0; 16] };
-    keep(flow, &flow_of(Role::Reply, netns, &nobody, 0));
+    if !settings.is_netns_in_scope(netns) {
+        return;
+    }
     let key = peer_key(&settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
     let accepted = Accepted { netns, reply_left: 0, port: tuple.local_port, zero: 0 };
-    if ACCEPTED.insert(key, accepted, 0).is_err() {
+    if ACCEPTED.insert(key, accepted, known as u64).is_err() && matches!(known, Known::Replace) {
         ring::lost(Loss::MapFull);
+    }
+}
+
+/// A connection to one of the sidecar's ports is established.
+#[inline(always)]
+pub fn established(flow: u64, netns: u64) {
+    if SETTINGS.load().is_netns_in_scope(netns) {
+        keep(flow, &flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), 0));
     }
 }
 
@@ -181,89 +162,153 @@ pub fn accepted(flow: u64, owner: &Owner) {
 
 /// A flow sent bytes.
 #[inline(always)]
-pub fn sent<C: Context>(ctx: &C, sent: &mut Sent) {
-    let Some(first) = ctx.first() else {
-        return ring::lost(Loss::PayloadUnreadable);
+pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
+    let first = match ctx.first() {
+        Ok(first) => first,
+        Err(reason) => return unreadable(sent.flow, reason),
     };
-    if is_sidecars_port(sent.tuple.local_port) {
-        return replied(ctx, sent, first);
-    }
-    let opens = concerns_us(first, sent.len);
+    let is_reply = is_sidecars_port(ctx.local_port());
+    let opens = !is_reply && concerns_us(first, sent.len);
     let state = match FLOWS.get_ptr_mut(sent.flow) {
         Some(state) => state,
-        None if opens => {
-            // It was open before the programs were attached, or fell out of the map.
-            let uid = ctx.uid();
-            let role = if SETTINGS.load().is_sidecar(uid) { Role::Upstream } else { Role::App };
-            keep(
-                sent.flow,
-                &flow_of(role, 0, &Owner { tgid: 0, tid: 0, uid, cgroup: 0, comm: [0; 16] }, FLOW_LATE),
-            );
-            match FLOWS.get_ptr_mut(sent.flow) {
-                Some(state) => state,
-                None => return,
-            }
-        }
+        None if (opens && !ctx.is_early()) || is_reply => match late(ctx, sent.flow, is_reply) {
+            Some(state) => state,
+            None => return,
+        },
         None => return,
     };
-    // SAFETY: the value lives in the map; a flow's sends are serialised by its socket's lock, so nobody else writes.
+    // SAFETY: the value lives in the map. A flow's sends come one after the other (two threads that write to one socket
+    // at the same time make no head anyway), so nobody else writes.
     let state = unsafe { &mut *state };
-    let is_upstream = state.role == Role::Upstream as u8;
     let is_first = state.flags & FLOW_SENT == 0;
     state.flags |= FLOW_SENT;
-    if opens {
-        state.head_left = HEAD_MAX as u32;
-        if !is_upstream {
-            await_reply(state.netns, &mut sent.tuple);
+    if is_reply {
+        let tuple = ctx.tuple();
+        let settings = SETTINGS.load();
+        let key = peer_key(&settings, tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
+        let Some(accepted) = ACCEPTED.get_ptr_mut(key) else { return };
+        // SAFETY: the value lives in the map; a lost race costs at most the reply of a request that was pipelined.
+        let accepted = unsafe { &mut *accepted };
+        if accepted.reply_left == 0 {
+            return;
         }
-    } else if is_first && (is_watched(state.netns) || (is_upstream && is_tls(first))) {
-        // A sidecar that wraps a connection in TLS may say hello before its app has said what it wants.
+        state.head_left = accepted.reply_left;
+        // An interim reply ends its head, but the one that counts is still to come.
+        let interim = sent.len > 9 && is_interim(first, ctx.tenth());
+        let left = record(ctx, sent, state, &tuple);
+        if !interim {
+            accepted.reply_left = left;
+        }
+        return;
+    }
+    let is_upstream = state.role == Role::Upstream as u8;
+    // A sidecar that wraps a connection in TLS may say hello before its app has said what it wants.
+    let is_watched = !opens && is_first && (is_watched(state.netns) || (is_upstream && is_tls(first)));
+    if opens || (is_upstream && is_watched) {
         state.head_left = HEAD_MAX as u32;
+    } else if is_watched {
         // Of an app's, too: what the sidecar passes on for it must not be taken for a session's.
-        if !is_upstream {
-            if find_sidecar(state.netns, &mut sent.tuple).is_none() {
-                state.head_left = 0;
-                return;
-            }
-            if sent.len < HEAD_MAX as u32 {
-                state.head_left = sent.len;
-            }
-        }
+        state.head_left = if sent.len < HEAD_MAX as u32 { sent.len } else { HEAD_MAX as u32 };
     } else if state.head_left == 0 {
         return;
-    } else if !is_upstream {
-        find_sidecar(state.netns, &mut sent.tuple);
     }
-    record(ctx, sent, state);
+    let mut tuple = ctx.tuple();
+    if !is_upstream && !ctx.is_early() {
+        await_reply(state.netns, &mut tuple, opens);
+    }
+    if is_watched && !is_upstream && tuple.sidecar_port == 0 {
+        state.head_left = 0;
+        return;
+    }
+    record(ctx, sent, state, &tuple);
 }
 
-/// Copies a payload of a flow that is being followed, unless it was copied before.
+/// A flow whose beginning was not seen: it was open before the programs were attached, or fell out of the map.
 #[inline(always)]
-fn record<C: Context>(ctx: &C, sent: &Sent, state: &mut Flow) {
+fn late<C: Context>(ctx: &C, flow: u64, is_reply: bool) -> Option<*mut Flow> {
+    let netns = ctx.netns()?;
+    let settings = SETTINGS.load();
+    let uid = ctx.uid();
+    let role = if is_reply {
+        // Only a reply that somebody waits for is worth an entry.
+        let tuple = ctx.tuple();
+        ACCEPTED.get_ptr(peer_key(
+            &settings,
+            tuple.local_port,
+            netns,
+            tuple.remote_addr,
+            tuple.remote_port,
+        ))?;
+        Role::Reply
+    } else if settings.is_sidecar(uid) {
+        Role::Upstream
+    } else {
+        Role::App
+    };
+    keep(flow, &flow_of(flow, role, netns, &Owner::unknown(uid), FLOW_LATE));
+    FLOWS.get_ptr_mut(flow)
+}
+
+/// The bytes of a send cannot be read. That matters where they belong to a head.
+#[inline(always)]
+fn unreadable(flow: u64, reason: Loss) {
+    let Some(state) = FLOWS.get_ptr_mut(flow) else { return };
+    // SAFETY: see `sent`.
+    let state = unsafe { &mut *state };
+    if state.flags & FLOW_SENT == 0 || state.head_left != 0 {
+        ring::lost(reason);
+    }
+    state.flags |= FLOW_SENT;
+    state.head_left = 0;
+}
+
+/// Copies a payload of a flow that is being followed, unless it was copied before; says how much of the head may still
+/// be copied.
+#[inline(always)]
+fn record<C: Context>(ctx: &C, sent: &Sent, state: &mut Flow, tuple: &Tuple) -> u32 {
     if state.flags & FLOW_RECORDED == 0 {
         state.flags |= FLOW_RECORDED;
         state.first_seq = sent.seq;
         state.next_seq = sent.seq;
     }
-    // A retransmission passes the egress hook again.
+    // A retransmission passes the egress hook again, and a send that would have blocked comes again.
     if (sent.seq.wrapping_sub(state.next_seq) as i32) < 0 {
-        return;
+        return state.head_left;
     }
     state.next_seq = sent.seq.wrapping_add(sent.len);
     let len = if sent.len < state.head_left { sent.len } else { state.head_left };
-    state.head_left -= len;
-    if sent.len >= 4 && ends_head(ctx.last()) {
-        state.head_left = 0;
+    let is_whole = sent.len >= 4 && ends_head(ctx.last());
+    state.head_left = if is_whole { 0 } else { state.head_left - len };
+    let offset = sent.seq.wrapping_sub(state.first_seq);
+    if !ctx.is_early() {
+        ring::payload(ctx, state, tuple, offset, sent.len, bounded(len));
+    } else if ring::hold(ctx, sent.flow, offset, sent.len, bounded(len)) {
+        state.flags |= FLOW_HELD;
     }
-    ring::payload(
-        ctx,
-        sent.flow,
-        state,
-        &sent.tuple,
-        sent.seq.wrapping_sub(state.first_seq),
-        sent.len,
-        bounded(len),
-    );
+    state.head_left
+}
+
+/// A dialled connection is established. What it sent before that (TCP fast open) has waited for this moment, as only
+/// now it is known whether a sidecar accepted it.
+#[inline(always)]
+pub fn connected(flow: u64, tuple: impl FnOnce() -> Tuple) {
+    let Some(state) = FLOWS.get_ptr_mut(flow) else { return };
+    // SAFETY: see `sent`.
+    let state = unsafe { &mut *state };
+    if state.flags & FLOW_HELD == 0 {
+        return;
+    }
+    state.flags &= !FLOW_HELD;
+    if let Some(held) = HELD.get_ptr(flow) {
+        let mut tuple = tuple();
+        if state.role == Role::App as u8 {
+            await_reply(state.netns, &mut tuple, true);
+        }
+        // SAFETY: the value lives in the map, and only this flow uses it.
+        let held = unsafe { &*held };
+        ring::payload(held, state, &tuple, held.offset, held.total, bounded(held.len));
+    }
+    let _ = HELD.remove(flow); // Not there: it fell out.
 }
 
 /// 1 to `HEAD_MAX`, in a form whose bounds the verifier sees.
@@ -272,11 +317,16 @@ fn bounded(len: u32) -> u32 {
     (len.wrapping_sub(1) & (HEAD_MAX as u32 - 1)) + 1
 }
 
-/// An app asked: its sidecar's reply is awaited from now on, and what the sidecar dials is watched.
+/// Finds the sidecar of an app's flow. When the app asks, its sidecar's reply is awaited from now on, and what the
+/// sidecar dials is watched.
 #[inline(always)]
-fn await_reply(netns: u64, tuple: &mut Tuple) {
+fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
     let settings = SETTINGS.load();
-    if let Some(accepted) = find_sidecar(netns, tuple) {
+    let accepted = find_sidecar(netns, tuple);
+    if !asks {
+        return;
+    }
+    if let Some(accepted) = accepted {
         // SAFETY: the value lives in the map; a lost race costs at most the reply of a request that was pipelined.
         unsafe { (*accepted).reply_left = HEAD_MAX as u32 };
     } else if tuple.sidecar_port != 0 {
@@ -323,64 +373,23 @@ fn is_watched(netns: u64) -> bool {
     unsafe { WATCHED.get(netns) }.is_some_and(|until| now() < *until)
 }
 
-/// The sidecar sent bytes on a connection that it accepted.
-#[inline(always)]
-fn replied<C: Context>(ctx: &C, sent: &mut Sent, first: u64) {
-    let settings = SETTINGS.load();
-    let state = match FLOWS.get_ptr_mut(sent.flow) {
-        Some(state) => state,
-        None => {
-            // Only a reply that somebody waits for is worth an entry.
-            let key =
-                peer_key(&settings, sent.tuple.local_port, 0, sent.tuple.remote_addr, sent.tuple.remote_port);
-            if ACCEPTED.get_ptr(key).is_none() {
-                return;
-            }
-            let nobody = Owner { tgid: 0, tid: 0, uid: ctx.uid(), cgroup: 0, comm: [0; 16] };
-            keep(sent.flow, &flow_of(Role::Reply, 0, &nobody, FLOW_LATE));
-            match FLOWS.get_ptr_mut(sent.flow) {
-                Some(state) => state,
-                None => return,
-            }
-        }
-    };
-    // SAFETY: the value lives in the map; a flow's sends are serialised by its socket's lock, so nobody else writes.
-    let state = unsafe { &mut *state };
-    state.flags |= FLOW_SENT;
-    let key = peer_key(
-        &settings,
-        sent.tuple.local_port,
-        state.netns,
-        sent.tuple.remote_addr,
-        sent.tuple.remote_port,
-    );
-    let Some(accepted) = ACCEPTED.get_ptr_mut(key) else { return };
-    // SAFETY: the value lives in the map; a lost race costs at most the reply of a request that was pipelined.
-    let left = unsafe { (*accepted).reply_left };
-    if left == 0 {
-        return;
-    }
-    state.head_left = left;
-    record(ctx, sent, state);
-    // An interim reply ends its head, but the one that counts is still to come.
-    let interim = sent.len > 9 && is_interim(first, ctx.tenth());
-    let left = if interim { left } else { state.head_left };
-    // SAFETY: as above.
-    unsafe { (*accepted).reply_left = left };
-}
-
 /// A flow leaves one TCP state for another. Only what ends a flow of a session, or ends one of the sidecar's
-/// flows in silence, makes a record.
+/// flows in silence, makes a record. `by_peer`: a reset or a timeout, not the socket's owner, is the reason.
 #[inline(always)]
-pub fn state_changed(flow: u64, tuple: &Tuple, from: u8, to: u8) {
+pub fn state_changed(flow: u64, tuple: impl FnOnce() -> Tuple, from: u8, to: u8, by_peer: bool) {
     let is_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
     let is_over = to == tcp::FIN_WAIT1 || to == tcp::LAST_ACK || to == tcp::CLOSE;
     if is_open && is_over {
         if let Some(state) = FLOWS.get_ptr(flow) {
             // SAFETY: the value lives in the map and is only read.
             let state = unsafe { &*state };
-            if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT {
-                ring::end(flow, state, tuple, from, to);
+            if state.role == Role::App as u8 {
+                // Of an app's flow only what its owner does ends it: its peer's side is the reply's flow.
+                if from != tcp::SYN_SENT && !by_peer && state.flags & FLOW_RECORDED != 0 {
+                    end_app(state, tuple(), to == tcp::CLOSE);
+                }
+            } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT {
+                ring::end(state, &tuple(), from, to);
             }
         }
     }
@@ -392,13 +401,18 @@ pub fn state_changed(flow: u64, tuple: &Tuple, from: u8, to: u8) {
 
 /// An app's flow sent a FIN or an RST.
 #[inline(always)]
-pub fn app_closed(flow: u64, tuple: &mut Tuple, reset: bool) {
+pub fn app_closed(flow: u64, tuple: impl FnOnce() -> Tuple, reset: bool) {
     if let Some(state) = FLOWS.get_ptr(flow) {
         // SAFETY: the value lives in the map and is only read.
         let state = unsafe { &*state };
         if state.role == Role::App as u8 && state.flags & FLOW_RECORDED != 0 {
-            find_sidecar(state.netns, tuple);
-            ring::end(flow, state, tuple, tcp::ESTABLISHED, if reset { tcp::CLOSE } else { tcp::FIN_WAIT1 });
+            end_app(state, tuple(), reset);
         }
     }
+}
+
+#[inline(always)]
+fn end_app(state: &Flow, mut tuple: Tuple, reset: bool) {
+    find_sidecar(state.netns, &mut tuple);
+    ring::end(state, &tuple, tcp::ESTABLISHED, if reset { tcp::CLOSE } else { tcp::FIN_WAIT1 });
 }

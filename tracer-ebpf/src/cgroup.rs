@@ -8,19 +8,19 @@ use aya_ebpf::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_addr, bpf_sock_ops,
     },
-    helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-        generated::{
-            bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skb_load_bytes,
-            bpf_tcp_sock,
-        },
-    },
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skb_load_bytes, bpf_tcp_sock},
     macros::{cgroup_skb, cgroup_sock_addr, sock_ops},
     programs::{SkBuffContext, SockAddrContext, SockOpsContext},
 };
-use tracer_ebpf::HEAD_MAX;
+use tracer_ebpf::{HEAD_MAX, Loss};
 
-use crate::capture::{self, Context, Owner, Sent, Tuple};
+use crate::{
+    address::{address, mapped},
+    capture::{self, Known},
+    context::{Bytes, Context, Sent, Tuple},
+    maps::{SETTINGS, opaque_zero},
+    task::current_task,
+};
 
 /// The verdict of every program here: let it pass.
 const GO_ON: i32 = 1;
@@ -88,7 +88,16 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
         (load!(ctx.sock_addr, bpf_sock_addr.protocol), load!(ctx.sock_addr, bpf_sock_addr.user_port))
     };
     if protocol == IPPROTO_TCP {
-        capture::dialed(cookie(ctx), netns(ctx), &current_task(), remote, u16::from_be(port as u16));
+        let tuple = Tuple {
+            local_addr: [0; 16],
+            remote_addr: remote,
+            local_port: 0,
+            remote_port: u16::from_be(port as u16),
+            wire_port: 0,
+            sidecar_port: opaque_zero() as u16,
+            sidecar_netns: opaque_zero(),
+        };
+        capture::dialed(cookie(ctx), netns(ctx), &current_task(), &tuple);
     }
     GO_ON
 }
@@ -114,11 +123,14 @@ fn accept(ctx: &SockAddrContext) -> i32 {
 pub fn egress_states(ctx: SockOpsContext) -> u32 {
     let op = ctx.op();
     if op == BPF_SOCK_OPS_STATE_CB {
-        capture::state_changed(cookie(&ctx), &tuple_of_ops(&ctx), ctx.arg(0) as u8, ctx.arg(1) as u8);
+        let (from, to) = (ctx.arg(0) as u8, ctx.arg(1) as u8);
+        capture::state_changed(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false);
     } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && capture::is_sidecars_port(ctx.local_port() as u16)
     {
         watch_states(&ctx);
-        capture::established(cookie(&ctx), netns(&ctx), &tuple_of_ops(&ctx));
+        let netns = netns(&ctx);
+        capture::knocked(netns, &tuple_of_ops(&ctx), Known::Replace);
+        capture::established(cookie(&ctx), netns);
     } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB && capture::is_sidecars_dial(cookie(&ctx)) {
         watch_states(&ctx);
     }
@@ -161,21 +173,20 @@ unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet) {
         return;
     }
     let flow = cookie(ctx);
-    // SAFETY: the caller's promise.
-    let mut sent = Sent { flow, tuple: unsafe { tuple_of(sk) }, seq: packet.seq, len: packet.len };
-    sent.tuple.wire_port = packet.sport;
-    if packet.dport != sent.tuple.remote_port && capture::is_sidecars_port(packet.dport) {
-        sent.tuple.sidecar_port = packet.dport;
-    }
+    let payload =
+        Payload { ctx, sk, at: packet.payload, len: packet.len, sport: packet.sport, dport: packet.dport };
     if packet.len != 0 {
-        capture::sent(&Payload { ctx, at: packet.payload, len: packet.len }, &mut sent);
+        // A SYN has a number of its own; bytes that come with it (TCP fast open) begin with the next.
+        let seq = packet.seq.wrapping_add(u32::from(packet.flags & TCP_SYN != 0));
+        capture::sent(&payload, &Sent { flow, seq, len: packet.len });
     }
     if closes {
-        capture::app_closed(flow, &mut sent.tuple, packet.flags & TCP_RST != 0);
+        capture::app_closed(flow, || payload.tuple(), packet.flags & TCP_RST != 0);
     }
 }
 
 const TCP_FIN: u8 = 1;
+const TCP_SYN: u8 = 2;
 const TCP_RST: u8 = 4;
 
 /// What the IP and TCP headers say.
@@ -245,8 +256,12 @@ impl Packet {
 /// The payload of a packet.
 struct Payload<'a> {
     ctx: &'a SkBuffContext,
+    /// The packet's socket, not null.
+    sk: *mut bpf_sock,
     at: u32,
     len: u32,
+    sport: u16,
+    dport: u16,
 }
 
 impl Payload<'_> {
@@ -261,7 +276,7 @@ impl Payload<'_> {
 
 impl Context for Payload<'_> {
     #[inline(always)]
-    fn first(&self) -> Option<u64> {
+    fn first(&self) -> Result<u64, Loss> {
         let mut first = [0u8; 8];
         let loaded = if self.len >= 8 {
             // SAFETY: `first` has 8 bytes.
@@ -270,7 +285,7 @@ impl Context for Payload<'_> {
             // SAFETY: `first` has 8 bytes, and this is 1 to 8.
             unsafe { self.load(0, first.as_mut_ptr(), (self.len.wrapping_sub(1) & 7) + 1) }
         };
-        loaded.then(|| u64::from_le_bytes(first))
+        if loaded { Ok(u64::from_le_bytes(first)) } else { Err(Loss::PayloadUnreadable) }
     }
 
     #[inline(always)]
@@ -295,9 +310,39 @@ impl Context for Payload<'_> {
     }
 
     #[inline(always)]
-    unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> bool {
+    fn local_port(&self) -> u16 {
+        // SAFETY: `sk` is the packet's socket.
+        unsafe { load!(self.sk, bpf_sock.src_port) as u16 }
+    }
+
+    #[inline(always)]
+    fn tuple(&self) -> Tuple {
+        // SAFETY: `sk` is the packet's socket.
+        let mut tuple = unsafe { tuple_of(self.sk) };
+        tuple.wire_port = self.sport;
+        if self.dport != tuple.remote_port && capture::is_sidecars_port(self.dport) {
+            tuple.sidecar_port = self.dport;
+        }
+        tuple
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> Option<u64> {
+        // A packet does not say; where only some namespaces are traced, it is left alone.
+        if SETTINGS.load().is_netns_scoped() { None } else { Some(0) }
+    }
+
+    #[inline(always)]
+    fn is_early(&self) -> bool {
+        false // the packet itself says whether it is redirected
+    }
+}
+
+impl Bytes for Payload<'_> {
+    #[inline(always)]
+    unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> u32 {
         // SAFETY: the caller's promise, with `len` at most HEAD_MAX.
-        unsafe { self.load(0, to.cast(), len) }
+        if unsafe { self.load(0, to.cast(), len) } { len } else { 0 }
     }
 }
 
@@ -311,36 +356,6 @@ fn cookie(ctx: &impl EbpfContext) -> u64 {
 fn netns(ctx: &impl EbpfContext) -> u64 {
     // SAFETY: sock_addr and sock_ops contexts are ones the helper takes (5.7, 5.15).
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
-}
-
-/// Who runs. Only for hooks in the caller's own context, not for the egress hook, which may run in a softirq.
-#[inline(always)]
-fn current_task() -> Owner {
-    let ids = bpf_get_current_pid_tgid();
-    Owner {
-        tgid: (ids >> 32) as u32,
-        tid: ids as u32,
-        uid: bpf_get_current_uid_gid() as u32,
-        // SAFETY: takes nothing, returns a number.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
-        comm: bpf_get_current_comm().unwrap_or_default(),
-    }
-}
-
-/// `::ffff:a.b.c.d` of an address as the kernel holds it, in network order.
-#[inline(always)]
-fn mapped(ip4: u32) -> [u8; 16] {
-    address(0, 0, u32::from_be(0xffff), ip4)
-}
-
-#[inline(always)]
-fn address(a: u32, b: u32, c: u32, d: u32) -> [u8; 16] {
-    let low = u64::from(a) | u64::from(b) << 32;
-    let high = u64::from(c) | u64::from(d) << 32;
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&low.to_ne_bytes());
-    bytes[8..].copy_from_slice(&high.to_ne_bytes());
-    bytes
 }
 
 /// # Safety
@@ -375,8 +390,8 @@ unsafe fn tuple_of(sk: *mut bpf_sock) -> Tuple {
             // Network order in the lower half:
             // https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6300
             remote_port: u16::from_be(load!(sk, bpf_sock.dst_port) as u16),
-            sidecar_port: 0,
-            sidecar_netns: 0,
+            sidecar_port: opaque_zero() as u16,
+            sidecar_netns: opaque_zero(),
         }
     }
 }
@@ -412,8 +427,8 @@ fn tuple_of_ops(ctx: &SockOpsContext) -> Tuple {
             // Network order in the upper half of the kernel's word:
             // https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6800
             remote_port: u16::from_be((load!(ops, bpf_sock_ops.remote_port) >> 16) as u16),
-            sidecar_port: 0,
-            sidecar_netns: 0,
+            sidecar_port: opaque_zero() as u16,
+            sidecar_netns: opaque_zero(),
         }
     }
 }

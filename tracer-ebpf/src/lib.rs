@@ -1,11 +1,13 @@
-//! What crosses the boundary between the kernel programs and userspace: the records on the ring, the settings that
-//! the loader writes before the programs are verified, and the test whether first bytes concern us. Integers and
+//! What crosses the boundary between the kernel programs and userspace: the records on the ring, the settings and
+//! the kernel's layout that the loader writes before the programs are verified, and the test whether first bytes concern us. Integers and
 //! byte arrays only; it never allocates and never panics.
 #![no_std]
 
+pub mod layout;
 pub mod opening;
 pub mod record;
 pub mod settings;
 
+pub use layout::Layout;
 pub use record::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, Peer, RecordKind, Role};
 pub use settings::Settings;

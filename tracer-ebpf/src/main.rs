@@ -4,13 +4,27 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))] // one `lock` add, see `ring`
 
 #[cfg(target_arch = "bpf")]
+mod address;
+#[cfg(target_arch = "bpf")]
 mod capture;
 #[cfg(target_arch = "bpf")]
 mod cgroup;
 #[cfg(target_arch = "bpf")]
+mod context;
+#[cfg(target_arch = "bpf")]
+mod fentry;
+#[cfg(target_arch = "bpf")]
+mod kprobe;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod message;
+#[cfg(target_arch = "bpf")]
 mod ring;
+#[cfg(target_arch = "bpf")]
+mod sock;
+#[cfg(target_arch = "bpf")]
+mod task;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -7,11 +7,16 @@ use aya_ebpf::{
     macros::map,
     maps::{LruHashMap, PerCpuArray, RingBuf},
 };
-use tracer_ebpf::{Loss, Peer, Settings};
+use tracer_ebpf::{HEAD_MAX, Layout, Loss, Peer, Settings};
 
 /// Written by the loader (`EbpfLoader::override_global`).
 #[unsafe(no_mangle)]
 pub static SETTINGS: Global<Settings> = Global::new(Settings::ISTIO);
+
+/// Written by the loader for the families that read the kernel's own structures. Each field is loaded by itself, see
+/// `sock::offset!`.
+#[unsafe(no_mangle)]
+pub static LAYOUT: Layout = Layout::UNKNOWN;
 
 /// Bytes of the ring; the loader may resize it.
 pub const RING_BYTES: u32 = 4 << 20;
@@ -24,6 +29,10 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 /// never wrong.
 #[map]
 pub static FLOWS: LruHashMap<u64, Flow> = LruHashMap::with_max_entries(1 << 15, 0);
+
+/// What was sent on a connection that is not established yet, by flow.
+#[map]
+pub static HELD: LruHashMap<u64, Held> = LruHashMap::with_max_entries(1 << 7, 0);
 
 /// The sidecar's accepted sockets, by the address of their peer, which is the app's own socket.
 #[map]
@@ -42,10 +51,29 @@ pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.le
 #[unsafe(no_mangle)]
 pub static LOST: AtomicU64 = AtomicU64::new(0);
 
+static ZERO: AtomicU64 = AtomicU64::new(0);
+
+/// A zero of which the verifier does not know that it is one. It follows constants on the stack, and looks at all that
+/// comes after twice where two paths differ in nothing else.
+#[inline(always)]
+pub fn opaque_zero() -> u64 {
+    // SAFETY: an aligned word of the object's own data, which nobody writes.
+    unsafe { ZERO.as_ptr().read_volatile() }
+}
+
+/// Payloads that lay in pieces, by thread: a thread is in one send at a time, wherever it is interrupted.
+#[map]
+pub static PIECES: LruHashMap<u64, Pieces> = LruHashMap::with_max_entries(1 << 8, 0);
+
+/// Twice what fits into the mask with which `message` bounds it, and a multiple of `HEAD_MAX`.
+pub type Pieces = [u8; 4 * HEAD_MAX];
+
 /// What is kept of a flow while it lives.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Flow {
+    /// What it is called in records.
+    pub id: u64,
     pub opened_ns: u64,
     pub netns: u64,
     pub cgroup: u64,
@@ -71,6 +99,18 @@ pub const FLOW_LATE: u8 = tracer_ebpf::record::FLAG_LATE;
 pub const FLOW_RECORDED: u8 = 2;
 /// It has sent something, recorded or not.
 pub const FLOW_SENT: u8 = 4;
+
+/// Its first payload waits in [`HELD`] until the connection is established.
+pub const FLOW_HELD: u8 = 8;
+
+/// A payload that waits.
+#[repr(C)]
+pub struct Held {
+    pub offset: u32,
+    pub total: u32,
+    pub len: u32,
+    pub data: [u8; HEAD_MAX],
+}
 
 /// What is kept of a socket that the sidecar accepted.
 #[repr(C)]

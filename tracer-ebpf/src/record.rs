@@ -163,14 +163,17 @@ pub enum Loss {
     PayloadUnreadable = 1,
     /// A map took no more entries.
     MapFull = 2,
+    /// The first bytes of a flow lay in the kernel's own memory (`sendfile`, `splice`, a socket of the kernel).
+    PayloadInKernel = 3,
 }
 
 impl Loss {
     /// Every reason, in index order, with its label.
-    pub const ALL: [(Self, &'static str); 3] = [
+    pub const ALL: [(Self, &'static str); 4] = [
         (Self::RingFull, "ring_full"),
         (Self::PayloadUnreadable, "payload_unreadable"),
         (Self::MapFull, "map_full"),
+        (Self::PayloadInKernel, "payload_in_kernel"),
     ];
 }
 

@@ -4,13 +4,13 @@ use core::{arch::asm, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::bpf_ktime_get_ns,
+    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel},
 };
 use tracer_ebpf::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, RecordKind, Role};
 
 use crate::{
-    capture::{Context, Tuple},
-    maps::{Flow, LOSSES, LOST, RECORDS, RING_BYTES},
+    context::{Bytes, Tuple},
+    maps::{Flow, HELD, Held, LOSSES, LOST, RECORDS, RING_BYTES},
 };
 
 /// One atomic instruction, which every kernel with eBPF has; rustc's target has no read-modify-write atomics.
@@ -46,11 +46,11 @@ fn wake_up(settles: bool) -> u64 {
 
 /// The part that all records share.
 #[inline(always)]
-fn meta(kind: RecordKind, flow: u64, state: &Flow, tuple: &Tuple) -> Meta {
+fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
     Meta {
         // SAFETY: takes nothing, returns a number.
         time_ns: unsafe { bpf_ktime_get_ns() },
-        flow,
+        flow: state.id,
         opened_ns: state.opened_ns,
         netns: state.netns,
         sidecar_netns: tuple.sidecar_netns,
@@ -76,25 +76,17 @@ fn meta(kind: RecordKind, flow: u64, state: &Flow, tuple: &Tuple) -> Meta {
 
 /// The sidecar dialled.
 #[inline(always)]
-pub fn dial(flow: u64, state: &Flow, tuple: &Tuple) {
+pub fn dial(state: &Flow, tuple: &Tuple) {
     let Some(mut entry) = RECORDS.reserve::<Meta>(0) else {
         return lost(Loss::RingFull);
     };
-    entry.write(meta(RecordKind::Dial, flow, state, tuple));
+    entry.write(meta(RecordKind::Dial, state, tuple));
     entry.submit(wake_up(false));
 }
 
 /// A leg sent `total` bytes, of which the first `len` (1 to `HEAD_MAX`) are copied.
 #[inline(always)]
-pub fn payload<C: Context>(
-    ctx: &C,
-    flow: u64,
-    state: &Flow,
-    tuple: &Tuple,
-    offset: u32,
-    total: u32,
-    len: u32,
-) {
+pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, total: u32, len: u32) {
     let Some(mut entry) = RECORDS.reserve::<PayloadRecord>(0) else {
         return lost(Loss::RingFull);
     };
@@ -102,14 +94,15 @@ pub fn payload<C: Context>(
     // SAFETY: `record` points to reserved, 8-aligned memory of exactly this type, ours until submitted; each field
     // is written through a raw pointer, so no reference to uninitialised memory is made.
     let copied = unsafe {
-        ptr::addr_of_mut!((*record).meta).write(meta(RecordKind::Payload, flow, state, tuple));
+        ptr::addr_of_mut!((*record).meta).write(meta(RecordKind::Payload, state, tuple));
         ptr::addr_of_mut!((*record).offset).write(offset);
         ptr::addr_of_mut!((*record).total).write(total);
-        ptr::addr_of_mut!((*record).len).write(len);
         ptr::addr_of_mut!((*record).zero).write(0);
-        ctx.copy(ptr::addr_of_mut!((*record).data).cast::<[u8; HEAD_MAX]>(), len)
+        let copied = bytes.copy(ptr::addr_of_mut!((*record).data).cast::<[u8; HEAD_MAX]>(), len);
+        ptr::addr_of_mut!((*record).len).write(copied);
+        copied
     };
-    if copied {
+    if copied != 0 {
         let settles =
             state.role == Role::Reply as u8 || (state.role == Role::App as u8 && tuple.sidecar_port == 0);
         entry.submit(wake_up(settles));
@@ -119,12 +112,44 @@ pub fn payload<C: Context>(
     }
 }
 
+/// Keeps a payload for later; false when that is not to be had.
+#[inline(always)]
+pub fn hold<B: Bytes>(bytes: &B, flow: u64, offset: u32, total: u32, len: u32) -> bool {
+    static EMPTY: Held = Held { offset: 0, total: 0, len: 0, data: [0; HEAD_MAX] };
+    if HELD.insert(flow, &EMPTY, 0).is_err() {
+        lost(Loss::MapFull);
+        return false;
+    }
+    let Some(held) = HELD.get_ptr_mut(flow) else { return false };
+    // SAFETY: the value lives in the map, and only this flow uses it.
+    let copied = unsafe {
+        (*held).offset = offset;
+        (*held).total = total;
+        let copied = bytes.copy(&raw mut (*held).data, len);
+        (*held).len = copied;
+        copied
+    };
+    if copied == 0 {
+        lost(Loss::PayloadUnreadable);
+    }
+    copied != 0
+}
+
+impl Bytes for Held {
+    #[inline(always)]
+    unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> u32 {
+        let from = ptr::addr_of!(self.data).cast();
+        // SAFETY: the caller's promise for as many bytes as the source has. The helper reads any kernel memory, a map's included.
+        if unsafe { bpf_probe_read_kernel(to.cast(), HEAD_MAX as u32, from) } == 0 { len } else { 0 }
+    }
+}
+
 /// A flow ended.
 #[inline(always)]
-pub fn end(flow: u64, state: &Flow, tuple: &Tuple, from: u8, to: u8) {
+pub fn end(state: &Flow, tuple: &Tuple, from: u8, to: u8) {
     let Some(mut entry) = RECORDS.reserve::<EndRecord>(0) else {
         return lost(Loss::RingFull);
     };
-    entry.write(EndRecord { meta: meta(RecordKind::End, flow, state, tuple), from, to, zero: [0; 6] });
+    entry.write(EndRecord { meta: meta(RecordKind::End, state, tuple), from, to, zero: [0; 6] });
     entry.submit(wake_up(state.role != Role::Upstream as u8));
 }

@@ -10,6 +10,11 @@ pub const SLOTS: usize = 4;
 pub struct Settings {
     /// How long after an app's request the first bytes of its sidecar's new connections are of interest, in ns.
     pub watch_ns: u64,
+    /// The only network namespaces to be traced, as the family of hooks numbers them; all 0: every one.
+    pub netns: [u64; SLOTS],
+    /// Id of the only cgroup (v2) to be traced, with what is below it; 0: every one. For the families whose hooks are
+    /// not attached to a cgroup.
+    pub cgroup: u64,
     /// Ports on which the sidecar accepts what iptables redirected from the app (istio: 15001).
     pub outbound_ports: [u16; SLOTS],
     /// Ports on which the sidecar accepts what came from outside the pod (istio: 15006).
@@ -25,10 +30,24 @@ impl Settings {
     /// What istio-init sets up, and a watch of ten seconds.
     pub const ISTIO: Self = Self {
         watch_ns: 10_000_000_000,
+        netns: [0; SLOTS],
+        cgroup: 0,
         outbound_ports: [15001, 0, 0, 0],
         inbound_ports: [15006, 0, 0, 0],
         sidecar_uids: [1337, NO_UID, NO_UID, NO_UID],
     };
+
+    /// Are there namespaces that are not traced?
+    #[inline(always)]
+    pub fn is_netns_scoped(&self) -> bool {
+        self.netns[0] != 0
+    }
+
+    /// Is this namespace one to be traced?
+    #[inline(always)]
+    pub fn is_netns_in_scope(&self, netns: u64) -> bool {
+        !self.is_netns_scoped() || (netns != 0 && contains(&self.netns, netns))
+    }
 
     /// Does the sidecar accept redirected outbound connections on `port`?
     #[inline(always)]
@@ -64,6 +83,9 @@ mod tests {
         let settings = Settings::ISTIO;
         assert!(settings.is_outbound(15001) && settings.is_inbound(15006) && settings.is_sidecar(1337));
         assert!(!settings.is_outbound(0) && !settings.is_inbound(0) && !settings.is_sidecar(NO_UID));
+        assert!(settings.is_netns_in_scope(7) && settings.is_netns_in_scope(0));
+        let scoped = Settings { netns: [7, 0, 0, 0], ..Settings::ISTIO };
+        assert!(scoped.is_netns_in_scope(7) && !scoped.is_netns_in_scope(8) && !scoped.is_netns_in_scope(0));
         assert!(!settings.is_outbound(15006) && !settings.is_inbound(15001) && !settings.is_sidecar(0));
     }
 }

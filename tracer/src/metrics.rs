@@ -95,7 +95,7 @@ impl Metrics {
             lost: counters(
                 &registry,
                 "lost_events_total",
-                "Records that were lost, by where and why: ring_full, payload_unreadable and map_full in the kernel, malformed in userspace",
+                "Records that were lost, by where and why: ring_full, payload_unreadable, payload_in_kernel and map_full in the kernel, malformed in userspace",
                 &["source"],
             )?,
             destinations: RefCell::default(),

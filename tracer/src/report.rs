@@ -2,6 +2,7 @@
 
 mod compact;
 mod explanation;
+mod shown;
 
 use std::net::{IpAddr, SocketAddr};
 

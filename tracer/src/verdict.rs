@@ -167,6 +167,22 @@ impl Verdict {
 }
 
 impl Reason {
+    /// All, in the order of the documentation.
+    pub const ALL: [Self; 12] = [
+        Self::RouteNotFound,
+        Self::UpgradeFailed,
+        Self::FilterDenied,
+        Self::Http10Refused,
+        Self::BadRequest,
+        Self::NotImplemented,
+        Self::UpstreamFailed,
+        Self::Forwarded,
+        Self::Terminated,
+        Self::OtherStatus,
+        Self::ConnectFailed,
+        Self::ClosedWithoutReply,
+    ];
+
     /// Its name in JSON and metrics.
     pub fn name(self) -> &'static str {
         match self {

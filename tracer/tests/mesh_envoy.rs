@@ -4,7 +4,6 @@
 mod envoy;
 
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use envoy::Pod;
 use envoy::generate::{Generator, Random, clusters, entry};
@@ -68,8 +67,8 @@ fn smallest(pod: &Pod, mut found: Disagreement, sniffs: bool) -> Disagreement {
 #[test]
 fn generated_configurations_are_decided_as_envoy_decides_them() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let seed = number("EGRESS_TRACER_SEED").unwrap_or(now);
+    // The same worlds each time, unless somebody goes exploring.
+    let seed = number("EGRESS_TRACER_SEED").unwrap_or(1);
     println!("EGRESS_TRACER_SEED={seed}");
     let pod = Pod::new();
     let mut generator = Generator { random: Random(seed), log: pod.file("access.log") };

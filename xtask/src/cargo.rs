@@ -48,6 +48,22 @@ pub(crate) fn build_tracer(release: bool) -> Result<PathBuf> {
     executable.context("cargo built egress-tracer but did not say where")
 }
 
+/// Builds what runs in a guest: its init, and the client that the lab looks for beside it.
+pub(crate) fn build_guest() -> Result<(PathBuf, PathBuf)> {
+    let mut command = here();
+    command.args(["build", "--package", "tests", "--bin", "guest", "--bin", "raw-client"]);
+    command.arg("--message-format=json-render-diagnostics");
+    let said = progress::step("Building the kernel tests", |bar| progress::command(bar, &mut command))?;
+    let built = |name: &str| {
+        said.lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|message| message["target"]["name"] == name)
+            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+            .with_context(|| format!("cargo built {name} but did not say where"))
+    };
+    Ok((built("guest")?, built("raw-client")?))
+}
+
 fn workspace() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }

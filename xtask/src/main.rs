@@ -6,7 +6,10 @@ mod debian;
 mod demo;
 mod ebpf;
 mod envoy_wheel;
+mod initramfs;
 mod interrupt;
+mod kernel_package;
+mod kernel_table;
 mod progress;
 mod requirement;
 mod scene;
@@ -14,6 +17,7 @@ mod setup;
 mod test;
 #[path = "../../tracer/build/toolchain.rs"]
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -49,6 +53,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Boot guests with other kernels and run the kernel tests in them
+    Vm {
+        /// Kernels, such as 6.1; none: all
+        kernels: Vec<String>,
+        /// Parts of the names of the tests to run
+        #[arg(last = true)]
+        tests: Vec<String>,
+    },
     /// Check format, lints and, where cargo-deny is installed, dependencies
     Check,
 }
@@ -58,6 +70,7 @@ fn main() -> ExitCode {
         Task::Setup { purpose } => setup::run(purpose, true),
         Task::Demo { json } => demo::run(json),
         Task::Test { arguments } => test::run(&arguments),
+        Task::Vm { kernels, tests } => vm::run(&kernels, &tests),
         Task::Check => check::run(),
     };
     match result {

@@ -17,6 +17,8 @@ pub(crate) enum Purpose {
     Build,
     /// The demo
     Demo,
+    /// The guests with other kernels
+    Vm,
     /// Every test
     Test,
 }
@@ -111,6 +113,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Build,
         probe: Probe::Ask(ebpf::linker_is_there),
         install: Install::Work(ebpf::install_linker),
+    },
+    Requirement {
+        name: "qemu",
+        why: "boots the guests in which the probes meet other kernels",
+        purpose: Purpose::Vm,
+        probe: Probe::Programs(&["qemu-system-x86_64"]),
+        install: Install::Packages(&["qemu-system-x86"]),
     },
     Requirement {
         name: "Envoy",

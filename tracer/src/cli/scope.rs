@@ -21,6 +21,9 @@ pub(super) struct Args {
     /// Only sockets made in this cgroup v2 directory or below it [default: the whole node]
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
+    /// Only sockets of this network namespace, such as /proc/PID/ns/net; may be repeated [default: all]
+    #[arg(long, value_name = "PATH")]
+    netns: Vec<PathBuf>,
     /// The family of kernel hooks
     #[arg(long, value_enum, default_value_t)]
     probes: Choice,
@@ -53,6 +56,10 @@ enum Choice {
     /// The best that this kernel takes, found by trying.
     #[default]
     Auto,
+    /// Trampolines at tcp_connect and tcp_sendmsg.
+    Fentry,
+    /// Breakpoints at the same functions.
+    Kprobe,
     /// cgroup hooks.
     Cgroup,
 }
@@ -60,15 +67,20 @@ enum Choice {
 impl Args {
     /// Loads and attaches what was asked for, and records what is seen, where asked to.
     pub(super) fn attach(&self, record: Option<&Path>) -> anyhow::Result<Tracing> {
-        let scope = Scope { cgroup: self.scope()? };
+        let cgroup = self.scope()?;
+        let is_everything = cgroup == cgroup2_root()?;
+        let scope = Scope { cgroup, is_everything, netns: self.netns.clone() };
         let mut settings = tracer_ebpf::Settings::ISTIO;
         settings.outbound_ports = slots("--sidecar-port", &self.sidecar_port, 0)?;
         settings.sidecar_uids = slots("--sidecar-uid", &self.sidecar_uid, NO_UID)?;
         settings.watch_ns = nanoseconds(self.deadline);
-        let family = match self.probes {
-            Choice::Auto | Choice::Cgroup => Family::Cgroup,
-        };
-        let probes = Probes::attach(family, &scope, settings)?;
+        let probes = match self.probes {
+            Choice::Auto => Probes::attach_best(&scope, settings),
+            Choice::Fentry => Probes::attach(Family::Fentry, &scope, settings),
+            Choice::Kprobe => Probes::attach(Family::Kprobe, &scope, settings),
+            Choice::Cgroup => Probes::attach(Family::Cgroup, &scope, settings),
+        }?;
+        let family = probes.family();
         log::info!("attached the {family} probes to {}", scope.cgroup.display());
         let core = crate::core::Settings {
             deadline: nanoseconds(self.deadline),

@@ -109,7 +109,12 @@ pub(crate) fn read_http1(head: &[u8], hcm: &Hcm) -> Codec {
 /// The checks of a whole head, in Envoy's order.
 fn checked(line: &RequestLine<'_>, mut headers: Vec<(String, String)>, hcm: &Hcm) -> Codec {
     let is_connect = line.method == "CONNECT";
-    let value = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    // For each of these Envoy has one slot, and appends a second header to the first: `HeaderMapImpl::addViaMove`.
+    let value = |name: &str| {
+        let values: Vec<_> =
+            headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect();
+        (!values.is_empty()).then(|| values.join(","))
+    };
     let content_length = value("content-length");
     let transfer_encoding = value("transfer-encoding");
     if let Some(length) = &content_length {
@@ -136,8 +141,7 @@ fn checked(line: &RequestLine<'_>, mut headers: Vec<(String, String)>, hcm: &Hcm
     if transfer_encoding.is_some() && (!is_chunked || is_connect) {
         return reply(501, "http1.invalid_transfer_encoding");
     }
-    let host = value("host");
-    let mut authority = host;
+    let mut authority = value("host");
     let mut path = None;
     let mut is_absolute_form = false;
     if is_connect {

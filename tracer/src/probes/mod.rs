@@ -1,17 +1,23 @@
 //! Loads the kernel programs, attaches them to a scope, and holds them: they are gone when this is dropped, however
 //! the process ends. It makes nothing of what they say.
 
-mod cgroup;
+mod hook;
+pub mod layout;
 pub mod ring;
+mod scope;
+pub mod trial;
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, fs::File};
 
-use anyhow::{Context as _, bail};
-use aya::{Ebpf, EbpfLoader, maps::PerCpuArray};
+use anyhow::{Context as _, anyhow, bail};
+use aya::{Btf, Ebpf, EbpfLoader, maps::PerCpuArray};
 use serde::{Deserialize, Serialize};
-use tracer_ebpf::{Loss, Settings};
+use tracer_ebpf::{Layout, Loss, Settings};
 
+use hook::explain;
+pub use hook::{Hook, Point};
 pub use ring::{Batch, Ring};
+pub use scope::Scope;
 
 /// The kernel object, built by `build.rs`; empty where it was told to skip that.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EGRESS_TRACER_BPF_OBJECT"));
@@ -20,15 +26,33 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EGRESS_TRACER_BPF_OBJEC
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
+    /// Trampolines at the entry of kernel functions: the cheapest.
+    Fentry,
+    /// Breakpoints at the entry of the same functions.
+    Kprobe,
     /// cgroup hooks: stable UAPI, also where the kernel refuses tracing programs.
     Cgroup,
 }
 
 impl Family {
+    /// In the order of preference.
+    pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Cgroup];
+
     /// Its name, as in `--probes` and in reports.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
             Self::Cgroup => "cgroup",
+        }
+    }
+
+    /// Its hooks, in the order in which they are attached.
+    pub fn hooks(self) -> &'static [Hook] {
+        match self {
+            Self::Fentry => hook::FENTRY,
+            Self::Kprobe => hook::KPROBE,
+            Self::Cgroup => hook::CGROUP,
         }
     }
 }
@@ -39,13 +63,6 @@ impl fmt::Display for Family {
     }
 }
 
-/// What is traced.
-#[derive(Clone, Debug)]
-pub struct Scope {
-    /// A cgroup v2 directory: sockets made in it or below it.
-    pub cgroup: PathBuf,
-}
-
 /// The programs of one family, attached.
 pub struct Probes {
     family: Family,
@@ -53,23 +70,42 @@ pub struct Probes {
 }
 
 impl Probes {
+    /// Loads and attaches the first family that this kernel takes, and says why it did not take the ones before.
+    pub fn attach_best(scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
+        let mut refused = Vec::new();
+        for family in Family::ALL {
+            match Self::attach(family, scope, settings) {
+                Ok(probes) => return Ok(probes),
+                Err(error) => {
+                    log::info!("no {family} probes: {error:#}");
+                    refused.push(format!("{family}: {error:#}"));
+                }
+            }
+        }
+        bail!("this kernel takes no family of probes; {}", refused.join("; "))
+    }
+
     /// Loads and attaches a family.
     ///
     /// # Errors
     /// Which hook the kernel refused, and its reason.
     pub fn attach(family: Family, scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
-        if OBJECT.is_empty() {
-            bail!(
-                "this egress-tracer was built without its kernel programs (EGRESS_TRACER_SKIP_BPF was set); \
-                 build it again without that"
-            );
-        }
-        let settings = GlobalSettings(settings);
-        let mut ebpf = EbpfLoader::new().override_global("SETTINGS", &settings, true).load(OBJECT).context(
-            "cannot load the kernel programs' maps: this needs CAP_BPF and CAP_NET_ADMIN, or root",
-        )?;
-        match family {
-            Family::Cgroup => cgroup::attach(&mut ebpf, &scope.cgroup)?,
+        let settings = scope.apply(family, settings)?;
+        let mut ebpf = open(family, settings)?;
+        let btf = kernel_btf(family)?;
+        let cgroup = File::open(&scope.cgroup).with_context(|| {
+            format!("cannot open the cgroup {}; is it a cgroup v2 directory?", scope.cgroup.display())
+        })?;
+        for hook in family.hooks() {
+            hook.load(&mut ebpf, btf.as_ref())
+                .and_then(|()| hook.attach(&mut ebpf, &cgroup))
+                .map_err(|error| anyhow!("{}", explain(&error)))
+                .with_context(|| {
+                    format!(
+                        "the kernel refused the {family} hook {} (`egress-tracer check` shows what it offers)",
+                        hook.point.name()
+                    )
+                })?;
         }
         Ok(Self { family, ebpf })
     }
@@ -81,9 +117,7 @@ impl Probes {
 
     /// The names of the attached programs.
     pub fn programs(&self) -> impl Iterator<Item = &'static str> {
-        match self.family {
-            Family::Cgroup => cgroup::PROGRAMS.iter().copied(),
-        }
+        self.family.hooks().iter().map(|hook| hook.program)
     }
 
     /// The reader's end of the ring. There is one.
@@ -106,11 +140,52 @@ impl Probes {
     }
 }
 
+/// Makes the maps, with what the programs have to know.
+fn open(family: Family, settings: Settings) -> anyhow::Result<Ebpf> {
+    if OBJECT.is_empty() {
+        bail!(
+            "this egress-tracer was built without its kernel programs (EGRESS_TRACER_SKIP_BPF was set); \
+             build it again without that"
+        );
+    }
+    let layout = match family {
+        Family::Fentry | Family::Kprobe => layout::of_this_kernel()?,
+        Family::Cgroup => Layout::UNKNOWN,
+    };
+    EbpfLoader::new()
+        .override_global("SETTINGS", &GlobalSettings(settings), true)
+        .override_global("LAYOUT", &GlobalLayout(layout), true)
+        .load(OBJECT)
+        .context(
+            "cannot load the kernel programs' maps: this needs a kernel with ring buffers (5.8), and CAP_BPF and \
+             CAP_NET_ADMIN, or root",
+        )
+}
+
+/// What a fentry program is verified against.
+fn kernel_btf(family: Family) -> anyhow::Result<Option<Btf>> {
+    match family {
+        Family::Fentry => {
+            let btf = Btf::from_sys_fs();
+            btf.map(Some).with_context(|| format!("cannot read {}", layout::KERNEL_BTF))
+        }
+        Family::Kprobe | Family::Cgroup => Ok(None),
+    }
+}
+
 /// aya asks for a `Pod` of this crate's own.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 struct GlobalSettings(Settings);
 
-// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 4*2 + 4*2 + 4*4 bytes.
+// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 8 + 2*4 + 2*4 + 4*4 bytes.
 unsafe impl aya::Pod for GlobalSettings {}
-const _: () = assert!(size_of::<Settings>() == 40);
+const _: () = assert!(size_of::<Settings>() == 80);
+
+/// As above.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct GlobalLayout(Layout);
+
+// SAFETY: `Layout` is `repr(C)`, and all of its fields are `u32`.
+unsafe impl aya::Pod for GlobalLayout {}

@@ -1,12 +1,16 @@
 //! A report as one line for people: time, who, what was asked of which proxy, what became of it, who answered after
-//! how long. A second line explains flagged ones. Everything in it is printable ASCII or the two marks.
+//! how long. A second line explains flagged ones. Everything in it is printable ASCII, or the mark, or the ellipsis
+//! in the middle of a name that is too long.
 
 use std::fmt;
 
 use anstyle::{AnsiColor, Style};
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::{Replier, Report};
+use super::{
+    Replier, Report,
+    shown::{plain, shortened},
+};
 use crate::verdict::Verdict;
 
 /// Whether to use colour.
@@ -52,11 +56,12 @@ impl fmt::Display for Compact<'_> {
         });
         let faint = paint(FAINT);
         let mark = if report.flagged { "✗" } else { " " };
-        let who = who(report);
+        let who = plain(&who(report));
+        let authority = plain(&shortened(&report.connect.authority));
         let asked = if report.verdict == Verdict::AbsoluteFormRewritten {
-            format!("http://{}", report.connect.authority)
+            format!("http://{authority}")
         } else {
-            format!("CONNECT {}", report.connect.authority)
+            format!("CONNECT {authority}")
         };
         let proxy = std::net::SocketAddr::from(report.proxy);
         write!(f, "{faint}{}{faint:#}  {style}{mark}{style:#} {who}", time(&report.time, zone))?;
@@ -78,16 +83,16 @@ impl fmt::Display for Compact<'_> {
             write!(f, "  {faint}(joined late){faint:#}")?;
         }
         if report.flagged && explain {
-            write!(f, "\n{:14}{faint}{}.", "", report.explanation)?;
+            write!(f, "\n{:14}{faint}{}.", "", plain(&report.explanation))?;
             if let Some(listener) = &report.listener {
-                write!(f, " Listener {}", listener.name)?;
+                write!(f, " Listener {}", plain(&listener.name))?;
                 if let Some(because) = &listener.because {
-                    write!(f, ": {because}")?;
+                    write!(f, ": {}", plain(because))?;
                 }
                 write!(f, ".")?;
             }
             if let Some(fix) = &report.fix {
-                write!(f, " Fix: {fix}")?;
+                write!(f, " Fix: {}", plain(fix))?;
             }
             write!(f, "{faint:#}")?;
         }
@@ -107,7 +112,7 @@ fn who(report: &Report) -> String {
 
 fn time(rfc3339: &str, zone: &TimeZone) -> String {
     rfc3339.parse::<Timestamp>().map_or_else(
-        |_| rfc3339.to_owned(),
+        |_| plain(rfc3339),
         |time| time.to_zoned(zone.clone()).strftime("%H:%M:%S.%3f").to_string(),
     )
 }

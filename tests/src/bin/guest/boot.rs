@@ -1,0 +1,48 @@
+//! What an init does: mounts, modules, power-off.
+
+use std::{ffi::CString, fs, os::fd::AsRawFd};
+
+use anyhow::{Context, Result, ensure};
+
+const MOUNTS: &[(&str, &str)] =
+    &[("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("cgroup2", "/sys/fs/cgroup")];
+
+/// Makes the guest a machine in which a lab can be.
+pub(crate) fn up() -> Result<()> {
+    for (kind, at) in MOUNTS {
+        fs::create_dir_all(at)?;
+        let (kind, at) = (CString::new(*kind)?, CString::new(*at)?);
+        // SAFETY: all pointers are to strings that end with a NUL, or null where that is allowed.
+        let failed = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+        let busy = std::io::Error::last_os_error().raw_os_error() == Some(libc::EBUSY);
+        ensure!(failed == 0 || busy, "cannot mount {at:?}: {}", std::io::Error::last_os_error());
+    }
+    // In the order in which they depend on each other.
+    for path in fs::read_to_string("/modules/order").context("no list of modules")?.lines() {
+        let file = fs::File::open(path).with_context(|| format!("no module {path}"))?;
+        // SAFETY: an open file, a string that ends with a NUL, no flags.
+        let failed = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
+        let there = std::io::Error::last_os_error().raw_os_error() == Some(libc::EEXIST);
+        ensure!(failed == 0 || there, "cannot load {path}: {}", std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The tests that the kernel's command line names; none: all.
+pub(crate) fn wanted() -> Result<Vec<String>> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    let tests = line.split_whitespace().find_map(|word| word.strip_prefix("guest.tests="));
+    Ok(tests.into_iter().flat_map(|tests| tests.split(',')).map(str::to_owned).collect())
+}
+
+/// Ends the guest.
+pub(crate) fn down() -> ! {
+    // SAFETY: takes nothing. We are PID 1 of a machine of our own, and nothing in it is to be kept.
+    unsafe {
+        libc::sync();
+        libc::reboot(libc::RB_POWER_OFF);
+    }
+    loop {
+        std::thread::park();
+    }
+}

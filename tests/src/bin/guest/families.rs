@@ -1,0 +1,257 @@
+//! The tests of each family: what the kernel takes, every call, the scopes, the cases; and that all families say the same.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::{
+    Behaviour, Envoy, Lab, PROXY, PROXY_V6, Process, Script, ScriptedProxy, Step, Tracer, demo_sidecar,
+};
+use serde_json::{Value, json};
+
+use crate::call::{CALLS, authority, request};
+
+const FAMILIES: [&str; 3] = ["fentry", "kprobe", "cgroup"];
+const CASES: [&str; 5] = ["c01", "c03", "c08", "c11", "c15"];
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Prints what became of a test: `GUEST` and a JSON object.
+pub(crate) fn say(test: &str, result: &Result<Value>) {
+    let line = match result {
+        Ok(detail) => json!({"test": test, "ok": true, "detail": detail}),
+        Err(error) => json!({"test": test, "ok": false, "detail": format!("{error:#}")}),
+    };
+    println!("GUEST {line}");
+}
+
+/// Runs all tests whose name contains one of `wanted`.
+pub(crate) fn run(wanted: &[String]) -> Result<()> {
+    let is_wanted = |test: &str| wanted.is_empty() || wanted.iter().any(|word| test.contains(word.as_str()));
+    let findings = check()?;
+    say("check", &Ok(findings.clone()));
+    let mut same: BTreeMap<&str, Value> = BTreeMap::new();
+    for family in FAMILIES {
+        let works = findings["families"].as_array().into_iter().flatten();
+        let works = works.filter(|found| found["family"] == family).any(|found| found["works"] == true);
+        let tests: [(&str, fn(&str) -> Result<Value>); 2] = [("calls", calls), ("scope", scope)];
+        for (name, test) in tests {
+            let title = format!("{family} {name}");
+            if !is_wanted(&title) {
+                continue;
+            }
+            if !works {
+                say(&title, &Err(anyhow::anyhow!("the kernel does not take this family, see check")));
+                continue;
+            }
+            let result = test(family);
+            if let (Ok(reports), "calls") = (&result, name) {
+                same.insert(family, reports.clone());
+                say(&title, &Ok(json!(format!("{} calls", CALLS.len() + 1))));
+            } else {
+                say(&title, &result);
+            }
+        }
+        for case in CASES {
+            let title = format!("{family} {case}");
+            if works && is_wanted(&title) {
+                say(&title, &play_case(family, case));
+            }
+        }
+    }
+    if is_wanted("families agree") {
+        say("families agree", &agree(&same));
+    }
+    Ok(())
+}
+
+fn agree(reports: &BTreeMap<&str, Value>) -> Result<Value> {
+    let Some((first, due)) = reports.first_key_value() else { bail!("no family has reports") };
+    for (family, said) in reports {
+        ensure!(said == due, "{family} and {first} differ: {said} and {due}");
+    }
+    Ok(json!(reports.keys().collect::<Vec<_>>()))
+}
+
+fn check() -> Result<Value> {
+    let said = Command::new(lab::tracer_binary()?).args(["check", "-o", "json"]).output()?;
+    serde_json::from_slice(&said.stdout)
+        .with_context(|| format!("check said {}", String::from_utf8_lossy(&said.stderr)))
+}
+
+fn us() -> Result<PathBuf> {
+    Ok(env::current_exe()?)
+}
+
+/// Makes one call in the app's place, and gives back its process id.
+fn call(lab: &Lab, call: &str) -> Result<u64> {
+    let to = if call == "write6" { PROXY_V6 } else { PROXY };
+    let mut command = lab.app().command_at(&us()?)?;
+    command.args(["call", call, &format!("{}", std::net::SocketAddr::new(to, 3128))]);
+    let ended = Process::run_well(command, &[], PATIENCE)?;
+    ended.stdout.trim().parse().with_context(|| format!("{call} said {}", ended.stdout))
+}
+
+/// Every call is seen once, and rightly; gives back the reports less what cannot be the same.
+fn calls(family: &str) -> Result<Value> {
+    let lab = Lab::new()?;
+    let _envoy = Envoy::sidecar(&lab, &demo_sidecar())?;
+    // The demo's sidecar has no IPv6 listener; this one answers in its place.
+    let mut six = lab.sidecar().command_at(&us()?)?;
+    six.args(["answer", "[::1]:15001"]);
+    let six = Process::spawn(six, &[])?;
+    six.wait_line("open port", six.stdout(), PATIENCE, |line| (line == "listening").then_some(()))?;
+    let trace = lab.dir().join("trace");
+    let trace_path = trace.display().to_string();
+    let tracer = Tracer::start(&lab, &["--probes", family, "--record", &trace_path])?;
+    let calls: Vec<&str> = CALLS.iter().copied().chain(["write6"]).collect();
+    let mut pids = BTreeMap::new();
+    for (nth, name) in calls.iter().enumerate() {
+        pids.insert(*name, call(&lab, name)?);
+        tracer.wait_reports(nth + 1, PATIENCE).with_context(|| format!("after {name}"))?;
+    }
+    let reports = tracer.reports()?;
+    let ended = tracer.stop()?;
+    ensure!(ended.status.success(), "the tracer ended with {}: {}", ended.status, ended.stderr);
+    let trace = fs::read_to_string(&trace)?;
+    let cgroup = fs::metadata(lab.app().cgroup().dir())?.ino();
+    let mut same = serde_json::Map::new();
+    for name in calls {
+        let authority = authority(name);
+        let mine: Vec<&Value> =
+            reports.iter().filter(|report| report["connect"]["authority"] == authority.as_str()).collect();
+        let [report] = mine[..] else { bail!("{name}: {} reports: {mine:?}", mine.len()) };
+        let due = [
+            ("/verdict", json!("handled_as_http")),
+            ("/reply/status", json!(404)),
+            ("/source/pid", json!(pids[name])),
+            ("/source/comm", json!("guest")),
+            ("/proxy/port", json!(3128)),
+            ("/proxy/ip", json!(if name == "write6" { PROXY_V6 } else { PROXY }.to_string())),
+            ("/sidecar/port", json!(15001)),
+            ("/probes", json!(family)),
+            ("/joined_late", json!(false)),
+        ];
+        for (at, due) in due {
+            let said = report.pointer(at).unwrap_or(&Value::Null);
+            ensure!(*said == due, "{name}: {at} is {said} and not {due}: {report}");
+        }
+        traced(&trace, name, cgroup)?;
+        same.insert(name.to_owned(), timeless(report));
+    }
+    Ok(Value::Object(same))
+}
+
+/// The bytes, the cgroup and the namespace, which a report does not show.
+fn traced(trace: &str, call: &str, cgroup: u64) -> Result<()> {
+    let mut flow = None;
+    let (mut bytes, request) = (String::new(), request(call));
+    for line in trace.lines() {
+        let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+        let event = &line["event"];
+        let Some(data) = event.pointer("/what/sent/data").and_then(Value::as_str) else { continue };
+        if event["role"] != "app" {
+            continue;
+        }
+        // Flows come one after the other; this call's is the one whose bytes become its request.
+        if flow != Some(&event["flow"]).cloned() {
+            flow = Some(event["flow"].clone());
+            bytes.clear();
+        }
+        bytes.push_str(data);
+        if bytes == request {
+            ensure!(event["task"]["cgroup"] == cgroup, "{call}: cgroup {} and not {cgroup}", event["task"]);
+            ensure!(event["netns"].as_u64().is_some_and(|netns| netns != 0), "{call}: no namespace");
+            return Ok(());
+        }
+    }
+    bail!("{call}: its bytes are not in the trace: {trace}")
+}
+
+/// A report without what differs from one run to the next, and the family's name.
+fn timeless(report: &Value) -> Value {
+    let mut report = report.clone();
+    for at in
+        ["/time", "/probes", "/source/pid", "/source/port", "/reply/after_us", "/sidecar/pid", "/explanation"]
+    {
+        if let Some(value) = report.pointer_mut(at) {
+            *value = Value::Null;
+        }
+    }
+    report
+}
+
+/// What is out of scope makes no report; a namespace in scope does.
+fn scope(family: &str) -> Result<Value> {
+    let lab = Lab::new()?;
+    let envoy = Envoy::sidecar(&lab, &demo_sidecar())?;
+    let netns = format!("/proc/{}/ns/net", envoy.pid());
+    let pod = Tracer::start(&lab, &["--probes", family, "--netns", &netns])?;
+    let _proxy = ScriptedProxy::start(&lab, (PROXY, 3128).into(), Behaviour::Tunnel)?;
+    // Outside the pod's cgroup, then inside.
+    let elsewhere = Script::connect((PROXY, 3128).into(), "elsewhere.example:443");
+    lab.play_in(lab.outside(), std::slice::from_ref(&elsewhere))?;
+    call(&lab, "write")?;
+    let reports = pod.wait_reports(1, PATIENCE)?;
+    ensure!(reports.len() == 1 && reports[0]["connect"]["authority"] == "write.example:443", "{reports:?}");
+    let records = |metrics: &str| -> f64 {
+        let lines = metrics.lines().filter(|line| line.starts_with("egress_tracer_records_total{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    pod.stop()?;
+    // A namespace in which nobody is.
+    let other = Tracer::start(&lab, &["--probes", family, "--netns", "/proc/1/ns/net"])?;
+    call(&lab, "write")?;
+    Process::run_well(
+        lab.tools().command("sleep").map(|mut c| {
+            c.arg("1.5");
+            c
+        })?,
+        &[],
+        PATIENCE,
+    )?;
+    let (reports, made) = (other.reports()?, records(&other.metrics()?));
+    ensure!(reports.is_empty() && made == 0.0, "{made} records from out of scope: {reports:?}");
+    Ok(Value::Null)
+}
+
+/// The first probe of a case, with the real Envoy.
+fn play_case(family: &str, name: &str) -> Result<Value> {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let folder = fs::read_dir(&cases)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| {
+            path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}_")))
+        })
+        .with_context(|| format!("no case {name}"))?;
+    let case: Value = serde_json::from_str(&fs::read_to_string(folder.join("expected.json"))?)?;
+    let probe = &case["probes"][0];
+    let dialled = probe["dialled"].as_str().context("an address")?.parse()?;
+    let steps: Vec<Step> = serde_json::from_value(probe["steps"].clone())?;
+    let lab = Lab::new()?;
+    let proxy = probe["proxy"].as_str().context("a proxy")?;
+    let (mut upstream, mut scripted) = (None, None);
+    if proxy == "upstream_envoy" {
+        upstream = Some(Envoy::upstream(&lab, &folder.join("upstream_envoy"))?);
+    } else if let Some(behaviour) = Behaviour::named(proxy)? {
+        scripted = Some(ScriptedProxy::start(&lab, dialled, behaviour)?);
+    }
+    let _envoy = Envoy::sidecar(&lab, &folder)?;
+    let tracer = Tracer::start(&lab, &["--probes", family, "--deadline", "20s"])?;
+    lab.play(&[Script { dialled, steps }])?;
+    let reports = tracer.wait_reports(1, PATIENCE)?;
+    drop((upstream, scripted));
+    let due = &probe["report"];
+    let [report] = &reports[..] else { bail!("{} reports: {reports:?}", reports.len()) };
+    let status = report.pointer("/reply/status").unwrap_or(&Value::Null);
+    ensure!(
+        report["verdict"] == due["verdict"] && report["reason"] == due["reason"] && *status == due["status"],
+        "not what is due ({due}): {report}"
+    );
+    Ok(json!(format!("{} {}", report["verdict"], report["reason"]).replace('"', "")))
+}

@@ -1,0 +1,31 @@
+//! The kernel tests, as PID 1 of a guest that `cargo xtask vm` boots: loads each family of probes, has one connection made
+//! by every call that sends, plays the cases, and prints a JSON line for each test. It judges; xtask only prints.
+
+mod boot;
+mod call;
+mod families;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments[..] {
+        [_, "call", call, address] => call::run(call, address),
+        [_, "answer", address] => call::answer(address),
+        _ if std::process::id() == 1 => {
+            boot::up().and_then(|()| families::run(&boot::wanted()?)).unwrap_or_else(|error| {
+                families::say("boot", &Err(error));
+            });
+            boot::down()
+        }
+        _ => Err(anyhow::anyhow!("this runs in a guest: `cargo xtask vm`")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

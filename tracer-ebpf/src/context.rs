@@ -1,0 +1,73 @@
+//! What a hook can tell the core, whatever its flavour: a flow's ends, its owner, its payload. Nothing here reads anything.
+
+use tracer_ebpf::{HEAD_MAX, Loss};
+
+/// A socket's two ends, as the socket sees them, and the sidecar that accepted it, where that is known.
+pub struct Tuple {
+    pub local_addr: [u8; 16],
+    pub remote_addr: [u8; 16],
+    pub local_port: u16,
+    pub remote_port: u16,
+    /// The local port as the peer sees it, where the hook can tell; else the same.
+    pub wire_port: u16,
+    /// The port it was redirected to; 0: not redirected, or not known yet.
+    pub sidecar_port: u16,
+    pub sidecar_netns: u64,
+}
+
+/// Who dialled or accepted.
+pub struct Owner {
+    pub tgid: u32,
+    pub tid: u32,
+    pub uid: u32,
+    pub cgroup: u64,
+    pub comm: [u8; 16],
+}
+
+impl Owner {
+    /// Nobody saw it; the socket itself knows the user.
+    #[inline(always)]
+    pub fn unknown(uid: u32) -> Self {
+        Self { tgid: 0, tid: 0, uid, cgroup: 0, comm: [0; 16] }
+    }
+}
+
+/// Bytes that can be copied into a record.
+pub trait Bytes {
+    /// Copies the first `len` bytes, 1 to `HEAD_MAX`, and says how many these were in the end; 0: none.
+    ///
+    /// # Safety
+    /// `to` must be valid for writes of `HEAD_MAX` bytes.
+    unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> u32;
+}
+
+/// What a send hook can say of its payload and its socket. One implementation per sort of context.
+pub trait Context: Bytes {
+    /// The first bytes, little-endian, at most eight, or why they cannot be read.
+    fn first(&self) -> Result<u64, Loss>;
+    /// The tenth byte; only called where there is one.
+    fn tenth(&self) -> u8;
+    /// The last four bytes; only called where there are as many.
+    fn last(&self) -> [u8; 4];
+    /// The user that owns the socket.
+    fn uid(&self) -> u32;
+    /// The socket's own port.
+    fn local_port(&self) -> u16;
+    /// The socket's ends.
+    fn tuple(&self) -> Tuple;
+    /// The namespace of a flow whose beginning was not seen: 0 where the hook cannot tell, `None` where the flow is
+    /// not to be traced.
+    fn netns(&self) -> Option<u64>;
+    /// Is the connection not established yet?
+    fn is_early(&self) -> bool;
+}
+
+/// One payload-bearing send.
+pub struct Sent {
+    /// The socket's cookie or address: what tells it from all others as long as it lives.
+    pub flow: u64,
+    /// TCP sequence number of the first byte.
+    pub seq: u32,
+    /// Payload bytes.
+    pub len: u32,
+}

@@ -1,0 +1,43 @@
+//! The shells for the kprobe family: breakpoints at the entry of the same kernel functions as in `fentry`, where their
+//! prototypes and contexts are told. Each hands its `struct sock *` on.
+
+use aya_ebpf::{macros::kprobe, programs::ProbeContext};
+
+use crate::sock::{self, Sock};
+
+/// match-proto: `int tcp_connect(struct sock *sk)`, read at v6.12.
+#[kprobe(function = "tcp_connect")]
+pub fn egress_kprobe_connect(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg(0) {
+        sock::connect(Sock(sk));
+    }
+    0
+}
+
+/// match-proto: `int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`, read at v6.12.
+#[kprobe(function = "tcp_sendmsg")]
+pub fn egress_kprobe_send(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(message), Some(size)) = (ctx.arg(0), ctx.arg(1), ctx.arg(2)) {
+        sock::send(Sock(sk), message, size);
+    }
+    0
+}
+
+/// match-proto: `void inet_csk_reqsk_queue_hash_add(struct sock *sk, struct request_sock *req, unsigned long timeout)`,
+/// read at v6.12.
+#[kprobe(function = "inet_csk_reqsk_queue_hash_add")]
+pub fn egress_kprobe_knock(ctx: ProbeContext) -> u32 {
+    if let (Some(listener), Some(request)) = (ctx.arg(0), ctx.arg(1)) {
+        sock::knock(Sock(listener), Sock(request));
+    }
+    0
+}
+
+/// match-proto: `void security_sock_graft(struct sock *sk, struct socket *parent)`, read at v6.12.
+#[kprobe(function = "security_sock_graft")]
+pub fn egress_kprobe_accept(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg(0) {
+        sock::accept(Sock(sk));
+    }
+    0
+}

@@ -1,0 +1,22 @@
+//! Who runs at the moment: for hooks in the caller's own context only, never for those that may run in a softirq.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::bpf_get_current_cgroup_id,
+};
+
+use crate::context::Owner;
+
+/// The current task.
+#[inline(always)]
+pub fn current_task() -> Owner {
+    let ids = bpf_get_current_pid_tgid();
+    Owner {
+        tgid: (ids >> 32) as u32,
+        tid: ids as u32,
+        uid: bpf_get_current_uid_gid() as u32,
+        // SAFETY: takes nothing, returns a number.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        comm: bpf_get_current_comm().unwrap_or_default(),
+    }
+}

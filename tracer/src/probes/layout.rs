@@ -1,0 +1,237 @@
+//! Finds where the running kernel keeps the fields that the fentry and kprobe families read: a flat table, and the
+//! search through the kernel's BTF. It never guesses: a field that is missing, or of which there are several, is an error
+//! that names it.
+
+use std::{collections::BTreeSet, path::Path};
+
+use anyhow::{Context as _, bail};
+use btf_rs::{Btf, BtfType, Member, Type};
+use tracer_ebpf::{Layout, layout::ABSENT};
+
+/// The kernel's own description of itself.
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// A field: its structure, its path (where it was renamed, the alternatives), and its place in the layout.
+struct Field {
+    structure: &'static str,
+    paths: &'static [&'static str],
+    /// The kernel can be traced without it.
+    optional: bool,
+    set: fn(&mut Layout, u32),
+}
+
+const fn field(structure: &'static str, paths: &'static [&'static str], set: fn(&mut Layout, u32)) -> Field {
+    Field { structure, paths, optional: false, set }
+}
+
+/// Everything that is read. `sock_common` begins every `struct sock`, `struct sock` every `struct tcp_sock`.
+const FIELDS: &[Field] = &[
+    field("sock_common", &["skc_daddr"], |l, at| l.daddr = at),
+    field("sock_common", &["skc_rcv_saddr"], |l, at| l.saddr = at),
+    field("sock_common", &["skc_dport"], |l, at| l.dport = at),
+    field("sock_common", &["skc_num"], |l, at| l.num = at),
+    field("sock_common", &["skc_family"], |l, at| l.family = at),
+    field("sock_common", &["skc_state"], |l, at| l.state = at),
+    field("sock_common", &["skc_net.net"], |l, at| l.net = at),
+    field("sock_common", &["skc_v6_daddr"], |l, at| l.v6_daddr = at),
+    field("sock_common", &["skc_v6_rcv_saddr"], |l, at| l.v6_saddr = at),
+    field("sock", &["sk_protocol"], |l, at| l.protocol = at),
+    field("sock", &["sk_uid.val"], |l, at| l.uid = at),
+    field("sock", &["sk_err"], |l, at| l.err = at),
+    // 5.15 replaced the tagged number by a pointer:
+    // https://git.kernel.org/torvalds/c/8520e224f547cd070c7c8f97b1fc6d58cff7ccaa
+    field("sock", &["sk_cgrp_data.cgroup", "sk_cgrp_data.val"], |l, at| l.cgroup = at),
+    field("cgroup", &["level"], |l, at| l.cgroup_level = at),
+    field("cgroup", &["kn"], |l, at| l.kn = at),
+    field("kernfs_node", &["id"], |l, at| l.kn_id = at),
+    field("net", &["ns.inum"], |l, at| l.inum = at),
+    field("tcp_sock", &["write_seq"], |l, at| l.write_seq = at),
+    field("tcp_sock", &["bytes_acked"], |l, at| l.bytes_acked = at),
+    field("tcp_sock", &["bytes_received"], |l, at| l.bytes_received = at),
+    field("tcp_sock", &["fastopen_req"], |l, at| l.fastopen = at),
+    field("tcp_fastopen_request", &["data"], |l, at| l.fastopen_data = at),
+    field("tcp_fastopen_request", &["size"], |l, at| l.fastopen_size = at),
+    field("msghdr", &["msg_iter.iov_offset"], |l, at| l.iov_offset = at),
+    field("msghdr", &["msg_iter.__iov", "msg_iter.iov"], |l, at| l.iov = at),
+    field("msghdr", &["msg_iter.nr_segs"], |l, at| l.nr_segs = at),
+    // 6.0: https://git.kernel.org/torvalds/c/fcb14cb1bdacec5b4374fe161e83fb8208164a85
+    Field { structure: "msghdr", paths: &["msg_iter.ubuf"], optional: true, set: |l, at| l.ubuf = at },
+];
+
+/// Finds everything in the running kernel's BTF.
+pub fn of_this_kernel() -> anyhow::Result<Layout> {
+    if !Path::new(KERNEL_BTF).exists() {
+        bail!(
+            "this kernel does not describe itself: there is no {KERNEL_BTF}; it needs to be built with \
+             CONFIG_DEBUG_INFO_BTF, or use --probes cgroup, which does without"
+        );
+    }
+    let bytes = std::fs::read(KERNEL_BTF).with_context(|| format!("cannot read {KERNEL_BTF}"))?;
+    in_btf(&bytes).with_context(|| format!("cannot use {KERNEL_BTF}"))
+}
+
+/// Finds everything in a BTF section.
+pub fn in_btf(bytes: &[u8]) -> anyhow::Result<Layout> {
+    let btf = Btf::from_bytes(bytes).context("it is not BTF")?;
+    let mut layout = Layout::UNKNOWN;
+    for field in FIELDS {
+        match find(&btf, field.structure, field.paths)? {
+            Some((at, _)) => (field.set)(&mut layout, at),
+            None if field.optional => {}
+            None => bail!("{}", missing(field.structure, field.paths)),
+        }
+    }
+    // 6.1 keeps pointers where there were ids: https://git.kernel.org/torvalds/c/7f203bc89eb66d6afde7eae91347fc0352090cc3
+    let ancestors = &["ancestors", "ancestor_ids"];
+    let Some((at, which)) = find(&btf, "cgroup", ancestors)? else {
+        bail!("{}", missing("cgroup", ancestors))
+    };
+    (layout.ancestors, layout.ancestors_are_ids) = (at, u32::from(which == "ancestor_ids"));
+    // 5.14 took the direction out of the type: https://git.kernel.org/torvalds/c/8cd54c1c848031a87820e58d772166ffdf8c08c0
+    let sorts = &["msg_iter.iter_type", "msg_iter.type"];
+    let Some((at, which)) = find(&btf, "msghdr", sorts)? else { bail!("{}", missing("msghdr", sorts)) };
+    (layout.iter_type, layout.iter_mask) = (at, if which == "msg_iter.type" { 0xfe } else { 0xff });
+    let Some(iovec) = enumerator(&btf, "iter_type", "ITER_IOVEC")? else {
+        bail!("this kernel's `enum iter_type` has no `ITER_IOVEC`");
+    };
+    layout.iter_iovec = iovec;
+    layout.iter_ubuf = enumerator(&btf, "iter_type", "ITER_UBUF")?.unwrap_or(ABSENT);
+    Ok(layout)
+}
+
+fn missing(structure: &str, paths: &[&str]) -> String {
+    format!("this kernel's `struct {structure}` has no field `{}`", paths.join("` or `"))
+}
+
+/// The offset of the first of `paths` that exists, in bytes, and which one that is.
+fn find<'a>(btf: &Btf, structure: &str, paths: &[&'a str]) -> anyhow::Result<Option<(u32, &'a str)>> {
+    let types = btf.resolve_types_by_name(structure).unwrap_or_default();
+    let structures: Vec<_> = types
+        .into_iter()
+        .filter_map(|found| if let Type::Struct(found) = found { Some(found.members) } else { None })
+        .collect();
+    if structures.is_empty() {
+        bail!("this kernel has no `struct {structure}`");
+    }
+    for path in paths {
+        // A structure may be described more than once; all have to agree.
+        let mut bits = BTreeSet::new();
+        for members in &structures {
+            search(btf, members, path, 0, &mut bits)?;
+        }
+        match bits.iter().collect::<Vec<_>>()[..] {
+            [] => {}
+            [&at] if at % 8 == 0 => return Ok(Some((at / 8, path))),
+            [_] => bail!("this kernel's `struct {structure}` has `{path}` as a bit field"),
+            _ => bail!("this kernel's `struct {structure}` has {} fields `{path}`", bits.len()),
+        }
+    }
+    Ok(None)
+}
+
+/// Collects the offsets, in bits, of all that `path` may mean. C looks into structures and unions that have no name.
+fn search(
+    btf: &Btf,
+    members: &[Member],
+    path: &str,
+    base: u32,
+    found: &mut BTreeSet<u32>,
+) -> anyhow::Result<()> {
+    let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+    for member in members {
+        let name = btf.resolve_name(member).unwrap_or_default();
+        let at = base + member.bit_offset();
+        if name.is_empty() {
+            if let Some(inner) = members_of(btf, member)? {
+                search(btf, &inner, path, at, found)?;
+            }
+        } else if name == first {
+            match rest {
+                None => {
+                    found.insert(at);
+                }
+                Some(rest) => {
+                    if let Some(inner) = members_of(btf, member)? {
+                        search(btf, &inner, rest, at, found)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The members of a member that is a structure or a union, whatever it is called.
+fn members_of(btf: &Btf, member: &dyn BtfType) -> anyhow::Result<Option<Vec<Member>>> {
+    let mut inner = btf.resolve_chained_type(member)?;
+    loop {
+        inner = match inner {
+            Type::Struct(found) | Type::Union(found) => return Ok(Some(found.members)),
+            Type::Typedef(other) => btf.resolve_chained_type(&other)?,
+            Type::Const(other) | Type::Volatile(other) => btf.resolve_chained_type(&other)?,
+            _ => return Ok(None),
+        }
+    }
+}
+
+fn enumerator(btf: &Btf, name: &str, wanted: &str) -> anyhow::Result<Option<u32>> {
+    let mut values = BTreeSet::new();
+    for found in btf.resolve_types_by_name(name).unwrap_or_default() {
+        if let Type::Enum(found) = found {
+            let named = found.members.iter().filter(|m| btf.resolve_name(*m).is_ok_and(|n| n == wanted));
+            values.extend(named.map(btf_rs::EnumMember::val));
+        }
+    }
+    match values.iter().collect::<Vec<_>>()[..] {
+        [] => Ok(None),
+        [&value] => Ok(Some(value)),
+        _ => bail!("this kernel's `enum {name}` has {} values for `{wanted}`", values.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The running kernel's BTF in which one name is written over by another of the same length.
+    fn doctored(from: &str, to: &str) -> Vec<u8> {
+        assert_eq!(from.len(), to.len());
+        let mut bytes = std::fs::read(KERNEL_BTF).expect("this test needs a kernel with BTF");
+        let (from, to) = (format!("\0{from}\0"), format!("\0{to}\0"));
+        let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).expect("the name is there");
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn the_running_kernel_has_all_that_is_read() {
+        let layout = of_this_kernel().expect("a layout");
+        // UAPI-like constants of every kernel so far: the first members of `sock_common`.
+        assert_eq!((layout.daddr, layout.saddr, layout.dport, layout.num), (0, 4, 12, 14));
+        assert!(layout.write_seq < 4096 && layout.iov != ABSENT);
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        let error = in_btf(&doctored("bytes_acked", "bytes_xcked")).expect_err("missing").to_string();
+        assert_eq!(error, "this kernel's `struct tcp_sock` has no field `bytes_acked`");
+    }
+
+    #[test]
+    fn a_field_with_alternatives_is_named_by_all_of_them() {
+        let bytes = doctored("ancestors", "ancestorz");
+        let error = in_btf(&bytes).expect_err("missing").to_string();
+        assert_eq!(error, "this kernel's `struct cgroup` has no field `ancestors` or `ancestor_ids`");
+    }
+
+    #[test]
+    fn an_ambiguous_field_is_named() {
+        let error = in_btf(&doctored("skc_dport", "skc_daddr")).expect_err("ambiguous").to_string();
+        assert_eq!(error, "this kernel's `struct sock_common` has 2 fields `skc_daddr`");
+    }
+
+    #[test]
+    fn what_is_no_btf_is_refused() {
+        assert_eq!(in_btf(b"no").expect_err("refused").to_string(), "it is not BTF");
+    }
+}
