@@ -202,7 +202,8 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
         return;
     }
     let is_upstream = state.role == Role::Upstream as u8;
-    let is_watched = !opens && is_first && is_watched(state.netns);
+    // A sidecar that wraps a connection in TLS may say hello before its app has said what it wants.
+    let is_watched = !opens && is_first && (is_watched(state.netns) || (is_upstream && is_tls(first)));
     if opens || (is_upstream && is_watched) {
         state.head_left = HEAD_MAX as u32;
     } else if is_watched {
@@ -358,6 +359,12 @@ fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
         tuple.sidecar_netns = (*accepted).netns;
     }
     Some(accepted)
+}
+
+/// Do these bytes begin a TLS handshake? <https://www.rfc-editor.org/rfc/rfc8446#section-5.1>
+#[inline(always)]
+fn is_tls(first: u64) -> bool {
+    first & 0xffff == u64::from_le_bytes([0x16, 3, 0, 0, 0, 0, 0, 0])
 }
 
 #[inline(always)]
