@@ -1,7 +1,6 @@
 //! What is traced and how: the arguments that every tracing verb takes, and what they become.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,6 +9,7 @@ use anyhow::{Context as _, bail};
 use tracer_ebpf::settings::{NO_UID, SLOTS};
 
 use crate::{
+    metrics,
     probes::{Family, Probes, Scope},
     tracing::{Tracing, clock_offset},
 };
@@ -33,9 +33,8 @@ pub(super) struct Args {
     /// A user that sidecars run as, whom iptables does not redirect; may be repeated
     #[arg(long, value_name = "UID", default_value = "1337")]
     sidecar_uid: Vec<u32>,
-    /// Serve Prometheus metrics at http://ADDRESS/metrics
-    #[arg(long, value_name = "ADDRESS")]
-    pub(super) metrics_address: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(super) metrics: metrics::Args,
     /// Write this file once all hooks are attached
     #[arg(long, value_name = "FILE")]
     pub(super) ready_file: Option<PathBuf>,

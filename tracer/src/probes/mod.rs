@@ -2,7 +2,9 @@
 //! the process ends. It makes nothing of what they say.
 
 mod cgroup;
+mod level;
 pub mod ring;
+mod statistics;
 
 use std::{fmt, path::PathBuf};
 
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tracer_ebpf::{Loss, Settings};
 
 pub use ring::{Batch, Ring};
+pub use statistics::Sweep;
 
 /// The kernel object, built by `build.rs`; empty where it was told to skip that.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EGRESS_TRACER_BPF_OBJECT"));
