@@ -2,6 +2,7 @@
 //! and the end-to-end tests run in it; it knows nothing of verdicts.
 
 mod admin;
+mod alertmanager;
 mod app;
 mod cgroup;
 mod envoy;
@@ -12,6 +13,7 @@ mod netns;
 mod network;
 mod place;
 mod process;
+mod prometheus;
 mod script;
 mod scripted_proxy;
 mod squid;
@@ -22,6 +24,7 @@ mod watch;
 use std::path::PathBuf;
 
 pub use admin::get;
+pub use alertmanager::Alertmanager;
 pub use cgroup::Cgroup;
 pub use envoy::{
     Envoy, OLDEST as ENVOY_OLDEST, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy,
@@ -33,6 +36,7 @@ pub use netns::Netns;
 pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET};
 pub use place::Place;
 pub use process::{Ended, Process};
+pub use prometheus::Prometheus;
 pub use script::{Close, Script, Step, Transcript, bytes, text};
 pub use scripted_proxy::{Behaviour, ScriptedProxy};
 pub use squid::{Policy, Squid};

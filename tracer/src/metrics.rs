@@ -2,6 +2,10 @@
 //! bounds in `bounded`, the tracer's own state in `health`; `server` serves it.
 
 mod bounded;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the bounds are for the documentation, which a test writes")
+)]
 mod catalogue;
 #[cfg(test)]
 mod document;
@@ -37,6 +41,9 @@ pub struct Args {
     /// Also label the sessions in the metrics with this; may be repeated
     #[arg(long, value_name = "LABEL", value_enum)]
     pub metrics_label: Vec<Extra>,
+    /// Have the kernel time its programs, for the metrics; costs some nanoseconds for each run of any program on the node
+    #[arg(long)]
+    pub metrics_programs: bool,
 }
 
 /// A label that sessions do not have by default, because it has so many values.
@@ -68,10 +75,10 @@ struct Inner {
 }
 
 impl Metrics {
-    /// All of them, at zero. `extra`: labels that sessions have beside the usual ones.
-    pub fn new(probes: &Probes, extra: &[Extra]) -> anyhow::Result<Self> {
-        let metrics = Self::empty(extra)?;
-        metrics.0.health.borrow_mut().watch(probes);
+    /// All of them, at zero.
+    pub fn new(probes: &Probes, args: &Args) -> anyhow::Result<Self> {
+        let metrics = Self::empty(&args.metrics_label)?;
+        metrics.0.health.borrow_mut().watch(probes, args.metrics_programs)?;
         Ok(metrics)
     }
 

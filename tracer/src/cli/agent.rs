@@ -22,7 +22,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let server = metrics::Server::bind(args.scope.metrics.metrics_address.unwrap_or(METRICS_ADDRESS)).await?;
     let mut tracing = args.scope.attach(None)?;
-    let metrics = Metrics::new(tracing.probes(), &args.scope.metrics.metrics_label)?;
+    let metrics = Metrics::new(tracing.probes(), &args.scope.metrics)?;
     server.spawn(metrics.clone());
     args.scope.say_ready()?;
     metrics.set_ready();

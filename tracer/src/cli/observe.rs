@@ -57,7 +57,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let mut tracing = args.scope.attach(args.record.as_deref())?;
-    let metrics = Metrics::new(tracing.probes(), &args.scope.metrics.metrics_label)?;
+    let metrics = Metrics::new(tracing.probes(), &args.scope.metrics)?;
     if let Some(server) = server {
         server.spawn(metrics.clone());
     }

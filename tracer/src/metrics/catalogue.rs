@@ -161,13 +161,13 @@ pub(super) const ATTACHED: Family = family(
 pub(super) const PROGRAM_SECONDS: Family = family(
     "program_seconds_total",
     Kind::Counter,
-    "Processor time of a kernel program; counts while the sysctl kernel.bpf_stats_enabled is 1",
+    "Processor time of a kernel program; counts with --metrics-programs, or while the sysctl kernel.bpf_stats_enabled is 1",
     &[PROGRAM],
 );
 pub(super) const PROGRAM_RUNS: Family = family(
     "program_runs_total",
     Kind::Counter,
-    "Runs of a kernel program; counts while the sysctl kernel.bpf_stats_enabled is 1",
+    "Runs of a kernel program; counts with --metrics-programs, or while the sysctl kernel.bpf_stats_enabled is 1",
     &[PROGRAM],
 );
 pub(super) const CONFIG_FETCHES: Family = family(

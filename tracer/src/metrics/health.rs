@@ -6,7 +6,7 @@ use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, R
 
 use super::catalogue;
 use crate::{
-    probes::{Probes, Sweep},
+    probes::{Probes, Sweep, Timing},
     tracing::Tracing,
 };
 
@@ -33,6 +33,7 @@ pub(super) struct Health {
     refreshed: Option<Instant>,
     swept: Option<Instant>,
     sweep: Option<Sweep>,
+    timing: Option<Timing>,
 }
 
 impl Health {
@@ -56,17 +57,20 @@ impl Health {
             refreshed: None,
             swept: None,
             sweep: None,
+            timing: None,
         })
     }
 
     /// Says of the probes what does not change.
-    pub(super) fn watch(&mut self, probes: &Probes) {
+    pub(super) fn watch(&mut self, probes: &Probes, timed: bool) -> anyhow::Result<()> {
+        self.timing = timed.then(Timing::begin).transpose()?;
         for program in probes.programs() {
             self.attached.with_label_values(&[program, probes.family().name()]).set(1);
         }
         for (map, capacity) in probes.map_capacities() {
             self.map_capacity.with_label_values(&[&map]).set(i64::from(capacity));
         }
+        Ok(())
     }
 
     /// Takes over what was counted; false: it was done a moment ago.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tracer_ebpf::{Loss, Settings};
 
 pub use ring::{Batch, Ring};
-pub use statistics::Sweep;
+pub use statistics::{Sweep, Timing};
 
 /// The kernel object, built by `build.rs`; empty where it was told to skip that.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EGRESS_TRACER_BPF_OBJECT"));

@@ -8,7 +8,11 @@ use std::{
     thread,
 };
 
-use aya::maps::{Map, MapData, MapInfo};
+use anyhow::Context as _;
+use aya::{
+    maps::{Map, MapData, MapInfo},
+    sys::{Stats, enable_stats},
+};
 
 use super::Probes;
 
@@ -17,7 +21,7 @@ const GET_NEXT_KEY: c_long = 4;
 
 impl Probes {
     /// Name, seconds and runs of each program that ran. The kernel counts only while the sysctl
-    /// `kernel.bpf_stats_enabled` is 1: without that, nothing is given back.
+    /// `kernel.bpf_stats_enabled` is 1, or somebody holds a [`Timing`]: without that, nothing is given back.
     pub fn program_runs(&self) -> Vec<(String, f64, u64)> {
         let info = self.ebpf.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
         info.filter(|(_, info)| info.run_count() > 0)
@@ -54,6 +58,21 @@ impl Probes {
             };
             Some((name.to_owned(), data.info().ok()?))
         })
+    }
+}
+
+/// While it lives, the kernel times all its programs.
+#[derive(Debug)]
+pub struct Timing(
+    #[expect(dead_code, reason = "held, never read: the kernel stops when it is closed")] OwnedFd,
+);
+
+impl Timing {
+    /// Begins.
+    pub fn begin() -> anyhow::Result<Self> {
+        let fd = enable_stats(Stats::RunTime)
+            .context("cannot have the kernel time its programs: this needs Linux 5.8 and CAP_SYS_ADMIN")?;
+        Ok(Self(fd))
     }
 }
 
