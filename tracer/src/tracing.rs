@@ -23,6 +23,7 @@ pub struct Tracing {
     batch: Batch,
     redactor: Redactor,
     core: Core,
+    capacity: usize,
     tick: Interval,
     counts: Counts,
     recorder: Option<Recorder<BufWriter<File>>>,
@@ -67,6 +68,7 @@ impl Tracing {
             ring,
             batch: Batch::default(),
             redactor: Redactor::default(),
+            capacity: settings.capacity,
             core: Core::new(settings),
             tick,
             counts: Counts::default(),
@@ -125,6 +127,16 @@ impl Tracing {
     /// What the core holds.
     pub fn stats(&self) -> Stats {
         self.core.stats()
+    }
+
+    /// How many connections, and how many upstream sockets, the core may hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The most bytes of the ring that waited to be read since the previous call, and how many it can hold.
+    pub fn ring_fill(&self) -> (usize, usize) {
+        self.ring.fill()
     }
 
     /// What was read.

@@ -4,8 +4,10 @@
 mod hook;
 mod kernel_log;
 pub mod layout;
+mod level;
 pub mod ring;
 mod scope;
+mod statistics;
 pub mod trial;
 
 use std::{fmt, fs::File};
@@ -20,6 +22,7 @@ pub use hook::{Hook, Point};
 pub use kernel_log::KernelLog;
 pub use ring::{Batch, Ring};
 pub use scope::Scope;
+pub use statistics::{Sweep, Timing};
 
 /// The kernel object, built by `build.rs`; empty where it was told to skip that.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EGRESS_TRACER_BPF_OBJECT"));
