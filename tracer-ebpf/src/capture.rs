@@ -12,8 +12,8 @@ use tracer_ebpf::{
 use crate::{
     context::{Context, Owner, Sent, Tuple},
     maps::{
-        ACCEPTED, Accepted, FLOW_HELD, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, HELD, SETTINGS,
-        WATCHED,
+        ACCEPTED, Accepted, FLOW_HELD, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, HELD, Maybe,
+        SETTINGS, WATCHED,
     },
     ring,
 };
@@ -167,11 +167,11 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
         Ok(first) => first,
         Err(reason) => return unreadable(sent.flow, reason),
     };
-    let is_reply = is_sidecars_port(ctx.local_port());
-    let opens = !is_reply && concerns_us(first, sent.len);
+    let is_reply = Maybe::new(is_sidecars_port(ctx.local_port()));
+    let opens = Maybe::new(concerns_us(first, sent.len));
     let state = match FLOWS.get_ptr_mut(sent.flow) {
         Some(state) => state,
-        None if (opens && !ctx.is_early()) || is_reply => match late(ctx, sent.flow, is_reply) {
+        None if is_reply.is() || (opens.is() && !ctx.is_early()) => match late(ctx, sent.flow, is_reply) {
             Some(state) => state,
             None => return,
         },
@@ -180,9 +180,9 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
     // SAFETY: the value lives in the map. A flow's sends come one after the other (two threads that write to one socket
     // at the same time make no head anyway), so nobody else writes.
     let state = unsafe { &mut *state };
-    let is_first = state.flags & FLOW_SENT == 0;
+    let is_first = Maybe::new(state.flags & FLOW_SENT == 0);
     state.flags |= FLOW_SENT;
-    if is_reply {
+    if is_reply.is() {
         let tuple = ctx.tuple();
         let settings = SETTINGS.load();
         let key = peer_key(&settings, tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
@@ -194,29 +194,30 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
         }
         state.head_left = accepted.reply_left;
         // An interim reply ends its head, but the one that counts is still to come.
-        let interim = sent.len > 9 && is_interim(first, ctx.tenth());
+        let interim = Maybe::new(sent.len > 9 && is_interim(first, ctx.tenth()));
         let left = record(ctx, sent, state, &tuple);
-        if !interim {
+        if !interim.is() {
             accepted.reply_left = left;
         }
         return;
     }
-    let is_upstream = state.role == Role::Upstream as u8;
+    let is_upstream = Maybe::new(state.role == Role::Upstream as u8);
     // A sidecar that wraps a connection in TLS may say hello before its app has said what it wants.
-    let is_watched = !opens && is_first && (is_watched(state.netns) || (is_upstream && is_tls(first)));
-    if opens || (is_upstream && is_watched) {
+    let is_hello = is_upstream.is() && is_tls(first);
+    let is_watched = Maybe::new(!opens.is() && is_first.is() && (is_hello || is_watched(state.netns)));
+    if opens.is() || (is_upstream.is() && is_watched.is()) {
         state.head_left = HEAD_MAX as u32;
-    } else if is_watched {
+    } else if is_watched.is() {
         // Of an app's, too: what the sidecar passes on for it must not be taken for a session's.
         state.head_left = if sent.len < HEAD_MAX as u32 { sent.len } else { HEAD_MAX as u32 };
     } else if state.head_left == 0 {
         return;
     }
     let mut tuple = ctx.tuple();
-    if !is_upstream && !ctx.is_early() {
-        await_reply(state.netns, &mut tuple, opens);
+    if !is_upstream.is() && !ctx.is_early() {
+        await_reply(state.netns, &mut tuple, opens.is());
     }
-    if is_watched && !is_upstream && tuple.sidecar_port == 0 {
+    if is_watched.is() && !is_upstream.is() && tuple.sidecar_port == 0 {
         state.head_left = 0;
         return;
     }
@@ -225,11 +226,11 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
 
 /// A flow whose beginning was not seen: it was open before the programs were attached, or fell out of the map.
 #[inline(always)]
-fn late<C: Context>(ctx: &C, flow: u64, is_reply: bool) -> Option<*mut Flow> {
+fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
     let netns = ctx.netns()?;
     let settings = SETTINGS.load();
     let uid = ctx.uid();
-    let role = if is_reply {
+    let role = if is_reply.is() {
         // Only a reply that somebody waits for is worth an entry.
         let tuple = ctx.tuple();
         ACCEPTED.get_ptr(peer_key(
@@ -277,8 +278,8 @@ fn record<C: Context>(ctx: &C, sent: &Sent, state: &mut Flow, tuple: &Tuple) -> 
     }
     state.next_seq = sent.seq.wrapping_add(sent.len);
     let len = if sent.len < state.head_left { sent.len } else { state.head_left };
-    let is_whole = sent.len >= 4 && ends_head(ctx.last());
-    state.head_left = if is_whole { 0 } else { state.head_left - len };
+    let is_whole = Maybe::new(sent.len >= 4 && ends_head(ctx.last()));
+    state.head_left = if is_whole.is() { 0 } else { state.head_left - len };
     let offset = sent.seq.wrapping_sub(state.first_seq);
     if !ctx.is_early() {
         ring::payload(ctx, state, tuple, offset, sent.len, bounded(len));

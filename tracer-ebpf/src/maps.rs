@@ -61,12 +61,37 @@ pub fn opaque_zero() -> u64 {
     unsafe { ZERO.as_ptr().read_volatile() }
 }
 
+/// A truth that the verifier does not know. It would follow both of them through all that comes after; like this, it
+/// meets each question anew, and what comes after it once.
+#[derive(Clone, Copy)]
+pub struct Maybe(u64);
+
+impl Maybe {
+    #[inline(always)]
+    pub fn new(truth: bool) -> Self {
+        Self(u64::from(truth) + opaque_zero())
+    }
+
+    #[inline(always)]
+    pub fn is(self) -> bool {
+        self.0 + opaque_zero() != 0 // so that the answer is not remembered
+    }
+}
+
 /// Payloads that lay in pieces, by thread: a thread is in one send at a time, wherever it is interrupted.
 #[map]
 pub static PIECES: LruHashMap<u64, Pieces> = LruHashMap::with_max_entries(1 << 8, 0);
 
-/// Twice what fits into the mask with which `message` bounds it, and a multiple of `HEAD_MAX`.
-pub type Pieces = [u8; 4 * HEAD_MAX];
+/// Twice as long as the mask with which `message` bounds it.
+#[repr(C)]
+pub struct Pieces {
+    pub data: [u8; 4 * HEAD_MAX],
+    /// The address of `data`: read from here, it is a number to the verifier, as a user's address is.
+    pub address: *const u8,
+}
+
+// SAFETY: the one static of this type is never written.
+unsafe impl Sync for Pieces {}
 
 /// What is kept of a flow while it lives.
 #[repr(C)]

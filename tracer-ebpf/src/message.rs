@@ -11,7 +11,7 @@ use tracer_ebpf::{HEAD_MAX, Loss, layout::ABSENT};
 
 use crate::{
     context::{Bytes, Context, Tuple},
-    maps::{PIECES, Pieces},
+    maps::{Maybe, PIECES, Pieces, opaque_zero},
     sock::{Sock, offset, read},
 };
 
@@ -32,22 +32,33 @@ struct Piece {
 pub struct Message {
     sk: Sock,
     total: u32,
-    early: bool,
-    /// Where the sender keeps it; 0: see `pieces`.
+    early: Maybe,
+    /// Where it is.
     base: u64,
-    /// Where its pieces were put together.
-    pieces: *const Pieces,
+    /// That is where its pieces were put together, not the sender's memory.
+    is_gathered: Maybe,
     /// How many bytes of it are there.
     have: u32,
-    /// Why none are.
-    missing: Option<Loss>,
+    /// It cannot be read, or it is in the kernel's own memory.
+    is_unreadable: Maybe,
+    is_in_kernel: Maybe,
 }
 
 impl Message {
     /// Looks at a `struct msghdr *`.
     #[inline(always)]
     pub fn read(sk: Sock, message: u64, total: u32, early: bool) -> Self {
-        let mut this = Self { sk, total, early, base: 0, pieces: ptr::null(), have: total, missing: None };
+        let (no, yes) = (Maybe::new(false), Maybe::new(true));
+        let mut this = Self {
+            sk,
+            total,
+            early: Maybe::new(early),
+            base: opaque_zero(),
+            is_gathered: no,
+            have: total,
+            is_unreadable: no,
+            is_in_kernel: no,
+        };
         let sort = u32::from(read::<u8>(message, offset!(iter_type))) & offset!(iter_mask);
         let skip: u64 = read(message, offset!(iov_offset));
         if offset!(iter_ubuf) != ABSENT && sort == offset!(iter_ubuf) {
@@ -62,7 +73,7 @@ impl Message {
                 this.gather(first, pieces, read::<u64>(message, offset!(nr_segs)) as u32);
             }
         } else {
-            this.missing = Some(Loss::PayloadInKernel);
+            this.is_in_kernel = yes;
         }
         this
     }
@@ -71,51 +82,60 @@ impl Message {
     /// like the one before.
     #[inline(always)]
     fn gather(&mut self, first: Piece, pieces: u64, count: u32) {
-        static EMPTY: Pieces = [0; 4 * HEAD_MAX];
+        static EMPTY: Pieces = Pieces { data: [0; 4 * HEAD_MAX], address: ptr::null() };
         let thread = bpf_get_current_pid_tgid();
-        self.missing = Some(Loss::PayloadUnreadable);
+        self.is_unreadable = Maybe::new(true);
         let Some(to) = PIECES.insert(thread, &EMPTY, 0).ok().and_then(|()| PIECES.get_ptr_mut(thread)) else {
             return;
         };
         let wanted = u64::from(if self.total < HEAD_MAX as u32 { self.total } else { HEAD_MAX as u32 });
         let (mut piece, mut have, mut at) = (first, 0u64, 1u32);
         while at <= PIECES_MAX {
-            let part = masked(least(piece.len, wanted - have));
+            let part = masked::<MASK>(least(piece.len, wanted - have));
             // SAFETY: `have` and `part` are at most MASK, and there is room for both.
             if !user(unsafe { to.cast::<u8>().add(have as usize) }, part as u32, piece.base) {
                 return;
             }
-            have = masked(have + part);
+            have = masked::<MASK>(have + part);
             if have >= wanted || at >= count {
                 break;
             }
             piece = read(pieces, at * size_of::<Piece>() as u32);
             at += 1;
         }
-        self.pieces = to;
+        // SAFETY: the value lives in the map, and only this thread uses it.
+        self.base = unsafe {
+            (&raw mut (*to).address).write_volatile(to.cast());
+            (&raw const (*to).address).read_volatile() as u64
+        };
         self.have = have as u32;
-        self.missing = None;
+        self.is_gathered = Maybe::new(true);
+        self.is_unreadable = Maybe::new(false);
     }
 
     /// Reads `len` bytes, at most 8, from `skip` on.
     #[inline(always)]
     fn word(&self, skip: u32, len: u32) -> Option<u64> {
         let mut word = 0u64;
-        let done = if self.pieces.is_null() {
-            user(&raw mut word, len, self.base + u64::from(skip))
+        self.load((&raw mut word).cast(), len, skip).then_some(word)
+    }
+
+    /// `to` must be valid for `len` bytes.
+    #[inline(always)]
+    fn load(&self, to: *mut u8, len: u32, skip: u32) -> bool {
+        let from = self.base + u64::from(skip);
+        if self.is_gathered.is() {
+            // SAFETY: the callers' promise; the helper checks the other side.
+            unsafe { bpf_probe_read_kernel(to.cast(), len, from as *const core::ffi::c_void) == 0 }
         } else {
-            // SAFETY: the offset is at most MASK, and there are more than 8 bytes behind that.
-            let from = unsafe { self.pieces.cast::<u8>().add(masked(u64::from(skip)) as usize) };
-            // SAFETY: `word` has 8 bytes; the helper reads any kernel memory, a map's included.
-            unsafe { bpf_probe_read_kernel((&raw mut word).cast(), len, from.cast()) == 0 }
-        };
-        done.then_some(word)
+            user(to, len, from)
+        }
     }
 }
 
-/// A number that the verifier knows to be at most [`MASK`]. LLVM knows it, too, and would leave the instruction out.
+/// A number that the verifier knows to be at most `MASK`. LLVM knows it, too, and would leave the instruction out.
 #[inline(always)]
-fn masked(mut number: u64) -> u64 {
+fn masked<const MASK: u64>(mut number: u64) -> u64 {
     // SAFETY: one instruction on one register.
     unsafe { asm!("{number} &= {mask}", number = inout(reg) number, mask = const MASK) };
     number
@@ -141,26 +161,21 @@ fn user<T>(to: *mut T, len: u32, from: u64) -> bool {
 impl Bytes for Message {
     #[inline(always)]
     unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> u32 {
-        if self.pieces.is_null() {
-            return if user(to, len, self.base) { len } else { 0 };
-        }
-        // SAFETY: the caller's promise, and a source that is longer.
-        let failed = unsafe { bpf_probe_read_kernel(to.cast(), HEAD_MAX as u32, self.pieces.cast()) };
-        if failed != 0 {
-            0
-        } else if self.have < len {
-            self.have
-        } else {
-            len
-        }
+        // Of what was gathered, there may be less.
+        let have = if self.have < len { self.have } else { len };
+        let have = masked::<{ HEAD_MAX as u64 - 1 }>(u64::from(have).wrapping_sub(1)) as u32 + 1;
+        if self.load(to.cast(), have, 0) { have } else { 0 }
     }
 }
 
 impl Context for Message {
     #[inline(always)]
     fn first(&self) -> Result<u64, Loss> {
-        if let Some(reason) = self.missing {
-            return Err(reason);
+        if self.is_in_kernel.is() {
+            return Err(Loss::PayloadInKernel);
+        }
+        if self.is_unreadable.is() {
+            return Err(Loss::PayloadUnreadable);
         }
         let len = if self.have >= 8 { 8 } else { (self.have.wrapping_sub(1) & 7) + 1 };
         self.word(0, len).ok_or(Loss::PayloadUnreadable)
@@ -201,6 +216,6 @@ impl Context for Message {
 
     #[inline(always)]
     fn is_early(&self) -> bool {
-        self.early
+        self.early.is()
     }
 }

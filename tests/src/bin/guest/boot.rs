@@ -17,6 +17,10 @@ pub(crate) fn up() -> Result<()> {
         let busy = std::io::Error::last_os_error().raw_os_error() == Some(libc::EBUSY);
         ensure!(failed == 0 || busy, "cannot mount {at:?}: {}", std::io::Error::last_os_error());
     }
+    // Envoy opens its access log by this name.
+    for (name, to) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdout", "/proc/self/fd/1")] {
+        std::os::unix::fs::symlink(to, name).with_context(|| format!("cannot make {name}"))?;
+    }
     // In the order in which they depend on each other.
     for path in fs::read_to_string("/modules/order").context("no list of modules")?.lines() {
         let file = fs::File::open(path).with_context(|| format!("no module {path}"))?;
