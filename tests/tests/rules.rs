@@ -41,7 +41,7 @@ fn the_object_holds_the_same_rules_as_the_file() {
                 spec:\n";
     let rules = read("rules.yaml");
     let groups = rules.lines().skip_while(|line| *line != "groups:");
-    let body: String = groups.map(|line| format!("  {line}\n")).collect();
+    let body: String = groups.flat_map(|line| ["  ", line, "\n"]).collect();
     assert!(body.starts_with("  groups:\n"), "rules.yaml has groups");
     let expected = format!("{head}{body}");
     if std::env::var_os("UPDATE").is_some() {

@@ -35,7 +35,7 @@ pub use server::Server;
 #[derive(clap::Args, Clone, Debug, Default)]
 #[group(skip)]
 pub struct Args {
-    /// Serve Prometheus metrics at http://ADDRESS/metrics
+    /// Serve Prometheus metrics at `http://ADDRESS/metrics`
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_address: Option<SocketAddr>,
     /// Also label the sessions in the metrics with this; may be repeated
@@ -242,8 +242,6 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::trace;
 
@@ -334,7 +332,7 @@ mod tests {
         for report in reports() {
             metrics.count_at(&report, start);
         }
-        metrics.0.sessions.borrow_mut().expire(start + bounded::IDLE - Duration::from_secs(1));
+        metrics.0.sessions.borrow_mut().expire(start + bounded::IDLE / 2);
         assert_eq!(lines(&metrics.exposition(Format::Text).unwrap(), "connect_sessions_total").count(), 2);
         metrics.0.sessions.borrow_mut().expire(start + bounded::IDLE);
         let text = metrics.exposition(Format::Text).unwrap();

@@ -101,7 +101,7 @@ impl Server {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => log::debug!("a metrics connection failed: {error}"),
                     Err(_) => {
-                        log::debug!("a metrics connection was open for {CONNECTION_TIME:?} and is closed")
+                        log::debug!("a metrics connection was open for {CONNECTION_TIME:?} and is closed");
                     }
                 }
                 ours.leave(id);

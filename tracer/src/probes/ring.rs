@@ -58,7 +58,7 @@ pub struct Batch {
 
 impl Batch {
     /// How many records are handed on at once.
-    const SIZE: usize = 4096;
+    const SIZE: usize = 512;
 
     fn fill(&mut self, ring: &mut RingBuf<MapData>) {
         while !self.is_full() {

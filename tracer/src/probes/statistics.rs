@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use aya::{
-    maps::{Map, MapData, MapInfo},
+    maps::{Map, MapInfo},
     sys::{Stats, enable_stats},
 };
 
@@ -52,10 +52,8 @@ impl Probes {
 
     fn hashes(&self) -> impl Iterator<Item = (String, MapInfo)> {
         self.ebpf.maps().filter_map(|(name, map)| {
-            let data: &MapData = match map {
-                Map::HashMap(data) | Map::LruHashMap(data) => data,
-                _ => return None, // aya's enum: arrays are full by nature
-            };
+            // The others are arrays, which are full by nature, and the ring.
+            let (Map::HashMap(data) | Map::LruHashMap(data)) = map else { return None };
             Some((name.to_owned(), data.info().ok()?))
         })
     }
