@@ -118,7 +118,8 @@ fn boot(kernel: &Kernel, mut initramfs: Initramfs, work: &Path, tests: &[String]
                     PATH=/usr/sbin:/usr/bin:/sbin:/bin"
             .to_owned();
     if !tests.is_empty() {
-        line += &format!(" guest.tests={}", tests.join(","));
+        line += " guest.tests=";
+        line += &tests.join(",");
     }
     let start = Instant::now();
     let mut guest = Command::new("qemu-system-x86_64")
