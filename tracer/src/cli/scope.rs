@@ -56,7 +56,7 @@ enum Choice {
     /// The best that this kernel takes, found by trying.
     #[default]
     Auto,
-    /// Trampolines at tcp_connect and tcp_sendmsg.
+    /// Trampolines at the kernel's functions that connect and send.
     Fentry,
     /// Breakpoints at the same functions.
     Kprobe,
