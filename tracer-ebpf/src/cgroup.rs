@@ -134,7 +134,8 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
     {
         watch_states(&ctx);
         let netns = netns(&ctx);
-        capture::knocked(netns, &tuple_of_ops(&ctx), Known::Replace);
+        // What came with the SYN (TCP fast open) passed before this, and waits for its reply already.
+        capture::knocked(netns, &tuple_of_ops(&ctx), Known::Keep);
         capture::established(cookie(&ctx), netns);
     } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB && capture::is_sidecars_dial(cookie(&ctx)) {
         watch_states(&ctx);

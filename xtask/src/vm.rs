@@ -118,8 +118,8 @@ fn boot(kernel: &Kernel, mut initramfs: Initramfs, work: &Path, tests: &[String]
                     PATH=/usr/sbin:/usr/bin:/sbin:/bin"
             .to_owned();
     if !tests.is_empty() {
-        line += " guest.tests=";
-        line += &tests.join(",");
+        line.push_str(" guest.tests=");
+        line.push_str(&tests.join(","));
     }
     let start = Instant::now();
     let mut guest = Command::new("qemu-system-x86_64")
@@ -172,7 +172,7 @@ fn parse(line: &str) -> Option<(String, bool, String)> {
     let detail = match &said["detail"] {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
-        other => other.to_string(),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
     };
     Some((said["test"].as_str()?.to_owned(), said["ok"].as_bool()?, detail))
 }

@@ -81,6 +81,7 @@ const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
 impl Hook {
     /// Has the program verified. `btf` is the kernel's, which only fentry needs.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel object has no programs of other types")]
     pub(super) fn load(self, ebpf: &mut Ebpf, btf: Option<&Btf>) -> Result<(), ProgramError> {
         match self.program(ebpf)? {
             Program::FEntry(program) => program.load(self.point.name(), btf.ok_or(ProgramError::NotLoaded)?),

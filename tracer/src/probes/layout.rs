@@ -162,6 +162,7 @@ fn search(
 }
 
 /// The members of a member that is a structure or a union, whatever it is called.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other types have no members")]
 fn members_of(btf: &Btf, member: &dyn BtfType) -> anyhow::Result<Option<Vec<Member>>> {
     let mut inner = btf.resolve_chained_type(member)?;
     loop {

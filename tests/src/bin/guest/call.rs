@@ -87,7 +87,7 @@ fn raw(call: &str, fd: i32, bytes: &[u8]) -> io::Result<usize> {
             "sendmmsg" => {
                 let mut messages = [libc::mmsghdr { msg_hdr: message, msg_len: 0 }];
                 if libc::sendmmsg(fd, messages.as_mut_ptr(), 1, 0) == 1 {
-                    messages[0].msg_len as isize
+                    isize::try_from(messages[0].msg_len).unwrap_or(-1)
                 } else {
                     -1
                 }
@@ -102,7 +102,7 @@ fn raw(call: &str, fd: i32, bytes: &[u8]) -> io::Result<usize> {
 fn fastopen(address: SocketAddr, bytes: &[u8]) -> Result<TcpStream> {
     let SocketAddr::V4(v4) = address else { bail!("only IPv4") };
     let name = libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
+        sin_family: libc::sa_family_t::try_from(libc::AF_INET)?,
         sin_port: v4.port().to_be(),
         sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
         sin_zero: [0; 8],
@@ -112,9 +112,9 @@ fn fastopen(address: SocketAddr, bytes: &[u8]) -> Result<TcpStream> {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
         ensure!(fd >= 0, "no socket: {}", io::Error::last_os_error());
         let stream = TcpStream::from(OwnedFd::from_raw_fd(fd));
-        let (at, len) = ((&raw const name).cast(), size_of_val(&name) as u32);
+        let (at, len) = ((&raw const name).cast(), libc::socklen_t::try_from(size_of_val(&name))?);
         let sent = libc::sendto(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_FASTOPEN, at, len);
-        ensure!(sent == bytes.len() as isize, "MSG_FASTOPEN: {sent}, {}", io::Error::last_os_error());
+        ensure!(sent == bytes.len().cast_signed(), "MSG_FASTOPEN: {sent}, {}", io::Error::last_os_error());
         Ok(stream)
     }
 }
