@@ -2,6 +2,7 @@
 //! and the end-to-end tests run in it; it knows nothing of verdicts.
 
 mod admin;
+mod alertmanager;
 mod app;
 mod cgroup;
 mod envoy;
@@ -13,6 +14,7 @@ mod network;
 mod place;
 mod process;
 mod ready;
+mod prometheus;
 mod script;
 mod scripted_proxy;
 mod squid;
@@ -23,6 +25,7 @@ mod watch;
 use std::path::PathBuf;
 
 pub use admin::get;
+pub use alertmanager::Alertmanager;
 pub use cgroup::Cgroup;
 pub use envoy::{
     Envoy, OLDEST as ENVOY_OLDEST, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy,
@@ -34,6 +37,7 @@ pub use netns::Netns;
 pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET};
 pub use place::Place;
 pub use process::{Ended, Process};
+pub use prometheus::Prometheus;
 pub use ready::spawn_ready;
 pub use script::{Close, Script, Step, Transcript, bytes, text};
 pub use scripted_proxy::{Behaviour, ScriptedProxy};

@@ -20,7 +20,7 @@ use crate::ready::spawn_ready;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Where its metrics are, inside the tools' namespace: nothing else is there.
-const METRICS: &str = "127.0.0.1:9475";
+pub(crate) const METRICS: &str = "127.0.0.1:9475";
 
 /// A running tracer.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use aya_ebpf::{
     macros::{cgroup_skb, cgroup_sock_addr, sock_ops},
     programs::{SkBuffContext, SockAddrContext, SockOpsContext},
 };
+use aya_log_ebpf::debug;
 use tracer_ebpf::{HEAD_MAX, Loss};
 
 use crate::{
@@ -97,7 +98,9 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
             sidecar_port: opaque_zero() as u16,
             sidecar_netns: opaque_zero(),
         };
-        capture::dialed(cookie(ctx), netns(ctx), &current_task(), &tuple);
+        let flow = cookie(ctx);
+        debug!(ctx, "flow {} dials port {}", flow, tuple.remote_port);
+        capture::dialed(flow, netns(ctx), &current_task(), &tuple);
     }
     GO_ON
 }
@@ -113,7 +116,9 @@ fn accept(ctx: &SockAddrContext) -> i32 {
         (*sk).src_port
     };
     if capture::is_sidecars_port(port as u16) {
-        capture::accepted(cookie(ctx), &current_task());
+        let flow = cookie(ctx);
+        debug!(ctx, "a sidecar takes flow {} on port {}", flow, port);
+        capture::accepted(flow, &current_task());
     }
     GO_ON
 }

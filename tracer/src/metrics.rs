@@ -1,30 +1,59 @@
-//! Prometheus metrics: what is counted, under which labels, and how many series that may become. It knows reports
-//! and counters; it serves them in `server`.
+//! Prometheus metrics: reports are counted here, under labels that stay few. What is counted is in `catalogue`, the
+//! bounds in `bounded`, the tracer's own state in `health`; `server` serves it.
 
+mod bounded;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the bounds are for the documentation, which a test writes")
+)]
+mod catalogue;
+#[cfg(test)]
+mod document;
+mod health;
+mod openmetrics;
 mod server;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashSet,
+    net::SocketAddr,
     rc::Rc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder, process_collector::ProcessCollector,
 };
 
-use crate::{probes::Probes, report::Report, tracing::Tracing};
+use crate::{probes::Probes, report::Report, tracing::Tracing, verdict};
+use bounded::{Bounded, Group, OTHER};
+use health::Health;
+use openmetrics::Format;
 
 pub use server::Server;
 
-/// How many destinations (address and port) get series of their own; further ones share [`OTHER`].
-const DESTINATIONS: usize = 256;
-/// The label value of what has no series of its own. No address or name begins like that.
-const OTHER: &str = "~other";
-/// The kernel's counters are read no more often than this.
-const REFRESH: Duration = Duration::from_secs(1);
+/// How metrics are served, and with which labels.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[group(skip)]
+pub struct Args {
+    /// Serve Prometheus metrics at http://ADDRESS/metrics
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_address: Option<SocketAddr>,
+    /// Also label the sessions in the metrics with this; may be repeated
+    #[arg(long, value_name = "LABEL", value_enum)]
+    pub metrics_label: Vec<Extra>,
+    /// Have the kernel time its programs, for the metrics; costs some nanoseconds for each run of any program on the node
+    #[arg(long)]
+    pub metrics_programs: bool,
+}
+
+/// A label that sessions do not have by default, because it has so many values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Extra {
+    /// The app's pod.
+    Pod,
+    /// The host and port asked for.
+    Authority,
+}
 
 /// The metrics. Clones are handles to the same ones.
 #[derive(Clone)]
@@ -34,149 +63,149 @@ struct Inner {
     registry: Registry,
     /// `process_*` carries no prefix, by convention.
     process: Registry,
-    sessions: IntCounterVec,
-    refused: IntCounterVec,
+    extra: Vec<Extra>,
+    sessions: RefCell<Bounded>,
+    refused: RefCell<Bounded>,
     reply_seconds: HistogramVec,
-    active: IntGauge,
-    dropped: IntCounter,
-    records: IntCounterVec,
-    lost: IntCounterVec,
-    destinations: RefCell<HashSet<(std::net::IpAddr, u16)>>,
-    refreshed: Cell<Option<Instant>>,
+    enrichment_misses: IntCounter,
+    config_fetches: IntCounterVec,
+    rejected: IntCounterVec,
+    health: RefCell<Health>,
     ready: Cell<bool>,
 }
 
 impl Metrics {
     /// All of them, at zero.
-    pub fn new(probes: &Probes) -> anyhow::Result<Self> {
-        let registry = Registry::new_custom(Some("egress_tracer".to_owned()), None)?;
-        let inner = Inner {
-            sessions: counters(
-                &registry,
-                "connect_sessions_total",
-                "Requests to forward proxies, by what became of them",
-                &[
-                    "verdict",
-                    "reason",
-                    "source_namespace",
-                    "source_workload",
-                    "destination_ip",
-                    "destination_port",
-                ],
-            )?,
-            refused: counters(
-                &registry,
-                "connect_refused_total",
-                "Requests to forward proxies that were answered with something else than 2xx",
-                &["verdict", "http_status", "http_version"],
-            )?,
-            reply_seconds: {
-                let options = HistogramOpts::new(
-                    "connect_reply_duration_seconds",
-                    "Time from a request to a forward proxy to the first byte of its answer",
-                )
-                .buckets(vec![
-                    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-                ]);
-                let histogram = HistogramVec::new(options, &["verdict"])?;
-                registry.register(Box::new(histogram.clone()))?;
-                histogram
-            },
-            active: gauge(&registry, "sessions_active", "Requests that wait for their answer")?,
-            dropped: {
-                let counter = IntCounter::with_opts(Opts::new(
-                    "sessions_dropped_total",
-                    "Connections that were forgotten, oldest first, because there were too many",
-                ))?;
-                registry.register(Box::new(counter.clone()))?;
-                counter
-            },
-            records: counters(&registry, "records_total", "Records read from the kernel", &["kind"])?,
-            lost: counters(
-                &registry,
-                "lost_events_total",
-                "Records that were lost, by where and why: ring_full, payload_unreadable, payload_in_kernel and map_full in the kernel, malformed in userspace",
-                &["source"],
-            )?,
-            destinations: RefCell::default(),
-            refreshed: Cell::default(),
-            ready: Cell::default(),
-            process: Registry::new(),
-            registry,
-        };
-        let attached = IntGaugeVec::new(
-            Opts::new("probe_attached", "1 for each kernel hook that is attached"),
-            &["hook", "flavour"],
-        )?;
-        for program in probes.programs() {
-            attached.with_label_values(&[program, probes.family().name()]).set(1);
+    pub fn new(probes: &Probes, args: &Args) -> anyhow::Result<Self> {
+        let metrics = Self::empty(&args.metrics_label)?;
+        metrics.0.health.borrow_mut().watch(probes, args.metrics_programs)?;
+        Ok(metrics)
+    }
+
+    fn empty(extra: &[Extra]) -> anyhow::Result<Self> {
+        let registry = Registry::new_custom(Some(catalogue::PREFIX.to_owned()), None)?;
+        let process = Registry::new();
+        process.register(Box::new(ProcessCollector::for_self()))?;
+        let expired = catalogue::EXPIRED.counter(&registry)?;
+        let folded = catalogue::FOLDED.counters(&registry)?;
+        let config_fetches = catalogue::CONFIG_FETCHES.counters(&registry)?;
+        let rejected = catalogue::SCRAPE_REJECTED.counters(&registry)?;
+        // What may never happen is at zero from the start: the first time is an increase, too.
+        for label in ["destination", "source_namespace", "source_workload", "http_status", "series"] {
+            folded.with_label_values(&[label]);
         }
-        inner.registry.register(Box::new(attached))?;
-        let build =
-            IntGaugeVec::new(Opts::new("build_info", "1, with the version as a label"), &["version"])?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        inner.registry.register(Box::new(build))?;
-        let process = prometheus::process_collector::ProcessCollector::for_self();
-        inner.process.register(Box::new(process))?;
-        Ok(Self(Rc::new(inner)))
+        for result in ["ok", "failed"] {
+            config_fetches.with_label_values(&[result]);
+        }
+        for reason in ["rate", "connections"] {
+            rejected.with_label_values(&[reason]);
+        }
+
+        let mut labels = catalogue::SESSIONS.label_names();
+        let mut groups = vec![
+            Group::new("source_namespace", 2..3, catalogue::NAMESPACES),
+            Group::new("source_workload", 3..4, catalogue::WORKLOADS),
+            Group::new("destination", 4..6, catalogue::DESTINATIONS),
+        ];
+        for each in extra {
+            let (label, cap) = match each {
+                Extra::Pod => (&catalogue::POD, catalogue::PODS),
+                Extra::Authority => (&catalogue::AUTHORITY, catalogue::AUTHORITIES),
+            };
+            folded.with_label_values(&[label.name]);
+            groups.push(Group::new(label.name, labels.len()..labels.len() + 1, cap));
+            labels.push(label.name);
+        }
+        let sessions = Bounded::new(
+            catalogue::SESSIONS.counters_with(&registry, &labels)?,
+            groups,
+            catalogue::SESSION_SERIES,
+            expired.clone(),
+            folded.clone(),
+        );
+        let refused = Bounded::new(
+            catalogue::REFUSED.counters(&registry)?,
+            vec![Group::new("http_status", 1..2, catalogue::STATUSES), Group::new("http_version", 2..3, 2)],
+            catalogue::REFUSED_SERIES,
+            expired,
+            folded,
+        );
+        Ok(Self(Rc::new(Inner {
+            extra: extra.to_vec(),
+            sessions: RefCell::new(sessions),
+            refused: RefCell::new(refused),
+            reply_seconds: catalogue::REPLY_SECONDS.histograms(&registry)?,
+            enrichment_misses: catalogue::ENRICHMENT_MISSES.counter(&registry)?,
+            config_fetches,
+            rejected,
+            health: RefCell::new(Health::new(&registry)?),
+            ready: Cell::default(),
+            process,
+            registry,
+        })))
     }
 
     /// Counts a report.
     pub fn count(&self, report: &Report) {
+        self.count_at(report, Instant::now());
+    }
+
+    fn count_at(&self, report: &Report, now: Instant) {
         let Self(inner) = self;
         let verdict = report.verdict.name();
-        let (ip, port) = inner.destination(report);
-        inner
-            .sessions
-            .with_label_values(&[
-                verdict,
-                report.reason.map_or("", crate::verdict::Reason::name),
-                report.source.namespace.as_deref().unwrap_or(""),
-                report.source.workload.as_deref().unwrap_or(""),
-                &ip,
-                &port,
-            ])
-            .inc();
+        let Report { source, proxy, connect, .. } = report;
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let mut values = vec![
+            verdict.to_owned(),
+            report.reason.map_or("", verdict::Reason::name).to_owned(),
+            text(&source.namespace),
+            text(&source.workload),
+            proxy.ip.to_string(),
+            proxy.port.to_string(),
+        ];
+        values.extend(inner.extra.iter().map(|extra| match extra {
+            Extra::Pod => text(&source.pod),
+            Extra::Authority => connect.authority.clone(),
+        }));
+        inner.sessions.borrow_mut().inc(values, now);
+        if source.pod.is_none() {
+            inner.enrichment_misses.inc();
+        }
         let Some(reply) = &report.reply else { return };
         #[expect(clippy::cast_precision_loss, reason = "an f64 holds 2^53 µs, which is 285 years")]
         inner.reply_seconds.with_label_values(&[verdict]).observe(reply.after_us as f64 / 1e6);
         if let Some(status) = reply.status.filter(|status| !(200..300).contains(status)) {
-            let version = match report.connect.http_version.as_str() {
+            let version = match connect.http_version.as_str() {
                 known @ ("1.0" | "1.1") => known,
                 _ => OTHER,
             };
-            inner.refused.with_label_values(&[verdict, &status.to_string(), version]).inc();
+            let values = vec![verdict.to_owned(), status.to_string(), version.to_owned()];
+            inner.refused.borrow_mut().inc(values, now);
         }
     }
 
-    /// Takes over what the tracer and the kernel have counted.
+    /// Drops the series of a pod that is gone. Without `--metrics-label pod` there are none of its own: those of its
+    /// workload go when nothing was counted in them for an hour.
+    pub fn forget_pod(&self, namespace: &str, pod: &str) {
+        let Self(inner) = self;
+        let usual = catalogue::SESSIONS.labels.len();
+        let Some(at) = inner.extra.iter().position(|extra| *extra == Extra::Pod) else { return };
+        inner.sessions.borrow_mut().remove(|values, _| values[2] == namespace && values[usual + at] == pod);
+    }
+
+    /// Counts a configuration asked of a sidecar.
+    pub fn count_config_fetch(&self, succeeded: bool) {
+        let result = if succeeded { "ok" } else { "failed" };
+        self.0.config_fetches.with_label_values(&[result]).inc();
+    }
+
+    /// Takes over what the tracer and the kernel have counted, and drops what was idle for too long.
     pub fn update(&self, tracing: &Tracing) {
         let Self(inner) = self;
-        if inner.refreshed.get().is_some_and(|at| at.elapsed() < REFRESH) {
-            return;
-        }
-        inner.refreshed.set(Some(Instant::now()));
-        let stats = tracing.stats();
-        inner.active.set(i64::try_from(stats.pending).unwrap_or(i64::MAX));
-        raise(&inner.dropped, stats.dropped);
-        let counts = tracing.counts();
-        for (kind, count) in [
-            ("dial", counts.dials),
-            ("request", counts.requests),
-            ("reply", counts.replies),
-            ("upstream", counts.upstream),
-            ("end", counts.ends),
-        ] {
-            raise(&inner.records.with_label_values(&[kind]), count);
-        }
-        raise(&inner.lost.with_label_values(&["malformed"]), counts.malformed);
-        match tracing.probes().losses() {
-            Ok(losses) => {
-                for (reason, count) in losses {
-                    raise(&inner.lost.with_label_values(&[reason]), count);
-                }
-            }
-            Err(error) => log::warn!("{error:#}"),
+        let now = Instant::now();
+        if inner.health.borrow_mut().update(tracing, now) {
+            inner.sessions.borrow_mut().expire(now);
+            inner.refused.borrow_mut().expire(now);
         }
     }
 
@@ -189,45 +218,145 @@ impl Metrics {
         self.0.ready.get()
     }
 
-    /// The exposition in text form.
-    fn text(&self) -> Result<String, prometheus::Error> {
-        let mut text = TextEncoder::new().encode_to_string(&self.0.registry.gather())?;
-        TextEncoder::new().encode_utf8(&self.0.process.gather(), &mut text)?;
+    fn count_rejected(&self, reason: &'static str) {
+        self.0.rejected.with_label_values(&[reason]).inc();
+    }
+
+    /// The exposition.
+    fn exposition(&self, format: Format) -> Result<String, prometheus::Error> {
+        let Self(inner) = self;
+        let mut text = String::new();
+        for registry in [&inner.registry, &inner.process] {
+            let families = registry.gather();
+            match format {
+                Format::Text => TextEncoder::new().encode_utf8(&families, &mut text)?,
+                Format::OpenMetrics => openmetrics::encode(&families, &mut text),
+            }
+        }
+        if format == Format::OpenMetrics {
+            text.push_str("# EOF\n");
+        }
         Ok(text)
     }
 }
 
-impl Inner {
-    /// The labels of a report's proxy, within the bound.
-    fn destination(&self, report: &Report) -> (String, String) {
-        let key = (report.proxy.ip, report.proxy.port);
-        let mut known = self.destinations.borrow_mut();
-        if known.len() >= DESTINATIONS && !known.contains(&key) {
-            return (OTHER.to_owned(), OTHER.to_owned());
-        }
-        known.insert(key);
-        (key.0.to_string(), key.1.to_string())
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::trace;
+
+    /// The reports of the recorded demo.
+    fn reports() -> Vec<Report> {
+        let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/traces/gotcha.jsonl");
+        let mut reports = Vec::new();
+        let from = std::io::BufReader::new(std::fs::File::open(recording).expect("a recording"));
+        trace::replay(from, |report| {
+            reports.push(report.clone());
+            Ok(())
+        })
+        .expect("a replay");
+        reports
     }
-}
 
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> prometheus::Result<IntCounterVec> {
-    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-    registry.register(Box::new(counters.clone()))?;
-    Ok(counters)
-}
+    fn lines<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+        text.lines().filter(move |line| line.starts_with(&format!("egress_tracer_{name}{{")))
+    }
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-    let gauge = IntGauge::with_opts(Opts::new(name, help))?;
-    registry.register(Box::new(gauge.clone()))?;
-    Ok(gauge)
-}
+    fn sum(text: &str, name: &str) -> u64 {
+        lines(text, name).map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
 
-/// Brings a counter to a total that was counted elsewhere.
-fn raise(counter: &IntCounter, total: u64) {
-    counter.inc_by(total.saturating_sub(counter.get()));
+    #[test]
+    fn a_pod_that_asks_for_a_hundred_thousand_hosts_adds_a_bounded_number_of_series() {
+        let mut report = reports().remove(0);
+        for (extra, most) in [
+            (&[][..], 1),
+            (&[Extra::Authority][..], catalogue::AUTHORITIES + 1),
+            (&[Extra::Authority, Extra::Pod][..], catalogue::SESSION_SERIES + 1),
+        ] {
+            let metrics = Metrics::empty(extra).unwrap();
+            for n in 0..100_000_u32 {
+                report.connect.authority = format!("host-{n}.example.com:443");
+                report.source.pod = Some(format!("pod-{}", n % 700));
+                metrics.count(&report);
+            }
+            let text = metrics.exposition(Format::Text).unwrap();
+            let series = lines(&text, "connect_sessions_total").count();
+            assert!(series <= most, "{extra:?}: {series}");
+            assert_eq!(sum(&text, "connect_sessions_total"), 100_000, "{extra:?}");
+        }
+    }
+
+    #[test]
+    fn hostile_labels_cannot_go_beyond_the_worst_case_of_the_documentation() {
+        let mut report = reports().remove(0);
+        let metrics = Metrics::empty(&[]).unwrap();
+        for n in 0..50_000_u32 {
+            report.proxy.ip = std::net::Ipv4Addr::from(n).into();
+            report.proxy.port = u16::try_from(n % 60_000).unwrap();
+            report.source.workload = Some(format!("w{}", n % 999));
+            report.source.namespace = Some(format!("n{}", n % 333));
+            report.verdict = verdict::Verdict::ALL[n as usize % 9];
+            report.reply.as_mut().unwrap().status = Some(u16::try_from(n % 60_000).unwrap());
+            metrics.count(&report);
+        }
+        let text = metrics.exposition(Format::Text).unwrap();
+        for family in [&catalogue::SESSIONS, &catalogue::REFUSED] {
+            let series = lines(&text, family.name).count();
+            assert!(series <= family.most_series(), "{}: {series}", family.name);
+        }
+        assert_eq!(sum(&text, "connect_sessions_total"), 50_000);
+    }
+
+    #[test]
+    fn a_deleted_pods_series_go() {
+        let mut report = reports().remove(0);
+        let metrics = Metrics::empty(&[Extra::Authority, Extra::Pod]).unwrap();
+        for (namespace, pod) in [("shop", "cart-1"), ("shop", "cart-2"), ("bank", "cart-1")] {
+            report.source.namespace = Some(namespace.to_owned());
+            report.source.pod = Some(pod.to_owned());
+            metrics.count(&report);
+        }
+        metrics.forget_pod("shop", "cart-1");
+        let text = metrics.exposition(Format::Text).unwrap();
+        let left: Vec<_> = lines(&text, "connect_sessions_total").collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(!left.iter().any(|line| line.contains("\"shop\"") && line.contains("cart-1")), "{left:?}");
+        assert!(text.contains("egress_tracer_expired_series_total 1\n"), "{text}");
+    }
+
+    #[test]
+    fn idle_series_go_and_are_counted() {
+        let metrics = Metrics::empty(&[]).unwrap();
+        let start = Instant::now();
+        for report in reports() {
+            metrics.count_at(&report, start);
+        }
+        metrics.0.sessions.borrow_mut().expire(start + bounded::IDLE - Duration::from_secs(1));
+        assert_eq!(lines(&metrics.exposition(Format::Text).unwrap(), "connect_sessions_total").count(), 2);
+        metrics.0.sessions.borrow_mut().expire(start + bounded::IDLE);
+        let text = metrics.exposition(Format::Text).unwrap();
+        assert_eq!(lines(&text, "connect_sessions_total").count(), 0);
+        assert!(text.contains("egress_tracer_expired_series_total 2\n"), "{text}");
+    }
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let metrics = Metrics::empty(&[]).unwrap();
+        for report in reports() {
+            metrics.count(&report);
+        }
+        let (text, open) =
+            (metrics.exposition(Format::Text).unwrap(), metrics.exposition(Format::OpenMetrics).unwrap());
+        for line in lines(&text, "connect_sessions_total").chain(lines(&text, "connect_refused_total")) {
+            assert!(open.contains(line), "{line} is not in {open}");
+        }
+        assert!(open.ends_with("# EOF\n") && !text.contains("# EOF"));
+        assert!(
+            open.contains("# TYPE process_cpu_seconds counter\n# UNIT process_cpu_seconds seconds\n"),
+            "{open}"
+        );
+    }
 }

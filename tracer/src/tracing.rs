@@ -23,6 +23,7 @@ pub struct Tracing {
     batch: Batch,
     redactor: Redactor,
     core: Core,
+    capacity: usize,
     tick: Interval,
     counts: Counts,
     recorder: Option<Recorder<BufWriter<File>>>,
@@ -49,6 +50,12 @@ impl Tracing {
     /// Begins to read what the probes see, and to record it where asked to.
     pub fn new(mut probes: Probes, settings: Settings, record: Option<&Path>) -> anyhow::Result<Self> {
         let ring = probes.take_ring()?;
+        let kernel_log = probes.take_log()?.run();
+        tokio::task::spawn_local(async {
+            if let Err(error) = kernel_log.await {
+                log::warn!("{error:#}");
+            }
+        });
         let recorder = record.map(|file| {
             let to = File::create(file)
                 .with_context(|| format!("cannot write the recording {}", file.display()))?;
@@ -61,6 +68,7 @@ impl Tracing {
             ring,
             batch: Batch::default(),
             redactor: Redactor::default(),
+            capacity: settings.capacity,
             core: Core::new(settings),
             tick,
             counts: Counts::default(),
@@ -119,6 +127,16 @@ impl Tracing {
     /// What the core holds.
     pub fn stats(&self) -> Stats {
         self.core.stats()
+    }
+
+    /// How many connections, and how many upstream sockets, the core may hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The most bytes of the ring that waited to be read since the previous call, and how many it can hold.
+    pub fn ring_fill(&self) -> (usize, usize) {
+        self.ring.fill()
     }
 
     /// What was read.

@@ -149,6 +149,20 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         probe: Probe::Programs(&["socat"]),
         install: Install::Packages(&["socat"]),
     },
+    Requirement {
+        name: "Prometheus",
+        why: "scrapes the tracer and evaluates the alert rules; promtool checks and tests them",
+        purpose: Purpose::Test,
+        probe: Probe::Programs(&["prometheus", "promtool"]),
+        install: Install::Packages(&["prometheus"]),
+    },
+    Requirement {
+        name: "Alertmanager",
+        why: "sends the alerts to a webhook",
+        purpose: Purpose::Test,
+        probe: Probe::Programs(&["prometheus-alertmanager"]),
+        install: Install::Packages(&["prometheus-alertmanager"]),
+    },
 ];
 
 impl Requirement {

@@ -27,9 +27,9 @@ const METRICS_ADDRESS: SocketAddr =
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let server = metrics::Server::bind(args.scope.metrics_address.unwrap_or(METRICS_ADDRESS)).await?;
+    let server = metrics::Server::bind(args.scope.metrics.metrics_address.unwrap_or(METRICS_ADDRESS)).await?;
     let mut tracing = args.scope.attach(None)?;
-    let metrics = Metrics::new(tracing.probes())?;
+    let metrics = Metrics::new(tracing.probes(), &args.scope.metrics)?;
     server.spawn(metrics.clone());
     args.scope.say_ready()?;
     metrics.set_ready();

@@ -55,12 +55,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut printer = args.output.printer()?;
-    let server = match args.scope.metrics_address {
+    let server = match args.scope.metrics.metrics_address {
         Some(address) => Some(metrics::Server::bind(address).await?),
         None => None,
     };
     let mut tracing = args.scope.attach(args.record.as_deref())?;
-    let metrics = Metrics::new(tracing.probes())?;
+    let metrics = Metrics::new(tracing.probes(), &args.scope.metrics)?;
     if let Some(server) = server {
         server.spawn(metrics.clone());
     }

@@ -1,7 +1,6 @@
 //! What is traced and how: the arguments that every tracing verb takes, and what they become.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,6 +9,7 @@ use anyhow::{Context as _, bail};
 use tracer_ebpf::settings::{NO_UID, SLOTS};
 
 use crate::{
+    metrics,
     probes::{Family, Probes, Scope},
     tracing::{Tracing, clock_offset},
 };
@@ -36,9 +36,8 @@ pub(super) struct Args {
     /// A user that sidecars run as, whom iptables does not redirect; may be repeated
     #[arg(long, value_name = "UID", default_value = "1337")]
     sidecar_uid: Vec<u32>,
-    /// Serve Prometheus metrics over HTTP here, at `/metrics`
-    #[arg(long, value_name = "ADDRESS")]
-    pub(super) metrics_address: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(super) metrics: metrics::Args,
     /// The admin port of sidecars, for explanations
     #[arg(long, value_name = "PORT", default_value_t = 15000)]
     pub(super) admin_port: u16,
@@ -56,7 +55,7 @@ enum Choice {
     /// The best that this kernel takes, found by trying.
     #[default]
     Auto,
-    /// Trampolines at tcp_connect and tcp_sendmsg.
+    /// Trampolines at the kernel's own functions that connect and send.
     Fentry,
     /// Breakpoints at the same functions.
     Kprobe,

@@ -2,9 +2,12 @@
 //! the process ends. It makes nothing of what they say.
 
 mod hook;
+mod kernel_log;
 pub mod layout;
+mod level;
 pub mod ring;
 mod scope;
+mod statistics;
 pub mod trial;
 
 use std::{fmt, fs::File};
@@ -16,8 +19,10 @@ use tracer_ebpf::{Layout, Loss, Settings};
 
 use hook::explain;
 pub use hook::{Hook, Point};
+pub use kernel_log::KernelLog;
 pub use ring::{Batch, Ring};
 pub use scope::Scope;
+pub use statistics::{Sweep, Timing};
 
 /// The kernel object, built by `build.rs`; empty where it was told to skip that.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EGRESS_TRACER_BPF_OBJECT"));
@@ -67,6 +72,7 @@ impl fmt::Display for Family {
 pub struct Probes {
     family: Family,
     ebpf: Ebpf,
+    log: Option<KernelLog>,
 }
 
 impl Probes {
@@ -92,6 +98,7 @@ impl Probes {
     pub fn attach(family: Family, scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
         let settings = scope.apply(family, settings)?;
         let mut ebpf = open(family, settings)?;
+        let log = KernelLog::open(&mut ebpf)?;
         let btf = kernel_btf(family)?;
         let cgroup = File::open(&scope.cgroup).with_context(|| {
             format!("cannot open the cgroup {}; is it a cgroup v2 directory?", scope.cgroup.display())
@@ -107,7 +114,7 @@ impl Probes {
                     )
                 })?;
         }
-        Ok(Self { family, ebpf })
+        Ok(Self { family, ebpf, log: Some(log) })
     }
 
     /// Which family this is.
@@ -124,6 +131,11 @@ impl Probes {
     pub fn take_ring(&mut self) -> anyhow::Result<Ring> {
         let map = self.ebpf.take_map("RECORDS").context("the ring was taken before")?;
         Ring::new(map)
+    }
+
+    /// What the programs themselves log. There is one reader.
+    pub fn take_log(&mut self) -> anyhow::Result<KernelLog> {
+        self.log.take().context("the kernel's log was taken before")
     }
 
     /// Records that could not be written since the start, by reason.
@@ -152,7 +164,10 @@ fn open(family: Family, settings: Settings) -> anyhow::Result<Ebpf> {
         Family::Fentry | Family::Kprobe => layout::of_this_kernel()?,
         Family::Cgroup => Layout::UNKNOWN,
     };
+    // The verifier sees a constant, and drops what is not to be logged.
+    let level = log::max_level() as u8;
     EbpfLoader::new()
+        .override_global(aya_log::LEVEL, &level, true)
         .override_global("SETTINGS", &GlobalSettings(settings), true)
         .override_global("LAYOUT", &GlobalLayout(layout), true)
         .load(OBJECT)

@@ -68,9 +68,9 @@ fn netns_cookie(socket: &std::net::UdpSocket) -> anyhow::Result<u64> {
     let (mut cookie, mut len) = (0u64, 8);
     // SAFETY: the descriptor is open, `cookie` has the 8 bytes that `len` says.
     let failed = unsafe {
-        nix::libc::getsockopt(
+        libc::getsockopt(
             socket.as_raw_fd(),
-            nix::libc::SOL_SOCKET,
+            libc::SOL_SOCKET,
             SO_NETNS_COOKIE,
             (&raw mut cookie).cast(),
             &raw mut len,
@@ -84,4 +84,4 @@ fn netns_cookie(socket: &std::net::UdpSocket) -> anyhow::Result<u64> {
 }
 
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/asm-generic/socket.h#L125>
-const SO_NETNS_COOKIE: nix::libc::c_int = 71;
+const SO_NETNS_COOKIE: libc::c_int = 71;

@@ -70,7 +70,9 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
         Carried::NoConnection if saw_all(evidence) => format!("{whose} opened no connection to {proxy}"),
         Carried::NoConnection => format!("no connection of {whose} to {proxy} was seen"),
         Carried::DialFailed => format!("the connection of {whose} to {to} failed"),
-        Carried::Nothing => format!("{whose} had opened a connection to {to}, and had sent nothing on it"),
+        Carried::Nothing => {
+            format!("{whose} had opened a connection to {to}, and was not seen to send anything on it")
+        }
         Carried::SameBytes => format!("{whose} sent the app's own bytes to {to}"),
         Carried::RewrittenRequest => format!("{whose} sent a request in its own words to {to}"),
         Carried::Tls => format!("{whose} sent TLS to {to}; what is inside was not seen"),
@@ -141,7 +143,15 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
             (_, Carried::SameBytes) => format!(
                 "{whose_first} passed {asked} on to {dialled}, and the connection was closed without an answer"
             ),
-            _ => format!(
+            (
+                _,
+                Carried::NoConnection
+                | Carried::DialFailed
+                | Carried::Nothing
+                | Carried::RewrittenRequest
+                | Carried::Tls
+                | Carried::OtherBytes,
+            ) => format!(
                 "{whose_first} connected to {dialled}, and the connection was closed without an answer to {asked}"
             ),
         },
@@ -226,7 +236,17 @@ fn handled_as_http(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Re
         (Some(Reason::NotImplemented), _) => format!(
             "{listener} answered {status} to {asked}: it does not support what the request asks for; {nothing_sent}"
         ),
-        _ => format!("{listener} answered {status} to {asked}; {nothing_sent}"),
+        (
+            Some(
+                Reason::RouteNotFound
+                | Reason::OtherStatus
+                | Reason::Forwarded
+                | Reason::ConnectFailed
+                | Reason::ClosedWithoutReply,
+            )
+            | None,
+            _,
+        ) => format!("{listener} answered {status} to {asked}; {nothing_sent}"),
     }
 }
 
@@ -278,7 +298,9 @@ fn unanswered(subject: &Subject<'_>, evidence: &Evidence) -> String {
             format!("{whose} could not connect to {dialled}, and {asked} has no answer yet")
         }
         (_, Carried::Nothing) => {
-            format!("{whose} has dialled {dialled} and sent nothing there; {asked} has no answer yet")
+            format!(
+                "{whose} has dialled {dialled} and was not seen to send anything there; {asked} has no answer yet"
+            )
         }
         (_, Carried::Tls | Carried::OtherBytes) => {
             format!("{whose} has not passed {asked} on to {dialled} as it was, and there is no answer yet")

@@ -1,0 +1,147 @@
+//! The tracer's own health: what it and the kernel have counted elsewhere, taken over once a second.
+
+use std::time::{Duration, Instant};
+
+use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use super::catalogue;
+use crate::{
+    probes::{Probes, Sweep, Timing},
+    tracing::Tracing,
+};
+
+/// The kernel's counters are read no more often than this.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Its maps are counted no more often than this: it takes a system call for each entry.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// The metrics.
+pub(super) struct Health {
+    active: IntGauge,
+    table_entries: IntGaugeVec,
+    table_capacity: IntGaugeVec,
+    dropped: IntCounter,
+    records: IntCounterVec,
+    lost: IntCounterVec,
+    ring_used: IntGauge,
+    ring_capacity: IntGauge,
+    map_entries: IntGaugeVec,
+    map_capacity: IntGaugeVec,
+    attached: IntGaugeVec,
+    program_seconds: CounterVec,
+    program_runs: IntCounterVec,
+    refreshed: Option<Instant>,
+    swept: Option<Instant>,
+    sweep: Option<Sweep>,
+    timing: Option<Timing>,
+}
+
+impl Health {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let build = catalogue::BUILD.gauges(registry)?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            active: catalogue::ACTIVE.gauge(registry)?,
+            table_entries: catalogue::TABLE_ENTRIES.gauges(registry)?,
+            table_capacity: catalogue::TABLE_CAPACITY.gauges(registry)?,
+            dropped: catalogue::DROPPED.counter(registry)?,
+            records: catalogue::RECORDS.counters(registry)?,
+            lost: catalogue::LOST.counters(registry)?,
+            ring_used: catalogue::RING_USED.gauge(registry)?,
+            ring_capacity: catalogue::RING_CAPACITY.gauge(registry)?,
+            map_entries: catalogue::MAP_ENTRIES.gauges(registry)?,
+            map_capacity: catalogue::MAP_CAPACITY.gauges(registry)?,
+            attached: catalogue::ATTACHED.gauges(registry)?,
+            program_seconds: catalogue::PROGRAM_SECONDS.seconds(registry)?,
+            program_runs: catalogue::PROGRAM_RUNS.counters(registry)?,
+            refreshed: None,
+            swept: None,
+            sweep: None,
+            timing: None,
+        })
+    }
+
+    /// Says of the probes what does not change.
+    pub(super) fn watch(&mut self, probes: &Probes, timed: bool) -> anyhow::Result<()> {
+        self.timing = timed.then(Timing::begin).transpose()?;
+        for program in probes.programs() {
+            self.attached.with_label_values(&[program, probes.family().name()]).set(1);
+        }
+        for (map, capacity) in probes.map_capacities() {
+            self.map_capacity.with_label_values(&[&map]).set(i64::from(capacity));
+        }
+        Ok(())
+    }
+
+    /// Takes over what was counted; false: it was done a moment ago.
+    pub(super) fn update(&mut self, tracing: &Tracing, now: Instant) -> bool {
+        if self.refreshed.is_some_and(|at| now.saturating_duration_since(at) < REFRESH) {
+            return false;
+        }
+        self.refreshed = Some(now);
+        self.take_core(tracing);
+        let probes = tracing.probes();
+        match probes.losses() {
+            Ok(losses) => {
+                for (reason, count) in losses {
+                    raise(&self.lost.with_label_values(&["kernel", reason]), count);
+                }
+            }
+            Err(error) => log::warn!("{error:#}"),
+        }
+        for (program, seconds, runs) in probes.program_runs() {
+            let counted = self.program_seconds.with_label_values(&[&program]);
+            counted.inc_by((seconds - counted.get()).max(0.0));
+            raise(&self.program_runs.with_label_values(&[&program]), runs);
+        }
+        self.count_entries(probes, now);
+        true
+    }
+
+    fn take_core(&self, tracing: &Tracing) {
+        let stats = tracing.stats();
+        self.active.set(signed(stats.pending));
+        for (table, entries) in [("connections", stats.connections), ("upstreams", stats.upstreams)] {
+            self.table_entries.with_label_values(&[table]).set(signed(entries));
+            self.table_capacity.with_label_values(&[table]).set(signed(tracing.capacity()));
+        }
+        raise(&self.dropped, stats.dropped);
+        let counts = tracing.counts();
+        for (kind, count) in [
+            ("dial", counts.dials),
+            ("request", counts.requests),
+            ("reply", counts.replies),
+            ("upstream", counts.upstream),
+            ("end", counts.ends),
+        ] {
+            raise(&self.records.with_label_values(&[kind]), count);
+        }
+        raise(&self.lost.with_label_values(&["userspace", "malformed"]), counts.malformed);
+        let (used, capacity) = tracing.ring_fill();
+        self.ring_used.set(signed(used));
+        self.ring_capacity.set(signed(capacity));
+    }
+
+    /// On a thread of its own, because it can take tens of milliseconds.
+    fn count_entries(&mut self, probes: &Probes, now: Instant) {
+        if let Some(counts) = self.sweep.as_mut().and_then(Sweep::take) {
+            self.sweep = None;
+            for (map, entries) in counts {
+                self.map_entries.with_label_values(&[&map]).set(i64::from(entries));
+            }
+        }
+        if self.sweep.is_none() && self.swept.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
+            self.swept = Some(now);
+            self.sweep = probes.sweep();
+        }
+    }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Brings a counter to a total that was counted elsewhere.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}

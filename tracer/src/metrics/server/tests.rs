@@ -1,0 +1,112 @@
+//! The server under clients that mean no good: it stays up, within its bounds, and answers a scraper meanwhile.
+
+use std::time::{Duration, Instant};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::LocalSet,
+};
+
+use super::*;
+
+const SCRAPE: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+/// Runs `clients` against a server of its own.
+fn against<F: Future<Output = ()>>(clients: impl FnOnce(SocketAddr, Metrics) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    LocalSet::new().block_on(&runtime, async {
+        let server = Server::bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
+        let (address, metrics) = (server.address(), Metrics::empty(&[]).expect("metrics"));
+        server.spawn(metrics.clone());
+        clients(address, metrics).await;
+    });
+}
+
+/// What comes back for these bytes until the server closes.
+async fn talk(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    // A server that has seen enough closes before all is written.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.expect("it closes");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn a_scrape_is_answered_in_the_form_asked_for() {
+    against(|address, metrics| async move {
+        let text = talk(address, SCRAPE).await;
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4"), "{text}");
+        assert!(text.contains("egress_tracer_build_info{version="), "{text}");
+        let open = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                     Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n\r\n";
+        let text = talk(address, open).await;
+        assert!(text.contains("application/openmetrics-text; version=1.0.0"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        let ready = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        assert!(talk(address, ready).await.starts_with("HTTP/1.1 503 "));
+        metrics.set_ready();
+        assert!(talk(address, ready).await.starts_with("HTTP/1.1 200 "));
+        assert!(
+            talk(address, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.contains("404")
+        );
+        assert!(
+            talk(address, b"POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                .await
+                .contains("405")
+        );
+    });
+}
+
+#[test]
+fn garbage_and_endless_headers_are_turned_away() {
+    against(|address, _| async move {
+        let noise: Vec<u8> = (0..20_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        for garbage in [&noise[..], b"\0\0\0\0\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n"] {
+            let answer = talk(address, garbage).await;
+            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+        }
+        let endless = [b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Long: ", &vec![b'a'; 1 << 20][..]].concat();
+        let answer = talk(address, &endless).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        assert!(talk(address, SCRAPE).await.starts_with("HTTP/1.1 200 "), "it lives");
+    });
+}
+
+#[test]
+fn a_thousand_slow_connections_keep_no_scraper_out() {
+    against(|address, metrics| async move {
+        let mut slow = Vec::new();
+        for _ in 0..1000 {
+            let mut stream = TcpStream::connect(address).await.expect("a connection");
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nX-").await.expect("it takes the beginning");
+            slow.push(stream);
+        }
+        let start = Instant::now();
+        assert!(talk(address, SCRAPE).await.starts_with("HTTP/1.1 200 "));
+        assert!(start.elapsed() < Duration::from_secs(1), "it took {:?}", start.elapsed());
+        let closed = metrics.0.rejected.with_label_values(&["connections"]).get();
+        assert_eq!(closed, 1000 + 1 - CONNECTIONS as u64);
+        // Those that were left are closed in time, without anybody else coming.
+        for mut stream in slow {
+            let mut rest = Vec::new();
+            let _ = timeout(HEADER_TIME * 3, stream.read_to_end(&mut rest)).await.expect("it closes");
+        }
+    });
+}
+
+#[test]
+fn requests_beyond_the_rate_are_refused() {
+    against(|address, metrics| async move {
+        let (mut served, mut refused) = (0, 0);
+        for _ in 0..100 {
+            let answer = talk(address, SCRAPE).await;
+            served += u32::from(answer.starts_with("HTTP/1.1 200 "));
+            refused += u32::from(answer.starts_with("HTTP/1.1 429 ") && answer.contains("retry-after: 1"));
+        }
+        assert_eq!(served + refused, 100);
+        assert!((SCRAPES.1..100).contains(&served), "{served}");
+        assert_eq!(metrics.0.rejected.with_label_values(&["rate"]).get(), u64::from(refused));
+    });
+}
