@@ -110,7 +110,11 @@ fn missing_privileges_are_1() {
     fails(&run(restricted(&lab, &nobody, &args)), 1, &["CAP_BPF"]);
     // Some of them: the maps can be made, but the kernel refuses a program.
     let no_net = ["--bounding-set", "-net_admin,-sys_admin", "--inh-caps", "-net_admin,-sys_admin"];
-    fails(&run(restricted(&lab, &no_net, &args)), 1, &["the kernel refused the hook", "egress-tracer check"]);
+    fails(
+        &run(restricted(&lab, &no_net, &args)),
+        1,
+        &["the kernel refused the cgroup hook", "egress-tracer check"],
+    );
     let nothing = ["--bounding-set", "-all", "--inh-caps", "-all"];
     fails(&run(restricted(&lab, &nothing, &args)), 1, &["CAP_BPF"]);
 }

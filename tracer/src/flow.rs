@@ -148,7 +148,7 @@ pub struct Failure {
 }
 
 /// How far a socket came that never carried a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// The dial failed.
     Dial,
@@ -274,7 +274,9 @@ impl Upstreams {
             return;
         }
         let to = (upstream.netns, upstream.remote);
-        self.failures.insert(to, Failure { flow, time, stage });
+        // A socket that its session has left behind has lost its bytes, and so says less than an earlier one.
+        let before = self.failures.get(&to).map_or(stage, |failure| failure.stage);
+        self.failures.insert(to, Failure { flow, time, stage: stage.max(before) });
         self.failures_order.push_back((time, to));
     }
 
