@@ -34,12 +34,12 @@ pub(super) fn page() -> String {
     for family in ALL {
         let Family { name, help, .. } = family;
         let (kind, most) = (kind(family.kind), family.most_series());
-        let shown = if family.labels.is_empty() {
+        let name = if family.labels.is_empty() {
             format!("`{PREFIX}_{name}`")
         } else {
             format!("[`{PREFIX}_{name}`](#{PREFIX}_{name})")
         };
-        let _ = writeln!(page, "| {shown} | {kind} | {help} | {most} |");
+        let _ = writeln!(page, "| {name} | {kind} | {help} | {most} |");
     }
     for family in ALL.iter().filter(|family| !family.labels.is_empty()) {
         section(family, &mut page);
