@@ -3,7 +3,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_ebpf::{
-    HEAD_MAX, Loss, Peer, Role, Settings,
+    HEAD_MAX, Loss, Role,
     opening::{concerns_us, ends_head, is_interim},
     record::tcp,
     settings::NO_UID,
@@ -13,9 +13,10 @@ use crate::{
     context::{Context, Owner, Sent, Tuple},
     maps::{
         ACCEPTED, Accepted, FLOW_HELD, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, HELD, Maybe,
-        SETTINGS, WATCHED,
+        SETTINGS,
     },
     ring,
+    sidecar::{await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
 };
 
 /// A flow that has sent or received this many bytes (as a power of two) is past its first bytes: nothing more of it
@@ -29,7 +30,7 @@ pub fn is_past_first_bytes(sent: u64, received: u64) -> bool {
 }
 
 #[inline(always)]
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: takes nothing, returns a number.
     unsafe { bpf_ktime_get_ns() }
 }
@@ -93,20 +94,6 @@ pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple) {
 pub fn is_sidecars_dial(flow: u64) -> bool {
     // SAFETY: the value is only read; LRU reuse could at worst give another flow's role.
     unsafe { FLOWS.get(flow) }.is_some_and(|state| state.role == Role::Upstream as u8)
-}
-
-/// Does the sidecar accept on this port?
-#[inline(always)]
-pub fn is_sidecars_port(port: u16) -> bool {
-    let settings = SETTINGS.load();
-    settings.is_outbound(port) || settings.is_inbound(port)
-}
-
-/// The peer of a sidecar's accepted socket, as key. A connection from outside the pod comes from another namespace,
-/// so there the namespace cannot be part of it.
-#[inline(always)]
-fn peer_key(settings: &Settings, sidecar_port: u16, netns: u64, addr: [u8; 16], port: u16) -> Peer {
-    Peer::new(if settings.is_inbound(sidecar_port) { 0 } else { netns }, addr, port)
 }
 
 /// What to do with what is known of a peer's address already.
@@ -318,60 +305,10 @@ fn bounded(len: u32) -> u32 {
     (len.wrapping_sub(1) & (HEAD_MAX as u32 - 1)) + 1
 }
 
-/// Finds the sidecar of an app's flow. When the app asks, its sidecar's reply is awaited from now on, and what the
-/// sidecar dials is watched.
-#[inline(always)]
-fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
-    let settings = SETTINGS.load();
-    let accepted = find_sidecar(netns, tuple);
-    if !asks {
-        return;
-    }
-    if let Some(accepted) = accepted {
-        // SAFETY: the value lives in the map; a lost race costs at most the reply of a request that was pipelined.
-        unsafe { (*accepted).reply_left = HEAD_MAX as u32 };
-    } else if tuple.sidecar_port != 0 {
-        // Redirected, but accepted before the programs were attached.
-        let key = peer_key(&settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
-        let accepted = Accepted { netns, reply_left: HEAD_MAX as u32, port: tuple.sidecar_port, zero: 0 };
-        if ACCEPTED.insert(key, accepted, 0).is_err() {
-            ring::lost(Loss::MapFull);
-        }
-        tuple.sidecar_netns = netns;
-    } else {
-        return;
-    }
-    if WATCHED.insert(tuple.sidecar_netns, now() + settings.watch_ns, 0).is_err() {
-        ring::lost(Loss::MapFull);
-    }
-}
-
-/// The sidecar's accepted socket whose peer this app's flow is.
-#[inline(always)]
-fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
-    let own = Peer::new(netns, tuple.local_addr, tuple.wire_port);
-    let accepted = match ACCEPTED.get_ptr_mut(own) {
-        Some(accepted) => accepted,
-        None => ACCEPTED.get_ptr_mut(Peer { netns: 0, ..own })?,
-    };
-    // SAFETY: the value lives in the map; these fields are written once, when it is inserted.
-    unsafe {
-        tuple.sidecar_port = (*accepted).port;
-        tuple.sidecar_netns = (*accepted).netns;
-    }
-    Some(accepted)
-}
-
 /// Do these bytes begin a TLS handshake? <https://www.rfc-editor.org/rfc/rfc8446#section-5.1>
 #[inline(always)]
 fn is_tls(first: u64) -> bool {
     first & 0xffff == u64::from_le_bytes([0x16, 3, 0, 0, 0, 0, 0, 0])
-}
-
-#[inline(always)]
-fn is_watched(netns: u64) -> bool {
-    // SAFETY: the value is only read, in one load.
-    unsafe { WATCHED.get(netns) }.is_some_and(|until| now() < *until)
 }
 
 /// A flow leaves one TCP state for another. Only what ends a flow of a session, or ends one of the sidecar's

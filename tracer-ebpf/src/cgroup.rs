@@ -20,6 +20,8 @@ use crate::{
     capture::{self, Known},
     context::{Bytes, Context, Sent, Tuple},
     maps::{SETTINGS, opaque_zero},
+    packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN},
+    sidecar::is_sidecars_port,
     task::current_task,
 };
 
@@ -115,7 +117,7 @@ fn accept(ctx: &SockAddrContext) -> i32 {
         }
         (*sk).src_port
     };
-    if capture::is_sidecars_port(port as u16) {
+    if is_sidecars_port(port as u16) {
         let flow = cookie(ctx);
         debug!(ctx, "a sidecar takes flow {} on port {}", flow, port);
         capture::accepted(flow, &current_task());
@@ -130,8 +132,7 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
     if op == BPF_SOCK_OPS_STATE_CB {
         let (from, to) = (ctx.arg(0) as u8, ctx.arg(1) as u8);
         capture::state_changed(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false);
-    } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && capture::is_sidecars_port(ctx.local_port() as u16)
-    {
+    } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && is_sidecars_port(ctx.local_port() as u16) {
         watch_states(&ctx);
         let netns = netns(&ctx);
         // What came with the SYN (TCP fast open) passed before this, and waits for its reply already.
@@ -188,74 +189,6 @@ unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet) {
     }
     if closes {
         capture::app_closed(flow, || payload.tuple(), packet.flags & TCP_RST != 0);
-    }
-}
-
-const TCP_FIN: u8 = 1;
-const TCP_SYN: u8 = 2;
-const TCP_RST: u8 = 4;
-
-/// What the IP and TCP headers say.
-struct Packet {
-    sport: u16,
-    dport: u16,
-    seq: u32,
-    flags: u8,
-    /// Where the payload begins, from the IP header's first byte.
-    payload: u32,
-    /// Payload bytes.
-    len: u32,
-}
-
-impl Packet {
-    /// Reads a packet that a local TCP socket made. Headers with IP options or extensions, which no TCP socket
-    /// makes unless told to, are passed over.
-    #[inline(always)]
-    fn read(ctx: &SkBuffContext) -> Option<Self> {
-        // SAFETY: the kernel hands a valid context to each run; each access is behind a comparison with `data_end`,
-        // which the verifier insists on.
-        unsafe {
-            let skb = ctx.skb.skb;
-            let (data, data_end) = ((*skb).data as usize, (*skb).data_end as usize);
-            if data + 40 > data_end {
-                return None;
-            }
-            match *(data as *const u8) {
-                0x45 => Self::from_tcp(skb, data, data_end, 20),
-                version if version >> 4 == 6 && *((data + 6) as *const u8) == IPPROTO_TCP as u8 => {
-                    Self::from_tcp(skb, data, data_end, 40)
-                }
-                _ => None,
-            }
-        }
-    }
-
-    /// # Safety
-    /// `data` and `data_end` must be the packet's.
-    #[inline(always)]
-    unsafe fn from_tcp(
-        skb: *mut aya_ebpf::bindings::__sk_buff,
-        data: usize,
-        data_end: usize,
-        at: usize,
-    ) -> Option<Self> {
-        if data + at + 20 > data_end {
-            return None;
-        }
-        // SAFETY: the caller's promise, and the comparison above. The fields are read byte by byte, as a packet is
-        // aligned to nothing.
-        unsafe {
-            let byte = |offset: usize| *((data + at + offset) as *const u8);
-            let payload = at as u32 + (u32::from(byte(12)) >> 4) * 4;
-            Some(Self {
-                sport: u16::from_be_bytes([byte(0), byte(1)]),
-                dport: u16::from_be_bytes([byte(2), byte(3)]),
-                seq: u32::from_be_bytes([byte(4), byte(5), byte(6), byte(7)]),
-                flags: byte(13),
-                payload,
-                len: (*skb).len.saturating_sub(payload),
-            })
-        }
     }
 }
 
@@ -326,7 +259,7 @@ impl Context for Payload<'_> {
         // SAFETY: `sk` is the packet's socket.
         let mut tuple = unsafe { tuple_of(self.sk) };
         tuple.wire_port = self.sport;
-        if self.dport != tuple.remote_port && capture::is_sidecars_port(self.dport) {
+        if self.dport != tuple.remote_port && is_sidecars_port(self.dport) {
             tuple.sidecar_port = self.dport;
         }
         tuple

@@ -10,6 +10,7 @@ use crate::{
     context::{Sent, Tuple},
     maps::{SETTINGS, opaque_zero},
     message::Message,
+    sidecar::is_sidecars_port,
     task::current_task,
 };
 
@@ -174,7 +175,7 @@ fn deliver(sk: Sock, message: u64, size: u64, seq: u32, early: bool) {
 /// A SYN came, and the SYN-ACK is about to be sent.
 #[inline(always)]
 pub fn knock(listener: Sock, request: Sock) {
-    if capture::is_sidecars_port(listener.local_port()) {
+    if is_sidecars_port(listener.local_port()) {
         if let Some(netns) = listener.netns_in_scope() {
             capture::knocked(netns, &request.tuple(), Known::Replace);
         }
@@ -184,7 +185,7 @@ pub fn knock(listener: Sock, request: Sock) {
 /// A task accepts.
 #[inline(always)]
 pub fn accept(sk: Sock) {
-    if sk.protocol() == IPPROTO_TCP && capture::is_sidecars_port(sk.local_port()) {
+    if sk.protocol() == IPPROTO_TCP && is_sidecars_port(sk.local_port()) {
         capture::accepted(sk.0, &current_task());
     }
 }
@@ -201,7 +202,7 @@ pub fn change(sk: Sock, from: u8, to: u8) {
         capture::state_changed(sk.0, || sk.tuple(), from, to, reset_or_timeout);
     } else if from == tcp::SYN_SENT {
         capture::connected(sk.0, || sk.tuple());
-    } else if from == SYN_RECV && capture::is_sidecars_port(sk.local_port()) {
+    } else if from == SYN_RECV && is_sidecars_port(sk.local_port()) {
         if let Some(netns) = sk.netns_in_scope() {
             // With SYN cookies, nobody was seen to knock.
             capture::knocked(netns, &sk.tuple(), Known::Keep);

@@ -6,7 +6,6 @@ use crate::cargo;
 use crate::check::passes;
 use crate::requirement::Purpose;
 use crate::setup;
-use crate::vm;
 
 /// Sets up, builds, tests; the last lines are the test runner's own.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
@@ -21,9 +20,6 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         let mut test = cargo::here();
         test.args(["test", "--workspace"]).args(arguments).env("EGRESS_TRACER_BIN", &tracer);
         passes(&mut test, "the failures are above")?;
-    }
-    if arguments.is_empty() {
-        vm::run(&[], &[])?;
     }
     Ok(())
 }

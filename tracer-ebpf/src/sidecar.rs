@@ -1,0 +1,76 @@
+//! The sidecar of an app's flow: its ports, the sockets that it accepted, and whether their reply is awaited. It records
+//! nothing.
+
+use tracer_ebpf::{HEAD_MAX, Loss, Peer, Settings};
+
+use crate::{
+    capture::now,
+    context::Tuple,
+    maps::{ACCEPTED, Accepted, SETTINGS, WATCHED},
+    ring,
+};
+
+/// Does the sidecar accept on this port?
+#[inline(always)]
+pub fn is_sidecars_port(port: u16) -> bool {
+    let settings = SETTINGS.load();
+    settings.is_outbound(port) || settings.is_inbound(port)
+}
+
+/// The peer of a sidecar's accepted socket, as key. A connection from outside the pod comes from another namespace,
+/// so there the namespace cannot be part of it.
+#[inline(always)]
+pub fn peer_key(settings: &Settings, sidecar_port: u16, netns: u64, addr: [u8; 16], port: u16) -> Peer {
+    Peer::new(if settings.is_inbound(sidecar_port) { 0 } else { netns }, addr, port)
+}
+
+/// Finds the sidecar of an app's flow. When the app asks, its sidecar's reply is awaited from now on, and what the
+/// sidecar dials is watched.
+#[inline(always)]
+pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
+    let settings = SETTINGS.load();
+    let accepted = find_sidecar(netns, tuple);
+    if !asks {
+        return;
+    }
+    if let Some(accepted) = accepted {
+        // SAFETY: the value lives in the map; a lost race costs at most the reply of a request that was pipelined.
+        unsafe { (*accepted).reply_left = HEAD_MAX as u32 };
+    } else if tuple.sidecar_port != 0 {
+        // Redirected, but accepted before the programs were attached.
+        let key = peer_key(&settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
+        let accepted = Accepted { netns, reply_left: HEAD_MAX as u32, port: tuple.sidecar_port, zero: 0 };
+        if ACCEPTED.insert(key, accepted, 0).is_err() {
+            ring::lost(Loss::MapFull);
+        }
+        tuple.sidecar_netns = netns;
+    } else {
+        return;
+    }
+    if WATCHED.insert(tuple.sidecar_netns, now() + settings.watch_ns, 0).is_err() {
+        ring::lost(Loss::MapFull);
+    }
+}
+
+/// The sidecar's accepted socket whose peer this app's flow is.
+#[inline(always)]
+pub fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
+    let own = Peer::new(netns, tuple.local_addr, tuple.wire_port);
+    let accepted = match ACCEPTED.get_ptr_mut(own) {
+        Some(accepted) => accepted,
+        None => ACCEPTED.get_ptr_mut(Peer { netns: 0, ..own })?,
+    };
+    // SAFETY: the value lives in the map; these fields are written once, when it is inserted.
+    unsafe {
+        tuple.sidecar_port = (*accepted).port;
+        tuple.sidecar_netns = (*accepted).netns;
+    }
+    Some(accepted)
+}
+
+/// Is a request under way in this namespace, so that what its sidecar dials is of interest?
+#[inline(always)]
+pub fn is_watched(netns: u64) -> bool {
+    // SAFETY: the value is only read, in one load.
+    unsafe { WATCHED.get(netns) }.is_some_and(|until| now() < *until)
+}
