@@ -17,6 +17,9 @@ fn report(lab: &Lab, args: &[&str]) -> Value {
     let tracer = Tracer::start(lab, args).expect("the tracer");
     lab.play(&[Script::connect(proxy, "example.com:443")]).expect("an answer");
     let report = tracer.wait_reports(1, PATIENCE).expect("a report").remove(0);
+    let metrics = tracer.metrics().expect("metrics");
+    let fetched = metrics.contains("egress_tracer_config_fetches_total{result=\"ok\"} 1");
+    assert_eq!(fetched, report["listener"] != Value::Null, "{metrics}");
     assert_eq!((&report["verdict"], &report["reply"]["status"]), (&"handled_as_http".into(), &404.into()));
     report
 }

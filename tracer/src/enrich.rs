@@ -7,8 +7,9 @@ use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{
-    explain::{Sidecar, Sidecars},
+    explain::{Fetches, Sidecar, Sidecars},
     mesh::Brief,
+    metrics::Metrics,
     report::{Listener, Report},
 };
 
@@ -27,11 +28,12 @@ pub struct Enricher {
 impl Enricher {
     /// Asks sidecars at this admin port, for as long as the current `LocalSet` runs; with `None`, it asks nobody and
     /// gives every report back as it is.
-    pub fn new(admin_port: Option<u16>) -> Self {
+    /// How it goes is counted in `metrics`.
+    pub fn new(admin_port: Option<u16>, metrics: &Metrics) -> Self {
         let (done, from) = channel(WAITING);
         let to = admin_port.map(|admin_port| {
             let (to, requests) = channel(WAITING);
-            tokio::task::spawn_local(explain_all(admin_port, requests, done));
+            tokio::task::spawn_local(explain_all(admin_port, metrics.clone(), requests, done));
             to
         });
         Self { to, from, waiting: 0 }
@@ -77,8 +79,14 @@ fn pid(report: &Report) -> Option<u32> {
     report.sidecar.as_ref()?.pid
 }
 
-async fn explain_all(admin_port: u16, mut requests: Receiver<Report>, done: Sender<Report>) {
+async fn explain_all(
+    admin_port: u16,
+    metrics: Metrics,
+    mut requests: Receiver<Report>,
+    done: Sender<Report>,
+) {
     let mut sidecars = Sidecars::new();
+    let mut counted = Fetches::default();
     while let Some(report) = requests.recv().await {
         let Some(pid) = pid(&report) else { continue };
         let to = SocketAddr::from(report.proxy);
@@ -87,6 +95,10 @@ async fn explain_all(admin_port: u16, mut requests: Receiver<Report>, done: Send
         if answer(report, brief, &mut requests, &done).await.is_err() {
             return; // nobody listens any more
         }
+        let Fetches { ok, failed, limited: _ } = sidecars.fetches;
+        (counted.ok..ok).for_each(|_| metrics.count_config_fetch(true));
+        (counted.failed..failed).for_each(|_| metrics.count_config_fetch(false));
+        counted = sidecars.fetches;
     }
 }
 

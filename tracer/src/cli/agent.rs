@@ -33,7 +33,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     server.spawn(metrics.clone());
     args.scope.say_ready()?;
     metrics.set_ready();
-    let mut enricher = Enricher::new((!args.no_explain).then_some(args.scope.admin_port));
+    let mut enricher = Enricher::new((!args.no_explain).then_some(args.scope.admin_port), &metrics);
     let mut reports = Vec::new();
     loop {
         tokio::select! {

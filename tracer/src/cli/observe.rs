@@ -70,7 +70,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("watching with {} probes; Ctrl-C ends it", tracing.probes().family());
     }
 
-    let mut enricher = Enricher::new(args.output.explains().then_some(args.scope.admin_port));
+    let mut enricher = Enricher::new(args.output.explains().then_some(args.scope.admin_port), &metrics);
     let timeout = tokio::time::sleep(args.timeout.unwrap_or(Duration::MAX));
     tokio::pin!(timeout);
     let mut reports = Vec::new();

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 
 pub use escape::escape;
-pub use sidecars::{Sidecar, Sidecars};
+pub use sidecars::{Fetches, Sidecar, Sidecars};
 
 use crate::mesh;
 use source::Source;
