@@ -1,0 +1,92 @@
+//! The core's memory is bounded: a flood of requests that nobody answers drops the oldest, and counts them; sessions that
+//! never end are forgotten.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use tracer::{
+    core::{Core, Input, Settings},
+    event::{Event, Interception, Role, What},
+};
+
+const SECOND: u64 = 1_000_000_000;
+const CAPACITY: usize = 100;
+
+fn core() -> Core {
+    Core::new(Settings {
+        deadline: 10 * SECOND,
+        clock_offset: 0,
+        inbound_ports: vec![15006],
+        capacity: CAPACITY,
+        keep: 60 * SECOND,
+        node: None,
+        probes: "cgroup".to_owned(),
+    })
+}
+
+/// The `number`th connection's CONNECT, and the sidecar's own dial beside it.
+fn asks(number: u32, time: u64) -> [Event; 2] {
+    let [_, high, middle, low] = number.to_be_bytes();
+    let head = format!("CONNECT t{number}.example:443 HTTP/1.1\r\n\r\n");
+    let app = Event {
+        time,
+        flow: u64::from(number) * 2 + 2,
+        role: Role::App,
+        opened: Some(time),
+        netns: 1,
+        sidecar: Some(Interception { port: 15001, netns: 1, client_port: None }),
+        task: None,
+        uid: 1000,
+        lost: 0,
+        local: SocketAddr::from(([10, high, middle, low], 40_000)),
+        remote: SocketAddr::from(([10, 0, 0, 1], 3128)),
+        what: What::Sent {
+            offset: 0,
+            total: u32::try_from(head.len()).expect("short"),
+            data: Bytes::from(head),
+        },
+    };
+    let dial = Event {
+        flow: u64::from(number) * 2 + 3,
+        role: Role::Upstream,
+        sidecar: None,
+        uid: 1337,
+        what: What::Dialed,
+        ..app.clone()
+    };
+    [app, dial]
+}
+
+#[test]
+fn a_flood_drops_the_oldest_and_counts_them() {
+    let mut core = core();
+    let mut reports = Vec::new();
+    for number in 0..1_000 {
+        for event in asks(number, SECOND + u64::from(number)) {
+            core.feed(Input::Event(Box::new(event)), &mut reports);
+        }
+        let stats = core.stats();
+        // One may come in before the next input makes room.
+        assert!(stats.connections <= CAPACITY + 1 && stats.upstreams <= CAPACITY + 1, "{stats:?}");
+    }
+    core.feed(Input::Tick(2 * SECOND), &mut reports);
+    assert_eq!((core.stats().connections, core.stats().dropped), (CAPACITY, 900));
+    assert_eq!(reports.len(), 0, "nothing was answered, and no deadline has passed");
+    core.feed(Input::Tick(20 * SECOND), &mut reports);
+    assert_eq!(reports.len(), CAPACITY, "those that were kept are unanswered");
+}
+
+#[test]
+fn sessions_that_never_end_are_forgotten() {
+    let mut core = core();
+    let mut reports = Vec::new();
+    for number in 0..10 {
+        for event in asks(number, SECOND) {
+            core.feed(Input::Event(Box::new(event)), &mut reports);
+        }
+    }
+    core.feed(Input::Tick(20 * SECOND), &mut reports);
+    assert_eq!((reports.len(), core.stats().connections, core.stats().upstreams), (10, 10, 0));
+    core.feed(Input::Tick(100 * SECOND), &mut reports);
+    assert_eq!((reports.len(), core.stats().connections, core.stats().dropped), (10, 0, 0));
+}
