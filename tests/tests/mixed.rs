@@ -256,7 +256,10 @@ fn scripts(kinds: &'static [Kind]) -> Vec<(&'static Kind, Script)> {
             // Few names: most of what is under way at once asks for the same. Not so inbound, where the sidecar dials
             // another address than the app did: of two that ask the same at once, whose socket is whose cannot be seen.
             let name = if kind.ip == POD { format!("pod-{}", kind.port) } else { "host".to_owned() };
-            let steps = (kind.steps)(&format!("{name}-{}.example:443", nth % 7));
+            // Many ask the same, but for those in pieces: Envoy's inspector gives up on some of them and passes them on,
+            // and equal requests to one proxy that fare differently at one moment are a known limit.
+            let host = if kind.name.ends_with("in pieces") { nth + 100 } else { nth % 7 };
+            let steps = (kind.steps)(&format!("{name}-{host}.example:443"));
             all.push((random >> 32, kind, Script { dialled: SocketAddr::new(kind.ip, kind.port), steps }));
         }
     }

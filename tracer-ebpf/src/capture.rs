@@ -50,7 +50,9 @@ fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow 
         head_left: 0,
         role: role as u8,
         flags,
-        zero: [0; 6],
+        redirected_port: 0,
+        wire_port: 0,
+        zero: [0; 2],
         comm: owner.comm,
     }
 }
@@ -86,6 +88,22 @@ pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple) {
     keep(flow, &state);
     if is_sidecar {
         ring::dial(&state, tuple);
+    }
+}
+
+/// A dial's first packet leaves. What it was redirected to is kept: a packet that leaves after the sidecar has reset the
+/// connection is not translated any more.
+#[inline(always)]
+pub fn began(flow: u64, wire_port: u16, port: u16) {
+    if !is_sidecars_port(port) {
+        return;
+    }
+    if let Some(state) = FLOWS.get_ptr_mut(flow) {
+        // SAFETY: the value lives in the map; a flow's packets leave one after the other.
+        unsafe {
+            (*state).redirected_port = port;
+            (*state).wire_port = wire_port;
+        }
     }
 }
 
@@ -201,6 +219,10 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
         return;
     }
     let mut tuple = ctx.tuple();
+    if tuple.sidecar_port == 0 && state.redirected_port != 0 {
+        tuple.sidecar_port = state.redirected_port;
+        tuple.wire_port = state.wire_port;
+    }
     if !is_upstream.is() && !ctx.is_early() {
         await_reply(state.netns, &mut tuple, opens.is());
     }

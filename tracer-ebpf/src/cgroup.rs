@@ -19,7 +19,7 @@ use crate::{
     address::{address, mapped},
     capture::{self, Known},
     context::{Bytes, Context, Sent, Tuple},
-    maps::{SETTINGS, opaque_zero},
+    maps::{Maybe, SETTINGS, opaque_zero},
     packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN},
     sidecar::is_sidecars_port,
     task::current_task,
@@ -175,19 +175,23 @@ pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
 /// `sk` must be the packet's socket, not null.
 #[inline(always)]
 unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet) {
-    let closes = packet.flags & (TCP_FIN | TCP_RST) != 0;
-    if packet.len == 0 && !closes {
+    let closes = Maybe::new(packet.flags & (TCP_FIN | TCP_RST) != 0);
+    let begins = Maybe::new(packet.flags & TCP_SYN != 0);
+    if packet.len == 0 && !closes.is() && !begins.is() {
         return;
     }
     let flow = cookie(ctx);
+    if begins.is() {
+        capture::began(flow, packet.sport, packet.dport);
+    }
     let payload =
         Payload { ctx, sk, at: packet.payload, len: packet.len, sport: packet.sport, dport: packet.dport };
     if packet.len != 0 {
         // A SYN has a number of its own; bytes that come with it (TCP fast open) begin with the next.
-        let seq = packet.seq.wrapping_add(u32::from(packet.flags & TCP_SYN != 0));
+        let seq = packet.seq.wrapping_add(u32::from(begins.is()));
         capture::sent(&payload, &Sent { flow, seq, len: packet.len });
     }
-    if closes {
+    if closes.is() {
         capture::app_closed(flow, || payload.tuple(), packet.flags & TCP_RST != 0);
     }
 }

@@ -114,7 +114,10 @@ pub struct Flow {
     pub role: u8,
     /// `FLOW_*`.
     pub flags: u8,
-    pub zero: [u8; 6],
+    /// The sidecar's port that its SYN was redirected to, and the source port that this SYN had; 0: none.
+    pub redirected_port: u16,
+    pub wire_port: u16,
+    pub zero: [u8; 2],
     pub comm: [u8; 16],
 }
 
