@@ -39,7 +39,15 @@ impl Core {
                 {
                     rewritten = rewritten.or(Some(flow));
                 }
-                _ => {}
+                Some(
+                    Carried::RewrittenRequest
+                    | Carried::NoConnection
+                    | Carried::DialFailed
+                    | Carried::Nothing
+                    | Carried::Tls
+                    | Carried::OtherBytes,
+                )
+                | None => {}
             }
         }
         if let Some(flow) = same {
@@ -74,10 +82,10 @@ impl Core {
         }
         let sidecar = connection.sidecar?;
         let thread = connection.acceptor.as_ref().map(|task| task.tid);
+        let begun = connection.accepted.or(connection.opened).unwrap_or(0);
         let mut best: Option<(_, u64, Carried)> = None;
         for (flow, upstream) in self.tables.upstreams.unclaimed(connection.remote, thread, &asked.line()) {
             let same_netns = upstream.netns == sidecar.netns || upstream.netns == 0 || sidecar.netns == 0;
-            let begun = connection.accepted.or(connection.opened).unwrap_or(0);
             let meanwhile = upstream.dialed.is_none_or(|dialed| (begun..=time).contains(&dialed))
                 && upstream.sent.is_none_or(|sent| sent <= time);
             if !same_netns || !meanwhile {
@@ -119,8 +127,8 @@ impl Core {
                 }
                 Carried::NoConnection => false,
             };
-            // The app's bytes say most, then where to, then by whom, then other bytes. Among equals it is the earliest: a later one may be
-            // the only one late enough for another request.
+            // The app's bytes say most, then where to, then by whom, then other bytes. Among equals it is the earliest:
+            // a later one may be the only one late enough for another request.
             // A silent end has most likely the end of a silent socket for its cause.
             let causes = outcome == Outcome::Closed && upstream.ended.is_some() && weight(carried) == 0;
             let first = Reverse((upstream.dialed, upstream.sent));
