@@ -27,7 +27,7 @@ enum Verb {
     Agent(agent::Args),
     /// Show sessions as they happen
     #[command(after_help = observe::EXAMPLES)]
-    Observe(observe::Args),
+    Observe(Box<observe::Args>),
     /// Write what is seen to a file, secrets masked, to look at later or to send with a bug report
     Record(record::Args),
     /// Print the reports of a recording
@@ -53,7 +53,7 @@ pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().filter_or("EGRESS_TRACER_LOG", "warn")).init();
     let result = match verb {
         Verb::Agent(args) => block_on(agent::run(args)),
-        Verb::Observe(args) => block_on(observe::run(args)),
+        Verb::Observe(args) => block_on(observe::run(*args)),
         Verb::Record(args) => block_on(record::run(args)),
         Verb::Replay(args) => record::replay(&args),
         Verb::Explain(args) => crate::explain::run(&args),

@@ -9,6 +9,7 @@ pub mod flow;
 pub mod verdict;
 pub mod session;
 pub mod report;
+pub mod filter;
 pub mod core;
 pub mod mesh;
 

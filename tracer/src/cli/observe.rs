@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{output, scope};
 use crate::{
     enrich::Enricher,
+    filter::Filter,
     metrics::{self, Metrics},
 };
 
@@ -29,9 +30,8 @@ pub(super) struct Args {
     /// Stop after this time
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     timeout: Option<Duration>,
-    /// Only flagged sessions
-    #[arg(long)]
-    flagged: bool,
+    #[command(flatten)]
+    filter: Filter,
     /// Exit with 3 if such a session was seen
     #[arg(long, value_enum, value_name = "WHAT")]
     fail_on: Option<FailOn>,
@@ -87,7 +87,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         metrics.update(&tracing);
         for report in reports.drain(..) {
             metrics.count(&report);
-            if is_enough(chosen) || (args.flagged && !report.flagged) {
+            if is_enough(chosen) || !args.filter.matches(&report) {
                 continue;
             }
             chosen += 1;
