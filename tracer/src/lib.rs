@@ -3,6 +3,8 @@
 
 // Pure: no IO, no clock, no async, no panic.
 pub mod event;
+pub mod selector;
+pub mod pod;
 pub mod head;
 pub mod redact;
 pub mod flow;
