@@ -25,6 +25,7 @@ pub struct Lab {
     pod: Cgroup,
     app: Place,
     sidecar: Place,
+    init: Place,
     pod_root: Place,
     stranger: Place,
     outside: Place,
@@ -57,6 +58,7 @@ impl Lab {
         let lab = Self {
             app: place(&netns, pod.child("app")?, Some(network::APP_USER)),
             sidecar: place(&netns, pod.child("istio-proxy")?, Some(network::SIDECAR_USER)),
+            init: place(&netns, pod.child("istio-init")?, None),
             pod_root: place(&netns, tools_group.clone(), None),
             stranger: place(&outside, pod.child("stranger")?, Some(network::APP_USER)),
             outside: place(&outside, cgroup.child("outside")?, None),
@@ -95,6 +97,11 @@ impl Lab {
     /// Where the sidecar runs: in the pod, as uid 1337.
     pub fn sidecar(&self) -> &Place {
         &self.sidecar
+    }
+
+    /// Where the pod is set up: in the pod and its cgroup, as root.
+    pub fn init(&self) -> &Place {
+        &self.init
     }
 
     /// An app of another pod, one without a sidecar: in the outside namespace, as uid 1000. The tracer sees it all the same.

@@ -305,7 +305,9 @@ fn every_session_is_reported_once_and_rightly() {
         ScriptedProxy::start_in(lab.app().netns(), in_pod, Behaviour::Tunnel).expect("the pod's own proxy");
     let options = EnvoyOptions { concurrency: 2, ..EnvoyOptions::default() };
     let envoy = Envoy::start(&lab, lab.sidecar(), &full_sidecar(), &options).expect("Envoy");
-    let watch = Watch::start(&lab, &["--deadline", "2s"]).expect("the tracer");
+    // Kept where something was wrong: `egress-tracer replay` tells how it came about.
+    let recording = format!("{}/mixed-{}.jsonl", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+    let watch = Watch::start(&lab, &["--deadline", "2s", "--record", &recording]).expect("the tracer");
 
     let begun = Instant::now();
     let (ours, theirs) = (scripts(KINDS), scripts(STRANGERS));
@@ -380,6 +382,7 @@ fn every_session_is_reported_once_and_rightly() {
         let mistake = mistakes.entry(format!("{kind}: {got:?}")).or_insert((0, example));
         mistake.0 += 1;
     }
-    assert!(mistakes.is_empty(), "{mistakes:#?}");
-    assert!(nobodys.is_empty(), "{nobodys:?}");
+    assert!(mistakes.is_empty(), "see {recording}: {mistakes:#?}");
+    assert!(nobodys.is_empty(), "see {recording}: {nobodys:?}");
+    std::fs::remove_file(&recording).expect("the recording");
 }

@@ -1,13 +1,16 @@
 //! The tracer looks at its cgroup and nothing else, and leaves nothing there, whichever way it ends.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use lab::{Behaviour, Envoy, Lab, PROXY, Script, ScriptedProxy, Watch, full_sidecar};
 use rustix::event::{Timespec, poll};
+use rustix::net::{AddressFamily, SocketType};
 
 /// `enum bpf_attach_type` of what the tracer attaches:
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L1060>.
@@ -16,6 +19,7 @@ const ATTACH_TYPES: &[(&str, u32)] = &[
     ("sock_ops", 3),
     ("connect4", 10),
     ("connect6", 11),
+    ("setsockopt", 22),
     ("getpeername4", 29),
     ("getpeername6", 30),
 ];
@@ -85,6 +89,49 @@ fn other_cgroups_are_not_looked_at() {
     let reports = watch.reports().expect("reports");
     assert_eq!(reports.len(), 1, "{reports:#?}");
     assert_eq!(reports[0]["connect"]["authority"], "ours.example:443");
+}
+
+/// Sets an option whose value is longer than the page that the kernel shows to a program. Before 6.5 it refuses such an
+/// option unless the program declines.
+fn set_long_option() -> io::Result<()> {
+    let value = [1u8; 3 * 4096];
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    let length = libc::socklen_t::try_from(value.len()).expect("short");
+    // SAFETY: the kernel reads `length` bytes of a value of this length; it uses the first four.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_KEEPALIVE,
+            value.as_ptr().cast(),
+            length,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[test]
+fn socket_options_are_left_alone() {
+    let lab = Lab::new().expect("a lab");
+    let watch = Watch::start(&lab, &[]).expect("the tracer");
+    let mut command = lab.app().command("true").expect("a command");
+    // SAFETY: between fork and exec the closure makes system calls on values of its own stack.
+    unsafe { command.pre_exec(set_long_option) };
+    assert!(command.status().expect("a long option is set").success());
+    // The rules of a whole table are one option.
+    let rule = |port| format!("-A OUTPUT -p tcp --dport {port} -m comment --comment {port} -j ACCEPT");
+    let rules: Vec<String> = (1..=200).map(rule).collect();
+    let mut restore = lab.init().command("iptables-legacy-restore").expect("a command");
+    let mut restore = restore.stdin(Stdio::piped()).spawn().expect("iptables");
+    let mut stdin = restore.stdin.take().expect("piped");
+    stdin
+        .write_all(format!("*filter\n{}\nCOMMIT\n", rules.join("\n")).as_bytes())
+        .expect("rules are written");
+    drop(stdin);
+    assert!(restore.wait().expect("iptables ends").success());
+    let saved = lab.init().command("iptables-legacy-save").expect("a command").output().expect("iptables");
+    assert_eq!(String::from_utf8_lossy(&saved.stdout).matches("--dport").count(), 200, "{saved:?}");
+    assert!(watch.into_tracer().stop().expect("stops").status.success());
 }
 
 #[test]

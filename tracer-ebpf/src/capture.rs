@@ -12,11 +12,12 @@ use tracer_ebpf::{
 use crate::{
     context::{Context, Owner, Sent, Tuple},
     maps::{
-        ACCEPTED, Accepted, FLOW_HELD, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, HELD, Maybe,
-        SETTINGS,
+        ACCEPTED, Accepted, DIALED, Dialed, FLOW_HELD, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow,
+        HELD, Maybe, SETTINGS,
     },
     ring,
     sidecar::{await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
+    task::current_thread,
 };
 
 /// A flow that has sent or received this many bytes (as a power of two) is past its first bytes: nothing more of it
@@ -42,6 +43,7 @@ fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow 
         opened_ns: if flags & FLOW_LATE == 0 { now() } else { 0 },
         netns,
         cgroup: owner.cgroup,
+        link: 0,
         tgid: owner.tgid,
         tid: owner.tid,
         uid: owner.uid,
@@ -87,6 +89,8 @@ pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple) {
     let state = flow_of(flow, if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, 0);
     keep(flow, &state);
     if is_sidecar {
+        // A reader without the link has less to go by, and that is all: no reason to count a loss.
+        let _ = DIALED.insert(current_thread(), Dialed { flow, id: state.id }, 0);
         ring::dial(&state, tuple);
     }
 }
@@ -114,6 +118,37 @@ pub fn is_sidecars_dial(flow: u64) -> bool {
     unsafe { FLOWS.get(flow) }.is_some_and(|state| state.role == Role::Upstream as u8)
 }
 
+/// A thread of the sidecar sets `TCP_NODELAY` on a socket that it accepted. Envoy does so to each connection as soon as
+/// that has its network filters, and in a chain that passes TCP, the filter has just dialled: for this connection, in
+/// the same callback (`ActiveTcpListener::newConnection`, `ActiveTcpConnection`).
+/// <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/listener_manager/active_stream_listener_base.cc>
+///
+/// What an HTTP filter dials is for a request that comes later. It may be taken for the next connection's of the thread,
+/// as long as nothing was sent on it and nothing else accepted meanwhile; so a reader holds a link against the bytes.
+#[inline(always)]
+pub fn taken_up(flow: u64) {
+    let thread = current_thread();
+    let Some(dialed) = DIALED.get_ptr(thread) else { return };
+    // SAFETY: the value lives in the map, and only this thread writes it.
+    let dialed = unsafe { *dialed };
+    let _ = DIALED.remove(thread); // This thread has just found it.
+    let Some(reply) = FLOWS.get_ptr_mut(flow) else { return };
+    // SAFETY: the values live in the map; their links are written here only, by the one thread that handles both.
+    unsafe {
+        if (*reply).role != Role::Reply as u8 || (*reply).link != 0 {
+            return;
+        }
+        // Not there: a dial that has failed already.
+        if let Some(upstream) = FLOWS.get_ptr_mut(dialed.flow) {
+            if (*upstream).flags & FLOW_SENT != 0 {
+                return;
+            }
+            (*upstream).link = (*reply).id;
+        }
+        (*reply).link = dialed.id;
+    }
+}
+
 /// What to do with what is known of a peer's address already.
 #[derive(Clone, Copy)]
 pub enum Known {
@@ -132,7 +167,7 @@ pub fn knocked(netns: u64, tuple: &Tuple, known: Known) {
         return;
     }
     let key = peer_key(&settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
-    let accepted = Accepted { netns, reply_left: 0, port: tuple.local_port, zero: 0 };
+    let accepted = Accepted { netns, flow: 0, reply_left: 0, port: tuple.local_port, zero: 0 };
     if ACCEPTED.insert(key, accepted, known as u64).is_err() && matches!(known, Known::Replace) {
         ring::lost(Loss::MapFull);
     }
@@ -140,16 +175,24 @@ pub fn knocked(netns: u64, tuple: &Tuple, known: Known) {
 
 /// A connection to one of the sidecar's ports is established.
 #[inline(always)]
-pub fn established(flow: u64, netns: u64) {
-    if SETTINGS.load().is_netns_in_scope(netns) {
-        keep(flow, &flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), 0));
+pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
+    let settings = SETTINGS.load();
+    if !settings.is_netns_in_scope(netns) {
+        return;
+    }
+    keep(flow, &flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), 0));
+    let key = peer_key(&settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+    if let Some(accepted) = ACCEPTED.get_ptr_mut(key) {
+        // SAFETY: the value lives in the map, and this is one store.
+        unsafe { (*accepted).flow = flow };
     }
 }
 
 /// The sidecar took an established connection: now its owner is known, and when it began with it. Whatever this
-/// thread dials for the connection, it dials later.
+/// thread dials for the connection, it dials later; what it has dialled was for another.
 #[inline(always)]
 pub fn accepted(flow: u64, owner: &Owner) {
+    let _ = DIALED.remove(current_thread()); // Not there: it has dialled nothing.
     if let Some(state) = FLOWS.get_ptr_mut(flow) {
         // SAFETY: the value lives in the map; the socket is the caller's, and nobody else writes its owner.
         unsafe {

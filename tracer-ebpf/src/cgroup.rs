@@ -1,5 +1,5 @@
 //! The shells for the cgroup family: connect4/6 (an app or the sidecar dials), getpeername4/6 (which accept4 calls:
-//! the sidecar accepts), sock_ops (established, ended) and skb egress (bytes). Their contexts are stable UAPI. They
+//! the sidecar accepts), setsockopt (the sidecar sets up what it accepted), sock_ops (established, ended) and skb egress (bytes). Their contexts are stable UAPI. They
 //! only watch: every one of them returns "go on".
 
 use aya_ebpf::{
@@ -9,8 +9,8 @@ use aya_ebpf::{
         BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_addr, bpf_sock_ops,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skb_load_bytes, bpf_tcp_sock},
-    macros::{cgroup_skb, cgroup_sock_addr, sock_ops},
-    programs::{SkBuffContext, SockAddrContext, SockOpsContext},
+    macros::{cgroup_skb, cgroup_sock_addr, cgroup_sockopt, sock_ops},
+    programs::{SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
 use aya_log_ebpf::debug;
 use tracer_ebpf::{HEAD_MAX, Loss};
@@ -21,7 +21,7 @@ use crate::{
     context::{Bytes, Context, Sent, Tuple},
     maps::{Maybe, SETTINGS, opaque_zero},
     packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN},
-    sidecar::is_sidecars_port,
+    sidecar::{self, is_sidecars_port},
     task::current_task,
 };
 
@@ -29,6 +29,7 @@ use crate::{
 const GO_ON: i32 = 1;
 const AF_INET6: u32 = 10;
 const IPPROTO_TCP: u32 = 6;
+const TCP_NODELAY: i32 = 1;
 
 /// Loads a word of a context on its own, in one instruction. The verifier takes `ctx + constant` only, and LLVM would
 /// merge the loads of two branches (volatile ones, too) into one whose address it computes.
@@ -125,6 +126,33 @@ fn accept(ctx: &SockAddrContext) -> i32 {
     GO_ON
 }
 
+/// `setsockopt(2)`: of interest where a sidecar sets up what it has accepted.
+#[cgroup_sockopt(setsockopt)]
+pub fn egress_options(ctx: SockoptContext) -> i32 {
+    let option = ctx.sockopt;
+    // SAFETY: the kernel hands a valid context to each run, in which the socket is never null.
+    unsafe {
+        // The kernel shows a page at most. Of an option beyond that (iptables' rules) it must be told to take what the
+        // caller gave, or it refuses it: https://docs.kernel.org/bpf/prog_cgroup_sockopt.html#using-large-optval
+        let shown = (*option).__bindgen_anon_3.optval_end.addr() - (*option).__bindgen_anon_2.optval.addr();
+        if (*option).optlen as usize > shown {
+            (*option).optlen = 0;
+        }
+        if (*option).level != IPPROTO_TCP as i32 || (*option).optname != TCP_NODELAY {
+            return GO_ON;
+        }
+        let sk = (*option).__bindgen_anon_1.sk;
+        if is_sidecars_port(load!(sk, bpf_sock.src_port) as u16) {
+            let tuple = tuple_of(sk);
+            if let Some(flow) = sidecar::accepted_flow(netns(&ctx), &tuple) {
+                debug!(&ctx, "a sidecar takes up flow {}", flow);
+                capture::taken_up(flow);
+            }
+        }
+    }
+    GO_ON
+}
+
 /// A connection's state changes.
 #[sock_ops]
 pub fn egress_states(ctx: SockOpsContext) -> u32 {
@@ -136,8 +164,9 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
         watch_states(&ctx);
         let netns = netns(&ctx);
         // What came with the SYN (TCP fast open) passed before this, and waits for its reply already.
-        capture::knocked(netns, &tuple_of_ops(&ctx), Known::Keep);
-        capture::established(cookie(&ctx), netns);
+        let tuple = tuple_of_ops(&ctx);
+        capture::knocked(netns, &tuple, Known::Keep);
+        capture::established(cookie(&ctx), netns, &tuple);
     } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB && capture::is_sidecars_dial(cookie(&ctx)) {
         watch_states(&ctx);
     }
@@ -297,7 +326,7 @@ fn cookie(ctx: &impl EbpfContext) -> u64 {
 
 #[inline(always)]
 fn netns(ctx: &impl EbpfContext) -> u64 {
-    // SAFETY: sock_addr and sock_ops contexts are ones the helper takes (5.7, 5.15).
+    // SAFETY: sock_addr, sock_ops and sockopt contexts are ones the helper takes (5.7, 5.15, 5.15).
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 

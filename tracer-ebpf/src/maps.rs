@@ -38,6 +38,10 @@ pub static HELD: LruHashMap<u64, Held> = LruHashMap::with_max_entries(1 << 7, 0)
 #[map]
 pub static ACCEPTED: LruHashMap<Peer, Accepted> = LruHashMap::with_max_entries(1 << 15, 0);
 
+/// What a thread of the sidecar dialled last, until it is known for whom: by thread.
+#[map]
+pub static DIALED: LruHashMap<u64, Dialed> = LruHashMap::with_max_entries(1 << 10, 0);
+
 /// Namespaces with a request under way, and until when (`CLOCK_MONOTONIC`, ns): there, the first bytes of the
 /// sidecar's new connections are of interest, whatever they are.
 #[map]
@@ -102,6 +106,9 @@ pub struct Flow {
     pub opened_ns: u64,
     pub netns: u64,
     pub cgroup: u64,
+    /// What the sidecar dialled for this flow, or accepted before it dialled this: as it is called in records; 0: not
+    /// seen.
+    pub link: u64,
     pub tgid: u32,
     pub tid: u32,
     pub uid: u32,
@@ -140,12 +147,24 @@ pub struct Held {
     pub data: [u8; HEAD_MAX],
 }
 
+/// A socket that the sidecar dialled.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Dialed {
+    /// Its key in [`FLOWS`].
+    pub flow: u64,
+    /// What it is called in records.
+    pub id: u64,
+}
+
 /// What is kept of a socket that the sidecar accepted.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Accepted {
     /// The sidecar's namespace.
     pub netns: u64,
+    /// Its key in [`FLOWS`]; 0: not established yet.
+    pub flow: u64,
     /// How many bytes of the reply may still be recorded; 0 while no request waits for one.
     pub reply_left: u32,
     /// The port it was accepted on.

@@ -93,6 +93,9 @@ pub struct Meta {
     pub kind: u8,
     /// A [`Role`].
     pub role: u8,
+    /// For what the sidecar dialled: the accepted socket that this was for; for what it accepted: what it dialled for
+    /// that. 0: not seen.
+    pub link: u64,
     /// Name of the thread that dialled or accepted, NUL-padded.
     pub comm: [u8; 16],
     /// [`FLAG_LATE`].
@@ -179,7 +182,7 @@ impl Loss {
 
 const _: () = {
     assert!(size_of::<Peer>() == 32);
-    assert!(size_of::<Meta>() == 128);
+    assert!(size_of::<Meta>() == 136);
     assert!(size_of::<PayloadRecord>() == size_of::<Meta>() + 16 + HEAD_MAX);
     assert!(size_of::<EndRecord>() == size_of::<Meta>() + 8);
 };

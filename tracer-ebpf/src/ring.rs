@@ -67,6 +67,7 @@ fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
         sidecar_port: tuple.sidecar_port,
         kind: kind as u8,
         role: state.role,
+        link: state.link,
         comm: state.comm,
         flags: state.flags & tracer_ebpf::record::FLAG_LATE,
         zero: [0; 5],

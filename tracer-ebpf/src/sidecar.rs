@@ -24,6 +24,15 @@ pub fn peer_key(settings: &Settings, sidecar_port: u16, netns: u64, addr: [u8; 1
     Peer::new(if settings.is_inbound(sidecar_port) { 0 } else { netns }, addr, port)
 }
 
+/// What is kept of the socket that the sidecar accepted: its key, where the hook has none.
+#[inline(always)]
+pub fn accepted_flow(netns: u64, tuple: &Tuple) -> Option<u64> {
+    let key = peer_key(&SETTINGS.load(), tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+    // SAFETY: the value is only read, in one load.
+    let flow = unsafe { ACCEPTED.get(key) }?.flow;
+    (flow != 0).then_some(flow)
+}
+
 /// Finds the sidecar of an app's flow. When the app asks, its sidecar's reply is awaited from now on, and what the
 /// sidecar dials is watched.
 #[inline(always)]
@@ -39,7 +48,8 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
     } else if tuple.sidecar_port != 0 {
         // Redirected, but accepted before the programs were attached.
         let key = peer_key(&settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
-        let accepted = Accepted { netns, reply_left: HEAD_MAX as u32, port: tuple.sidecar_port, zero: 0 };
+        let accepted =
+            Accepted { netns, flow: 0, reply_left: HEAD_MAX as u32, port: tuple.sidecar_port, zero: 0 };
         if ACCEPTED.insert(key, accepted, 0).is_err() {
             ring::lost(Loss::MapFull);
         }

@@ -205,8 +205,9 @@ pub fn change(sk: Sock, from: u8, to: u8) {
     } else if from == SYN_RECV && is_sidecars_port(sk.local_port()) {
         if let Some(netns) = sk.netns_in_scope() {
             // With SYN cookies, nobody was seen to knock.
-            capture::knocked(netns, &sk.tuple(), Known::Keep);
-            capture::established(sk.0, netns);
+            let tuple = sk.tuple();
+            capture::knocked(netns, &tuple, Known::Keep);
+            capture::established(sk.0, netns, &tuple);
         }
     }
 }

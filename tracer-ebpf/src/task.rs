@@ -2,10 +2,18 @@
 
 use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    generated::bpf_get_current_cgroup_id,
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
 };
 
 use crate::context::Owner;
+
+/// A number that no other thread has while this one lives: its structure's address, which more kinds of programs may ask
+/// for than its id.
+#[inline(always)]
+pub fn current_thread() -> u64 {
+    // SAFETY: takes nothing, returns a number.
+    unsafe { bpf_get_current_task() }
+}
 
 /// The current task.
 #[inline(always)]

@@ -25,6 +25,10 @@ pub struct Event {
     pub netns: u64,
     /// For an app's flow: the sidecar that accepted it.
     pub sidecar: Option<Interception>,
+    /// For what the sidecar dialled: the accepted socket that it was for; for what it accepted: what it dialled for
+    /// that. A dial for an HTTP request may be linked to a connection that it was not for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<u64>,
     /// Who dialled or accepted; `None`: not seen.
     pub task: Option<Task>,
     /// The socket's owner.
@@ -153,6 +157,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
             comm: comm(&meta.comm),
             cgroup: meta.cgroup,
         }),
+        link: (meta.link != 0).then_some(meta.link),
         uid: meta.uid,
         lost: meta.lost,
         local: socket_addr(meta.local_addr, meta.local_port),

@@ -235,6 +235,7 @@ mod tests {
                 netns: 0,
                 sidecar: None,
                 task: None,
+                link: None,
                 uid: 0,
                 lost: 0,
                 local: addr,

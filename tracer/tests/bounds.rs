@@ -36,6 +36,7 @@ fn asks(number: u32, time: u64) -> [Event; 2] {
         netns: 1,
         sidecar: Some(Interception { port: 15001, netns: 1, client_port: None }),
         task: None,
+        link: None,
         uid: 1000,
         lost: 0,
         local: SocketAddr::from(([10, high, middle, low], 40_000)),

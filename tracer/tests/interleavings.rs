@@ -264,6 +264,7 @@ impl Session {
                 client_port: None,
             }),
             task: Some(Task { tid: task.tid + u32::from(self.pod) * 10, ..task }),
+            link: None,
             uid: 0,
             lost: 0,
             local,

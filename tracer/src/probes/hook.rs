@@ -6,8 +6,8 @@ use std::fs::File;
 use aya::{
     Btf, Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, FEntry, KProbe, Program,
-        ProgramError, RawTracePoint, SockOps,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, CgroupSockopt, FEntry, KProbe,
+        Program, ProgramError, RawTracePoint, SockOps,
     },
 };
 
@@ -70,6 +70,7 @@ pub(super) const CGROUP: &[Hook] = &[
     hook("egress_states", Point::Cgroup("sock_ops")),
     hook("egress_accept4", Point::Cgroup("getpeername4")),
     hook("egress_accept6", Point::Cgroup("getpeername6")),
+    hook("egress_options", Point::Cgroup("setsockopt")),
     hook("egress_connect4", Point::Cgroup("connect4")),
     hook("egress_connect6", Point::Cgroup("connect6")),
     hook("egress_bytes", Point::Cgroup("skb egress")),
@@ -90,6 +91,7 @@ impl Hook {
             Program::SockOps(program) => program.load(),
             Program::CgroupSkb(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSockopt(program) => program.load(),
             _ => Err(ProgramError::UnexpectedProgramType),
         }
     }
@@ -103,6 +105,9 @@ impl Hook {
             Point::Kprobe(_) => <&mut KProbe>::try_from(program)?.attach(name, 0).map(drop),
             Point::RawTracepoint(_) => <&mut RawTracePoint>::try_from(program)?.attach(name).map(drop),
             Point::Cgroup("sock_ops") => <&mut SockOps>::try_from(program)?.attach(cgroup, MODE).map(drop),
+            Point::Cgroup("setsockopt") => {
+                <&mut CgroupSockopt>::try_from(program)?.attach(cgroup, MODE).map(drop)
+            }
             Point::Cgroup("skb egress") => <&mut CgroupSkb>::try_from(program)?
                 .attach(cgroup, CgroupSkbAttachType::Egress, MODE)
                 .map(drop),

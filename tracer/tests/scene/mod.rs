@@ -183,6 +183,7 @@ impl Scene {
                 client_port: None,
             }),
             task: Some(task),
+            link: None,
             uid: 0,
             lost: self.lost,
             local,
