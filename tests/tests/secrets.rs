@@ -60,7 +60,7 @@ fn credentials_cookies_and_paths_stay_inside() {
     let _squid = Squid::start(&lab, at(TCP), &policy).expect("squid");
     let headers = "Proxy-Authorization: Basic dXNlcjpodW50ZXIyc2VjcmV0\r\nCookie: id=c00kie\r\nX-Api-Key: t0ken\r\n\
                    Proxy-Authorization: Basic\r\n dXNlcjpodW50ZXIyc2VjcmV0\r\n\r\n";
-    for format in ["compact", "json", "jsonpretty"] {
+    for format in ["compact", "table", "json", "jsonpretty"] {
         let watch = start(&lab, format);
         for port in [HTTP, TCP] {
             let proxy = format!("http://user:hunter2secret@{}", at(port));
@@ -133,14 +133,15 @@ fn nothing_from_the_wire_is_printed_raw() {
         format!("CONNECT {}", (0..=255).map(char::from).filter(|c| *c != '\n').collect::<String>()),
         "\n\n\n\n".to_owned(),
     ];
-    for format in ["compact", "json", "jsonpretty"] {
+    for format in ["compact", "table", "json", "jsonpretty"] {
         let watch = start(&lab, format);
         let scripts: Vec<Script> =
             heads.iter().flat_map(|head| [raw(HTTP, head), raw(TCP, head), raw(4000, head)]).collect();
         lab.play(&scripts).expect("transcripts");
         let said = everything(&lab, watch);
         for (place, text) in &said {
-            let raw = text.chars().find(|c| c.is_control() && *c != '\n' || !c.is_ascii() && *c != '✗');
+            let raw =
+                text.chars().find(|c| c.is_control() && *c != '\n' || !c.is_ascii() && !"✗…─═▶".contains(*c));
             // A recording is JSON: it escapes controls, and writes bytes beyond ASCII as the characters they are.
             let raw = raw.filter(|c| *place != "the recording" || c.is_control() && u32::from(*c) < 0x80);
             assert_eq!(raw, None, "in {place} ({format}):\n{text}");

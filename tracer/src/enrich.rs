@@ -132,11 +132,12 @@ async fn answer(
 /// The configuration explains the verdict; it never replaces the evidence. One under which the connection would have
 /// reached the proxy has changed since, and says nothing about this report.
 fn attach(mut report: Report, brief: Option<Brief>) -> Report {
-    let Some(Brief { listener, because, fix, reaches_proxy: false }) = brief else { return report };
+    let Some(Brief { listener, because, fix, manifest, reaches_proxy: false }) = brief else { return report };
     report.listener = listener.map(|name| Listener { name, because });
     if let (Some(fix), Some(pid)) = (fix, pid(&report)) {
         let to = SocketAddr::from(report.proxy);
         report.fix = Some(format!("{fix}: egress-tracer explain --pid {pid} --to {to} -o yaml"));
+        report.manifest = manifest;
     }
     report
 }

@@ -1,8 +1,13 @@
 //! The report on one request: what every sink prints. Its JSON is a contract (`"v":1`); what is unknown is null.
 
 mod compact;
+mod detail;
 mod explanation;
+mod gap;
+mod legs;
+mod paint;
 mod shown;
+mod table;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,8 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::verdict::{Carried, Reason, Verdict};
 
-pub use compact::{Colors, Compact};
+pub use compact::Compact;
 pub(crate) use explanation::{Subject, evidence, explanation};
+pub use gap::{Gap, Loser, Lost, Message};
+pub use paint::Colors;
+pub use table::Table;
 
 /// One request and what became of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +58,9 @@ pub struct Report {
     pub listener: Option<Listener>,
     /// Where to read on, or what to apply.
     pub fix: Option<String>,
+    /// The manifest of that fix, where the sidecar's configuration was read and a fix proven on it.
+    #[serde(default)]
+    pub manifest: Option<String>,
     /// The family of probes that saw it.
     pub probes: String,
     /// The connection was open before the probes were attached.

@@ -1,7 +1,7 @@
 //! The running tracer: reads the ring when the kernel says so, feeds the core, and counts. It owns the only mutable
 //! state; whoever wants reports is handed them.
 
-use std::{fs::File, io::BufWriter, path::Path, time::Duration};
+use std::{collections::HashMap, fs::File, io::BufWriter, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
@@ -12,7 +12,7 @@ use crate::{
     event::{Event, Role, What},
     probes::{Batch, Probes, Ring},
     redact::Redactor,
-    report::Report,
+    report::{Gap, Loser, Report},
     trace::Recorder,
 };
 
@@ -26,6 +26,7 @@ pub struct Tracing {
     capacity: usize,
     tick: Interval,
     counts: Counts,
+    losses: Losses,
     recorder: Option<Recorder<BufWriter<File>>>,
 }
 
@@ -72,6 +73,7 @@ impl Tracing {
             core: Core::new(settings),
             tick,
             counts: Counts::default(),
+            losses: Losses::default(),
             recorder: recorder.transpose()?,
         })
     }
@@ -101,6 +103,7 @@ impl Tracing {
         }
         self.batch = batch;
         if ticks {
+            self.notice_losses()?;
             self.feed(Input::Tick(monotonic()), reports)?;
         }
         // However much there is to read, whoever asks for the metrics has its turn.
@@ -114,6 +117,20 @@ impl Tracing {
         }
         self.core.feed(input, reports);
         Ok(())
+    }
+
+    /// Compares the counters of what was lost with what they were a second ago.
+    fn notice_losses(&mut self) -> anyhow::Result<()> {
+        for (reason, total) in self.probes.losses()? {
+            self.losses.notice(Loser::Kernel, reason, total);
+        }
+        self.losses.notice(Loser::Userspace, "malformed", self.counts.malformed);
+        Ok(())
+    }
+
+    /// What was lost since the previous call, as far as it was noticed: that takes up to a second.
+    pub fn take_gaps(&mut self) -> Vec<Gap> {
+        std::mem::take(&mut self.losses.gaps)
     }
 
     /// Completes the recording.
@@ -147,6 +164,22 @@ impl Tracing {
     }
 }
 
+/// What was lost so far, by where and why, and what of it is news.
+#[derive(Default)]
+struct Losses {
+    totals: HashMap<(Loser, &'static str), u64>,
+    gaps: Vec<Gap>,
+}
+
+impl Losses {
+    fn notice(&mut self, source: Loser, reason: &'static str, total: u64) {
+        let before = self.totals.insert((source, reason), total).unwrap_or_default();
+        if total > before {
+            self.gaps.push(Gap::new(now(), source, reason, total - before));
+        }
+    }
+}
+
 impl Counts {
     fn count(&mut self, event: &Event) {
         let count = match (&event.what, event.role) {
@@ -158,6 +191,11 @@ impl Counts {
         };
         *count += 1;
     }
+}
+
+/// The time of day as reports write it: RFC 3339, UTC, microseconds.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
 /// `CLOCK_MONOTONIC`, which the records carry, in ns.

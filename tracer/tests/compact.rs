@@ -1,4 +1,4 @@
-//! Compact lines as a terminal gets them: plain, coloured, explained; and that nothing which came from the wire, or
+//! Compact lines and tables as a terminal gets them: plain, coloured, explained; and that nothing which came from the wire, or
 //! from a report that somebody else wrote, reaches the terminal as anything but text.
 
 mod scene;
@@ -7,12 +7,12 @@ use std::fmt::Write;
 
 use jiff::tz::TimeZone;
 use scene::{CURL, GRANTED, Scene};
-use tracer::report::{Colors, Compact, Listener, Report};
+use tracer::report::{Colors, Compact, Gap, Listener, Loser, Message, Report, Table};
 
 const ENVOY_404: &str = "HTTP/1.1 404 Not Found\r\nserver: envoy\r\ncontent-length: 0\r\n\r\n";
 
 fn line(report: &Report, colors: Colors, explain: bool) -> String {
-    Compact::new(report, colors, &TimeZone::UTC, explain).to_string()
+    Compact::new(colors, TimeZone::UTC, explain).show(report)
 }
 
 /// One of each look.
@@ -24,7 +24,15 @@ fn reports() -> Vec<Report> {
         name: "0.0.0.0_3128".to_owned(),
         because: Some("Service default/legacy port 3128 (HTTP)".to_owned()),
     });
-    named.fix = Some("egress-tracer explain --pod shop/cart-7d9 --to 10.0.0.1:3128 -o yaml".to_owned());
+    named.fix = Some(
+        "ServiceEntry: send 10.0.0.1:3128 as TCP: egress-tracer explain --pod shop/cart-7d9 --to 10.0.0.1:3128 -o yaml"
+            .to_owned(),
+    );
+    named.manifest = Some(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: forward-proxy-3128\n\
+         \x20 namespace: shop\nspec:\n  hosts:\n  - forward-proxy-3128.external\n"
+            .to_owned(),
+    );
     let mut nobody = Scene::outbound().asks().answers(ENVOY_404).report();
     (nobody.source.pid, nobody.source.comm) = (None, None);
     let passed = || Scene::outbound().asks().dials().sends_upstream(CURL);
@@ -44,10 +52,8 @@ fn reports() -> Vec<Report> {
 }
 
 fn lines(colors: Colors, explain: bool) -> String {
-    reports().iter().fold(String::new(), |mut text, report| {
-        let _ = writeln!(text, "{}", line(report, colors, explain));
-        text
-    })
+    let mut compact = Compact::new(colors, TimeZone::UTC, explain);
+    reports().iter().map(|report| compact.show(report)).collect()
 }
 
 #[test]
@@ -65,6 +71,43 @@ fn coloured_lines() {
     insta::assert_snapshot!(lines(Colors::On, true).replace('\u{1b}', "<ESC>"));
 }
 
+fn table(explain: bool) -> String {
+    let mut table = Table::new(Colors::Off, TimeZone::UTC, explain);
+    reports().iter().map(|report| table.show(report)).collect()
+}
+
+#[test]
+fn a_table() {
+    insta::assert_snapshot!(table(false));
+}
+
+#[test]
+fn an_explained_table() {
+    insta::assert_snapshot!(table(true));
+}
+
+#[test]
+fn gaps_are_lines_of_their_own() {
+    let time = "2026-11-20T11:45:15.123456Z";
+    let mut text = String::new();
+    for (source, reason) in
+        [(Loser::Kernel, "ring_full"), (Loser::Userspace, "malformed"), (Loser::Reader, "slow")]
+    {
+        let gap = Gap::new(time.to_owned(), source, reason, 12);
+        let compact = Compact::new(Colors::Off, TimeZone::UTC, true);
+        text.push_str(&compact.show_gap(&gap));
+        let message = Message::Gap(gap.clone());
+        let _ = writeln!(text, "{}", message.to_json());
+        assert_eq!(serde_json::from_str::<Message>(&message.to_json()).expect("JSON"), message);
+        assert_eq!(Table::new(Colors::Off, TimeZone::UTC, true).show_gap(&gap), compact.show_gap(&gap));
+    }
+    insta::assert_snapshot!(text);
+    for report in reports() {
+        let message: Message = serde_json::from_str(&report.to_json()).expect("JSON");
+        assert_eq!(message, Message::Report(Box::new(report)));
+    }
+}
+
 /// What a wicked app could send as an authority.
 const WICKED: [&[u8]; 8] = [
     b"\x1b[2J\x1b[31mred.example:443",
@@ -78,7 +121,7 @@ const WICKED: [&[u8]; 8] = [
 ];
 
 fn is_harmless(text: &str) -> bool {
-    text.chars().all(|letter| matches!(letter, ' '..='~' | '✗' | '…' | '\n'))
+    text.chars().all(|letter| matches!(letter, ' '..='~' | '✗' | '…' | '─' | '═' | '▶' | '\n'))
 }
 
 #[test]
@@ -90,36 +133,48 @@ fn what_came_from_the_wire_is_only_text() {
             .app_sends(head)
             .answers(b"HTTP/1.1 404 X\r\nserver: \x1b]0;title\x07\r\ncontent-length: 0\r\n\r\n")
             .report();
-        let shown = line(&report, Colors::Off, true);
-        assert!(is_harmless(&shown), "{shown:?}");
-        let json = report.to_json();
-        assert!(json.chars().all(|letter| matches!(letter, ' '..='~')), "{json:?}");
-        let _ = writeln!(text, "{shown}");
+        for shown in shown(&report) {
+            assert!(is_harmless(&shown), "{shown:?}");
+        }
+        for json in [report.to_json(), serde_json::to_string_pretty(&report).expect("JSON")] {
+            assert!(json.chars().all(|letter| matches!(letter, ' '..='~' | '\n')), "{json:?}");
+        }
+        text.push_str(&line(&report, Colors::Off, true));
     }
     insta::assert_snapshot!(text);
+}
+
+/// A report as each format for people has it.
+fn shown(report: &Report) -> [String; 2] {
+    [line(report, Colors::Off, true), Table::new(Colors::Off, TimeZone::UTC, true).show(report)]
 }
 
 #[test]
 fn a_report_that_somebody_else_wrote_is_only_text() {
     // Its JSON is read from a socket or a file, so nothing in it was necessarily escaped.
-    let wicked = "\u{1b}]52;c;x\u{7}\u{202e}\u{0}\n✗";
+    let wicked = "\u{1b}]52;c;x\u{7}\u{202e}\u{0}\n✗▶";
     let mut report = Scene::outbound().asks().answers(ENVOY_404).report();
     report.connect.authority = wicked.to_owned();
     report.explanation = wicked.to_owned();
     report.time = wicked.to_owned();
-    report.fix = Some(wicked.to_owned());
+    report.fix = Some(format!("{wicked}: egress-tracer explain {wicked}"));
+    report.manifest = Some(wicked.repeat(20));
     report.listener = Some(Listener { name: wicked.to_owned(), because: Some(wicked.to_owned()) });
     report.source.comm = Some(wicked.to_owned());
-    let shown = line(&report, Colors::Off, true);
-    assert!(is_harmless(&shown), "{shown:?}");
-    // The mark is ours, and so is the one line end.
-    assert_eq!((shown.matches('✗').count(), shown.matches('\n').count()), (1, 1), "{shown:?}");
-
-    report.source.namespace = Some(wicked.to_owned());
-    report.source.pod = Some(wicked.to_owned());
-    let shown = line(&report, Colors::Off, true);
-    assert!(is_harmless(&shown), "{shown:?}");
-    assert_eq!(shown.matches('✗').count(), 1, "{shown:?}");
+    for named in [false, true] {
+        if named {
+            report.source.namespace = Some(wicked.to_owned());
+            report.source.pod = Some(wicked.to_owned());
+        }
+        for shown in shown(&report) {
+            assert!(is_harmless(&shown), "{shown:?}");
+            // The mark is ours, there and in the diagram, and so are the arrows.
+            assert_eq!((shown.matches('✗').count(), shown.matches('▶').count()), (2, 1), "{shown:?}");
+        }
+    }
+    let gap = Gap::new(wicked.to_owned(), Loser::Kernel, wicked, 1);
+    let shown = Compact::new(Colors::Off, TimeZone::UTC, true).show_gap(&gap);
+    assert!(is_harmless(&shown) && shown.lines().count() == 1, "{shown:?}");
 }
 
 #[test]
@@ -131,7 +186,12 @@ fn a_long_authority_is_cut_for_display_and_whole_in_json() {
     assert!(report.explanation.chars().count() < 250, "{}", report.explanation);
     insta::assert_snapshot!(line(&report, Colors::Off, true));
 
-    report.connect.authority = "\u{1b}".repeat(4096);
-    let shown = line(&report, Colors::Off, false);
-    assert!(shown.chars().count() < 1000 && shown.contains('…'), "{shown}");
+    for long in ["\u{1b}".repeat(4096), "x".repeat(4096)] {
+        report.connect.authority = long;
+        for shown in
+            [line(&report, Colors::Off, false), Table::new(Colors::Off, TimeZone::UTC, false).show(&report)]
+        {
+            assert!(shown.chars().count() < 1000 && shown.contains('…'), "{shown}");
+        }
+    }
 }

@@ -85,6 +85,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => break,
         }
         metrics.update(&tracing);
+        tracing.take_gaps().iter().try_for_each(|gap| printer.print_gap(gap))?;
         for report in reports.drain(..) {
             metrics.count(&report);
             if is_enough(chosen) || !args.filter.matches(&report) {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
 
-use crate::report::{Colors, Compact, Report};
+use crate::report::{Colors, Compact, Gap, Report, Table};
 
 /// How reports are printed.
 #[derive(clap::Args, Debug)]
@@ -47,6 +47,8 @@ pub(super) enum Format {
     /// One line each, for people
     #[default]
     Compact,
+    /// Columns under headings, for people
+    Table,
     /// One line each, for programs
     Json,
     /// Indented
@@ -64,48 +66,69 @@ pub(super) enum Color {
     Never,
 }
 
+impl Color {
+    /// What it comes to where the output is a terminal, or is none.
+    pub(super) fn colors(self, terminal: bool) -> Colors {
+        match self {
+            Self::Always => Colors::On,
+            // https://no-color.org
+            Self::Auto if terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) => Colors::On,
+            Self::Auto | Self::Never => Colors::Off,
+        }
+    }
+}
+
 /// Prints reports.
 pub(super) struct Printer {
     out: BufWriter<Stdout>,
-    format: Format,
-    colors: Colors,
-    explain: bool,
-    zone: TimeZone,
+    form: Form,
     copy: Option<File>,
+}
+
+/// The chosen format, with what it has to remember from line to line.
+enum Form {
+    Compact(Compact),
+    Table(Table),
+    Json,
+    Jsonpretty,
 }
 
 impl Printer {
     fn new(args: &Args) -> anyhow::Result<Self> {
         let stdout = std::io::stdout();
-        let terminal = stdout.is_terminal();
-        let colors = match args.color {
-            Color::Always => Colors::On,
-            // https://no-color.org
-            Color::Auto if terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) => {
-                Colors::On
-            }
-            Color::Auto | Color::Never => Colors::Off,
-        };
+        let explain = args.explain || stdout.is_terminal();
+        let (colors, zone) = (args.color.colors(stdout.is_terminal()), TimeZone::system());
         let copy = args.report_file.as_ref().map(|file| {
             File::create(file).with_context(|| format!("cannot write the report file {}", file.display()))
         });
         Ok(Self {
             out: BufWriter::new(stdout),
-            format: args.format,
-            colors,
-            explain: args.explain || terminal,
-            zone: TimeZone::system(),
+            form: match args.format {
+                Format::Compact => Form::Compact(Compact::new(colors, zone, explain)),
+                Format::Table => Form::Table(Table::new(colors, zone, explain)),
+                Format::Json => Form::Json,
+                Format::Jsonpretty => Form::Jsonpretty,
+            },
             copy: copy.transpose()?,
         })
     }
 
+    pub(super) fn print_gap(&mut self, gap: &Gap) -> anyhow::Result<()> {
+        match &self.form {
+            Form::Compact(compact) => self.out.write_all(compact.show_gap(gap).as_bytes())?,
+            Form::Table(table) => self.out.write_all(table.show_gap(gap).as_bytes())?,
+            Form::Json => writeln!(self.out, "{}", serde_json::to_string(gap)?)?,
+            Form::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(gap)?)?,
+        }
+        Ok(())
+    }
+
     pub(super) fn print(&mut self, report: &Report) -> anyhow::Result<()> {
-        match self.format {
-            Format::Compact => {
-                writeln!(self.out, "{}", Compact::new(report, self.colors, &self.zone, self.explain))?;
-            }
-            Format::Json => writeln!(self.out, "{}", report.to_json())?,
-            Format::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(report)?)?,
+        match &mut self.form {
+            Form::Compact(compact) => self.out.write_all(compact.show(report).as_bytes())?,
+            Form::Table(table) => self.out.write_all(table.show(report).as_bytes())?,
+            Form::Json => writeln!(self.out, "{}", report.to_json())?,
+            Form::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(report)?)?,
         }
         if let Some(copy) = &mut self.copy {
             writeln!(copy, "{}", report.to_json()).context("cannot write the report file")?;

@@ -75,6 +75,7 @@ impl Core {
             explanation: report::explanation(&subject, evidence, judgement),
             listener: None,
             fix: verdict.is_flagged().then(|| Report::page(verdict)),
+            manifest: None,
             probes: self.settings.probes.clone(),
             joined_late: connection.opened.is_none(),
         }

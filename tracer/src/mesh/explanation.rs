@@ -41,6 +41,8 @@ pub struct Brief {
     pub because: Option<String>,
     /// The best fix's title; `None` where none was proven.
     pub fix: Option<String>,
+    /// Its manifest.
+    pub manifest: Option<String>,
     /// The configuration passes the connection on to the proxy as it is: there is nothing to explain.
     pub reaches_proxy: bool,
 }
@@ -86,6 +88,6 @@ pub fn brief(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Brief, Error> {
     let failed = !decision.reaches_proxy() && decision.outcome != Outcome::Pending;
     let failure = Failure { to, decision: &decision, culprits: &culprits };
     let fixes = if failed { fix::fixes(dump, &[failure], &[], head)? } else { Vec::new() };
-    let fix = fixes.into_iter().next().map(|fix| fix.title);
-    Ok(Brief { reaches_proxy: decision.reaches_proxy(), listener: decision.listener, because, fix })
+    let (fix, manifest) = fixes.into_iter().next().map(|fix| (fix.title, fix.manifest)).unzip();
+    Ok(Brief { reaches_proxy: decision.reaches_proxy(), listener: decision.listener, because, fix, manifest })
 }

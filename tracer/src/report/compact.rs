@@ -1,127 +1,87 @@
-//! A report as one line for people: time, who, what was asked of which proxy, what became of it, who answered after
-//! how long. A second line explains flagged ones. Everything in it is printable ASCII, or the mark, or the ellipsis
-//! in the middle of a name that is too long.
+//! Reports as one line each for people: time, who, what was asked of which proxy, what became of it, who answered after
+//! how long. Columns line up with those of the lines before. Everything in it is printable ASCII, or a mark or an arrow
+//! of ours, or the ellipsis in the middle of a name that is too long.
 
-use std::fmt;
+use std::fmt::Write;
 
-use anstyle::{AnsiColor, Style};
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::tz::TimeZone;
 
-use super::{
-    Replier, Report,
-    shown::{plain, shortened},
-};
-use crate::verdict::Verdict;
+use super::{Colors, Gap, Report, shown::gap_line};
 
-/// Whether to use colour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Colors {
-    /// For a terminal.
-    On,
-    /// For a file or a pipe.
-    Off,
-}
-
-/// Displays a report in compact form.
-pub struct Compact<'a> {
-    report: &'a Report,
+/// Writes compact lines.
+pub struct Compact {
     colors: Colors,
-    zone: &'a TimeZone,
+    zone: TimeZone,
     explain: bool,
+    who: Column,
+    asked: Column,
+    proxy: Column,
+    judged: Column,
 }
 
-impl<'a> Compact<'a> {
-    /// Times are shown in `zone`; with `explain`, flagged reports get a second line.
-    pub fn new(report: &'a Report, colors: Colors, zone: &'a TimeZone, explain: bool) -> Self {
-        Self { report, colors, zone, explain }
+impl Compact {
+    /// Times are shown in `zone`; with `explain`, flagged reports get further lines that do.
+    pub fn new(colors: Colors, zone: TimeZone, explain: bool) -> Self {
+        let column = |most| Column { most, width: 0 };
+        Self {
+            colors,
+            zone,
+            explain,
+            who: column(48),
+            asked: column(56),
+            proxy: column(28),
+            judged: column(40),
+        }
     }
-}
 
-const FLAGGED: Style = AnsiColor::Red.on_default().bold();
-const GOOD: Style = AnsiColor::Green.on_default();
-const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
-const FAINT: Style = Style::new().dimmed();
-
-impl fmt::Display for Compact<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { report, colors, zone, explain } = *self;
-        let paint = |style: Style| if colors == Colors::On { style } else { Style::new() };
-        let style = paint(match report.verdict {
-            Verdict::Tunneled | Verdict::Direct => GOOD,
-            Verdict::RefusedByProxy | Verdict::Unreachable | Verdict::Unanswered => DOUBTFUL,
-            Verdict::HandledAsHttp
-            | Verdict::Blackholed
-            | Verdict::WrappedInTls
-            | Verdict::AbsoluteFormRewritten => FLAGGED,
-        });
-        let faint = paint(FAINT);
+    /// One report, with line ends.
+    pub fn show(&mut self, report: &Report) -> String {
+        let (style, faint) = (self.colors.of(report.verdict), self.colors.faint());
+        let mut text = format!("{faint}{}{faint:#}  ", report.time_of_day(&self.zone));
         let mark = if report.flagged { "✗" } else { " " };
-        let who = plain(&who(report));
-        let authority = plain(&shortened(&report.connect.authority));
-        let asked = if report.verdict == Verdict::AbsoluteFormRewritten {
-            format!("http://{authority}")
-        } else {
-            format!("CONNECT {authority}")
-        };
-        let proxy = std::net::SocketAddr::from(report.proxy);
-        write!(f, "{faint}{}{faint:#}  {style}{mark}{style:#} {who}", time(&report.time, zone))?;
-        write!(f, "  {asked} via {proxy}  {style}{}", report.verdict.name())?;
-        if let Some(reason) = report.reason {
-            write!(f, " {}", reason.name())?;
+        let who = self.who.pad(&report.who());
+        let asked = self.asked.pad(&report.asked());
+        let proxy = self.proxy.pad(&report.proxy_address().to_string());
+        let answered = report.answered();
+        let late =
+            if report.joined_late { format!("  {faint}(joined late){faint:#}") } else { String::new() };
+        let judged = report.judged();
+        let is_last = answered.is_none() && late.is_empty();
+        let padding =
+            if is_last { 0 } else { self.judged.pad(&judged).chars().count() - judged.chars().count() };
+        let _ = write!(text, "{style}{mark}{style:#} {who}  {asked} via {proxy}  {style}{judged}{style:#}");
+        let _ = write!(text, "{:padding$}", "");
+        if let Some(answered) = answered {
+            let _ = write!(text, "  {answered}");
         }
-        write!(f, "{style:#}")?;
-        if let Some(reply) = &report.reply {
-            let from = match reply.from {
-                Replier::Sidecar => " from sidecar",
-                Replier::Proxy => " from proxy",
-                Replier::Unknown => "",
-            };
-            let status = reply.status.map_or_else(|| "a reply".to_owned(), |status| status.to_string());
-            write!(f, "  {status}{from} after {}", duration(reply.after_us))?;
-        }
-        if report.joined_late {
-            write!(f, "  {faint}(joined late){faint:#}")?;
-        }
-        if report.flagged && explain {
-            write!(f, "\n{:14}{faint}{}.", "", plain(&report.explanation))?;
-            if let Some(listener) = &report.listener {
-                write!(f, " Listener {}", plain(&listener.name))?;
-                if let Some(because) = &listener.because {
-                    write!(f, ": {}", plain(because))?;
-                }
-                write!(f, ".")?;
+        text.push_str(&late);
+        text.push('\n');
+        if report.flagged && self.explain {
+            for line in report.detail() {
+                let _ = writeln!(text, "{:14}{faint}{line}{faint:#}", "");
             }
-            if let Some(fix) = &report.fix {
-                write!(f, " Fix: {}", plain(fix))?;
-            }
-            write!(f, "{faint:#}")?;
         }
-        Ok(())
+        text
+    }
+
+    /// A gap, with its line end.
+    pub fn show_gap(&self, gap: &Gap) -> String {
+        gap_line(gap, self.colors, &self.zone)
     }
 }
 
-/// `namespace/pod`, or what is known instead.
-fn who(report: &Report) -> String {
-    let source = &report.source;
-    match (&source.namespace, &source.pod, &source.comm, source.pid) {
-        (Some(namespace), Some(pod), ..) => format!("{namespace}/{pod}"),
-        (_, _, Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
-        _ => std::net::SocketAddr::new(source.ip, source.port).to_string(),
-    }
+/// A column that grows with what is in it, up to a bound: one long name does not push all others aside for good.
+struct Column {
+    most: usize,
+    width: usize,
 }
 
-fn time(rfc3339: &str, zone: &TimeZone) -> String {
-    rfc3339.parse::<Timestamp>().map_or_else(
-        |_| plain(rfc3339),
-        |time| time.to_zoned(zone.clone()).strftime("%H:%M:%S.%3f").to_string(),
-    )
-}
-
-/// Microseconds in a unit that fits: `0.4 ms`, `3.1 ms`, `1.25 s`.
-#[expect(clippy::cast_precision_loss, reason = "for display, with one or two decimals")]
-fn duration(us: u64) -> String {
-    match us {
-        0..1_000_000 => format!("{:.1} ms", us as f64 / 1_000.0),
-        _ => format!("{:.2} s", us as f64 / 1_000_000.0),
+impl Column {
+    fn pad(&mut self, text: &str) -> String {
+        let length = text.chars().count();
+        if length <= self.most {
+            self.width = self.width.max(length);
+        }
+        format!("{text:0$}", self.width)
     }
 }

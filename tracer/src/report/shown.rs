@@ -1,20 +1,32 @@
-//! Text that is shown to people: cut to a length that leaves a line readable, and without anything that a terminal
-//! would act on.
+//! The parts of a report as people read them: cut to a length that leaves a line readable, and without anything that a
+//! terminal would act on.
+
+use std::net::SocketAddr;
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use super::{Colors, Gap, Replier, Report};
+use crate::verdict::{Reason, Verdict};
 
 /// The most letters of a name; a host name with its port seldom has more.
 const MOST: usize = 96;
-/// So many of them from its end: there are the port, and the domain that was registered.
-const END: usize = 31;
 const ELLIPSIS: char = '…';
 
 /// `name`, with an ellipsis for the middle of what is too long.
 pub(super) fn shortened(name: &str) -> String {
+    cut(name, MOST)
+}
+
+/// The same for any length. Less of the end is left than of the beginning: a third of it, where the port is, and the
+/// domain that was registered.
+pub(super) fn cut(name: &str, most: usize) -> String {
     let length = name.chars().count();
-    if length <= MOST {
+    if length <= most {
         return name.to_owned();
     }
-    let begin = name.chars().take(MOST - END - 1);
-    begin.chain([ELLIPSIS]).chain(name.chars().skip(length - END)).collect()
+    let end = most.saturating_sub(1) / 3;
+    let begin = name.chars().take(most.saturating_sub(end + 1));
+    begin.chain([ELLIPSIS]).chain(name.chars().skip(length - end)).collect()
 }
 
 /// `text` with everything but plain ASCII, and our own ellipsis, as `\u{…}`: whatever was read from the wire was
@@ -31,6 +43,92 @@ pub(super) fn plain(text: &str) -> String {
     plain
 }
 
+impl Report {
+    /// Who asked: `namespace/pod`, or what is known instead.
+    pub(crate) fn who(&self) -> String {
+        let source = &self.source;
+        plain(&shortened(&match (&source.namespace, &source.pod, &source.comm, source.pid) {
+            (Some(namespace), Some(pod), ..) => format!("{namespace}/{pod}"),
+            (_, _, Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
+            _ => SocketAddr::new(source.ip, source.port).to_string(),
+        }))
+    }
+
+    /// What was asked for: `host:port`, or `http://host`.
+    pub(crate) fn asked_for(&self) -> String {
+        let authority = plain(&shortened(&self.connect.authority));
+        if self.is_absolute() { format!("http://{authority}") } else { authority }
+    }
+
+    /// The request in a few words.
+    pub(super) fn asked(&self) -> String {
+        if self.is_absolute() { self.asked_for() } else { format!("CONNECT {}", self.asked_for()) }
+    }
+
+    fn is_absolute(&self) -> bool {
+        self.verdict == Verdict::AbsoluteFormRewritten
+    }
+
+    /// The proxy as the app dialled it.
+    pub(crate) fn proxy_address(&self) -> SocketAddr {
+        self.proxy.into()
+    }
+
+    /// Verdict and reason.
+    pub(crate) fn judged(&self) -> String {
+        match self.reason.map(Reason::name) {
+            Some(reason) => format!("{} {reason}", self.verdict.name()),
+            None => self.verdict.name().to_owned(),
+        }
+    }
+
+    /// Who answered what after how long; nothing where nobody did.
+    pub(super) fn answered(&self) -> Option<String> {
+        let reply = self.reply.as_ref()?;
+        let from = match reply.from {
+            Replier::Sidecar => " from sidecar",
+            Replier::Proxy => " from proxy",
+            Replier::Unknown => "",
+        };
+        Some(format!("{}{from} after {}", self.status(), duration(reply.after_us)))
+    }
+
+    /// The status, or that it was none.
+    pub(super) fn status(&self) -> String {
+        let status = self.reply.as_ref().and_then(|reply| reply.status);
+        status.map_or_else(|| "a reply".to_owned(), |status| status.to_string())
+    }
+
+    /// The time of day in `zone`, to the millisecond.
+    pub(crate) fn time_of_day(&self, zone: &TimeZone) -> String {
+        time_of_day(&self.time, zone)
+    }
+}
+
+/// The time of day in `zone` of an RFC 3339 time, to the millisecond.
+pub(super) fn time_of_day(rfc3339: &str, zone: &TimeZone) -> String {
+    rfc3339.parse::<Timestamp>().map_or_else(
+        |_| plain(&shortened(rfc3339)),
+        |time| time.to_zoned(zone.clone()).strftime("%H:%M:%S.%3f").to_string(),
+    )
+}
+
+/// A gap as a line among those of reports.
+pub(super) fn gap_line(gap: &Gap, colors: Colors, zone: &TimeZone) -> String {
+    let (faint, style) = (colors.faint(), colors.warning());
+    let time = time_of_day(&gap.time, zone);
+    format!("{faint}{time}{faint:#}  {style}! {}{style:#}\n", gap.sentence())
+}
+
+/// Microseconds in a unit that fits: `0.4 ms`, `3.1 ms`, `1.25 s`.
+#[expect(clippy::cast_precision_loss, reason = "for display, with one or two decimals")]
+pub(super) fn duration(us: u64) -> String {
+    match us {
+        0..1_000_000 => format!("{:.1} ms", us as f64 / 1_000.0),
+        _ => format!("{:.2} s", us as f64 / 1_000_000.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +140,8 @@ mod tests {
         let short = shortened(&long);
         assert_eq!(short.chars().count(), MOST);
         assert!(short.starts_with("beginx") && short.contains("x…x") && short.ends_with("x.example.com:443"));
+        assert_eq!(cut("abcdefghij", 4), "ab…j");
+        assert_eq!((cut("abc", 1).as_str(), cut("abc", 3).as_str()), ("…", "abc"));
     }
 
     #[test]
