@@ -4,6 +4,7 @@
 mod describe;
 mod tables;
 mod upstream;
+mod waiting;
 
 use serde::{Deserialize, Serialize};
 
