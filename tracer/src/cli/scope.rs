@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use tracer_ebpf::settings::{NO_UID, SLOTS};
 
 use crate::{
-    metrics,
+    live, metrics,
     probes::{Family, Probes, Scope},
     tracing::{Tracing, clock_offset},
 };
@@ -46,7 +46,7 @@ pub(super) struct Args {
     pub(super) ready_file: Option<PathBuf>,
     /// The node's name, for reports
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    node: Option<String>,
+    pub(super) node: Option<String>,
 }
 
 /// Which family of hooks to use.
@@ -107,6 +107,26 @@ impl Args {
             bail!("{} is not a cgroup v2 directory; they are below {}", dir.display(), root.display());
         }
         Ok(given)
+    }
+
+    /// What is traced, as `status` shows it.
+    pub(super) fn shown(&self) -> live::Scope {
+        live::Scope { cgroup: self.cgroup.clone(), netns: self.netns.clone() }
+    }
+
+    /// What only probes of one's own can do, where it was asked for.
+    pub(super) fn needs_own_probes(&self) -> Option<&'static str> {
+        if self.cgroup.is_some() {
+            Some("--cgroup")
+        } else if !self.netns.is_empty() {
+            Some("--netns")
+        } else if self.probes != Choice::Auto {
+            Some("--probes")
+        } else if self.metrics.metrics_address.is_some() {
+            Some("--metrics-address")
+        } else {
+            None
+        }
     }
 
     /// Tells whoever waits that all hooks are attached.
