@@ -2,7 +2,6 @@
 //! and the end-to-end tests run in it; it knows nothing of verdicts.
 
 mod admin;
-mod agent;
 mod alertmanager;
 mod app;
 mod cgroup;
@@ -26,7 +25,6 @@ mod watch;
 use std::path::PathBuf;
 
 pub use admin::get;
-pub use agent::Agent;
 pub use alertmanager::Alertmanager;
 pub use cgroup::Cgroup;
 pub use envoy::{

@@ -16,6 +16,7 @@ use crate::{
         HELD, Maybe, SETTINGS,
     },
     ring,
+    scope::is_current_in_scope,
     sidecar::{await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
     task::current_thread,
 };
@@ -82,7 +83,7 @@ fn keep(flow: u64, state: &Flow) {
 #[inline(always)]
 pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple) {
     let settings = SETTINGS.load();
-    if !settings.is_netns_in_scope(netns) {
+    if !settings.is_netns_in_scope(netns) || !is_current_in_scope() {
         return;
     }
     let is_sidecar = settings.is_sidecar(owner.uid);
@@ -298,7 +299,12 @@ fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
     } else {
         Role::App
     };
-    keep(flow, &flow_of(flow, role, netns, &Owner::unknown(uid), FLOW_LATE));
+    // Of a reply that somebody waits for, his is the scope that counts.
+    if !is_reply.is() && !ctx.is_in_scope() {
+        return None;
+    }
+    let owner = Owner { cgroup: ctx.cgroup(), ..Owner::unknown(uid) };
+    keep(flow, &flow_of(flow, role, netns, &owner, FLOW_LATE));
     FLOWS.get_ptr_mut(flow)
 }
 

@@ -8,7 +8,10 @@ use aya_ebpf::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_addr, bpf_sock_ops,
     },
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skb_load_bytes, bpf_tcp_sock},
+    helpers::generated::{
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+        bpf_skb_load_bytes, bpf_tcp_sock,
+    },
     macros::{cgroup_skb, cgroup_sock_addr, cgroup_sockopt, sock_ops},
     programs::{SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
@@ -21,6 +24,7 @@ use crate::{
     context::{Bytes, Context, Sent, Tuple},
     maps::{Maybe, SETTINGS, opaque_zero},
     packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN},
+    scope,
     sidecar::{self, is_sidecars_port},
     task::current_task,
 };
@@ -302,6 +306,18 @@ impl Context for Payload<'_> {
     fn netns(&self) -> Option<u64> {
         // A packet does not say; where only some namespaces are traced, it is left alone.
         if SETTINGS.load().is_netns_scoped() { None } else { Some(0) }
+    }
+
+    #[inline(always)]
+    fn cgroup(&self) -> u64 {
+        // SAFETY: the packet is the kernel's own, and has a socket.
+        unsafe { bpf_skb_cgroup_id(self.ctx.skb.skb) }
+    }
+
+    #[inline(always)]
+    fn is_in_scope(&self) -> bool {
+        // SAFETY: as above.
+        scope::is_in_scope(|level| unsafe { bpf_skb_ancestor_cgroup_id(self.ctx.skb.skb, level) })
     }
 
     #[inline(always)]

@@ -58,6 +58,10 @@ pub trait Context: Bytes {
     /// The namespace of a flow whose beginning was not seen: 0 where the hook cannot tell, `None` where the flow is
     /// not to be traced.
     fn netns(&self) -> Option<u64>;
+    /// The cgroup (v2 id) of its socket.
+    fn cgroup(&self) -> u64;
+    /// Does userspace want what this cgroup sends?
+    fn is_in_scope(&self) -> bool;
     /// Is the connection not established yet?
     fn is_early(&self) -> bool;
 }

@@ -24,6 +24,8 @@ mod packet;
 #[cfg(target_arch = "bpf")]
 mod ring;
 #[cfg(target_arch = "bpf")]
+mod scope;
+#[cfg(target_arch = "bpf")]
 mod sidecar;
 #[cfg(target_arch = "bpf")]
 mod sock;

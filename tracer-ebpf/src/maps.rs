@@ -5,7 +5,7 @@ use core::sync::atomic::AtomicU64;
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{LruHashMap, PerCpuArray, RingBuf},
+    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_ebpf::{HEAD_MAX, Layout, Loss, Peer, Settings};
 
@@ -46,6 +46,11 @@ pub static DIALED: LruHashMap<u64, Dialed> = LruHashMap::with_max_entries(1 << 1
 /// sidecar's new connections are of interest, whatever they are.
 #[map]
 pub static WATCHED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1 << 12, 0);
+
+/// Which cgroups are traced (1) and which are not (0), with what lies below them, by v2 id; `Settings::unnamed` says
+/// what holds for all others. Userspace writes it, as pods come and go.
+#[map]
+pub static SCOPES: HashMap<u64, u64> = HashMap::with_max_entries(1 << 13, 0);
 
 /// Records that could not be written, by [`Loss`].
 #[map]

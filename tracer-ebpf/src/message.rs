@@ -5,13 +5,14 @@ use core::{arch::asm, ptr};
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
-    generated::{bpf_probe_read_kernel, bpf_probe_read_user},
+    generated::{bpf_get_current_cgroup_id, bpf_probe_read_kernel, bpf_probe_read_user},
 };
 use tracer_ebpf::{HEAD_MAX, Loss, layout::ABSENT};
 
 use crate::{
     context::{Bytes, Context, Tuple},
     maps::{Maybe, PIECES, Pieces, opaque_zero},
+    scope,
     sock::{Sock, offset, read},
 };
 
@@ -202,6 +203,17 @@ impl Context for Message {
     #[inline(always)]
     fn local_port(&self) -> u16 {
         self.sk.local_port()
+    }
+
+    #[inline(always)]
+    fn cgroup(&self) -> u64 {
+        // SAFETY: takes nothing, returns a number; a send is in its task's own context.
+        unsafe { bpf_get_current_cgroup_id() }
+    }
+
+    #[inline(always)]
+    fn is_in_scope(&self) -> bool {
+        scope::is_current_in_scope()
     }
 
     #[inline(always)]

@@ -15,6 +15,8 @@ pub struct Settings {
     /// Id of the only cgroup (v2) to be traced, with what is below it; 0: every one. For the families whose hooks are
     /// not attached to a cgroup.
     pub cgroup: u64,
+    /// What becomes of cgroups that the map of scopes does not name.
+    pub unnamed: u64,
     /// Ports on which the sidecar accepts what iptables redirected from the app (istio: 15001).
     pub outbound_ports: [u16; SLOTS],
     /// Ports on which the sidecar accepts what came from outside the pod (istio: 15006).
@@ -22,6 +24,13 @@ pub struct Settings {
     /// The users that iptables exempts from redirection, that is: the sidecar (istio: 1337).
     pub sidecar_uids: [u32; SLOTS],
 }
+
+/// [`Settings::unnamed`]: the map is empty and is not asked; all cgroups are traced.
+pub const NO_SCOPES: u64 = 0;
+/// [`Settings::unnamed`]: cgroups that the map does not name are traced.
+pub const TRACE_UNNAMED: u64 = 1;
+/// [`Settings::unnamed`]: cgroups that the map does not name are not traced.
+pub const LEAVE_UNNAMED: u64 = 2;
 
 /// The empty slot of [`Settings::sidecar_uids`]; the kernel's own "no uid".
 pub const NO_UID: u32 = u32::MAX;
@@ -32,6 +41,7 @@ impl Settings {
         watch_ns: 10_000_000_000,
         netns: [0; SLOTS],
         cgroup: 0,
+        unnamed: NO_SCOPES,
         outbound_ports: [15001, 0, 0, 0],
         inbound_ports: [15006, 0, 0, 0],
         sidecar_uids: [1337, NO_UID, NO_UID, NO_UID],

@@ -2,18 +2,22 @@
 //! does no IO, has no clock (time arrives inside the input), and never fails.
 
 mod describe;
+mod naming;
 mod tables;
 mod upstream;
-mod waiting;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{End, Event, Role, What},
     head::Form,
+    pod::{Fact, Key, Pod},
     report::Report,
     verdict::{Carried, Evidence, Outcome, judge},
 };
+use naming::Naming;
 use tables::Tables;
 
 /// What reaches the core.
@@ -22,6 +26,8 @@ use tables::Tables;
 pub enum Input {
     /// The kernel saw something.
     Event(Box<Event>),
+    /// The container runtime said whose processes are whose, at this time; `CLOCK_MONOTONIC`, ns.
+    Fact(u64, Fact),
     /// Time passes; `CLOCK_MONOTONIC`, ns.
     Tick(u64),
 }
@@ -43,6 +49,9 @@ pub struct Settings {
     pub node: Option<String>,
     /// The family of probes, for reports.
     pub probes: String,
+    /// How long a report may wait for its owner's name, in ns; 0: there is nobody who knows names.
+    #[serde(default)]
+    pub naming: u64,
 }
 
 /// What the core holds, and what it had to give up.
@@ -62,6 +71,7 @@ pub struct Stats {
 pub struct Core {
     settings: Settings,
     tables: Tables,
+    naming: Naming,
     /// How many records the node had lost by the latest event.
     lost: u32,
 }
@@ -69,7 +79,7 @@ pub struct Core {
 impl Core {
     /// An empty one.
     pub fn new(settings: Settings) -> Self {
-        Self { tables: Tables::default(), settings, lost: 0 }
+        Self { tables: Tables::default(), naming: Naming::new(settings.naming), settings, lost: 0 }
     }
 
     /// What it holds.
@@ -80,7 +90,14 @@ impl Core {
     /// Takes one input; puts the reports that follow from it into `reports`.
     pub fn feed(&mut self, input: Input, reports: &mut Vec<Report>) {
         match input {
-            Input::Tick(time) => self.pass(time, reports),
+            Input::Tick(time) => {
+                self.pass(time, reports);
+                self.naming.forget(time);
+            }
+            Input::Fact(time, fact) => {
+                self.pass(time, reports);
+                self.naming.learn(fact, time, reports);
+            }
             Input::Event(event) => {
                 self.pass(event.time, reports);
                 self.lost = event.lost;
@@ -91,6 +108,21 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Nothing more comes: hands on the reports that still wait for a name.
+    pub fn finish(&mut self, reports: &mut Vec<Report>) {
+        self.naming.finish(reports);
+    }
+
+    /// Whose owners are wanted, since the previous call. Each is to be answered with a [`Fact`].
+    pub fn take_wanted(&mut self) -> Vec<Key> {
+        self.naming.take_wanted()
+    }
+
+    /// The pods that were gone for a minute, since the previous call: nothing more will be reported of them.
+    pub fn take_gone(&mut self) -> Vec<Arc<Pod>> {
+        self.naming.take_gone()
     }
 
     /// Reports the requests whose deadline has passed, and forgets what is old.
@@ -109,6 +141,7 @@ impl Core {
                 }
             }
         }
+        self.naming.pass(time, reports);
         let kept_after = time.saturating_sub(self.settings.keep);
         self.tables.expire(time, asked_before, kept_after, self.settings.capacity);
     }
@@ -133,7 +166,11 @@ impl Core {
                 if connection.is_idle() {
                     self.tables.remove_connection(event.flow);
                     self.tables.pass_stranger(event, data);
-                } else if connection.sidecar.is_none() {
+                    return;
+                }
+                let is_direct = connection.sidecar.is_none();
+                self.naming.announce(Key::of(event.task.as_ref(), event.cgroup), event.time);
+                if is_direct {
                     self.settle_direct(event.flow, event, false, reports);
                 } else if added > 0 {
                     self.tables.wait(event.flow, event.time, added);
@@ -270,7 +307,9 @@ impl Core {
         if let Some(judgement) = judge(&evidence) {
             let upstream =
                 found.and_then(|(flow, _)| self.tables.upstreams.get(flow)).map(|upstream| upstream.remote);
-            reports.push(self.describe(connection, asked, upstream, &evidence, judgement, time));
+            let key = Key::of(connection.task.as_ref(), connection.cgroup);
+            let report = self.describe(connection, asked, upstream, &evidence, judgement, time);
+            self.naming.submit(key, report, time, reports);
         }
         if let Some((upstream, carried)) = found
             && connection.tunnel.is_none()

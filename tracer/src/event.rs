@@ -4,7 +4,6 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
-use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{EndRecord, HEAD_MAX, Meta, PayloadRecord, RecordKind, record};
 
@@ -32,6 +31,9 @@ pub struct Event {
     pub link: Option<u64>,
     /// Who dialled or accepted; `None`: not seen.
     pub task: Option<Task>,
+    /// The socket's cgroup (v2 id), where nobody was seen to make it; 0: unknown.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cgroup: u64,
     /// The socket's owner.
     pub uid: u32,
     /// Records lost on this node until now, for any reason.
@@ -64,7 +66,7 @@ pub struct Task {
     /// Thread id.
     pub tid: u32,
     /// Thread name: at most 15 bytes, escaped where they are not plain text.
-    pub comm: CompactString,
+    pub comm: String,
     /// cgroup v2 id.
     pub cgroup: u64,
 }
@@ -159,6 +161,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
             cgroup: meta.cgroup,
         }),
         link: (meta.link != 0).then_some(meta.link),
+        cgroup: if meta.tgid == 0 { meta.cgroup } else { 0 },
         uid: meta.uid,
         lost: meta.lost,
         local: socket_addr(meta.local_addr, meta.local_port),
@@ -203,9 +206,14 @@ fn socket_addr(addr: [u8; 16], port: u16) -> SocketAddr {
 }
 
 /// A thread may call itself anything.
-fn comm(name: &[u8; 16]) -> CompactString {
+fn comm(name: &[u8; 16]) -> String {
     let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-    name[..end].iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect()
+    name[..end].escape_ascii().to_string()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Bytes as a string in which each character is one byte, as readable in a trace as HTTP is.

@@ -164,8 +164,7 @@ pub struct Upstreams {
     /// The latest failure of each sidecar (network namespace) towards each address.
     failures: HashMap<(u64, SocketAddr), Failure>,
     failures_order: VecDeque<(u64, (u64, SocketAddr))>,
-    /// Boxed, as the map has room for about twice as many as are in it.
-    by_flow: HashMap<u64, Box<Upstream>>,
+    by_flow: HashMap<u64, Upstream>,
     by_remote: HashMap<SocketAddr, Vec<u64>>,
     by_thread: HashMap<u32, Vec<u64>>,
     by_line: HashMap<String, Vec<u64>>,
@@ -184,29 +183,27 @@ impl Upstreams {
             }
             self.order.push_back((event.time, flow));
         }
-        self.by_flow.entry(flow).or_insert_with(|| {
-            Box::new(Upstream {
-                remote: event.remote,
-                netns: event.netns,
-                task: event.task.clone(),
-                dialed: event.opened,
-                bytes: Bytes::default(),
-                sent: None,
-                ended: None,
-                line: None,
-                claim: None,
-            })
+        self.by_flow.entry(flow).or_insert_with(|| Upstream {
+            remote: event.remote,
+            netns: event.netns,
+            task: event.task.clone(),
+            dialed: event.opened,
+            bytes: Bytes::default(),
+            sent: None,
+            ended: None,
+            line: None,
+            claim: None,
         })
     }
 
     /// A socket.
     pub fn get(&self, flow: u64) -> Option<&Upstream> {
-        self.by_flow.get(&flow).map(Box::as_ref)
+        self.by_flow.get(&flow)
     }
 
     /// A socket, to change it.
     pub fn get_mut(&mut self, flow: u64) -> Option<&mut Upstream> {
-        self.by_flow.get_mut(&flow).map(Box::as_mut)
+        self.by_flow.get_mut(&flow)
     }
 
     /// A socket that nobody has claimed carries the request `line`.
@@ -229,7 +226,7 @@ impl Upstreams {
         let to_remote = self.by_remote.get(&remote).into_iter().flatten();
         let of_thread = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
         let with_line = self.by_line.get(line).into_iter().flatten();
-        to_remote.chain(of_thread).chain(with_line).filter_map(|&flow| Some((flow, self.get(flow)?)))
+        to_remote.chain(of_thread).chain(with_line).filter_map(|flow| Some((*flow, self.by_flow.get(flow)?)))
     }
 
     /// Sockets that nobody has claimed, dialled by `thread` within that time, oldest first.
@@ -240,7 +237,7 @@ impl Upstreams {
     ) -> impl Iterator<Item = (u64, &Upstream)> {
         let flows = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
         flows
-            .filter_map(|&flow| Some((flow, self.get(flow)?)))
+            .filter_map(|flow| Some((*flow, self.by_flow.get(flow)?)))
             .filter(move |(_, upstream)| upstream.dialed.is_some_and(|dialed| within.contains(&dialed)))
     }
 
@@ -326,7 +323,7 @@ impl Upstreams {
             }
             self.order.pop_front();
             let is_nobodys = |upstream: &Upstream| upstream.claim.is_none_or(|claim| claim.by == NOBODY);
-            if self.get(flow).is_some_and(is_nobodys) {
+            if self.by_flow.get(&flow).is_some_and(is_nobodys) {
                 self.remove(flow);
             }
         }

@@ -18,10 +18,9 @@ pub mod mesh;
 // The edges.
 pub mod trace;
 pub mod probes;
+pub mod runtime;
 pub mod tracing;
 pub mod metrics;
 pub mod explain;
 pub mod enrich;
-pub mod live;
-pub mod flagged_log;
 pub mod cli;

@@ -24,12 +24,20 @@ use prometheus::{
     HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder, process_collector::ProcessCollector,
 };
 
-use crate::{probes::Probes, report::Report, tracing::Tracing, verdict};
+use crate::{
+    probes::Probes,
+    report::{Kind, Report},
+    tracing::Tracing,
+    verdict,
+};
 use bounded::{Bounded, Group, OTHER};
 use health::Health;
 use openmetrics::Format;
 
 pub use server::Server;
+
+/// The workload of the node's own processes: no Kubernetes name begins so.
+const HOST: &str = "~host";
 
 /// How metrics are served, and with which labels.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -159,7 +167,7 @@ impl Metrics {
             verdict.to_owned(),
             report.reason.map_or("", verdict::Reason::name).to_owned(),
             text(&source.namespace),
-            text(&source.workload),
+            if source.kind == Some(Kind::Host) { HOST.to_owned() } else { text(&source.workload) },
             proxy.ip.to_string(),
             proxy.port.to_string(),
         ];
@@ -168,7 +176,7 @@ impl Metrics {
             Extra::Authority => connect.authority.clone(),
         }));
         inner.sessions.borrow_mut().inc(values, now);
-        if source.pod.is_none() {
+        if source.kind.is_none() {
             inner.enrichment_misses.inc();
         }
         let Some(reply) = &report.reply else { return };

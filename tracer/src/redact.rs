@@ -236,6 +236,7 @@ mod tests {
                 sidecar: None,
                 task: None,
                 link: None,
+                cgroup: 0,
                 uid: 0,
                 lost: 0,
                 local: addr,

@@ -9,11 +9,17 @@ mod paint;
 mod shown;
 mod table;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::verdict::{Carried, Reason, Verdict};
+use crate::{
+    pod::Pod,
+    verdict::{Carried, Reason, Verdict},
+};
 
 pub use compact::Compact;
 pub(crate) use explanation::{Subject, evidence, explanation};
@@ -78,6 +84,15 @@ pub struct Source {
     pub container: Option<String>,
     /// Workload name.
     pub workload: Option<String>,
+    /// What runs it.
+    #[serde(default)]
+    pub kind: Option<Kind>,
+    /// A sidecar was injected into its pod.
+    #[serde(default)]
+    pub injected: Option<bool>,
+    /// The pod with all that is known of it, for filters; not written.
+    #[serde(skip)]
+    pub owner: Option<Arc<Pod>>,
     /// Process id on the node.
     pub pid: Option<u32>,
     /// Thread name.
@@ -86,6 +101,18 @@ pub struct Source {
     pub ip: IpAddr,
     /// The app's port.
     pub port: u16,
+}
+
+/// What runs whoever asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A pod with a network of its own.
+    Pod,
+    /// A pod that shares the node's network.
+    HostNetworkPod,
+    /// The node itself.
+    Host,
 }
 
 /// An address and a port.

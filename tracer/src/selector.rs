@@ -180,14 +180,14 @@ impl FromStr for Namespace {
 
 /// Which pods are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Choice {
+pub struct PodChoice {
     /// In one of the wanted namespaces, if any is; in none of those that are not.
     pub namespaces: Vec<Namespace>,
     /// Meeting all of these.
     pub selectors: Vec<Selector>,
 }
 
-impl Choice {
+impl PodChoice {
     /// Nothing is asked for: every pod is wanted, and what is in no pod, too.
     pub fn is_everything(&self) -> bool {
         self.namespaces.is_empty() && self.selectors.is_empty()
@@ -276,9 +276,9 @@ mod tests {
 
     #[test]
     fn namespaces_are_any_of_the_wanted_and_none_of_the_others() {
-        let choice = |given: &[&str]| Choice {
+        let choice = |given: &[&str]| PodChoice {
             namespaces: given.iter().map(|text| text.parse().expect("a namespace")).collect(),
-            ..Choice::default()
+            ..PodChoice::default()
         };
         let wants = |given: &[&str], namespace| choice(given).wants(namespace, &Labels::new());
         assert!(wants(&[], "shop") && wants(&["shop", "bank"], "bank") && wants(&["!kube-system"], "shop"));

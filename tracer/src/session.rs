@@ -23,6 +23,8 @@ pub struct Connection {
     pub opened: Option<u64>,
     /// Who.
     pub task: Option<Task>,
+    /// The cgroup of its socket, where nobody was seen to make it; 0: unknown.
+    pub cgroup: u64,
     /// The sidecar that accepted it.
     pub sidecar: Option<Interception>,
     /// The sidecar's task that accepted it, once its leg was seen.
@@ -63,8 +65,6 @@ pub struct Asked {
     pub reported: bool,
     /// What the sidecar sent upstream for this very request, in its own words.
     pub rewritten: Option<u64>,
-    /// Its place among all that wait.
-    pub place: Option<u64>,
 }
 
 impl Asked {
@@ -87,6 +87,7 @@ impl Connection {
             remote: event.remote,
             opened: event.opened,
             task: event.task.clone(),
+            cgroup: event.cgroup,
             sidecar: event.sidecar,
             acceptor: None,
             accepted: None,
@@ -169,7 +170,6 @@ impl Connection {
             lost: event.lost,
             reported: false,
             rewritten: None,
-            place: None,
         });
     }
 
@@ -218,11 +218,7 @@ impl Connection {
     pub fn settle(&mut self) -> Option<Asked> {
         self.reply.clear();
         self.answered += 1;
-        let settled = self.pending.pop_front();
-        if self.pending.is_empty() {
-            self.pending = VecDeque::new(); // a tunnel may live for long, and asks nothing more
-        }
-        settled
+        self.pending.pop_front()
     }
 }
 

@@ -71,5 +71,6 @@ pub fn replay(from: impl BufRead, mut sink: impl FnMut(Report) -> anyhow::Result
         core.feed(input, &mut reports);
         reports.drain(..).try_for_each(&mut sink)?;
     }
-    Ok(())
+    core.finish(&mut reports);
+    reports.drain(..).try_for_each(&mut sink)
 }

@@ -1,7 +1,7 @@
 //! The running tracer: reads the ring when the kernel says so, feeds the core, and counts. It owns the only mutable
 //! state; whoever wants reports is handed them.
 
-use std::{collections::HashMap, fs::File, io::BufWriter, path::Path, time::Duration};
+use std::{collections::HashMap, fs::File, io::BufWriter, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
@@ -10,15 +10,18 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::{
     core::{Core, Input, Settings, Stats},
     event::{Event, Role, What},
+    pod::Pod,
     probes::{Batch, Probes, Ring},
     redact::Redactor,
     report::{Gap, Loser, Report},
+    runtime::{News, Runtime},
     trace::Recorder,
 };
 
 /// Probes, ring and core together.
 pub struct Tracing {
     probes: Probes,
+    runtime: Option<Runtime>,
     ring: Ring,
     batch: Batch,
     redactor: Redactor,
@@ -49,7 +52,12 @@ pub struct Counts {
 
 impl Tracing {
     /// Begins to read what the probes see, and to record it where asked to.
-    pub fn new(mut probes: Probes, settings: Settings, record: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn new(
+        mut probes: Probes,
+        settings: Settings,
+        runtime: Option<Runtime>,
+        record: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let ring = probes.take_ring()?;
         let kernel_log = probes.take_log()?.run();
         tokio::task::spawn_local(async {
@@ -66,6 +74,7 @@ impl Tracing {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             probes,
+            runtime,
             ring,
             batch: Batch::default(),
             redactor: Redactor::default(),
@@ -81,6 +90,10 @@ impl Tracing {
     /// Waits for something to happen and puts the reports that follow from it into `reports`; at times there are none.
     pub async fn next(&mut self, reports: &mut Vec<Report>) -> anyhow::Result<()> {
         let ticks = tokio::select! {
+            news = news(self.runtime.as_mut()) => {
+                self.learn(news, reports)?;
+                false
+            }
             read = self.ring.read(&mut self.batch) => read.map(|()| false).context("cannot wait for the ring")?,
             _ = self.tick.tick() => {
                 self.ring.read_now(&mut self.batch);
@@ -106,6 +119,9 @@ impl Tracing {
             self.notice_losses()?;
             self.feed(Input::Tick(monotonic()), reports)?;
         }
+        if let Some(runtime) = &self.runtime {
+            runtime.ask(self.core.take_wanted());
+        }
         // However much there is to read, whoever asks for the metrics has its turn.
         tokio::task::yield_now().await;
         Ok(())
@@ -117,6 +133,28 @@ impl Tracing {
         }
         self.core.feed(input, reports);
         Ok(())
+    }
+
+    fn learn(&mut self, news: News, reports: &mut Vec<Report>) -> anyhow::Result<()> {
+        let scoped = match news {
+            News::Fact(fact) => return self.feed(Input::Fact(monotonic(), fact), reports),
+            News::Scope { cgroup, traced } => self.probes.set_scope(cgroup, traced),
+            News::Unscope(cgroup) => self.probes.unset_scope(cgroup),
+        };
+        if let Err(error) = scoped {
+            log::error!("{error:#}");
+        }
+        Ok(())
+    }
+
+    /// The pods of which nothing more will be reported, since the previous call.
+    pub fn take_gone(&mut self) -> Vec<Arc<Pod>> {
+        self.core.take_gone()
+    }
+
+    /// Gives up waiting for names: puts the reports that did into `reports`.
+    pub fn release(&mut self, reports: &mut Vec<Report>) {
+        self.core.finish(reports);
     }
 
     /// Compares the counters of what was lost with what they were a second ago.
@@ -177,6 +215,14 @@ impl Losses {
         if total > before {
             self.gaps.push(Gap::new(now(), source, reason, total - before));
         }
+    }
+}
+
+/// The runtime's news; never any, where there is none.
+async fn news(runtime: Option<&mut Runtime>) -> News {
+    match runtime {
+        Some(runtime) => runtime.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -21,6 +21,7 @@ fn core() -> Core {
         keep: 60 * SECOND,
         node: None,
         probes: "cgroup".to_owned(),
+        naming: 0,
     })
 }
 
@@ -37,6 +38,7 @@ fn asks(number: u32, time: u64) -> [Event; 2] {
         sidecar: Some(Interception { port: 15001, netns: 1, client_port: None }),
         task: None,
         link: None,
+        cgroup: 0,
         uid: 1000,
         lost: 0,
         local: SocketAddr::from(([10, high, middle, low], 40_000)),

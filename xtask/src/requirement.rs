@@ -115,6 +115,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         install: Install::Work(ebpf::install_linker),
     },
     Requirement {
+        name: "protoc",
+        why: "makes the client of container runtimes from its interface's definition",
+        purpose: Purpose::Build,
+        probe: Probe::Programs(&["protoc"]),
+        install: Install::Packages(&["protobuf-compiler"]),
+    },
+    Requirement {
         name: "qemu",
         why: "boots the guests in which the probes meet other kernels",
         purpose: Purpose::Vm,

@@ -6,11 +6,14 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tracer_ebpf::settings::{NO_UID, SLOTS};
+use tracer_ebpf::settings::{LEAVE_UNNAMED, NO_SCOPES, NO_UID, SLOTS, TRACE_UNNAMED};
 
+use super::pods;
 use crate::{
-    live, metrics,
+    metrics,
     probes::{Family, Probes, Scope},
+    runtime::Runtime,
+    selector::PodChoice,
     tracing::{Tracing, clock_offset},
 };
 
@@ -24,6 +27,8 @@ pub(super) struct Args {
     /// Only sockets of this network namespace, such as /proc/PID/ns/net; may be repeated [default: all]
     #[arg(long, value_name = "PATH")]
     netns: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) pods: pods::Args,
     /// The family of kernel hooks
     #[arg(long, value_enum, default_value_t)]
     probes: Choice,
@@ -46,8 +51,11 @@ pub(super) struct Args {
     pub(super) ready_file: Option<PathBuf>,
     /// The node's name, for reports
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    pub(super) node: Option<String>,
+    node: Option<String>,
 }
+
+/// How long a report waits for its pod's name.
+const NAMING: Duration = Duration::from_secs(1);
 
 /// Which family of hooks to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -66,10 +74,27 @@ enum Choice {
 impl Args {
     /// Loads and attaches what was asked for, and records what is seen, where asked to.
     pub(super) fn attach(&self, record: Option<&Path>) -> anyhow::Result<Tracing> {
+        self.attach_to(PodChoice::default(), record)
+    }
+
+    /// The same for some pods.
+    pub(super) fn attach_to(&self, choice: PodChoice, record: Option<&Path>) -> anyhow::Result<Tracing> {
+        let endpoint = self.pods.endpoint();
+        if endpoint.is_none() && !choice.is_everything() {
+            bail!(
+                "pods are chosen by namespace and label, which only the container runtime knows, and none is found here; \
+                 name its socket with --runtime-endpoint"
+            );
+        }
         let cgroup = self.scope()?;
         let is_everything = cgroup == cgroup2_root()?;
         let scope = Scope { cgroup, is_everything, netns: self.netns.clone() };
         let mut settings = tracer_ebpf::Settings::ISTIO;
+        settings.unnamed = match &endpoint {
+            None => NO_SCOPES,
+            Some(_) if choice.is_everything() => TRACE_UNNAMED,
+            Some(_) => LEAVE_UNNAMED,
+        };
         settings.outbound_ports = slots("--sidecar-port", &self.sidecar_port, 0)?;
         settings.sidecar_uids = slots("--sidecar-uid", &self.sidecar_uid, NO_UID)?;
         settings.watch_ns = nanoseconds(self.deadline);
@@ -89,8 +114,16 @@ impl Args {
             keep: nanoseconds(Duration::from_hours(1)),
             node: self.node.clone(),
             probes: family.name().to_owned(),
+            naming: if endpoint.is_some() { nanoseconds(NAMING) } else { 0 },
         };
-        Tracing::new(probes, core, record)
+        let root = cgroup2_root()?;
+        if endpoint.is_none() {
+            log::info!(
+                "no container runtime is found, so pods have no names; --runtime-endpoint names its socket"
+            );
+        }
+        let runtime = endpoint.map(|endpoint| Runtime::spawn(endpoint, root, choice));
+        Tracing::new(probes, core, runtime, record)
     }
 
     fn scope(&self) -> anyhow::Result<PathBuf> {
@@ -107,26 +140,6 @@ impl Args {
             bail!("{} is not a cgroup v2 directory; they are below {}", dir.display(), root.display());
         }
         Ok(given)
-    }
-
-    /// What is traced, as `status` shows it.
-    pub(super) fn shown(&self) -> live::Scope {
-        live::Scope { cgroup: self.cgroup.clone(), netns: self.netns.clone() }
-    }
-
-    /// What only probes of one's own can do, where it was asked for.
-    pub(super) fn needs_own_probes(&self) -> Option<&'static str> {
-        if self.cgroup.is_some() {
-            Some("--cgroup")
-        } else if !self.netns.is_empty() {
-            Some("--netns")
-        } else if self.probes != Choice::Auto {
-            Some("--probes")
-        } else if self.metrics.metrics_address.is_some() {
-            Some("--metrics-address")
-        } else {
-            None
-        }
     }
 
     /// Tells whoever waits that all hooks are attached.

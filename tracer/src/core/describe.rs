@@ -43,8 +43,11 @@ impl Core {
                 pod: None,
                 container: None,
                 workload: None,
+                kind: None,
+                injected: None,
+                owner: None,
                 pid: task.map(|task| task.pid),
-                comm: task.map(|task| task.comm.to_string()),
+                comm: task.map(|task| task.comm.clone()),
                 ip: connection.local.ip(),
                 port: connection.local.port(),
             },
@@ -53,7 +56,7 @@ impl Core {
             sidecar: connection.sidecar.map(|sidecar| report::Sidecar {
                 port: sidecar.port,
                 pid: acceptor.map(|task| task.pid),
-                comm: acceptor.map(|task| task.comm.to_string()),
+                comm: acceptor.map(|task| task.comm.clone()),
             }),
             connect: report::Connect {
                 authority: asked.request.authority.clone(),

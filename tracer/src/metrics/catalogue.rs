@@ -83,7 +83,11 @@ pub(super) const SESSIONS: Family = Family {
             VERDICT,
             label("reason", 13, "why, where the verdict has several causes; else empty"),
             label("source_namespace", NAMESPACES + 1, "the app's namespace; empty where not known"),
-            label("source_workload", WORKLOADS + 1, "the app's workload; empty where not known"),
+            label(
+                "source_workload",
+                WORKLOADS + 1,
+                "the app's workload; `~host`: a process of the node itself; empty where not known",
+            ),
             label("destination_ip", DESTINATIONS + 1, "the proxy's address as the app dialled it"),
             label("destination_port", DESTINATIONS + 1, "its port; bounded together with the address"),
         ],

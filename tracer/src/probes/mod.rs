@@ -13,7 +13,10 @@ pub mod trial;
 use std::{fmt, fs::File};
 
 use anyhow::{Context as _, anyhow, bail};
-use aya::{Btf, Ebpf, EbpfLoader, maps::PerCpuArray};
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{HashMap, MapData, MapError, PerCpuArray},
+};
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{Layout, Loss, Settings};
 
@@ -138,6 +141,25 @@ impl Probes {
         self.log.take().context("the kernel's log was taken before")
     }
 
+    /// What lies in this cgroup (v2 id) is traced from now on, or is not.
+    pub fn set_scope(&mut self, cgroup: u64, traced: bool) -> anyhow::Result<()> {
+        let set = self.scopes()?.insert(cgroup, u64::from(traced), 0);
+        set.context("cannot tell the kernel which pods are traced: its map of scopes takes no more")
+    }
+
+    /// This cgroup is gone.
+    pub fn unset_scope(&mut self, cgroup: u64) -> anyhow::Result<()> {
+        match self.scopes()?.remove(&cgroup) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error).context("cannot take a cgroup out of the kernel's map of scopes"),
+        }
+    }
+
+    fn scopes(&mut self) -> anyhow::Result<HashMap<&mut MapData, u64, u64>> {
+        let map = self.ebpf.map_mut("SCOPES").context("the kernel object has no map SCOPES")?;
+        Ok(HashMap::try_from(map)?)
+    }
+
     /// Records that could not be written since the start, by reason.
     pub fn losses(&self) -> anyhow::Result<Vec<(&'static str, u64)>> {
         let map = self.ebpf.map("LOSSES").context("the kernel object has no map LOSSES")?;
@@ -193,9 +215,9 @@ fn kernel_btf(family: Family) -> anyhow::Result<Option<Btf>> {
 #[derive(Clone, Copy)]
 struct GlobalSettings(Settings);
 
-// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 8 + 2*4 + 2*4 + 4*4 bytes.
+// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 8 + 8 + 2*4 + 2*4 + 4*4 bytes.
 unsafe impl aya::Pod for GlobalSettings {}
-const _: () = assert!(size_of::<Settings>() == 80);
+const _: () = assert!(size_of::<Settings>() == 88);
 
 /// As above.
 #[repr(transparent)]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::{Colors, Gap, Replier, Report};
+use super::{Colors, Gap, Kind, Replier, Report};
 use crate::verdict::{Reason, Verdict};
 
 /// The most letters of a name; a host name with its port seldom has more.
@@ -49,6 +49,7 @@ impl Report {
         let source = &self.source;
         plain(&shortened(&match (&source.namespace, &source.pod, &source.comm, source.pid) {
             (Some(namespace), Some(pod), ..) => format!("{namespace}/{pod}"),
+            (_, _, Some(comm), Some(pid)) if source.kind == Some(Kind::Host) => format!("host/{comm}[{pid}]"),
             (_, _, Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
             _ => SocketAddr::new(source.ip, source.port).to_string(),
         }))

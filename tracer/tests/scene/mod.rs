@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tracer::{
     core::{Core, Input, Settings},
     event::{End, Event, Interception, Role, Task, What},
+    pod::{Fact, Key},
     report::Report,
 };
 
@@ -16,6 +17,8 @@ const SECOND: u64 = 1_000_000_000;
 /// 2026-11-20T11:45:15.123456Z
 const CLOCK: u64 = 1_795_175_115_123_456_000;
 const NETNS: u64 = 1;
+/// The app's.
+pub const APP_CGROUP: u64 = 13895;
 pub const GRANTED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 pub const CURL: &str =
     "CONNECT en.wikipedia.org:443 HTTP/1.1\r\nHost: en.wikipedia.org:443\r\nUser-Agent: curl/7.88.1\r\n\r\n";
@@ -38,17 +41,8 @@ impl Scene {
     /// The app's own sidecar takes its connection to 10.0.0.1:3128.
     pub fn outbound() -> Self {
         let proxy = SocketAddr::from(([10, 0, 0, 1], 3128));
-        let core = Core::new(Settings {
-            deadline: 10 * SECOND,
-            clock_offset: CLOCK,
-            inbound_ports: vec![15006],
-            capacity: 100,
-            keep: 3600 * SECOND,
-            node: Some("node-1".to_owned()),
-            probes: "cgroup".to_owned(),
-        });
         Self {
-            core,
+            core: core(0),
             reports: Vec::new(),
             time: 0,
             sidecar: Some(15001),
@@ -58,6 +52,11 @@ impl Scene {
             upstream: proxy,
             sent: [0; 3],
         }
+    }
+
+    /// There is a runtime, which knows names.
+    pub fn with_names(self) -> Self {
+        Self { core: core(SECOND), ..self }
     }
 
     /// The proxy's own sidecar takes it.
@@ -138,6 +137,30 @@ impl Scene {
         self
     }
 
+    /// So many ms go by.
+    pub fn passes(mut self, ms: u64) -> Self {
+        self.time += ms * 1_000_000;
+        self.core.feed(Input::Tick(self.time), &mut self.reports);
+        self
+    }
+
+    /// The runtime says something.
+    pub fn learns(mut self, fact: Fact) -> Self {
+        self.time += 100_000;
+        self.core.feed(Input::Fact(self.time, fact), &mut self.reports);
+        self
+    }
+
+    /// Whose names are asked for.
+    pub fn wanted(&mut self) -> Vec<Key> {
+        self.core.take_wanted()
+    }
+
+    /// What was reported so far.
+    pub fn reports(self) -> Vec<Report> {
+        self.reports
+    }
+
     /// The one report that came of it.
     pub fn report(self) -> Report {
         let [report] = <[Report; 1]>::try_from(self.reports).expect("one report");
@@ -157,7 +180,7 @@ impl Scene {
     fn event(mut self, role: Role, what: What) -> Self {
         self.time += 100_000;
         let app = SocketAddr::from(([10, 99, 0, 2], 38644));
-        let task = |pid, comm: &str| Task { pid, tid: pid, comm: comm.into(), cgroup: u64::from(pid) };
+        let task = |pid, comm: &str| Task { pid, tid: pid, comm: comm.to_owned(), cgroup: u64::from(pid) };
         let (local, remote, task) = match role {
             Role::App => (app, self.proxy, task(13895, "curl")),
             Role::Reply => (
@@ -184,6 +207,7 @@ impl Scene {
             }),
             task: Some(task),
             link: None,
+            cgroup: 0,
             uid: 0,
             lost: self.lost,
             local,
@@ -193,6 +217,19 @@ impl Scene {
         self.core.feed(Input::Event(Box::new(event)), &mut self.reports);
         self
     }
+}
+
+fn core(naming: u64) -> Core {
+    Core::new(Settings {
+        deadline: 10 * SECOND,
+        clock_offset: CLOCK,
+        inbound_ports: vec![15006],
+        capacity: 100,
+        keep: 3600 * SECOND,
+        node: Some("node-1".to_owned()),
+        probes: "cgroup".to_owned(),
+        naming,
+    })
 }
 
 fn leg(role: Role) -> u64 {

@@ -1,0 +1,43 @@
+//! Pods, as the command line has them: where the runtime is, and which pods are traced.
+
+use crate::{
+    runtime::Endpoint,
+    selector::{Namespace, PodChoice, Selector},
+};
+
+/// Where names come from.
+#[derive(clap::Args, Debug)]
+#[group(skip)]
+pub(super) struct Args {
+    /// The container runtime's socket, which knows pods by name, such as
+    /// /run/containerd/containerd.sock
+    /// [default: found]
+    #[arg(long, value_name = "SOCKET", env = "CONTAINER_RUNTIME_ENDPOINT")]
+    runtime_endpoint: Option<Endpoint>,
+}
+
+impl Args {
+    /// The one that was given, or is found.
+    pub(super) fn endpoint(&self) -> Option<Endpoint> {
+        self.runtime_endpoint.clone().or_else(Endpoint::find)
+    }
+}
+
+/// Which pods an agent traces.
+#[derive(clap::Args, Debug, Default)]
+#[group(skip)]
+pub(super) struct Scope {
+    /// Only pods of this namespace, or with `!` before it, not those; may be repeated. Nothing is copied of what other
+    /// pods send
+    #[arg(short, long, value_name = "[!]NAMESPACE")]
+    namespace: Vec<Namespace>,
+    /// Only pods with these labels: app=cart, tier!=db, env in (a,b), !legacy; may be repeated
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    selector: Vec<Selector>,
+}
+
+impl Scope {
+    pub(super) fn choice(&self) -> PodChoice {
+        PodChoice { namespaces: self.namespace.clone(), selectors: self.selector.clone() }
+    }
+}
