@@ -2,6 +2,7 @@
 //! and the end-to-end tests run in it; it knows nothing of verdicts.
 
 mod admin;
+mod agent;
 mod alertmanager;
 mod app;
 mod cgroup;
@@ -25,6 +26,7 @@ mod watch;
 use std::path::PathBuf;
 
 pub use admin::get;
+pub use agent::Agent;
 pub use alertmanager::Alertmanager;
 pub use cgroup::Cgroup;
 pub use envoy::{

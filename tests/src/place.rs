@@ -73,6 +73,8 @@ impl Place {
         let (netns, procs, user) = (self.netns.clone(), self.cgroup.procs()?, self.user);
         command.env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir(&self.bin);
         command.env("HOME", &self.bin);
+        // No agent of the machine, or of another lab, is met by accident.
+        command.env("EGRESS_TRACER_SOCKET", self.bin.with_file_name("run").join("agent.sock"));
         command.process_group(0); // a terminal's Ctrl-C is for the lab's owner, who then ends these
         let enter = move || -> io::Result<()> {
             rustix::io::write(&procs, b"0")?;

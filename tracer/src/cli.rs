@@ -8,6 +8,8 @@ mod output;
 mod pods;
 mod record;
 mod scope;
+mod source;
+mod status;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -25,6 +27,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Trace all pods of this node and serve metrics, until SIGTERM
+    #[command(after_help = agent::EXAMPLES)]
     Agent(agent::Args),
     /// Show sessions as they happen
     #[command(after_help = observe::EXAMPLES)]
@@ -35,6 +38,9 @@ enum Verb {
     Replay(record::ReplayArgs),
     /// Explain from a sidecar's configuration what it does to a CONNECT, whose object makes it so, and what to apply
     Explain(crate::explain::Args),
+    /// Show whether an agent runs on this node, since when, what it has seen and lost
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Args),
     /// Show what this kernel offers, what is missing, and what to do about it
     Check(check::Args),
     /// Print the version
@@ -58,6 +64,7 @@ pub fn main() -> ExitCode {
         Verb::Record(args) => block_on(record::run(args)),
         Verb::Replay(args) => record::replay(&args),
         Verb::Explain(args) => crate::explain::run(&args),
+        Verb::Status(args) => block_on(status::run(args)),
         Verb::Check(args) => check::run(&args),
         Verb::Version => {
             println!("egress-tracer {}", env!("CARGO_PKG_VERSION"));

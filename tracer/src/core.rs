@@ -5,6 +5,7 @@ mod describe;
 mod naming;
 mod tables;
 mod upstream;
+mod waiting;
 
 use std::sync::Arc;
 

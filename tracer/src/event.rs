@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{EndRecord, HEAD_MAX, Meta, PayloadRecord, RecordKind, record};
 
@@ -66,7 +67,7 @@ pub struct Task {
     /// Thread id.
     pub tid: u32,
     /// Thread name: at most 15 bytes, escaped where they are not plain text.
-    pub comm: String,
+    pub comm: CompactString,
     /// cgroup v2 id.
     pub cgroup: u64,
 }
@@ -206,9 +207,9 @@ fn socket_addr(addr: [u8; 16], port: u16) -> SocketAddr {
 }
 
 /// A thread may call itself anything.
-fn comm(name: &[u8; 16]) -> String {
+fn comm(name: &[u8; 16]) -> CompactString {
     let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-    name[..end].escape_ascii().to_string()
+    name[..end].iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect()
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

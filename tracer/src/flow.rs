@@ -164,7 +164,8 @@ pub struct Upstreams {
     /// The latest failure of each sidecar (network namespace) towards each address.
     failures: HashMap<(u64, SocketAddr), Failure>,
     failures_order: VecDeque<(u64, (u64, SocketAddr))>,
-    by_flow: HashMap<u64, Upstream>,
+    /// Boxed, as the map has room for about twice as many as are in it.
+    by_flow: HashMap<u64, Box<Upstream>>,
     by_remote: HashMap<SocketAddr, Vec<u64>>,
     by_thread: HashMap<u32, Vec<u64>>,
     by_line: HashMap<String, Vec<u64>>,
@@ -183,27 +184,29 @@ impl Upstreams {
             }
             self.order.push_back((event.time, flow));
         }
-        self.by_flow.entry(flow).or_insert_with(|| Upstream {
-            remote: event.remote,
-            netns: event.netns,
-            task: event.task.clone(),
-            dialed: event.opened,
-            bytes: Bytes::default(),
-            sent: None,
-            ended: None,
-            line: None,
-            claim: None,
+        self.by_flow.entry(flow).or_insert_with(|| {
+            Box::new(Upstream {
+                remote: event.remote,
+                netns: event.netns,
+                task: event.task.clone(),
+                dialed: event.opened,
+                bytes: Bytes::default(),
+                sent: None,
+                ended: None,
+                line: None,
+                claim: None,
+            })
         })
     }
 
     /// A socket.
     pub fn get(&self, flow: u64) -> Option<&Upstream> {
-        self.by_flow.get(&flow)
+        self.by_flow.get(&flow).map(Box::as_ref)
     }
 
     /// A socket, to change it.
     pub fn get_mut(&mut self, flow: u64) -> Option<&mut Upstream> {
-        self.by_flow.get_mut(&flow)
+        self.by_flow.get_mut(&flow).map(Box::as_mut)
     }
 
     /// A socket that nobody has claimed carries the request `line`.
@@ -226,7 +229,7 @@ impl Upstreams {
         let to_remote = self.by_remote.get(&remote).into_iter().flatten();
         let of_thread = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
         let with_line = self.by_line.get(line).into_iter().flatten();
-        to_remote.chain(of_thread).chain(with_line).filter_map(|flow| Some((*flow, self.by_flow.get(flow)?)))
+        to_remote.chain(of_thread).chain(with_line).filter_map(|&flow| Some((flow, self.get(flow)?)))
     }
 
     /// Sockets that nobody has claimed, dialled by `thread` within that time, oldest first.
@@ -237,7 +240,7 @@ impl Upstreams {
     ) -> impl Iterator<Item = (u64, &Upstream)> {
         let flows = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
         flows
-            .filter_map(|flow| Some((*flow, self.by_flow.get(flow)?)))
+            .filter_map(|&flow| Some((flow, self.get(flow)?)))
             .filter(move |(_, upstream)| upstream.dialed.is_some_and(|dialed| within.contains(&dialed)))
     }
 
@@ -323,7 +326,7 @@ impl Upstreams {
             }
             self.order.pop_front();
             let is_nobodys = |upstream: &Upstream| upstream.claim.is_none_or(|claim| claim.by == NOBODY);
-            if self.by_flow.get(&flow).is_some_and(is_nobodys) {
+            if self.get(flow).is_some_and(is_nobodys) {
                 self.remove(flow);
             }
         }

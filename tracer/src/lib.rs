@@ -23,4 +23,6 @@ pub mod tracing;
 pub mod metrics;
 pub mod explain;
 pub mod enrich;
+pub mod live;
+pub mod flagged_log;
 pub mod cli;

@@ -65,6 +65,8 @@ pub struct Asked {
     pub reported: bool,
     /// What the sidecar sent upstream for this very request, in its own words.
     pub rewritten: Option<u64>,
+    /// Its place among all that wait.
+    pub place: Option<u64>,
 }
 
 impl Asked {
@@ -170,6 +172,7 @@ impl Connection {
             lost: event.lost,
             reported: false,
             rewritten: None,
+            place: None,
         });
     }
 
@@ -218,7 +221,11 @@ impl Connection {
     pub fn settle(&mut self) -> Option<Asked> {
         self.reply.clear();
         self.answered += 1;
-        self.pending.pop_front()
+        let settled = self.pending.pop_front();
+        if self.pending.is_empty() {
+            self.pending = VecDeque::new(); // a tunnel may live for long, and asks nothing more
+        }
+        settled
     }
 }
 

@@ -242,11 +242,10 @@ impl Session {
             Reply(text) => (Role::Reply, sent(0, text.as_bytes())),
             SidecarCloses => (Role::Reply, What::Ended(End::ClosedHere)),
         };
-        let sidecar_task =
-            Task { pid: 100, tid: 100 + self.thread, comm: "wrk:worker_0".to_owned(), cgroup: 2 };
+        let sidecar_task = Task { pid: 100, tid: 100 + self.thread, comm: "wrk:worker_0".into(), cgroup: 2 };
         let (leg, opened, local, remote, task) = match role {
             Role::App => {
-                let task = Task { pid: 7, tid: 7, comm: "curl".to_owned(), cgroup: 1 };
+                let task = Task { pid: 7, tid: 7, comm: "curl".into(), cgroup: 1 };
                 (0, 1, self.app(), self.proxy(), task)
             }
             Role::Reply => (1, accepted, SocketAddr::from(([127, 0, 0, 1], 15001)), self.app(), sidecar_task),

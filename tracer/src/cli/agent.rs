@@ -1,20 +1,34 @@
-//! `egress-tracer agent`: the same pipeline for a whole node, with metrics and health, until it is told to stop.
+//! `egress-tracer agent`: the same pipeline for a whole node, with metrics, health and a live stream, until it is told
+//! to stop.
 
-use std::{io::Write, net::SocketAddr, process::ExitCode};
+use std::{io::Write, net::SocketAddr, process::ExitCode, time::Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{pods, scope};
 use crate::{
     enrich::Enricher,
+    flagged_log::FlaggedLog,
+    live::{self, Live},
     metrics::{self, Metrics},
     report::Report,
 };
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  egress-tracer agent                                  all pods of this node
+  egress-tracer agent --metrics-address 127.0.0.1:9475
+  egress-tracer status                                 how the agent of this node is";
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
     scope: scope::Args,
+    #[command(flatten)]
+    live: live::Args,
+    /// How many reports to keep for readers who come later, or are slow
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    keep: usize,
     #[command(flatten)]
     pods: pods::Scope,
     /// Do not ask sidecars for their configuration to explain flagged sessions
@@ -26,43 +40,63 @@ pub(super) struct Args {
 const METRICS_ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 9475);
 
+/// Where reports go once they are complete.
+struct Sinks {
+    log: FlaggedLog,
+    live: Live,
+}
+
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let server = metrics::Server::bind(args.scope.metrics.metrics_address.unwrap_or(METRICS_ADDRESS)).await?;
+    let socket = live::Socket::bind(&args.live.socket)?;
     let mut tracing = args.scope.attach_to(args.pods.choice(), None)?;
     let metrics = Metrics::new(tracing.probes(), &args.scope.metrics)?;
     server.spawn(metrics.clone());
+    let (node, family) = (args.scope.node.clone(), tracing.probes().family());
+    let live = Live::new(node, family.name(), args.scope.shown(), args.keep);
+    live::Server::new(socket).spawn(live.clone());
     args.scope.say_ready()?;
     metrics.set_ready();
     let mut enricher = Enricher::new((!args.no_explain).then_some(args.scope.admin_port), &metrics);
+    let mut sinks = Sinks { log: FlaggedLog::default(), live };
     let mut reports = Vec::new();
     loop {
         tokio::select! {
             next = tracing.next(&mut reports) => next?,
-            report = enricher.next() => log(&report)?,
+            report = enricher.next() => sinks.take(report)?,
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         }
         metrics.update(&tracing);
+        tracing.take_gaps().into_iter().for_each(|gap| sinks.live.gap(gap));
         for pod in tracing.take_gone() {
             metrics.forget_pod(&pod.namespace, &pod.name);
         }
         for report in reports.drain(..) {
             metrics.count(&report);
-            if !report.flagged {
-                continue;
-            }
             if let Some(report) = enricher.enrich(report) {
-                log(&report)?;
+                sinks.take(report)?;
             }
         }
     }
+    write(&sinks.log.rest())?;
     tracing.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A flagged session is a line of JSON in the agent's log.
-fn log(report: &Report) -> std::io::Result<()> {
-    writeln!(std::io::stdout(), "{}", report.to_json())
+impl Sinks {
+    fn take(&mut self, report: Report) -> std::io::Result<()> {
+        if report.flagged {
+            write(&self.log.lines(&report, Instant::now()))?;
+        }
+        self.live.report(report);
+        Ok(())
+    }
+}
+
+fn write(lines: &[String]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    lines.iter().try_for_each(|line| writeln!(out, "{line}"))
 }

@@ -1,45 +1,60 @@
 //! `egress-tracer observe`: sessions as they happen, one a line.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{output, scope};
+use super::{output, source};
 use crate::{
-    enrich::Enricher,
     filter::Filter,
-    metrics::{self, Metrics},
+    live::{Query, Since},
+    report::{Loser, Message},
+    verdict::Verdict,
 };
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  egress-tracer observe --standalone --cgroup /sys/fs/cgroup/kubepods.slice
-  egress-tracer observe --flagged -o json | jq .explanation
-  egress-tracer observe --first 1 --timeout 30s --fail-on flagged";
+  egress-tracer observe --flagged                            what can be fixed, with the fix
+  egress-tracer observe -n shop -p cart --verdict '!tunneled'
+  egress-tracer observe --to 10.0.0.1:3128 --http-status 4+
+  egress-tracer observe --last 20 -o table                   what the agent has kept
+  egress-tracer observe --since 5m -f -o json | jq .explanation
+  egress-tracer observe --standalone --first 1 --timeout 30s --fail-on flagged";
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
-    scope: scope::Args,
-    /// Load probes of its own, even where an agent runs on this node
-    #[arg(long)]
-    standalone: bool,
+    source: source::Args,
+    /// Go on with what happens from now on, after what --last and --since have shown; the default without them
+    #[arg(short, long)]
+    follow: bool,
     /// Stop after N reports
     #[arg(long, value_name = "N")]
     first: Option<u64>,
+    /// The last N reports that the agent has kept
+    #[arg(long, value_name = "N", conflicts_with = "standalone")]
+    last: Option<u64>,
+    /// Reports on requests since then: how long ago, or a time (5m, 2026-11-20T11:45:15Z)
+    #[arg(long, value_name = "TIME", conflicts_with = "standalone")]
+    since: Option<Since>,
     /// Stop after this time
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     timeout: Option<Duration>,
-    #[command(flatten)]
-    filter: Filter,
     /// Exit with 3 if such a session was seen
     #[arg(long, value_enum, value_name = "WHAT")]
     fail_on: Option<FailOn>,
-    #[command(flatten)]
-    output: output::Args,
     /// Also write what was seen to this file, secrets masked, for `egress-tracer replay`
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    output: output::Args,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -55,58 +70,98 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut printer = args.output.printer()?;
-    let server = match args.scope.metrics.metrics_address {
-        Some(address) => Some(metrics::Server::bind(address).await?),
-        None => None,
+    let query = Query {
+        follow: args.follow,
+        last: args.last,
+        since: args.since.map(|Since(since)| since),
+        filter: args.filter,
     };
-    let mut tracing = args.scope.attach(args.record.as_deref())?;
-    let metrics = Metrics::new(tracing.probes(), &args.scope.metrics)?;
-    if let Some(server) = server {
-        server.spawn(metrics.clone());
-    }
-    args.scope.say_ready()?;
-    metrics.set_ready();
-    if std::io::stderr().is_terminal() {
-        eprintln!("watching with {} probes; Ctrl-C ends it", tracing.probes().family());
-    }
-
-    let mut enricher = Enricher::new(args.output.explains().then_some(args.scope.admin_port), &metrics);
+    let mut source = args.source.open(&query, args.output.explains(), args.record.as_deref()).await?;
     let timeout = tokio::time::sleep(args.timeout.unwrap_or(Duration::MAX));
     tokio::pin!(timeout);
-    let mut reports = Vec::new();
-    let (mut chosen, mut flagged) = (0, false);
-    let is_enough = |chosen: u64| args.first.is_some_and(|first| chosen >= first);
-    while !is_enough(chosen) {
-        tokio::select! {
-            next = tracing.next(&mut reports) => next?,
-            report = enricher.next() => printer.print(&report)?,
+    let mut seen = Summary::new();
+    let is_enough = |seen: &Summary| args.first.is_some_and(|first| seen.sessions() >= first);
+    let mut told = true;
+    while !is_enough(&seen) {
+        let message = tokio::select! {
+            message = source.next() => message?,
             () = &mut timeout => break,
-            _ = interrupt.recv() => break,
+            _ = interrupt.recv() => {
+                told = false;
+                break;
+            }
             _ = terminate.recv() => break,
+        };
+        let Some(message) = message else { break };
+        seen.count(&message);
+        printer.print(&message)?;
+        if !source.is_ready() {
+            printer.flush()?;
         }
-        metrics.update(&tracing);
-        tracing.take_gaps().iter().try_for_each(|gap| printer.print_gap(gap))?;
-        for report in reports.drain(..) {
-            metrics.count(&report);
-            if is_enough(chosen) || !args.filter.matches(&report) {
-                continue;
-            }
-            chosen += 1;
-            flagged |= report.flagged;
-            if let Some(report) = enricher.enrich(report) {
-                printer.print(&report)?;
-            }
-        }
-        printer.flush()?;
     }
-    while enricher.is_waiting() {
-        printer.print(&enricher.next().await)?;
+    for message in source.finish().await? {
+        if !is_enough(&seen) {
+            seen.count(&message);
+            printer.print(&message)?;
+        }
     }
     printer.flush()?;
-    tracing.finish()?;
-    Ok(if flagged && args.fail_on == Some(FailOn::Flagged) {
+    if !told && args.output.is_for_people() {
+        eprint!("{}", seen.text());
+    }
+    Ok(if seen.flagged > 0 && args.fail_on == Some(FailOn::Flagged) {
         ExitCode::from(SEEN)
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// What went by.
+struct Summary {
+    begun: Instant,
+    verdicts: BTreeMap<Verdict, u64>,
+    flagged: u64,
+    lost: [u64; 2],
+}
+
+impl Summary {
+    fn new() -> Self {
+        Self { begun: Instant::now(), verdicts: BTreeMap::new(), flagged: 0, lost: [0; 2] }
+    }
+
+    fn sessions(&self) -> u64 {
+        self.verdicts.values().sum()
+    }
+
+    fn count(&mut self, message: &Message) {
+        match message {
+            Message::Report(report) => {
+                *self.verdicts.entry(report.verdict).or_default() += 1;
+                self.flagged += u64::from(report.flagged);
+            }
+            Message::Gap(gap) => {
+                let [records, reports] = &mut self.lost;
+                match gap.lost.source {
+                    Loser::Kernel | Loser::Userspace => *records += gap.lost.count,
+                    Loser::Reader => *reports += gap.lost.count,
+                }
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        use std::fmt::Write as _;
+        let (all, seconds) = (self.sessions(), self.begun.elapsed().as_secs());
+        let mut text = format!("\n{all} sessions in {seconds} s, {} of them flagged\n", self.flagged);
+        for (verdict, count) in &self.verdicts {
+            let mark = if verdict.is_flagged() { "✗" } else { " " };
+            let _ = writeln!(text, "{count:8} {mark} {}", verdict.name());
+        }
+        for (lost, what) in self.lost.into_iter().zip(["records lost", "reports lost; not read in time"]) {
+            if lost > 0 {
+                let _ = writeln!(text, "{lost:8} ! {what}");
+            }
+        }
+        text
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
 
-use crate::report::{Colors, Compact, Gap, Report, Table};
+use crate::report::{Colors, Compact, Gap, Message, Report, Table};
 
 /// How reports are printed.
 #[derive(clap::Args, Debug)]
@@ -34,6 +34,11 @@ impl Args {
     /// Whether sidecars are to be asked for their configuration.
     pub(super) fn explains(&self) -> bool {
         self.explain
+    }
+
+    /// Whether it is made to be read by people.
+    pub(super) fn is_for_people(&self) -> bool {
+        matches!(self.format, Format::Compact | Format::Table)
     }
 
     /// Opens what is to be written.
@@ -113,7 +118,15 @@ impl Printer {
         })
     }
 
-    pub(super) fn print_gap(&mut self, gap: &Gap) -> anyhow::Result<()> {
+    /// Prints one line of a stream.
+    pub(super) fn print(&mut self, message: &Message) -> anyhow::Result<()> {
+        match message {
+            Message::Gap(gap) => self.print_gap(gap),
+            Message::Report(report) => self.print_report(report),
+        }
+    }
+
+    fn print_gap(&mut self, gap: &Gap) -> anyhow::Result<()> {
         match &self.form {
             Form::Compact(compact) => self.out.write_all(compact.show_gap(gap).as_bytes())?,
             Form::Table(table) => self.out.write_all(table.show_gap(gap).as_bytes())?,
@@ -123,7 +136,7 @@ impl Printer {
         Ok(())
     }
 
-    pub(super) fn print(&mut self, report: &Report) -> anyhow::Result<()> {
+    pub(super) fn print_report(&mut self, report: &Report) -> anyhow::Result<()> {
         match &mut self.form {
             Form::Compact(compact) => self.out.write_all(compact.show(report).as_bytes())?,
             Form::Table(table) => self.out.write_all(table.show(report).as_bytes())?,

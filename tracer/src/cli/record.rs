@@ -69,7 +69,7 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let file = &args.file;
     let from = File::open(file).with_context(|| format!("cannot open the recording {}", file.display()))?;
     let mut printer = args.output.printer()?;
-    trace::replay(BufReader::new(from), |report| printer.print(&report))
+    trace::replay(BufReader::new(from), |report| printer.print_report(&report))
         .with_context(|| format!("cannot replay {}", file.display()))?;
     printer.flush()?;
     Ok(ExitCode::SUCCESS)

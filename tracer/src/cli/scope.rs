@@ -10,7 +10,7 @@ use tracer_ebpf::settings::{LEAVE_UNNAMED, NO_SCOPES, NO_UID, SLOTS, TRACE_UNNAM
 
 use super::pods;
 use crate::{
-    metrics,
+    live, metrics,
     probes::{Family, Probes, Scope},
     runtime::Runtime,
     selector::PodChoice,
@@ -51,7 +51,7 @@ pub(super) struct Args {
     pub(super) ready_file: Option<PathBuf>,
     /// The node's name, for reports
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    node: Option<String>,
+    pub(super) node: Option<String>,
 }
 
 /// How long a report waits for its pod's name.
@@ -140,6 +140,26 @@ impl Args {
             bail!("{} is not a cgroup v2 directory; they are below {}", dir.display(), root.display());
         }
         Ok(given)
+    }
+
+    /// What is traced, as `status` shows it.
+    pub(super) fn shown(&self) -> live::Scope {
+        live::Scope { cgroup: self.cgroup.clone(), netns: self.netns.clone() }
+    }
+
+    /// What only probes of one's own can do, where it was asked for.
+    pub(super) fn needs_own_probes(&self) -> Option<&'static str> {
+        if self.cgroup.is_some() {
+            Some("--cgroup")
+        } else if !self.netns.is_empty() {
+            Some("--netns")
+        } else if self.probes != Choice::Auto {
+            Some("--probes")
+        } else if self.metrics.metrics_address.is_some() {
+            Some("--metrics-address")
+        } else {
+            None
+        }
     }
 
     /// Tells whoever waits that all hooks are attached.

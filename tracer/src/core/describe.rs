@@ -47,7 +47,7 @@ impl Core {
                 injected: None,
                 owner: None,
                 pid: task.map(|task| task.pid),
-                comm: task.map(|task| task.comm.clone()),
+                comm: task.map(|task| task.comm.to_string()),
                 ip: connection.local.ip(),
                 port: connection.local.port(),
             },
@@ -56,7 +56,7 @@ impl Core {
             sidecar: connection.sidecar.map(|sidecar| report::Sidecar {
                 port: sidecar.port,
                 pid: acceptor.map(|task| task.pid),
-                comm: acceptor.map(|task| task.comm.clone()),
+                comm: acceptor.map(|task| task.comm.to_string()),
             }),
             connect: report::Connect {
                 authority: asked.request.authority.clone(),

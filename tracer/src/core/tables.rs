@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
 };
 
-use super::Stats;
+use super::{Stats, waiting::Waiting};
 use crate::{
     event::Event,
     flow::{Claim, NOBODY, Strangers, Upstreams},
@@ -17,14 +17,17 @@ use crate::{
 /// A sidecar's accepted socket, by its peer: network namespace and address.
 type Peer = (u64, SocketAddr);
 
+/// So many names of connections that are gone are not worth looking for.
+const FEW: usize = 1_024;
+
 #[derive(Default)]
 pub(super) struct Tables {
-    connections: HashMap<u64, Connection>,
+    /// Boxed, as the map has room for about twice as many as are in it.
+    connections: HashMap<u64, Box<Connection>>,
     by_peer: HashMap<Peer, u64>,
     /// Connections with a request that waits for its answer, by its line, then by namespace.
     by_line: HashMap<String, BTreeMap<u64, VecDeque<u64>>>,
-    /// When a request was made, oldest first; may name some that are answered or gone.
-    waiting: VecDeque<(u64, u64)>,
+    waiting: Waiting,
     /// Connections in the order of their first event; may name some that are gone.
     order: VecDeque<(u64, u64)>,
     /// Ends of sidecar sockets whose app has not sent anything yet, with the sockets that are kept for them.
@@ -51,11 +54,11 @@ impl Tables {
     }
 
     pub(super) fn connection(&self, flow: u64) -> Option<&Connection> {
-        self.connections.get(&flow)
+        self.connections.get(&flow).map(Box::as_ref)
     }
 
     pub(super) fn connection_mut(&mut self, flow: u64) -> Option<&mut Connection> {
-        self.connections.get_mut(&flow)
+        self.connections.get_mut(&flow).map(Box::as_mut)
     }
 
     /// The connection of an app's event.
@@ -66,7 +69,7 @@ impl Tables {
             self.proxies.insert(event.remote, event.time);
             self.proxies_order.push_back((event.time, event.remote));
         }
-        let connection = self.connections.entry(flow).or_insert_with(|| Connection::new(event));
+        let connection = self.connections.entry(flow).or_insert_with(|| Box::new(Connection::new(event)));
         connection.sidecar = connection.sidecar.or(event.sidecar);
         if let Some(peer) = connection.peer() {
             self.by_peer.insert(peer, flow);
@@ -79,25 +82,26 @@ impl Tables {
         self.by_peer.get(&(netns, peer)).copied()
     }
 
-    /// A connection has `added` new requests.
+    /// A connection has `added` new requests; with none, its latest one waits on.
     pub(super) fn wait(&mut self, flow: u64, time: u64, added: usize) {
-        self.waiting.push_back((time, flow));
-        let Some(connection) = self.connections.get(&flow) else { return };
-        let Some(sidecar) = connection.sidecar else { return };
-        let pending = &connection.pending;
-        for asked in pending.range(pending.len().saturating_sub(added)..) {
-            let flows = self.by_line.entry(asked.line()).or_default().entry(sidecar.netns).or_default();
-            flows.push_back(flow);
+        let Some(connection) = self.connections.get_mut(&flow) else { return };
+        if added == 0 {
+            self.waiting.push(time, flow);
+        }
+        let pending = &mut connection.pending;
+        let new = pending.len().saturating_sub(added)..;
+        for asked in pending.range_mut(new) {
+            asked.place = Some(self.waiting.push(time, flow));
+            if let Some(sidecar) = connection.sidecar {
+                let flows = self.by_line.entry(asked.line()).or_default().entry(sidecar.netns).or_default();
+                flows.push_back(flow);
+            }
         }
     }
 
-    /// The next connection with a request made before `time`, each but once.
+    /// The next connection with a request made by `time`, each but once.
     pub(super) fn pop_waiting(&mut self, time: u64) -> Option<u64> {
-        let &(asked, flow) = self.waiting.front()?;
-        (asked <= time).then(|| {
-            self.waiting.pop_front();
-            flow
-        })
+        self.waiting.pop(time)
     }
 
     /// The connections on which this request waits for its answer: in the same namespace, or where either side's is
@@ -114,7 +118,11 @@ impl Tables {
     /// A connection's oldest request is answered.
     pub(super) fn stop_waiting(&mut self, flow: u64) {
         let Some(connection) = self.connections.get(&flow) else { return };
-        let (Some(asked), Some(sidecar)) = (connection.pending.front(), connection.sidecar) else { return };
+        let Some(asked) = connection.pending.front() else { return };
+        if let Some(place) = asked.place {
+            self.waiting.give_up(place);
+        }
+        let Some(sidecar) = connection.sidecar else { return };
         let line = asked.line();
         let Some(by_netns) = self.by_line.get_mut(&line) else { return };
         if let Some(flows) = by_netns.get_mut(&sidecar.netns) {
@@ -344,13 +352,16 @@ impl Tables {
         }
         while let Some(&(seen, flow)) = self.order.front() {
             let too_many = self.connections.len() > capacity;
-            let is_gone = !self.connections.contains_key(&flow);
-            if !is_gone && !too_many && seen >= kept_after {
+            if !too_many && seen >= kept_after {
                 break;
             }
             self.order.pop_front();
-            self.dropped += u64::from(too_many && !is_gone);
+            self.dropped += u64::from(too_many && self.connections.contains_key(&flow));
             self.remove_connection(flow);
+        }
+        // Most are gone by then, and one that lives long must not keep their places for them.
+        if self.order.len() > 2 * self.connections.len() + FEW {
+            self.order.retain(|(_, flow)| self.connections.contains_key(flow));
         }
     }
 }

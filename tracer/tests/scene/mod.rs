@@ -180,7 +180,7 @@ impl Scene {
     fn event(mut self, role: Role, what: What) -> Self {
         self.time += 100_000;
         let app = SocketAddr::from(([10, 99, 0, 2], 38644));
-        let task = |pid, comm: &str| Task { pid, tid: pid, comm: comm.to_owned(), cgroup: u64::from(pid) };
+        let task = |pid, comm: &str| Task { pid, tid: pid, comm: comm.into(), cgroup: u64::from(pid) };
         let (local, remote, task) = match role {
             Role::App => (app, self.proxy, task(13895, "curl")),
             Role::Reply => (

@@ -1,0 +1,268 @@
+//! The agent's live stream, read by the real `observe` and `status`: what they show, what is said when something is wrong,
+//! and that a reader who stops harms nobody but itself.
+
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixListener;
+use std::thread;
+use std::time::Duration;
+
+use lab::{Agent, Behaviour, Ended, Envoy, Lab, PROXY, Process, Script, ScriptedProxy, full_sidecar};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const HTTP: u16 = 3128;
+const TCP: u16 = 3129;
+
+fn connect(port: u16, authority: &str) -> Script {
+    Script::connect(SocketAddr::new(PROXY, port), authority)
+}
+
+fn reports(process: &Process, count: usize) -> Vec<Value> {
+    let lines = process.stdout().wait(PATIENCE, |lines| (lines.len() >= count).then(|| lines.to_vec()));
+    let lines = lines.unwrap_or_else(|| panic!("{count} lines: {:?}", process.stdout().all()));
+    lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// It failed, and said so in one sentence with all of `words`.
+fn says(ended: &Ended, code: i32, words: &[&str]) {
+    assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+    assert_eq!((ended.stdout.as_str(), ended.stderr.lines().count()), ("", 1), "{ended:?}");
+    for word in words {
+        assert!(ended.stderr.contains(word), "{word}: {ended:?}");
+    }
+}
+
+#[test]
+fn observe_and_status_read_from_the_agent() {
+    let lab = Lab::new().expect("a lab");
+    let _envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
+    let _proxy = ScriptedProxy::start(&lab, SocketAddr::new(PROXY, TCP), Behaviour::Tunnel).expect("a proxy");
+    let agent = Agent::start(&lab, &["--node", "node-1"]).expect("an agent");
+    let mode = |path| std::fs::metadata(path).expect("it is there").mode() & 0o777;
+    assert_eq!((mode(Agent::socket(&lab)), mode(lab.dir().join("run"))), (0o600, 0o700));
+
+    let all = Agent::observe(&lab, &["-o", "json"]).expect("a reader");
+    let flagged = Agent::observe(&lab, &["-o", "json", "--flagged", "--first", "1", "--fail-on", "flagged"]);
+    let flagged = flagged.expect("a reader");
+    lab.play(&[connect(TCP, "a.example:443")]).expect("a tunnel");
+    lab.play(&[connect(HTTP, "b.example:443")]).expect("a 404");
+    let verdicts: Vec<Value> = reports(&all, 2).iter().map(|report| report["verdict"].clone()).collect();
+    assert_eq!(verdicts, ["tunneled", "handled_as_http"]);
+    let ended = flagged.finish(PATIENCE).expect("it ends by itself");
+    assert_eq!((ended.status.code(), ended.stdout.lines().count()), (Some(3), 1), "{ended:?}");
+    let report: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert_eq!(report["listener"]["name"], "0.0.0.0_3128", "the agent explains: {report}");
+    assert!(report["manifest"].as_str().is_some_and(|manifest| manifest.contains("kind: ServiceEntry")));
+
+    // The past ends by itself; each format; the filters are the agent's to apply.
+    for (args, words, lines) in [
+        (&["--last", "5"][..], &["tunneled", "handled_as_http"][..], 2),
+        (&["--last", "1", "-o", "table"], &["VERDICT", "✗ handled_as_http"], 2),
+        (&["--since", "1h", "--verdict", "!handled_as_http"], &["tunneled"], 1),
+        (&["--last", "1", "--authority", "a.*", "--http-status", "2+"], &["a.example:443"], 1),
+        (&["--last", "1", "--to", "10.0.0.9"], &[], 0),
+        (
+            &["--last", "1", "--explain"],
+            &["──✗ 10.0.0.1:3128", "at fault: ", "kind: ServiceEntry", "whole: "],
+            13,
+        ),
+    ] {
+        let all: Vec<&str> = ["observe"].iter().chain(args).copied().collect();
+        let ended = Agent::run(&lab, &all).expect("it ends by itself");
+        assert!(ended.status.success() && ended.stdout.lines().count() == lines, "{args:?}: {ended:?}");
+        for word in words {
+            assert!(ended.stdout.contains(word), "{word}: {ended:?}");
+        }
+    }
+
+    let status = Agent::status(&lab).expect("a status");
+    assert_eq!((&status["sessions"]["tunneled"], &status["flagged"]), (&1.into(), &1.into()), "{status}");
+    assert_eq!((&status["node"], &status["readers"]), (&"node-1".into(), &1.into()), "{status}");
+    let text = Agent::run(&lab, &["status"]).expect("a status").stdout;
+    for words in
+        ["probes     cgroup", "sessions   2, 1 of them flagged", "1 ✗ handled_as_http", "lost       nothing"]
+    {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+
+    all.signal(Signal::INT).expect("a signal");
+    assert!(all.finish(PATIENCE).expect("it ends").status.success());
+    let people = Agent::observe(&lab, &[]).expect("a reader");
+    lab.play(&[connect(HTTP, "c.example:443")]).expect("a 404");
+    people.stdout().wait(PATIENCE, |lines| (!lines.is_empty()).then_some(())).expect("a line");
+    people.signal(Signal::INT).expect("a signal");
+    let ended = people.finish(PATIENCE).expect("it ends");
+    assert!(
+        ended.stderr.contains("1 sessions in ") && ended.stderr.contains("1 ✗ handled_as_http"),
+        "{ended:?}"
+    );
+
+    // The log of the agent, and its end.
+    let reader = Agent::observe(&lab, &[]).expect("a reader");
+    let ended = agent.stop().expect("it ends");
+    assert!(
+        ended.status.success() && ended.stdout.lines().count() == 2,
+        "flagged ones are logged: {ended:?}"
+    );
+    assert!(!Agent::socket(&lab).exists(), "it leaves no socket");
+    says(&reader.finish(PATIENCE).expect("it ends, too"), 1, &["the agent at", "has ended"]);
+}
+
+#[test]
+fn without_an_agent_observe_says_so_and_loads_its_own_probes() {
+    let lab = Lab::new().expect("a lab");
+    let _envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
+    says(
+        &Agent::run(&lab, &["status"]).expect("it ends"),
+        1,
+        &["no agent runs on this node", "run/agent.sock"],
+    );
+    let past = Agent::run(&lab, &["observe", "--last", "1"]).expect("it ends");
+    assert!(past.status.code() == Some(1) && past.stderr.contains("--last and --since"), "{past:?}");
+    // The whole node is out of bounds for a test: the scope follows from the agent that was killed, or is given.
+    let agent = Agent::start(&lab, &[]).expect("an agent");
+    agent.kill().expect("it is killed");
+    assert!(Agent::socket(&lab).exists(), "it could not take its socket along");
+    says(&Agent::run(&lab, &["status"]).expect("it ends"), 1, &["no agent runs on this node"]);
+    let cgroup = lab.pod_cgroup().display().to_string();
+    let own = Agent::observe(&lab, &["-o", "json", "--cgroup", &cgroup]).expect("a reader");
+    lab.play(&[connect(HTTP, "a.example:443")]).expect("a 404");
+    assert_eq!(reports(&own, 1)[0]["verdict"], "handled_as_http");
+    // The next agent takes the place of the one that was killed; a third does not.
+    let next = Agent::start(&lab, &[]).expect("another agent");
+    assert_eq!(Agent::status(&lab).expect("a status")["sessions"]["handled_as_http"], 0);
+    let args = ["agent", "--metrics-address", "127.0.0.1:9476", "--cgroup", &cgroup];
+    let third = Agent::run(&lab, &args).expect("it ends");
+    says(&third, 1, &["another agent serves at", "--socket"]);
+    assert!(Agent::status(&lab).is_ok(), "the living one is not disturbed");
+    assert!(next.stop().expect("it ends").status.success());
+}
+
+#[test]
+fn what_is_wrong_is_one_sentence() {
+    let lab = Lab::new().expect("a lab");
+    let agent = Agent::start(&lab, &[]).expect("an agent");
+    let nobody = |args: &[&str]| {
+        let mut command = lab.tools().command("setpriv").expect("a command");
+        let program = Agent::command(&lab, &[]).expect("a command").get_program().to_owned();
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program).args(args);
+        Process::run(command, &[], PATIENCE).expect("it ends")
+    };
+    says(&nobody(&["observe"]), 1, &["not allowed", "run/agent.sock", "root"]);
+    says(&nobody(&["status"]), 1, &["not allowed"]);
+    for (args, word) in [
+        (
+            &["observe", "--verdict", "none"][..],
+            "there is no verdict of that name; there are handled_as_http",
+        ),
+        (&["observe", "--http-status", "40"], "404"),
+        (&["observe", "--to", "proxy"], "10.0.0.1:3128"),
+        (&["observe", "--since", "yesterday"], "5m"),
+        (&["observe", "--standalone", "--last", "1"], "--standalone"),
+    ] {
+        let ended = Agent::run(&lab, args).expect("it ends");
+        assert!(ended.status.code() == Some(2) && ended.stderr.contains(word), "{ended:?}");
+    }
+    // Others than observe may ask, too.
+    let curl = |args: &[&str]| {
+        let mut command = lab.tools().command("curl").expect("a command");
+        command.arg("-sS").arg("--unix-socket").arg(Agent::socket(&lab)).args(args);
+        Process::run(command, &[], PATIENCE).expect("it ends").stdout
+    };
+    for (args, words) in [
+        (&["http://x/v1/sessions?verdict=none"][..], "verdict: there is no verdict of that name"),
+        (&["http://x/v1/sessions?colour=red"], "there is no parameter `colour`"),
+        (&["http://x/v2"], "/v1/sessions"),
+        (&["-d", "x", "http://x/v1/status"], "only GET"),
+        (&["-H", "egress-tracer-api: 9", "http://x/v1/status"], "speaks version 1, not 9"),
+        (&["http://x/v1/sessions?last=0"], ""),
+    ] {
+        let said = curl(args);
+        assert!(said.contains(words) && said.lines().count() <= 1, "{args:?}: {said}");
+    }
+    assert!(agent.stop().expect("it ends").status.success());
+
+    for (answer, words) in [
+        (
+            "HTTP/1.1 200 OK\r\negress-tracer-api: 2\r\negress-tracer-version: 9.9.9\x1b[31m\r\n\r\n",
+            "no answer",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\negress-tracer-api: 2\r\negress-tracer-version: 9.9.9\r\n\r\n",
+            "release 9.9.9 and speaks version 2",
+        ),
+        ("HTTP/1.1 200 OK\r\n\r\n", "no agent of egress-tracer"),
+        (
+            "HTTP/1.1 503 No\r\negress-tracer-api: 1\r\ncontent-length: 11\r\n\r\nno \x1b[2J way\n",
+            "refuses: no \\u{1b}[2J way",
+        ),
+        ("SSH-2.0-OpenSSH_9.2\r\n", "no answer from the agent"),
+        ("", "no answer from the agent"),
+    ] {
+        let _ = std::fs::remove_file(Agent::socket(&lab));
+        let listener = UnixListener::bind(Agent::socket(&lab)).expect("a socket");
+        let fake = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a reader");
+            let _ = stream.read(&mut [0; 4096]);
+            stream.write_all(answer.as_bytes())
+        });
+        let ended = Agent::run(&lab, &["observe"]).expect("it ends");
+        says(&ended, 1, &[words]);
+        assert!(!ended.stderr.contains('\x1b'), "{ended:?}");
+        fake.join().expect("a thread").expect("it was read");
+    }
+}
+
+/// Sessions of each wave; together they are more than what the sockets' buffers and the agent keep for a reader.
+const WAVE: usize = 150;
+const WAVES: usize = 7;
+/// What the agent keeps here: more than a wave, so that whoever reads at all loses nothing.
+const KEEP: usize = 256;
+
+#[test]
+fn a_reader_that_stops_harms_nobody_but_itself() {
+    let lab = Lab::new().expect("a lab");
+    let _envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
+    let agent = Agent::start(&lab, &["--keep", &KEEP.to_string()]).expect("an agent");
+    let readers: Vec<Process> =
+        (0..10).map(|_| Agent::observe(&lab, &["-o", "json"]).expect("a reader")).collect();
+    let (stopped, others) = readers.split_first().expect("ten of them");
+    let wave = vec![connect(HTTP, "a.example:443"); WAVE];
+    let mut memory = Vec::new();
+    for number in 1..=WAVES {
+        if number == 2 {
+            stopped.signal(Signal::STOP).expect("a signal");
+        }
+        assert!(lab.play(&wave).expect("answers").iter().all(|answer| answer.status() == Some(404)));
+        for reader in others {
+            reports(reader, number * WAVE);
+        }
+        memory.push(agent.memory().expect("its memory"));
+    }
+    assert_eq!(Agent::status(&lab).expect("a status")["flagged"], WAVE * WAVES);
+    stopped.signal(Signal::CONT).expect("a signal");
+    let told = |lines: &[String]| {
+        let lost: u64 = lines.iter().filter_map(|line| gap(line)).sum();
+        let read = lines.iter().filter(|line| gap(line).is_none()).count();
+        (read as u64 + lost == (WAVE * WAVES) as u64).then_some((read, lost))
+    };
+    let (read, lost) =
+        stopped.stdout().wait(PATIENCE, told).expect("what it read and what it lost are all there were");
+    assert!(read >= WAVE + KEEP && lost > 0, "{read} read, {lost} lost");
+    for reader in others {
+        assert!(reader.stdout().all().iter().all(|line| gap(line).is_none()), "the others lost nothing");
+    }
+    // A full ring and full buffers are its worst case, which it reached before the last waves.
+    let (middle, last) = (memory[WAVES / 2], memory[WAVES - 1]);
+    eprintln!("stopped reader: {read} read, {lost} lost; the agent's memory after each wave: {memory:?}");
+    assert!(last < middle + (2 << 20), "{memory:?}");
+}
+
+/// How many reports this line says were lost.
+fn gap(line: &str) -> Option<u64> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    (line["lost"]["source"] == "reader").then(|| line["lost"]["count"].as_u64())?
+}

@@ -1,0 +1,172 @@
+//! Where sessions come from: the agent of this node, or probes of our own where there is none. Whoever shows them need
+//! not know which.
+
+use std::{collections::VecDeque, io::IsTerminal as _, path::Path};
+
+use anyhow::bail;
+
+use super::scope;
+use crate::{
+    enrich::Enricher,
+    filter::Filter,
+    live::{self, Client, Query, Stream, Trouble},
+    metrics::{self, Metrics},
+    report::{Message, Report},
+    tracing::Tracing,
+};
+
+/// What decides where sessions come from.
+#[derive(clap::Args, Debug)]
+#[group(skip)]
+pub(super) struct Args {
+    /// Load probes of our own, even where an agent runs on this node; also implied by --cgroup, --netns, --probes,
+    /// --metrics-address and --record
+    #[arg(long, help_heading = "Source")]
+    standalone: bool,
+    #[command(flatten)]
+    live: live::Args,
+    #[command(flatten)]
+    scope: scope::Args,
+}
+
+/// A source of sessions.
+pub(super) enum Source {
+    /// The agent.
+    Agent(Stream),
+    /// Probes of our own.
+    Own(Box<Own>),
+}
+
+/// The whole pipeline, within this process.
+pub(super) struct Own {
+    tracing: Tracing,
+    metrics: Metrics,
+    enricher: Enricher,
+    filter: Filter,
+    reports: Vec<Report>,
+    ready: VecDeque<Message>,
+}
+
+impl Args {
+    /// Opens the source. `explain`: probes of our own ask sidecars for their configuration, as agents do anyway.
+    pub(super) async fn open(
+        &self,
+        query: &Query,
+        explain: bool,
+        record: Option<&Path>,
+    ) -> anyhow::Result<Source> {
+        let source = match self.reach(record).await? {
+            Some(client) => Source::Agent(client.sessions(query).await?),
+            None if query.follows() => {
+                Source::Own(Box::new(self.load(query.filter.clone(), explain, record).await?))
+            }
+            None => bail!(
+                "--last and --since without --follow show what an agent has kept, and there is none here"
+            ),
+        };
+        self.scope.say_ready()?;
+        if std::io::stderr().is_terminal() {
+            match &source {
+                Source::Agent(_) => eprintln!("watching through the agent of this node; Ctrl-C ends it"),
+                Source::Own(own) => {
+                    eprintln!("watching with {} probes; Ctrl-C ends it", own.tracing.probes().family());
+                }
+            }
+        }
+        Ok(source)
+    }
+
+    /// The agent, if there is one to ask.
+    async fn reach(&self, record: Option<&Path>) -> anyhow::Result<Option<Client>> {
+        let own = self.scope.needs_own_probes().or(record.map(|_| "--record"));
+        if self.standalone || own.is_some() {
+            return Ok(None);
+        }
+        match Client::connect(&self.live.socket).await {
+            Ok(client) => Ok(Some(client)),
+            Err(Trouble::Other(error)) => Err(error),
+            Err(Trouble::Absent) => {
+                eprintln!(
+                    "egress-tracer: no agent at {}: loading probes of our own",
+                    self.live.socket.display()
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    async fn load(&self, filter: Filter, explain: bool, record: Option<&Path>) -> anyhow::Result<Own> {
+        let server = match self.scope.metrics.metrics_address {
+            Some(address) => Some(metrics::Server::bind(address).await?),
+            None => None,
+        };
+        let tracing = self.scope.attach(record)?;
+        let metrics = Metrics::new(tracing.probes(), &self.scope.metrics)?;
+        if let Some(server) = server {
+            server.spawn(metrics.clone());
+        }
+        metrics.set_ready();
+        let enricher = Enricher::new(explain.then_some(self.scope.admin_port), &metrics);
+        let (reports, ready) = (Vec::new(), VecDeque::new());
+        Ok(Own { tracing, metrics, enricher, filter, reports, ready })
+    }
+}
+
+impl Source {
+    /// The next line; `None`: there will be no more. Nothing is lost where this is dropped half-way.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Message>> {
+        match self {
+            Self::Agent(stream) => stream.next().await,
+            Self::Own(own) => own.next().await.map(Some),
+        }
+    }
+
+    /// Whether the next line can be had without waiting.
+    pub(super) fn is_ready(&self) -> bool {
+        match self {
+            Self::Agent(stream) => stream.is_ready(),
+            Self::Own(own) => !own.ready.is_empty(),
+        }
+    }
+
+    /// Ends it, and gives back what was on its way.
+    pub(super) async fn finish(self) -> anyhow::Result<Vec<Message>> {
+        match self {
+            Self::Agent(_) => Ok(Vec::new()),
+            Self::Own(own) => own.finish().await,
+        }
+    }
+}
+
+impl Own {
+    async fn next(&mut self) -> anyhow::Result<Message> {
+        loop {
+            if let Some(message) = self.ready.pop_front() {
+                return Ok(message);
+            }
+            tokio::select! {
+                next = self.tracing.next(&mut self.reports) => next?,
+                report = self.enricher.next() => self.ready.push_back(Message::Report(Box::new(report))),
+            }
+            self.metrics.update(&self.tracing);
+            self.ready.extend(self.tracing.take_gaps().into_iter().map(Message::Gap));
+            for report in self.reports.drain(..) {
+                self.metrics.count(&report);
+                if !self.filter.matches(&report) {
+                    continue;
+                }
+                let complete = self.enricher.enrich(report);
+                self.ready.extend(complete.map(|report| Message::Report(Box::new(report))));
+            }
+        }
+    }
+
+    async fn finish(mut self) -> anyhow::Result<Vec<Message>> {
+        let mut rest = Vec::from(self.ready);
+        while self.enricher.is_waiting() {
+            rest.push(Message::Report(Box::new(self.enricher.next().await)));
+        }
+        self.tracing.finish()?;
+        Ok(rest)
+    }
+}

@@ -1,0 +1,113 @@
+//! `egress-tracer status`: how the agent of this node is.
+
+use std::{fmt::Write as _, io::Write as _, process::ExitCode};
+
+use anyhow::anyhow;
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::{
+    explain::escape,
+    live::{self, Client, Status, Trouble},
+    report::Loser,
+    verdict::Verdict,
+};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  egress-tracer status
+  egress-tracer status -o json | jq .sessions";
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(flatten)]
+    live: live::Args,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// One object
+    Json,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let path = args.live.socket.display();
+    let client = Client::connect(&args.live.socket).await.map_err(|trouble| match trouble {
+        Trouble::Absent => anyhow!(
+            "no agent runs on this node, or its socket is not {path}; without one, `observe` and `top` load probes of \
+             their own"
+        ),
+        Trouble::Other(error) => error,
+    })?;
+    let status = client.status().await?;
+    let text = match args.output {
+        Output::Text => text(&status, &Timestamp::now(), &TimeZone::system()),
+        Output::Json => serde_json::to_string(&status)? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(status: &Status, now: &Timestamp, zone: &TimeZone) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:10} {}", escape(value));
+    };
+    let version = format!("egress-tracer {}, process {}", status.version, status.pid);
+    line("agent", &version);
+    line("node", status.node.as_deref().unwrap_or("not named; --node or NODE_NAME names it"));
+    line("probes", &status.probes);
+    line("since", &since(&status.since, now, zone));
+    let mut scope = match &status.scope.cgroup {
+        Some(cgroup) => cgroup.display().to_string(),
+        None => "the whole node".to_owned(),
+    };
+    for netns in &status.scope.netns {
+        let _ = write!(scope, ", {}", netns.display());
+    }
+    line("scope", &scope);
+    line("readers", &status.readers.to_string());
+    let all: u64 = status.sessions.values().sum();
+    let last = status.last.as_ref().map(|last| format!(", the last one {}", since(last, now, zone)));
+    line("sessions", &format!("{all}, {} of them flagged{}", status.flagged, last.unwrap_or_default()));
+    for verdict in Verdict::ALL {
+        let count = status.sessions.get(verdict.name()).copied().unwrap_or_default();
+        if count > 0 {
+            let mark = if verdict.is_flagged() { "✗" } else { " " };
+            let _ = writeln!(text, "{count:12} {mark} {}", verdict.name());
+        }
+    }
+    if status.lost.is_empty() {
+        let _ = writeln!(text, "{:10} nothing", "lost");
+    }
+    for (nth, loss) in status.lost.iter().enumerate() {
+        let whose = match loss.source {
+            Loser::Kernel => "records in the kernel",
+            Loser::Userspace => "records unread",
+            Loser::Reader => "reports",
+        };
+        let name = if nth == 0 { "lost" } else { "" };
+        let _ = writeln!(text, "{name:10} {} {whose} ({})", loss.count, escape(&loss.reason));
+    }
+    text
+}
+
+/// `2026-11-20 11:45:15 (2 h 3 min ago)`
+fn since(time: &str, now: &Timestamp, zone: &TimeZone) -> String {
+    let Ok(then) = time.parse::<Timestamp>() else { return time.to_owned() };
+    let shown = then.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
+    let ago = now.duration_since(then).as_secs().max(0);
+    let (days, hours, minutes) = (ago / 86_400, ago / 3_600 % 24, ago / 60 % 60);
+    let ago = match (days, hours, minutes) {
+        (0, 0, 0) => format!("{ago} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    };
+    format!("{shown} ({ago} ago)")
+}

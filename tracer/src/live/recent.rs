@@ -1,0 +1,189 @@
+//! The recent lines of the stream, in a ring of bounded size, and the readers that follow it. A reader is a place in the
+//! ring: it costs nothing while it rests, and when the ring has gone past it, it learns how many lines it missed.
+
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::query::Query;
+use crate::{
+    filter::Filter,
+    report::{Gap, Loser, Message},
+    tracing::now,
+};
+
+/// The most bytes of JSON that are kept.
+const BYTES: usize = 4 << 20;
+/// About so many bytes are handed to a reader at once.
+const CHUNK: usize = 32 << 10;
+
+/// The recent lines. Clones are handles to the same.
+#[derive(Clone)]
+pub struct Recent(Rc<Shared>);
+
+struct Shared {
+    ring: RefCell<Ring>,
+    /// The number that the next line will have; readers wait for it to change.
+    next: watch::Sender<u64>,
+}
+
+struct Ring {
+    lines: VecDeque<Rc<Line>>,
+    /// The number of the first of them.
+    first: u64,
+    bytes: usize,
+    most: (usize, usize),
+}
+
+struct Line {
+    message: Message,
+    json: Bytes,
+}
+
+impl Recent {
+    /// Nothing yet; it will keep so many lines, and no more than some MiB.
+    pub fn new(lines: usize) -> Self {
+        Self::bounded(lines, BYTES)
+    }
+
+    fn bounded(lines: usize, bytes: usize) -> Self {
+        let ring = Ring { lines: VecDeque::new(), first: 0, bytes: 0, most: (lines, bytes) };
+        Self(Rc::new(Shared { ring: RefCell::new(ring), next: watch::Sender::new(0) }))
+    }
+
+    /// Adds a line, which takes the place of the oldest ones where there is no room.
+    pub fn push(&self, message: Message) {
+        let mut json = message.to_json().into_bytes();
+        json.push(b'\n');
+        let mut ring = self.0.ring.borrow_mut();
+        ring.bytes += json.len();
+        ring.lines.push_back(Rc::new(Line { message, json: json.into() }));
+        let (most_lines, most_bytes) = ring.most;
+        while ring.lines.len() > most_lines || (ring.bytes > most_bytes && ring.lines.len() > 1) {
+            if let Some(oldest) = ring.lines.pop_front() {
+                ring.bytes -= oldest.json.len();
+                ring.first += 1;
+            }
+        }
+        drop(ring);
+        self.0.next.send_modify(|next| *next += 1);
+    }
+
+    /// How many lines and bytes are kept.
+    pub fn kept(&self) -> (usize, usize) {
+        let ring = self.0.ring.borrow();
+        (ring.lines.len(), ring.bytes)
+    }
+
+    /// How many read along.
+    pub fn readers(&self) -> usize {
+        self.0.next.receiver_count()
+    }
+
+    /// A reader of what `query` asks for.
+    pub fn reader(&self, query: &Query) -> Reader {
+        let next = self.0.next.subscribe();
+        let (begin, end) = (self.begin(query), *next.borrow());
+        let since = query.since;
+        Reader {
+            recent: self.clone(),
+            next,
+            at: begin,
+            end: (!query.follows()).then_some(end),
+            filter: query.filter.clone(),
+            since,
+        }
+    }
+
+    /// The first line that `query` asks for.
+    fn begin(&self, query: &Query) -> u64 {
+        let ring = self.0.ring.borrow();
+        let end = ring.first + ring.lines.len() as u64;
+        match (query.last, query.since) {
+            (None, None) => end,
+            (None, Some(_)) => ring.first,
+            (Some(last), since) => {
+                let wanted = ring.lines.iter().rev().enumerate().filter(|(_, line)| {
+                    matches!(line.message, Message::Report(_)) && wants(&query.filter, since, &line.message)
+                });
+                match usize::try_from(last).unwrap_or(usize::MAX).checked_sub(1) {
+                    None => end,
+                    Some(nth) => wanted
+                        .take(nth.saturating_add(1))
+                        .last()
+                        .map_or(end, |(back, _)| end - 1 - back as u64),
+                }
+            }
+        }
+    }
+
+    fn line(&self, at: u64) -> Result<Option<Rc<Line>>, u64> {
+        let ring = self.0.ring.borrow();
+        let back = at.checked_sub(ring.first).ok_or(ring.first)?;
+        Ok(usize::try_from(back).ok().and_then(|back| ring.lines.get(back)).map(Rc::clone))
+    }
+}
+
+/// Gaps are for everybody.
+fn wants(filter: &Filter, since: Option<Timestamp>, message: &Message) -> bool {
+    let is_since =
+        |time: &str| since.is_none_or(|since| time.parse::<Timestamp>().is_ok_and(|time| time >= since));
+    match message {
+        Message::Gap(gap) => is_since(&gap.time),
+        Message::Report(report) => filter.matches(report) && is_since(&report.time),
+    }
+}
+
+/// A place in the ring, and what is wanted from there on.
+pub struct Reader {
+    recent: Recent,
+    next: watch::Receiver<u64>,
+    at: u64,
+    end: Option<u64>,
+    filter: Filter,
+    since: Option<Timestamp>,
+}
+
+impl Reader {
+    /// Waits for lines that are wanted, and gives as many as there are, up to a bound; `None`: there will be no more.
+    pub async fn read(&mut self) -> Option<Bytes> {
+        loop {
+            self.next.borrow_and_update();
+            let lines = self.read_now();
+            if !lines.is_empty() {
+                return Some(lines);
+            }
+            if self.end.is_some_and(|end| self.at >= end) {
+                return None;
+            }
+            self.next.changed().await.ok()?;
+        }
+    }
+
+    fn read_now(&mut self) -> Bytes {
+        let mut lines = BytesMut::new();
+        while lines.len() < CHUNK && self.end.is_none_or(|end| self.at < end) {
+            match self.recent.line(self.at) {
+                Ok(Some(line)) => {
+                    if wants(&self.filter, self.since, &line.message) {
+                        lines.extend_from_slice(&line.json);
+                    }
+                    self.at += 1;
+                }
+                Ok(None) => break,
+                Err(first) => {
+                    let gap = Message::Gap(Gap::new(now(), Loser::Reader, "slow", first - self.at));
+                    lines.extend_from_slice(gap.to_json().as_bytes());
+                    lines.extend_from_slice(b"\n");
+                    self.at = first;
+                }
+            }
+        }
+        lines.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! The agent's socket in the file system: for root alone, in a directory for root alone. What a dead agent left there is
+//! replaced; a living agent's is not.
+
+use std::{
+    fs::{DirBuilder, File, Permissions},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::net::UnixListener;
+
+/// A bound socket. It and its lock are gone when this is dropped; after a kill, the lock is, and the next agent replaces
+/// the rest.
+pub struct Socket {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Socket {
+    /// Takes the place.
+    ///
+    /// # Errors
+    /// That another agent has it, or what is in the way.
+    pub fn bind(path: &Path) -> anyhow::Result<Self> {
+        let dir = path.parent().context("--socket needs the path of a file in a directory")?;
+        if !dir.exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
+                format!(
+                    "cannot make the directory {} for the agent's socket; choose another --socket",
+                    dir.display()
+                )
+            })?;
+        }
+        let lock_path = path.with_extension("lock");
+        let lock = File::create(&lock_path).with_context(|| {
+            format!("cannot write {} beside the agent's socket; choose another --socket", lock_path.display())
+        })?;
+        let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, nix::errno::Errno::EAGAIN)) => {
+                bail!("another agent serves at {}: stop it first, or choose another --socket", path.display())
+            }
+            Err((_, error)) => bail!("cannot lock {}: {error}", lock_path.display()),
+        };
+        // Made aside and moved into its place: nobody can connect before its mode is set, and a dead agent's goes.
+        let aside = path.with_extension(format!("{}", std::process::id()));
+        remove(&aside)?;
+        let listener = UnixListener::bind(&aside).with_context(|| {
+            format!("cannot serve live sessions at {}; choose another --socket", path.display())
+        })?;
+        std::fs::set_permissions(&aside, Permissions::from_mode(0o600))
+            .and_then(|()| std::fs::rename(&aside, path))
+            .with_context(|| format!("cannot put the agent's socket at {}", path.display()))?;
+        Ok(Self { listener, path: path.to_owned(), _lock: lock })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The lock's file stays: who removed it could remove one that the next agent has locked already.
+        if let Err(error) = remove(&self.path) {
+            log::warn!("{error:#}");
+        }
+    }
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::MetadataExt as _, net::UnixStream};
+
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+    }
+
+    #[test]
+    fn a_dead_agents_socket_is_replaced_and_a_living_ones_is_not() {
+        let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a directory"));
+        let _inside = runtime.enter();
+        let path = dir.path().join("run/agent.sock");
+        let living = Socket::bind(&path).expect("a socket");
+        assert_eq!(std::fs::metadata(&path).expect("it is there").mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(dir.path().join("run")).expect("it is there").mode() & 0o777, 0o700);
+        let error = Socket::bind(&path).err().expect("it is taken");
+        assert!(error.to_string().contains("another agent serves at"), "{error}");
+        assert!(UnixStream::connect(&path).is_ok(), "the living one's is still there");
+        drop(living);
+        assert!(!path.exists());
+        // What a killed agent leaves: a socket that nobody listens on.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+        assert!(UnixStream::connect(&path).is_err());
+        let _next = Socket::bind(&path).expect("it is replaced");
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_said() {
+        let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a directory"));
+        let _inside = runtime.enter();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        let error = Socket::bind(&file.join("agent.sock")).err().expect("a file is no directory");
+        assert!(format!("{error:#}").contains("--socket"), "{error:#}");
+    }
+}
