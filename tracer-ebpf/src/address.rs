@@ -14,8 +14,14 @@ pub fn mapped(ip4: u32) -> [u8; 16] {
 pub fn address(a: u32, b: u32, c: u32, d: u32) -> [u8; 16] {
     let low = u64::from(a) | u64::from(b) << 32;
     let high = u64::from(c) | u64::from(d) << 32;
+    bytes_of([low, high])
+}
+
+/// Sixteen bytes that are handled as two words: each as one load and one store.
+#[inline(always)]
+pub fn bytes_of(words: [u64; 2]) -> [u8; 16] {
     let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&low.to_ne_bytes());
-    bytes[8..].copy_from_slice(&high.to_ne_bytes());
+    bytes[..8].copy_from_slice(&words[0].to_ne_bytes());
+    bytes[8..].copy_from_slice(&words[1].to_ne_bytes());
     bytes
 }

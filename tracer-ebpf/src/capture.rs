@@ -12,8 +12,7 @@ use tracer_ebpf::{
 use crate::{
     context::{Context, Owner, Sent, Tuple},
     maps::{
-        ACCEPTED, Accepted, DIALED, Dialed, FLOW_HELD, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow,
-        HELD, Maybe, SETTINGS,
+        ACCEPTED, Accepted, DIALED, Dialed, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, Maybe, settings,
     },
     ring,
     scope::is_current_in_scope,
@@ -55,7 +54,7 @@ fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow 
         flags,
         redirected_port: 0,
         wire_port: 0,
-        zero: [0; 2],
+        zero: 0,
         comm: owner.comm,
     }
 }
@@ -79,15 +78,15 @@ fn keep(flow: u64, state: &Flow) {
     }
 }
 
-/// A task dials. The source port may not be chosen yet.
+/// A task dials. The source port may not be chosen yet. `flags`: what is known beyond that.
 #[inline(always)]
-pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple) {
-    let settings = SETTINGS.load();
+pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple, flags: u8) {
+    let settings = settings();
     if !settings.is_netns_in_scope(netns) || !is_current_in_scope() {
         return;
     }
     let is_sidecar = settings.is_sidecar(owner.uid);
-    let state = flow_of(flow, if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, 0);
+    let state = flow_of(flow, if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, flags);
     keep(flow, &state);
     if is_sidecar {
         // A reader without the link has less to go by, and that is all: no reason to count a loss.
@@ -163,11 +162,11 @@ pub enum Known {
 /// a request is known to be intercepted when it is seen.
 #[inline(always)]
 pub fn knocked(netns: u64, tuple: &Tuple, known: Known) {
-    let settings = SETTINGS.load();
+    let settings = settings();
     if !settings.is_netns_in_scope(netns) {
         return;
     }
-    let key = peer_key(&settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+    let key = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
     let accepted = Accepted { netns, flow: 0, reply_left: 0, port: tuple.local_port, zero: 0 };
     if ACCEPTED.insert(key, accepted, known as u64).is_err() && matches!(known, Known::Replace) {
         ring::lost(Loss::MapFull);
@@ -177,12 +176,12 @@ pub fn knocked(netns: u64, tuple: &Tuple, known: Known) {
 /// A connection to one of the sidecar's ports is established.
 #[inline(always)]
 pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
-    let settings = SETTINGS.load();
+    let settings = settings();
     if !settings.is_netns_in_scope(netns) {
         return;
     }
     keep(flow, &flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), 0));
-    let key = peer_key(&settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+    let key = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
     if let Some(accepted) = ACCEPTED.get_ptr_mut(key) {
         // SAFETY: the value lives in the map, and this is one store.
         unsafe { (*accepted).flow = flow };
@@ -220,7 +219,7 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
     let opens = Maybe::new(concerns_us(first, sent.len));
     let state = match FLOWS.get_ptr_mut(sent.flow) {
         Some(state) => state,
-        None if is_reply.is() || (opens.is() && !ctx.is_early()) => match late(ctx, sent.flow, is_reply) {
+        None if is_reply.is() || opens.is() => match late(ctx, sent.flow, is_reply) {
             Some(state) => state,
             None => return,
         },
@@ -233,8 +232,8 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
     state.flags |= FLOW_SENT;
     if is_reply.is() {
         let tuple = ctx.tuple();
-        let settings = SETTINGS.load();
-        let key = peer_key(&settings, tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
+        let settings = settings();
+        let key = peer_key(settings, tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
         let Some(accepted) = ACCEPTED.get_ptr_mut(key) else { return };
         // SAFETY: the value lives in the map; a lost race costs at most the reply of a request that was pipelined.
         let accepted = unsafe { &mut *accepted };
@@ -267,7 +266,7 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
         tuple.sidecar_port = state.redirected_port;
         tuple.wire_port = state.wire_port;
     }
-    if !is_upstream.is() && !ctx.is_early() {
+    if !is_upstream.is() {
         await_reply(state.netns, &mut tuple, opens.is());
     }
     if is_watched.is() && !is_upstream.is() && tuple.sidecar_port == 0 {
@@ -281,13 +280,13 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
 #[inline(always)]
 fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
     let netns = ctx.netns()?;
-    let settings = SETTINGS.load();
+    let settings = settings();
     let uid = ctx.uid();
     let role = if is_reply.is() {
         // Only a reply that somebody waits for is worth an entry.
         let tuple = ctx.tuple();
         ACCEPTED.get_ptr(peer_key(
-            &settings,
+            settings,
             tuple.local_port,
             netns,
             tuple.remote_addr,
@@ -339,40 +338,13 @@ fn record<C: Context>(ctx: &C, sent: &Sent, state: &mut Flow, tuple: &Tuple) -> 
     let is_whole = Maybe::new(sent.len >= 4 && ends_head(ctx.last()));
     state.head_left = if is_whole.is() { 0 } else { state.head_left - len };
     let offset = sent.seq.wrapping_sub(state.first_seq);
-    if !ctx.is_early() {
-        ring::payload(ctx, state, tuple, offset, sent.len, bounded(len));
-    } else if ring::hold(ctx, sent.flow, offset, sent.len, bounded(len)) {
-        state.flags |= FLOW_HELD;
-    }
+    ring::payload(ctx, state, tuple, offset, sent.len, bounded(len));
     state.head_left
-}
-
-/// A dialled connection is established. What it sent before that (TCP fast open) has waited for this moment, as only
-/// now it is known whether a sidecar accepted it.
-#[inline(always)]
-pub fn connected(flow: u64, tuple: impl FnOnce() -> Tuple) {
-    let Some(state) = FLOWS.get_ptr_mut(flow) else { return };
-    // SAFETY: see `sent`.
-    let state = unsafe { &mut *state };
-    if state.flags & FLOW_HELD == 0 {
-        return;
-    }
-    state.flags &= !FLOW_HELD;
-    if let Some(held) = HELD.get_ptr(flow) {
-        let mut tuple = tuple();
-        if state.role == Role::App as u8 {
-            await_reply(state.netns, &mut tuple, true);
-        }
-        // SAFETY: the value lives in the map, and only this flow uses it.
-        let held = unsafe { &*held };
-        ring::payload(held, state, &tuple, held.offset, held.total, bounded(held.len));
-    }
-    let _ = HELD.remove(flow); // Not there: it fell out.
 }
 
 /// 1 to `HEAD_MAX`, in a form whose bounds the verifier sees.
 #[inline(always)]
-fn bounded(len: u32) -> u32 {
+pub fn bounded(len: u32) -> u32 {
     (len.wrapping_sub(1) & (HEAD_MAX as u32 - 1)) + 1
 }
 

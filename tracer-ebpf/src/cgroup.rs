@@ -22,7 +22,7 @@ use crate::{
     address::{address, mapped},
     capture::{self, Known},
     context::{Bytes, Context, Sent, Tuple},
-    maps::{Maybe, SETTINGS, opaque_zero},
+    maps::{Maybe, opaque_zero, settings},
     packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN},
     scope,
     sidecar::{self, is_sidecars_port},
@@ -107,7 +107,7 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
         };
         let flow = cookie(ctx);
         debug!(ctx, "flow {} dials port {}", flow, tuple.remote_port);
-        capture::dialed(flow, netns(ctx), &current_task(), &tuple);
+        capture::dialed(flow, netns(ctx), &current_task(), &tuple, 0);
     }
     GO_ON
 }
@@ -305,7 +305,7 @@ impl Context for Payload<'_> {
     #[inline(always)]
     fn netns(&self) -> Option<u64> {
         // A packet does not say; where only some namespaces are traced, it is left alone.
-        if SETTINGS.load().is_netns_scoped() { None } else { Some(0) }
+        if settings().is_netns_scoped() { None } else { Some(0) }
     }
 
     #[inline(always)]
@@ -318,11 +318,6 @@ impl Context for Payload<'_> {
     fn is_in_scope(&self) -> bool {
         // SAFETY: as above.
         scope::is_in_scope(|level| unsafe { bpf_skb_ancestor_cgroup_id(self.ctx.skb.skb, level) })
-    }
-
-    #[inline(always)]
-    fn is_early(&self) -> bool {
-        false // the packet itself says whether it is redirected
     }
 }
 

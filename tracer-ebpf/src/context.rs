@@ -2,6 +2,8 @@
 
 use tracer_ebpf::{HEAD_MAX, Loss};
 
+use crate::maps::opaque_zero;
+
 /// A socket's two ends, as the socket sees them, and the sidecar that accepted it, where that is known.
 pub struct Tuple {
     pub local_addr: [u8; 16],
@@ -21,14 +23,16 @@ pub struct Owner {
     pub tid: u32,
     pub uid: u32,
     pub cgroup: u64,
-    pub comm: [u8; 16],
+    /// Its name, NUL-padded.
+    pub comm: [u64; 2],
 }
 
 impl Owner {
     /// Nobody saw it; the socket itself knows the user.
     #[inline(always)]
     pub fn unknown(uid: u32) -> Self {
-        Self { tgid: 0, tid: 0, uid, cgroup: 0, comm: [0; 16] }
+        let zero = opaque_zero(); // of constants, LLVM would make a call of `memset`, which is a loop
+        Self { tgid: zero as u32, tid: zero as u32, uid, cgroup: zero, comm: [zero; 2] }
     }
 }
 
@@ -62,8 +66,6 @@ pub trait Context: Bytes {
     fn cgroup(&self) -> u64;
     /// Does userspace want what this cgroup sends?
     fn is_in_scope(&self) -> bool;
-    /// Is the connection not established yet?
-    fn is_early(&self) -> bool;
 }
 
 /// One payload-bearing send.

@@ -2,11 +2,12 @@
 //! The tracepoint is shared with the kprobe family. It is a raw one, because that hands over the socket itself.
 
 use aya_ebpf::{
+    EbpfContext as _,
     macros::{fentry, raw_tracepoint},
     programs::{FEntryContext, RawTracePointContext},
 };
 
-use crate::sock::{self, Sock};
+use crate::sock::{self, Sock, read};
 
 /// match-proto: `int tcp_connect(struct sock *sk)`, read at v6.12
 /// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/tcp_output.c#L4064>. Called for IPv4 and IPv6 alike, in the
@@ -21,7 +22,11 @@ pub fn egress_fentry_connect(ctx: FEntryContext) -> i32 {
 /// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/tcp.c#L1356>. In the sending task's context.
 #[fentry(function = "tcp_sendmsg")]
 pub fn egress_fentry_send(ctx: FEntryContext) -> i32 {
-    sock::send(Sock(ctx.arg(0)), ctx.arg(1), ctx.arg(2));
+    // To the verifier an argument is a `struct sock *`; read from memory, it is a number, as a kprobe's is.
+    if !sock::is_past_first_bytes(Sock(ctx.arg(0))) {
+        let [sk, message, size]: [u64; 3] = read(ctx.as_ptr() as u64, 0);
+        sock::send(Sock(sk), message, size);
+    }
     0
 }
 
@@ -42,6 +47,15 @@ pub fn egress_fentry_knock(ctx: FEntryContext) -> i32 {
 #[fentry(function = "security_sock_graft")]
 pub fn egress_fentry_accept(ctx: FEntryContext) -> i32 {
     sock::accept(Sock(ctx.arg(0)));
+    0
+}
+
+/// match-proto: `int security_socket_setsockopt(struct socket *sock, int level, int optname)`, read at v6.12
+/// <https://elixir.bootlin.com/linux/v6.12/source/security/security.c#L4684>. In the caller's context. `tcp_setsockopt` would
+/// have the `struct sock`, but also a structure as an argument, which trampolines take only since 6.1.
+#[fentry(function = "security_socket_setsockopt")]
+pub fn egress_fentry_options(ctx: FEntryContext) -> i32 {
+    sock::set_option(ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 

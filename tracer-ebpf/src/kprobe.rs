@@ -18,7 +18,9 @@ pub fn egress_kprobe_connect(ctx: ProbeContext) -> u32 {
 #[kprobe(function = "tcp_sendmsg")]
 pub fn egress_kprobe_send(ctx: ProbeContext) -> u32 {
     if let (Some(sk), Some(message), Some(size)) = (ctx.arg(0), ctx.arg(1), ctx.arg(2)) {
-        sock::send(Sock(sk), message, size);
+        if !sock::is_past_first_bytes(Sock(sk)) {
+            sock::send(Sock(sk), message, size);
+        }
     }
     0
 }
@@ -29,6 +31,15 @@ pub fn egress_kprobe_send(ctx: ProbeContext) -> u32 {
 pub fn egress_kprobe_knock(ctx: ProbeContext) -> u32 {
     if let (Some(listener), Some(request)) = (ctx.arg(0), ctx.arg(1)) {
         sock::knock(Sock(listener), Sock(request));
+    }
+    0
+}
+
+/// match-proto: `int security_socket_setsockopt(struct socket *sock, int level, int optname)`, read at v6.12.
+#[kprobe(function = "security_socket_setsockopt")]
+pub fn egress_kprobe_options(ctx: ProbeContext) -> u32 {
+    if let (Some(socket), Some(level), Some(option)) = (ctx.arg(0), ctx.arg(1), ctx.arg(2)) {
+        sock::set_option(socket, level, option);
     }
     0
 }

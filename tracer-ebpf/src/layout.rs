@@ -33,6 +33,8 @@ pub struct Layout {
     pub err: u32,
     /// `sock.sk_cgrp_data.cgroup`: a `struct cgroup *`, which old kernels tag in its lowest bits.
     pub cgroup: u32,
+    /// `socket.sk`: a `struct sock *`.
+    pub socket_sk: u32,
     /// `cgroup.level`: how many ancestors it has, less itself.
     pub cgroup_level: u32,
     /// `cgroup.ancestors`: pointers (6.1), or `cgroup.ancestor_ids`: ids.
@@ -53,10 +55,8 @@ pub struct Layout {
     pub bytes_received: u32,
     /// `tcp_sock.fastopen_req`: a `struct tcp_fastopen_request *`, or null.
     pub fastopen: u32,
-    /// `tcp_fastopen_request.data`: a `struct msghdr *`.
-    pub fastopen_data: u32,
-    /// `tcp_fastopen_request.size`.
-    pub fastopen_size: u32,
+    /// `msghdr.msg_flags`.
+    pub msg_flags: u32,
     /// `msghdr.msg_iter.iter_type`, one byte; before 5.14 `type`.
     pub iter_type: u32,
     /// Which bits of that byte are the type: `type` holds the direction, too.

@@ -2,7 +2,9 @@
 //! the kernel's layout that the loader writes before the programs are verified, and the test whether first bytes concern us. Integers and
 //! byte arrays only; it never allocates and never panics.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))] // see `branchless`
 
+pub mod branchless;
 pub mod layout;
 pub mod opening;
 pub mod record;

@@ -12,6 +12,8 @@ mod cgroup;
 #[cfg(target_arch = "bpf")]
 mod context;
 #[cfg(target_arch = "bpf")]
+mod early;
+#[cfg(target_arch = "bpf")]
 mod fentry;
 #[cfg(target_arch = "bpf")]
 mod kprobe;

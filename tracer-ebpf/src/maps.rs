@@ -1,9 +1,8 @@
 //! Every map and global of the kernel side, and the values that never leave it.
 
-use core::sync::atomic::AtomicU64;
+use core::{arch::asm, sync::atomic::AtomicU64};
 
 use aya_ebpf::{
-    Global,
     macros::map,
     maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
@@ -11,7 +10,18 @@ use tracer_ebpf::{HEAD_MAX, Layout, Loss, Peer, Settings};
 
 /// Written by the loader (`EbpfLoader::override_global`).
 #[unsafe(no_mangle)]
-pub static SETTINGS: Global<Settings> = Global::new(Settings::ISTIO);
+static SETTINGS: Settings = Settings::ISTIO;
+
+/// What the loader has written. To LLVM it is memory of which it knows nothing, to the verifier constants.
+#[inline(always)]
+pub fn settings() -> &'static Settings {
+    let mut at = &raw const SETTINGS;
+    // SAFETY: one instruction on one register, which stays the same; the object's own data, which nobody writes while a program runs.
+    unsafe {
+        asm!("{at} = {at}", at = inout(reg) at, options(pure, nomem, nostack));
+        &*at
+    }
+}
 
 /// Written by the loader for the families that read the kernel's own structures. Each field is loaded by itself, see
 /// `sock::offset!`.
@@ -32,7 +42,7 @@ pub static FLOWS: LruHashMap<u64, Flow> = LruHashMap::with_max_entries(1 << 15, 
 
 /// What was sent on a connection that is not established yet, by flow.
 #[map]
-pub static HELD: LruHashMap<u64, Held> = LruHashMap::with_max_entries(1 << 7, 0);
+pub static EARLY: LruHashMap<u64, Early> = LruHashMap::with_max_entries(1 << 7, 0);
 
 /// The sidecar's accepted sockets, by the address of their peer, which is the app's own socket.
 #[map]
@@ -94,13 +104,12 @@ pub static PIECES: LruHashMap<u64, Pieces> = LruHashMap::with_max_entries(1 << 8
 /// Twice as long as the mask with which `message` bounds it.
 #[repr(C)]
 pub struct Pieces {
+    /// How many bytes there are.
+    pub have: u64,
+    /// The address of `data`.
+    pub address: u64,
     pub data: [u8; 4 * HEAD_MAX],
-    /// The address of `data`: read from here, it is a number to the verifier, as a user's address is.
-    pub address: *const u8,
 }
-
-// SAFETY: the one static of this type is never written.
-unsafe impl Sync for Pieces {}
 
 /// What is kept of a flow while it lives.
 #[repr(C)]
@@ -129,8 +138,8 @@ pub struct Flow {
     /// The sidecar's port that its SYN was redirected to, and the source port that this SYN had; 0: none.
     pub redirected_port: u16,
     pub wire_port: u16,
-    pub zero: [u8; 2],
-    pub comm: [u8; 16],
+    pub zero: u16,
+    pub comm: [u64; 2],
 }
 
 /// Nothing is known of how this flow began. Equal to the record's flag, so that it is copied as it stands.
@@ -140,15 +149,19 @@ pub const FLOW_RECORDED: u8 = 2;
 /// It has sent something, recorded or not.
 pub const FLOW_SENT: u8 = 4;
 
-/// Its first payload waits in [`HELD`] until the connection is established.
-pub const FLOW_HELD: u8 = 8;
+/// Its first payload waits in [`EARLY`] until the connection is established.
+pub const FLOW_EARLY: u8 = 8;
 
 /// A payload that waits.
 #[repr(C)]
-pub struct Held {
-    pub offset: u32,
+pub struct Early {
+    pub seq: u32,
+    /// How many bytes were sent, and how many are in `data`.
     pub total: u32,
-    pub len: u32,
+    pub have: u32,
+    pub zero: u32,
+    /// The address of `data`.
+    pub address: u64,
     pub data: [u8; HEAD_MAX],
 }
 

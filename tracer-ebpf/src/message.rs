@@ -1,19 +1,21 @@
 //! The payload of a `struct msghdr`, as `tcp_sendmsg` gets it: in one piece, or scattered over several. It reads the
 //! sender's memory and never waits for it: what is not resident is not read, and counted.
 
-use core::{arch::asm, ptr};
+use core::mem::offset_of;
 
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid,
-    generated::{bpf_get_current_cgroup_id, bpf_probe_read_kernel, bpf_probe_read_user},
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_probe_read, bpf_probe_read_user};
+use tracer_ebpf::{
+    HEAD_MAX, Loss,
+    branchless::{least, masked, sign},
+    layout::ABSENT,
 };
-use tracer_ebpf::{HEAD_MAX, Loss, layout::ABSENT};
 
 use crate::{
     context::{Bytes, Context, Tuple},
-    maps::{Maybe, PIECES, Pieces, opaque_zero},
+    maps::{PIECES, Pieces},
     scope,
     sock::{Sock, offset, read},
+    task::current_thread,
 };
 
 /// How many pieces are looked at. A head in more than these is cut off there.
@@ -21,150 +23,130 @@ const PIECES_MAX: u32 = 32;
 /// Bounds what lies in [`Pieces`]: an offset and a length below it fit.
 const MASK: u64 = (2 * HEAD_MAX - 1) as u64;
 
-/// A piece of the sender's memory: `struct iovec`, which is UAPI.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Piece {
-    base: u64,
-    len: u64,
-}
+/// Not an address, as none is in the first page: the bytes cannot be read.
+const UNREADABLE: u64 = 0;
+/// The same: they are in the kernel's own memory, not a sender's.
+const IN_KERNEL: u64 = 1;
 
-/// A message that is being sent.
+/// A piece of the sender's memory: its base and length, as in `struct iovec`, which is UAPI.
+type Piece = [u64; 2];
+
+/// A message that is being sent, or was.
 pub struct Message {
     sk: Sock,
+    /// How many bytes it has, and how many of them are at `base`.
     total: u32,
-    early: Maybe,
-    /// Where it is.
-    base: u64,
-    /// That is where its pieces were put together, not the sender's memory.
-    is_gathered: Maybe,
-    /// How many bytes of it are there.
     have: u32,
-    /// It cannot be read, or it is in the kernel's own memory.
-    is_unreadable: Maybe,
-    is_in_kernel: Maybe,
+    /// Where they are: in the sender's memory, or in a map, that is in the kernel's; or why they are nowhere.
+    base: u64,
 }
 
 impl Message {
-    /// Looks at a `struct msghdr *`.
+    /// Finds the bytes of a `struct msghdr *`.
     #[inline(always)]
-    pub fn read(sk: Sock, message: u64, total: u32, early: bool) -> Self {
-        let (no, yes) = (Maybe::new(false), Maybe::new(true));
-        let mut this = Self {
-            sk,
-            total,
-            early: Maybe::new(early),
-            base: opaque_zero(),
-            is_gathered: no,
-            have: total,
-            is_unreadable: no,
-            is_in_kernel: no,
-        };
-        let sort = u32::from(read::<u8>(message, offset!(iter_type))) & offset!(iter_mask);
-        let skip: u64 = read(message, offset!(iov_offset));
-        if offset!(iter_ubuf) != ABSENT && sort == offset!(iter_ubuf) {
-            this.base = read::<u64>(message, offset!(ubuf)) + skip;
-        } else if sort == offset!(iter_iovec) {
-            let pieces: u64 = read(message, offset!(iov));
-            let first: Piece = read(pieces, 0);
-            let first = Piece { base: first.base + skip, len: first.len.wrapping_sub(skip) };
-            if first.len >= u64::from(total) {
-                this.base = first.base;
-            } else {
-                this.gather(first, pieces, read::<u64>(message, offset!(nr_segs)) as u32);
-            }
-        } else {
-            this.is_in_kernel = yes;
-        }
-        this
+    pub fn find(sk: Sock, message: u64, total: u32) -> Self {
+        let base = egress_locate(message, u64::from(total));
+        // From the first page, nothing is read.
+        let pieces = base.wrapping_sub(offset_of!(Pieces, data) as u64) & sign(base);
+        let gathered: u64 = read(pieces, offset_of!(Pieces, have) as u32);
+        let have = gathered | (u64::from(total) & !sign(base));
+        Self { sk, total, have: have as u32, base }
     }
 
-    /// Puts the pieces together. No branch depends on how long they are, so to the verifier each turn of the loop is
-    /// like the one before.
+    /// Bytes that were copied to `base` before.
     #[inline(always)]
-    fn gather(&mut self, first: Piece, pieces: u64, count: u32) {
-        static EMPTY: Pieces = Pieces { data: [0; 4 * HEAD_MAX], address: ptr::null() };
-        let thread = bpf_get_current_pid_tgid();
-        self.is_unreadable = Maybe::new(true);
-        let Some(to) = PIECES.insert(thread, &EMPTY, 0).ok().and_then(|()| PIECES.get_ptr_mut(thread)) else {
-            return;
-        };
-        let wanted = u64::from(if self.total < HEAD_MAX as u32 { self.total } else { HEAD_MAX as u32 });
-        let (mut piece, mut have, mut at) = (first, 0u64, 1u32);
-        while at <= PIECES_MAX {
-            let part = masked::<MASK>(least(piece.len, wanted - have));
-            // SAFETY: `have` and `part` are at most MASK, and there is room for both.
-            if !user(unsafe { to.cast::<u8>().add(have as usize) }, part as u32, piece.base) {
-                return;
-            }
-            have = masked::<MASK>(have + part);
-            if have >= wanted || at >= count {
-                break;
-            }
-            piece = read(pieces, at * size_of::<Piece>() as u32);
-            at += 1;
-        }
-        // SAFETY: the value lives in the map, and only this thread uses it.
-        self.base = unsafe {
-            (&raw mut (*to).address).write_volatile(to.cast());
-            (&raw const (*to).address).read_volatile() as u64
-        };
-        self.have = have as u32;
-        self.is_gathered = Maybe::new(true);
-        self.is_unreadable = Maybe::new(false);
+    pub fn copied(sk: Sock, base: u64, have: u32, total: u32) -> Self {
+        Self { sk, total, have, base }
     }
 
-    /// Reads `len` bytes, at most 8, from `skip` on.
+    /// Reads 1 to 8 bytes, as many as there are of `len`, from `skip` on.
     #[inline(always)]
-    fn word(&self, skip: u32, len: u32) -> Option<u64> {
+    fn word(&self, skip: u32, len: u64) -> Option<u64> {
         let mut word = 0u64;
-        self.load((&raw mut word).cast(), len, skip).then_some(word)
+        let len = masked::<7>(len.wrapping_sub(1)) + 1;
+        self.load((&raw mut word).cast(), len as u32, skip).then_some(word)
     }
 
     /// `to` must be valid for `len` bytes.
     #[inline(always)]
     fn load(&self, to: *mut u8, len: u32, skip: u32) -> bool {
-        let from = self.base + u64::from(skip);
-        if self.is_gathered.is() {
-            // SAFETY: the callers' promise; the helper checks the other side.
-            unsafe { bpf_probe_read_kernel(to.cast(), len, from as *const core::ffi::c_void) == 0 }
-        } else {
-            user(to, len, from)
-        }
+        let from = (self.base + u64::from(skip)) as *const core::ffi::c_void;
+        // SAFETY: the callers' promise; the helper checks the other side. It goes by the address whether that is a sender's
+        // memory or the kernel's: https://elixir.bootlin.com/linux/v6.12/source/kernel/trace/bpf_trace.c#L262
+        unsafe { bpf_probe_read(to.cast(), len, from) == 0 }
     }
 }
 
-/// A number that the verifier knows to be at most `MASK`. LLVM knows it, too, and would leave the instruction out.
-#[inline(always)]
-fn masked<const MASK: u64>(mut number: u64) -> u64 {
-    // SAFETY: one instruction on one register.
-    unsafe { asm!("{number} &= {mask}", number = inout(reg) number, mask = const MASK) };
-    number
+/// Where the bytes of a `struct msghdr *` are; those that lie in pieces are put together first. A function of its own, to
+/// the verifier, too, which looks at it once, whatever came before.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_locate(message: u64, total: u64) -> u64 {
+    let sort = u32::from(read::<u8>(message, offset!(iter_type))) & offset!(iter_mask);
+    let skip: u64 = read(message, offset!(iov_offset));
+    if offset!(iter_ubuf) != ABSENT && sort == offset!(iter_ubuf) {
+        return read::<u64>(message, offset!(ubuf)) + skip;
+    }
+    if sort != offset!(iter_iovec) {
+        return IN_KERNEL;
+    }
+    let pieces: u64 = read(message, offset!(iov));
+    let [base, len]: Piece = read(pieces, 0);
+    let (base, len) = (base + skip, len.wrapping_sub(skip));
+    if len >= total {
+        return base;
+    }
+    gather([base, len], pieces, read::<u64>(message, offset!(nr_segs)) as u32, total)
 }
 
-/// The lesser of two numbers below 2^63, without a branch.
+/// Puts the pieces together. No branch depends on how long they are, so to the verifier each turn of the loop is like the
+/// one before.
 #[inline(always)]
-fn least(a: u64, b: u64) -> u64 {
-    let difference = a.wrapping_sub(b);
-    let mut sign = difference;
-    // SAFETY: one instruction on one register.
-    unsafe { asm!("{sign} s>>= 63", sign = inout(reg) sign) };
-    b.wrapping_add(difference & sign)
-}
-
-/// Reads the sender's memory.
-#[inline(always)]
-fn user<T>(to: *mut T, len: u32, from: u64) -> bool {
-    // SAFETY: `to` is valid for `len` bytes at all callers; the helper checks the sender's side.
-    unsafe { bpf_probe_read_user(to.cast(), len, from as *const core::ffi::c_void) == 0 }
+fn gather(first: Piece, pieces: u64, count: u32, total: u64) -> u64 {
+    static EMPTY: Pieces = Pieces { have: 0, address: 0, data: [0; 4 * HEAD_MAX] };
+    let thread = current_thread();
+    let Some(to) = PIECES.insert(thread, &EMPTY, 0).ok().and_then(|()| PIECES.get_ptr_mut(thread)) else {
+        return UNREADABLE;
+    };
+    let wanted = least(total, HEAD_MAX as u64);
+    let (mut piece, mut have, mut at) = (first, 0u64, 1u32);
+    while at <= PIECES_MAX {
+        let [base, len] = piece;
+        let part = masked::<MASK>(least(len, wanted - have));
+        // SAFETY: `have` and `part` are at most MASK, and there is room for both.
+        // The helper checks the sender's side.
+        let failed = unsafe {
+            let next = (&raw mut (*to).data).cast::<u8>().add(have as usize);
+            bpf_probe_read_user(next.cast(), part as u32, base as *const core::ffi::c_void)
+        };
+        if failed != 0 {
+            return UNREADABLE;
+        }
+        have = masked::<MASK>(have + part);
+        if have >= wanted || at >= count {
+            break;
+        }
+        piece = read(pieces, at * size_of::<Piece>() as u32);
+        at += 1;
+    }
+    if have == 0 {
+        return UNREADABLE; // so many empty pieces
+    }
+    // SAFETY: the value lives in the map, and only this thread uses it. Read from there, its address is a number to the
+    // verifier, as a sender's address is.
+    unsafe {
+        (*to).have = have;
+        (&raw mut (*to).address).write_volatile(&raw const (*to).data as u64);
+        (&raw const (*to).address).read_volatile()
+    }
 }
 
 impl Bytes for Message {
     #[inline(always)]
     unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> u32 {
         // Of what was gathered, there may be less.
-        let have = if self.have < len { self.have } else { len };
-        let have = masked::<{ HEAD_MAX as u64 - 1 }>(u64::from(have).wrapping_sub(1)) as u32 + 1;
+        let have = least(u64::from(self.have), u64::from(len));
+        let have = masked::<{ HEAD_MAX as u64 - 1 }>(have.wrapping_sub(1)) as u32 + 1;
         if self.load(to.cast(), have, 0) { have } else { 0 }
     }
 }
@@ -172,14 +154,11 @@ impl Bytes for Message {
 impl Context for Message {
     #[inline(always)]
     fn first(&self) -> Result<u64, Loss> {
-        if self.is_in_kernel.is() {
+        if self.base == IN_KERNEL {
             return Err(Loss::PayloadInKernel);
         }
-        if self.is_unreadable.is() {
-            return Err(Loss::PayloadUnreadable);
-        }
-        let len = if self.have >= 8 { 8 } else { (self.have.wrapping_sub(1) & 7) + 1 };
-        self.word(0, len).ok_or(Loss::PayloadUnreadable)
+        // At the address 0, nothing can be read either.
+        self.word(0, least(u64::from(self.have), 8)).ok_or(Loss::PayloadUnreadable)
     }
 
     #[inline(always)]
@@ -224,10 +203,5 @@ impl Context for Message {
     #[inline(always)]
     fn netns(&self) -> Option<u64> {
         self.sk.netns_in_scope()
-    }
-
-    #[inline(always)]
-    fn is_early(&self) -> bool {
-        self.early.is()
     }
 }

@@ -1,5 +1,7 @@
 //! Do a payload's first bytes concern us, and does a payload end a head? All the HTTP that the kernel side knows.
 
+use crate::branchless::{is_zero, least};
+
 /// How many first bytes [`concerns_us`] looks at.
 pub const OPENING: usize = 8;
 
@@ -22,24 +24,24 @@ pub const OPENINGS: [[u8; OPENING]; 9] = [
 /// be a request to a proxy? With fewer than eight bytes: could it become one?
 #[inline(always)]
 pub fn concerns_us(first: u64, len: u32) -> bool {
-    if len == 0 {
-        return false;
-    }
-    let mask = if len >= 8 { u64::MAX } else { (1u64 << (len * 8)) - 1 };
-    let mut found = false;
+    let bits = least(u64::from(len), 8) * 8;
+    let mask = (1u64 << (bits & 63)).wrapping_sub(1) | is_zero(bits ^ 64).wrapping_neg();
+    let mut found = 0;
     // Constant bounds: LLVM unrolls it into nine compares.
     let mut i = 0;
     while i < OPENINGS.len() {
-        found |= (first ^ u64::from_le_bytes(OPENINGS[i])) & mask == 0;
+        found |= is_zero((first ^ u64::from_le_bytes(OPENINGS[i])) & mask);
         i += 1;
     }
-    found
+    found & !is_zero(bits) != 0
 }
 
 /// Is a payload whose last four bytes are `last` at the end of a head, that is: does it end with an empty line?
 #[inline(always)]
 pub fn ends_head(last: [u8; 4]) -> bool {
-    last == *b"\r\n\r\n" || (last[2] == b'\n' && last[3] == b'\n')
+    let last = u32::from_le_bytes(last);
+    let (crlf, lf) = (u32::from_le_bytes(*b"\r\n\r\n"), u32::from_le_bytes(*b"\0\0\n\n"));
+    is_zero(u64::from(last ^ crlf)) | is_zero(u64::from(last & 0xffff_0000 ^ lf)) != 0
 }
 
 /// Is this reply an interim one (`HTTP/1.1 100 Continue`), after which the real one is still to come?
@@ -47,7 +49,8 @@ pub fn ends_head(last: [u8; 4]) -> bool {
 #[inline(always)]
 pub fn is_interim(first: u64, status_class: u8) -> bool {
     // `HTTP/1.` is seven bytes; the minor version is the eighth.
-    first & 0x00ff_ffff_ffff_ffff == u64::from_le_bytes(*b"HTTP/1.\0") && status_class == b'1'
+    let other = (first & 0x00ff_ffff_ffff_ffff) ^ u64::from_le_bytes(*b"HTTP/1.\0");
+    is_zero(other | u64::from(status_class ^ b'1')) != 0
 }
 
 #[cfg(test)]

@@ -15,15 +15,18 @@ pub struct Peer {
     pub addr: [u8; 16],
     /// Host byte order.
     pub port: u16,
-    /// Keeps the key free of padding, which a hash map would compare.
-    pub zero: [u16; 3],
+    /// Keep the key free of padding, which a hash map would compare. Integers of their own size, not an array: that would
+    /// be a loop in the kernel.
+    pub zero: u16,
+    /// See `zero`.
+    pub zeros: u32,
 }
 
 impl Peer {
     /// Makes the key.
     #[inline(always)]
     pub const fn new(netns: u64, addr: [u8; 16], port: u16) -> Self {
-        Self { netns, addr, port, zero: [0; 3] }
+        Self { netns, addr, port, zero: 0, zeros: 0 }
     }
 }
 
@@ -101,10 +104,12 @@ pub struct Meta {
     /// [`FLAG_LATE`].
     pub flags: u8,
     /// No padding is left to chance.
-    pub zero: [u8; 5],
+    pub zero: u8,
     /// For an app's flow: its port as the sidecar sees it. Address translation changes it where the app has the same
     /// local port towards two proxies; redirected to one port of the sidecar, the two would be the same connection.
     pub wire_port: u16,
+    /// No padding is left to chance.
+    pub zeros: u32,
 }
 
 /// A leg sent bytes.
@@ -137,7 +142,9 @@ pub struct EndRecord {
     /// The TCP state it went to (`TCP_FIN_WAIT1` 4, `TCP_CLOSE` 7, `TCP_LAST_ACK` 9).
     pub to: u8,
     /// No padding is left to chance.
-    pub zero: [u8; 6],
+    pub zero: u16,
+    /// No padding is left to chance.
+    pub zeros: u32,
 }
 
 /// TCP states that matter here.

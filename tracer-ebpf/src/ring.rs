@@ -4,13 +4,14 @@ use core::{arch::asm, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel},
+    helpers::generated::bpf_ktime_get_ns,
 };
 use tracer_ebpf::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, RecordKind, Role};
 
 use crate::{
+    address::bytes_of,
     context::{Bytes, Tuple},
-    maps::{Flow, HELD, Held, LOSSES, LOST, RECORDS, RING_BYTES},
+    maps::{Flow, LOSSES, LOST, RECORDS, RING_BYTES},
 };
 
 /// One atomic instruction, which every kernel with eBPF has; rustc's target has no read-modify-write atomics.
@@ -68,10 +69,11 @@ fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
         kind: kind as u8,
         role: state.role,
         link: state.link,
-        comm: state.comm,
+        comm: bytes_of(state.comm),
         flags: state.flags & tracer_ebpf::record::FLAG_LATE,
-        zero: [0; 5],
+        zero: 0,
         wire_port: tuple.wire_port,
+        zeros: 0,
     }
 }
 
@@ -113,44 +115,12 @@ pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, to
     }
 }
 
-/// Keeps a payload for later; false when that is not to be had.
-#[inline(always)]
-pub fn hold<B: Bytes>(bytes: &B, flow: u64, offset: u32, total: u32, len: u32) -> bool {
-    static EMPTY: Held = Held { offset: 0, total: 0, len: 0, data: [0; HEAD_MAX] };
-    if HELD.insert(flow, &EMPTY, 0).is_err() {
-        lost(Loss::MapFull);
-        return false;
-    }
-    let Some(held) = HELD.get_ptr_mut(flow) else { return false };
-    // SAFETY: the value lives in the map, and only this flow uses it.
-    let copied = unsafe {
-        (*held).offset = offset;
-        (*held).total = total;
-        let copied = bytes.copy(&raw mut (*held).data, len);
-        (*held).len = copied;
-        copied
-    };
-    if copied == 0 {
-        lost(Loss::PayloadUnreadable);
-    }
-    copied != 0
-}
-
-impl Bytes for Held {
-    #[inline(always)]
-    unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> u32 {
-        let from = ptr::addr_of!(self.data).cast();
-        // SAFETY: the caller's promise for as many bytes as the source has. The helper reads any kernel memory, a map's included.
-        if unsafe { bpf_probe_read_kernel(to.cast(), HEAD_MAX as u32, from) } == 0 { len } else { 0 }
-    }
-}
-
 /// A flow ended.
 #[inline(always)]
 pub fn end(state: &Flow, tuple: &Tuple, from: u8, to: u8) {
     let Some(mut entry) = RECORDS.reserve::<EndRecord>(0) else {
         return lost(Loss::RingFull);
     };
-    entry.write(EndRecord { meta: meta(RecordKind::End, state, tuple), from, to, zero: [0; 6] });
+    entry.write(EndRecord { meta: meta(RecordKind::End, state, tuple), from, to, zero: 0, zeros: 0 });
     entry.submit(wake_up(state.role != Role::Upstream as u8));
 }

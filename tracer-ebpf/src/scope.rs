@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use tracer_ebpf::settings::{LEAVE_UNNAMED, NO_SCOPES};
 
-use crate::maps::{SCOPES, SETTINGS};
+use crate::maps::{SCOPES, settings};
 
 /// How deep a container may lie; a node within a container within a node is at twelve.
 const DEPTH: i32 = 16;
@@ -13,7 +13,7 @@ const DEPTH: i32 = 16;
 /// gives?
 #[inline(always)]
 pub fn is_in_scope(ancestor: impl Fn(i32) -> u64) -> bool {
-    let unnamed = SETTINGS.load().unnamed;
+    let unnamed = settings().unnamed;
     if unnamed == NO_SCOPES {
         return true;
     }
@@ -35,6 +35,13 @@ pub fn is_in_scope(ancestor: impl Fn(i32) -> u64) -> bool {
 /// The current task's cgroup: for hooks in the caller's own context only.
 #[inline(always)]
 pub fn is_current_in_scope() -> bool {
+    egress_current_in_scope() != 0
+}
+
+/// A function of its own, to the verifier, too, which looks at it once, whatever came before.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_current_in_scope() -> u64 {
     // SAFETY: takes a number, returns a number.
-    is_in_scope(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
+    u64::from(is_in_scope(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) }))
 }

@@ -1,5 +1,7 @@
 //! What the loader tells the programs. It lies in `.rodata`, so the verifier sees constants and drops dead branches.
 
+use crate::branchless::is_zero;
+
 /// How many ports or user ids of one sort may be given.
 pub const SLOTS: usize = 4;
 
@@ -56,32 +58,35 @@ impl Settings {
     /// Is this namespace one to be traced?
     #[inline(always)]
     pub fn is_netns_in_scope(&self, netns: u64) -> bool {
-        !self.is_netns_scoped() || (netns != 0 && contains(&self.netns, netns))
+        is_zero(self.netns[0]) | (contains(&self.netns, netns) & !is_zero(netns)) != 0
     }
 
     /// Does the sidecar accept redirected outbound connections on `port`?
     #[inline(always)]
     pub fn is_outbound(&self, port: u16) -> bool {
-        port != 0 && contains(&self.outbound_ports, port)
+        contains(&self.outbound_ports.map(u64::from), port.into()) & !is_zero(port.into()) != 0
     }
 
     /// Does the sidecar accept connections from outside the pod on `port`?
     #[inline(always)]
     pub fn is_inbound(&self, port: u16) -> bool {
-        port != 0 && contains(&self.inbound_ports, port)
+        contains(&self.inbound_ports.map(u64::from), port.into()) & !is_zero(port.into()) != 0
     }
 
     /// Is `uid` the sidecar's?
     #[inline(always)]
     pub fn is_sidecar(&self, uid: u32) -> bool {
-        uid != NO_UID && contains(&self.sidecar_uids, uid)
+        contains(&self.sidecar_uids.map(u64::from), uid.into()) & !is_zero(u64::from(uid ^ NO_UID)) != 0
     }
 }
 
-/// Unrolled by hand: the verifier of old kernels knows no loops.
+/// 1 or 0. Unrolled by hand, and without branches, for the verifier.
 #[inline(always)]
-fn contains<T: Copy + PartialEq>(slots: &[T; SLOTS], wanted: T) -> bool {
-    slots[0] == wanted || slots[1] == wanted || slots[2] == wanted || slots[3] == wanted
+fn contains(slots: &[u64; SLOTS], wanted: u64) -> u64 {
+    is_zero(slots[0] ^ wanted)
+        | is_zero(slots[1] ^ wanted)
+        | is_zero(slots[2] ^ wanted)
+        | is_zero(slots[3] ^ wanted)
 }
 
 #[cfg(test)]

@@ -6,14 +6,14 @@ use tracer_ebpf::{HEAD_MAX, Loss, Peer, Settings};
 use crate::{
     capture::now,
     context::Tuple,
-    maps::{ACCEPTED, Accepted, SETTINGS, WATCHED},
+    maps::{ACCEPTED, Accepted, WATCHED, settings},
     ring,
 };
 
 /// Does the sidecar accept on this port?
 #[inline(always)]
 pub fn is_sidecars_port(port: u16) -> bool {
-    let settings = SETTINGS.load();
+    let settings = settings();
     settings.is_outbound(port) || settings.is_inbound(port)
 }
 
@@ -27,7 +27,7 @@ pub fn peer_key(settings: &Settings, sidecar_port: u16, netns: u64, addr: [u8; 1
 /// What is kept of the socket that the sidecar accepted: its key, where the hook has none.
 #[inline(always)]
 pub fn accepted_flow(netns: u64, tuple: &Tuple) -> Option<u64> {
-    let key = peer_key(&SETTINGS.load(), tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+    let key = peer_key(settings(), tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
     // SAFETY: the value is only read, in one load.
     let flow = unsafe { ACCEPTED.get(key) }?.flow;
     (flow != 0).then_some(flow)
@@ -37,7 +37,7 @@ pub fn accepted_flow(netns: u64, tuple: &Tuple) -> Option<u64> {
 /// sidecar dials is watched.
 #[inline(always)]
 pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
-    let settings = SETTINGS.load();
+    let settings = settings();
     let accepted = find_sidecar(netns, tuple);
     if !asks {
         return;
@@ -47,7 +47,7 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
         unsafe { (*accepted).reply_left = HEAD_MAX as u32 };
     } else if tuple.sidecar_port != 0 {
         // Redirected, but accepted before the programs were attached.
-        let key = peer_key(&settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
+        let key = peer_key(settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
         let accepted =
             Accepted { netns, flow: 0, reply_left: HEAD_MAX as u32, port: tuple.sidecar_port, zero: 0 };
         if ACCEPTED.insert(key, accepted, 0).is_err() {

@@ -1,14 +1,17 @@
 //! What the fentry and the kprobe shells share: reads a `struct sock` by the offsets that the loader found, decides
 //! whether it is in scope, and tells the core what happened to it.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tracer_ebpf::record::tcp;
+use tracer_ebpf::{branchless::least, record::tcp};
 
 use crate::{
     address::mapped,
     capture::{self, Known},
     context::{Sent, Tuple},
-    maps::{SETTINGS, opaque_zero},
+    early,
+    maps::{opaque_zero, settings},
     message::Message,
     sidecar::is_sidecars_port,
     task::current_task,
@@ -16,6 +19,7 @@ use crate::{
 
 const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
+const TCP_NODELAY: u32 = 1;
 const SYN_RECV: u8 = 3;
 /// How deep a cgroup may lie for `--cgroup` to find its ancestor.
 const CGROUP_DEPTH: u32 = 16;
@@ -30,15 +34,26 @@ macro_rules! offset {
 }
 pub(crate) use offset;
 
+/// Integers, and arrays of them: any bytes are a value.
+pub trait Plain: Copy {}
+impl Plain for u8 {}
+impl Plain for u16 {}
+impl Plain for u32 {}
+impl Plain for u64 {}
+impl<T: Plain, const N: usize> Plain for [T; N] {}
+
 /// Reads a value of the kernel's memory. Where that fails, and it cannot for a structure that the kernel itself has in
 /// its hands, the helper leaves zeros.
 #[inline(always)]
-pub fn read<T: Copy + Default>(base: u64, offset: u32) -> T {
-    let mut value = T::default();
+pub fn read<T: Plain>(base: u64, offset: u32) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
     let from = (base + u64::from(offset)) as *const core::ffi::c_void;
-    // SAFETY: `value` has the size told; the helper checks the source itself. Only used for integers and arrays of them.
-    unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, from) };
-    value
+    // SAFETY: `value` has the size told, and the helper checks the source itself. It writes all of the value whether it
+    // succeeds or not, and any bytes are one.
+    unsafe {
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from);
+        value.assume_init()
+    }
 }
 
 /// A `struct sock *`, or a `struct request_sock *`, which begins with the same `struct sock_common`.
@@ -95,81 +110,79 @@ impl Sock {
     /// run in softirqs, and the cgroup family goes by the socket, too.
     #[inline(always)]
     fn is_cgroup_in_scope(self) -> bool {
-        let wanted = SETTINGS.load().cgroup;
+        let wanted = settings().cgroup;
         if wanted == 0 {
             return true;
         }
-        let cgroup: u64 = read(self.0, offset!(cgroup));
-        // Before 5.15 the lowest bits are tags: this socket belongs to no cgroup of its own.
-        // https://elixir.bootlin.com/linux/v5.10/source/include/linux/cgroup-defs.h#L775
-        if cgroup & 3 != 0 {
-            return false;
-        }
-        let level: u32 = read(cgroup, offset!(cgroup_level));
-        let mut at = 0;
-        while at < CGROUP_DEPTH {
-            if at > level {
-                return false;
-            }
-            let id = if offset!(ancestors_are_ids) == 1 {
-                read(cgroup, offset!(ancestors) + 8 * at)
-            } else {
-                let ancestor = read::<u64>(cgroup, offset!(ancestors) + 8 * at);
-                read::<u64>(read(ancestor, offset!(kn)), offset!(kn_id))
-            };
-            if id == wanted {
-                return true;
-            }
-            at += 1;
-        }
-        false
+        egress_lies_in(read(self.0, offset!(cgroup)), wanted) != 0
     }
 
     /// Its namespace where it is to be traced.
     #[inline(always)]
     pub fn netns_in_scope(self) -> Option<u64> {
         let netns = self.netns();
-        (SETTINGS.load().is_netns_in_scope(netns) && self.is_cgroup_in_scope()).then_some(netns)
+        (settings().is_netns_in_scope(netns) && self.is_cgroup_in_scope()).then_some(netns)
     }
+}
+
+/// Is this `struct cgroup *` the one with this id, or below it? A function of its own, to the verifier, too, which looks
+/// at it once, whatever came before.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_lies_in(cgroup: u64, wanted: u64) -> u64 {
+    // Before 5.15 the lowest bits are tags: this socket belongs to no cgroup of its own.
+    // https://elixir.bootlin.com/linux/v5.10/source/include/linux/cgroup-defs.h#L775
+    if cgroup & 3 != 0 {
+        return 0;
+    }
+    let level: u32 = read(cgroup, offset!(cgroup_level));
+    let mut at = 0;
+    while at < CGROUP_DEPTH {
+        // LLVM would make one bound of the two, of which the verifier knows nothing.
+        if u64::from(at) > u64::from(level) + opaque_zero() {
+            return 0;
+        }
+        let id = if offset!(ancestors_are_ids) == 1 {
+            read(cgroup, offset!(ancestors) + 8 * at)
+        } else {
+            let ancestor = read::<u64>(cgroup, offset!(ancestors) + 8 * at);
+            read::<u64>(read(ancestor, offset!(kn)), offset!(kn_id))
+        };
+        if id == wanted {
+            return 1;
+        }
+        at += 1;
+    }
+    0
 }
 
 /// A task dials: source address and port are chosen, the SYN is not sent.
 #[inline(always)]
 pub fn connect(sk: Sock) {
     let Some(netns) = sk.netns_in_scope() else { return };
-    capture::dialed(sk.0, netns, &current_task(), &sk.tuple());
-    // With TCP fast open, this is inside of a send, whose bytes go with the SYN, or after it.
-    // https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/tcp.c#L1013
-    let request: u64 = read(sk.0, offset!(fastopen));
-    if request != 0 {
-        let message = read(request, offset!(fastopen_data));
-        let size = read(request, offset!(fastopen_size));
-        let seq = read::<u32>(sk.0, offset!(write_seq)).wrapping_add(1); // the SYN takes one
-        deliver(sk, message, size, seq, true);
-    }
+    capture::dialed(sk.0, netns, &current_task(), &sk.tuple(), early::at_dial(sk));
 }
 
-/// A task sends.
+/// What leaves at once.
+#[inline(always)]
+pub fn is_past_first_bytes(sk: Sock) -> bool {
+    capture::is_past_first_bytes(read(sk.0, offset!(bytes_acked)), read(sk.0, offset!(bytes_received)))
+}
+
+/// A task sends on a flow that is not past its first bytes.
 #[inline(always)]
 pub fn send(sk: Sock, message: u64, size: u64) {
-    let (acked, received) = (read(sk.0, offset!(bytes_acked)), read(sk.0, offset!(bytes_received)));
-    if capture::is_past_first_bytes(acked, received) {
-        return;
-    }
-    let state = sk.state();
-    if state == tcp::CLOSE {
-        return; // fails, or dials first: then `connect` sees the bytes
-    }
-    deliver(sk, message, size, read(sk.0, offset!(write_seq)), state == tcp::SYN_SENT);
-}
-
-#[inline(always)]
-fn deliver(sk: Sock, message: u64, size: u64, seq: u32, early: bool) {
     if size == 0 {
         return;
     }
-    let len = if size > u64::from(u32::MAX) { u32::MAX } else { size as u32 };
-    capture::sent(&Message::read(sk, message, len, early), &Sent { flow: sk.0, seq, len });
+    let len = least(size, u32::MAX.into()) as u32;
+    let state = sk.state();
+    if state == tcp::CLOSE || state == tcp::SYN_SENT {
+        early::keep(sk, message, len, state);
+    } else {
+        let seq = read(sk.0, offset!(write_seq));
+        capture::sent(&Message::find(sk, message, len), &Sent { flow: sk.0, seq, len });
+    }
 }
 
 /// A SYN came, and the SYN-ACK is about to be sent.
@@ -190,6 +203,17 @@ pub fn accept(sk: Sock) {
     }
 }
 
+/// A task sets an option of a `struct socket *`: of interest where a sidecar sets up what it has accepted.
+#[inline(always)]
+pub fn set_option(socket: u64, level: u32, option: u32) {
+    if level == IPPROTO_TCP.into() && option == TCP_NODELAY {
+        let sk = Sock(read(socket, offset!(socket_sk)));
+        if sk.protocol() == IPPROTO_TCP && is_sidecars_port(sk.local_port()) {
+            capture::taken_up(sk.0);
+        }
+    }
+}
+
 /// A socket leaves one state for another.
 #[inline(always)]
 pub fn change(sk: Sock, from: u8, to: u8) {
@@ -201,7 +225,7 @@ pub fn change(sk: Sock, from: u8, to: u8) {
         let reset_or_timeout = read::<u32>(sk.0, offset!(err)) != 0;
         capture::state_changed(sk.0, || sk.tuple(), from, to, reset_or_timeout);
     } else if from == tcp::SYN_SENT {
-        capture::connected(sk.0, || sk.tuple());
+        early::connected(sk);
     } else if from == SYN_RECV && is_sidecars_port(sk.local_port()) {
         if let Some(netns) = sk.netns_in_scope() {
             // With SYN cookies, nobody was seen to knock.

@@ -1,8 +1,10 @@
 //! Who runs at the moment: for hooks in the caller's own context only, never for those that may run in a softirq.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_task},
 };
 
 use crate::context::Owner;
@@ -25,6 +27,16 @@ pub fn current_task() -> Owner {
         uid: bpf_get_current_uid_gid() as u32,
         // SAFETY: takes nothing, returns a number.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
-        comm: bpf_get_current_comm().unwrap_or_default(),
+        comm: current_comm(),
+    }
+}
+
+#[inline(always)]
+fn current_comm() -> [u64; 2] {
+    let mut comm = MaybeUninit::<[u64; 2]>::uninit();
+    // SAFETY: `comm` has the size told, and the helper writes all of it, also where it fails.
+    unsafe {
+        bpf_get_current_comm(comm.as_mut_ptr().cast(), size_of_val(&comm) as u32);
+        comm.assume_init()
     }
 }

@@ -41,6 +41,7 @@ const FIELDS: &[Field] = &[
     // 5.15 replaced the tagged number by a pointer:
     // https://git.kernel.org/torvalds/c/8520e224f547cd070c7c8f97b1fc6d58cff7ccaa
     field("sock", &["sk_cgrp_data.cgroup", "sk_cgrp_data.val"], |l, at| l.cgroup = at),
+    field("socket", &["sk"], |l, at| l.socket_sk = at),
     field("cgroup", &["level"], |l, at| l.cgroup_level = at),
     field("cgroup", &["kn"], |l, at| l.kn = at),
     field("kernfs_node", &["id"], |l, at| l.kn_id = at),
@@ -49,8 +50,7 @@ const FIELDS: &[Field] = &[
     field("tcp_sock", &["bytes_acked"], |l, at| l.bytes_acked = at),
     field("tcp_sock", &["bytes_received"], |l, at| l.bytes_received = at),
     field("tcp_sock", &["fastopen_req"], |l, at| l.fastopen = at),
-    field("tcp_fastopen_request", &["data"], |l, at| l.fastopen_data = at),
-    field("tcp_fastopen_request", &["size"], |l, at| l.fastopen_size = at),
+    field("msghdr", &["msg_flags"], |l, at| l.msg_flags = at),
     field("msghdr", &["msg_iter.iov_offset"], |l, at| l.iov_offset = at),
     field("msghdr", &["msg_iter.__iov", "msg_iter.iov"], |l, at| l.iov = at),
     field("msghdr", &["msg_iter.nr_segs"], |l, at| l.nr_segs = at),
