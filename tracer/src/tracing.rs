@@ -89,15 +89,17 @@ impl Tracing {
 
     /// Waits for something to happen and puts the reports that follow from it into `reports`; at times there are none.
     pub async fn next(&mut self, reports: &mut Vec<Report>) -> anyhow::Result<()> {
-        let ticks = tokio::select! {
+        let tick = tokio::select! {
             news = news(self.runtime.as_mut()) => {
                 self.learn(news, reports)?;
-                false
+                None
             }
-            read = self.ring.read(&mut self.batch) => read.map(|()| false).context("cannot wait for the ring")?,
+            read = self.ring.read(&mut self.batch) => read.map(|()| None).context("cannot wait for the ring")?,
             _ = self.tick.tick() => {
+                // Nobody's time is over because of what lies in the ring unread.
+                let now = monotonic();
                 self.ring.read_now(&mut self.batch);
-                true
+                Some(self.batch.reaches().unwrap_or(now))
             }
         };
         let mut batch = std::mem::take(&mut self.batch);
@@ -115,9 +117,9 @@ impl Tracing {
             }
         }
         self.batch = batch;
-        if ticks {
+        if let Some(time) = tick {
             self.notice_losses()?;
-            self.feed(Input::Tick(monotonic()), reports)?;
+            self.feed(Input::Tick(time), reports)?;
         }
         if let Some(runtime) = &self.runtime {
             runtime.ask(self.core.take_wanted());

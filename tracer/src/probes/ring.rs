@@ -71,6 +71,12 @@ impl Batch {
         self.records.len() >= Self::SIZE
     }
 
+    /// The time of the last one, where there may be more than these.
+    pub fn reaches(&self) -> Option<u64> {
+        let last = self.records.iter().rev().find_map(|record| Some(record.as_ref().ok()?.time));
+        last.filter(|_| self.is_full())
+    }
+
     /// Takes them out.
     pub fn drain(&mut self) -> impl Iterator<Item = Result<Event, DecodeError>> {
         self.records.drain(..)
