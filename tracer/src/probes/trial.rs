@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tracer_ebpf::Settings;
+use tracer_ebpf::{Settings, settings::LEAVE_UNNAMED};
 
 use super::{Family, Hook, explain, kernel_btf, open};
 
@@ -51,7 +51,12 @@ impl Trial {
 
 fn try_hooks(family: Family, cgroups: &Path, attempts: &mut Vec<Attempt>) -> anyhow::Result<()> {
     // The last numbers of each sort, which nothing has; the verifier does not know that, and looks at all of a program.
-    let settings = Settings { netns: [u64::from(u32::MAX); 4], cgroup: u64::MAX, ..Settings::ISTIO };
+    let settings = Settings {
+        netns: [u64::from(u32::MAX); 4],
+        cgroup: u64::MAX,
+        unnamed: LEAVE_UNNAMED,
+        ..Settings::ISTIO
+    };
     let mut ebpf = open(family, settings)?;
     let btf = kernel_btf(family)?;
     // Only cgroup hooks are attached to it.
