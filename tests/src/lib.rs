@@ -20,6 +20,7 @@ mod script;
 mod scripted_proxy;
 mod squid;
 mod target;
+mod terminal;
 mod tracer;
 mod watch;
 
@@ -45,6 +46,7 @@ pub use script::{Close, Script, Step, Transcript, bytes, text};
 pub use scripted_proxy::{Behaviour, ScriptedProxy};
 pub use squid::{Policy, Squid};
 pub use target::{PAGE, Target};
+pub use terminal::Terminal;
 pub use tracer::{Tracer, binary as tracer_binary};
 pub use watch::{Watch, canonical, key};
 

@@ -18,6 +18,15 @@ use crate::netns::{self, Netns};
 /// The `PATH` inside the lab: the system's own programs, not those of whoever runs it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// To whom a process's signals from a terminal go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// A group of its own, which has no terminal.
+    Own,
+    /// Whoever starts it makes it the leader of a session.
+    Session,
+}
+
 /// A place for processes.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -42,12 +51,21 @@ impl Place {
 
     /// A command that will run here, in a clean environment, found on the system's `PATH`.
     pub fn command(&self, program: &str) -> Result<Command> {
-        self.prepare(Command::new(program))
+        self.prepare(Command::new(program), Group::Own)
+    }
+
+    /// The same, for a process that will lead a session of its own, with a terminal.
+    pub(crate) fn session_command_at(&self, program: &Path) -> Result<Command> {
+        self.prepare(Command::new(self.show(program)?), Group::Session)
     }
 
     /// A command for a program that the place's user may not be able to reach (below `/root`, say): it gets a second name,
     /// with the same last part, in a directory that every user can enter. A mount would do too, but not in a chroot.
     pub fn command_at(&self, program: &Path) -> Result<Command> {
+        self.prepare(Command::new(self.show(program)?), Group::Own)
+    }
+
+    fn show(&self, program: &Path) -> Result<PathBuf> {
         let name = program.file_name().with_context(|| format!("{} is no program", program.display()))?;
         let which =
             fs::metadata(program).with_context(|| format!("cannot run {} in the lab", program.display()))?;
@@ -66,16 +84,18 @@ impl Place {
             }
             Ok(()) => {}
         }
-        self.prepare(Command::new(shown))
+        Ok(shown)
     }
 
-    fn prepare(&self, mut command: Command) -> Result<Command> {
+    fn prepare(&self, mut command: Command, group: Group) -> Result<Command> {
         let (netns, procs, user) = (self.netns.clone(), self.cgroup.procs()?, self.user);
         command.env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir(&self.bin);
         command.env("HOME", &self.bin);
         // No agent of the machine, or of another lab, is met by accident.
         command.env("EGRESS_TRACER_SOCKET", self.bin.with_file_name("run").join("agent.sock"));
-        command.process_group(0); // a terminal's Ctrl-C is for the lab's owner, who then ends these
+        if group == Group::Own {
+            command.process_group(0); // a terminal's Ctrl-C is for the lab's owner, who then ends these
+        }
         let enter = move || -> io::Result<()> {
             rustix::io::write(&procs, b"0")?;
             netns::enter(netns.as_fd())?;

@@ -57,6 +57,12 @@ impl Process {
         Self::new(&command, child, Lines::default(), stderr)
     }
 
+    /// Starts `command` as it is, nothing collected.
+    pub(crate) fn spawn_as_it_is(mut command: Command) -> Result<Self> {
+        let child = start(&mut command)?;
+        Self::new(&command, child, Lines::of(std::io::empty()), Lines::of(std::io::empty()))
+    }
+
     fn new(command: &Command, child: Child, stdout: Lines, stderr: Lines) -> Result<Self> {
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         Ok(Self { name: name(command), child, pidfd, stdout, stderr })
@@ -104,6 +110,11 @@ impl Process {
 
     /// Waits for the end and gives back all that was written.
     pub fn finish(mut self, timeout: Duration) -> Result<Ended> {
+        self.wait(timeout)
+    }
+
+    /// The same, and keeps it.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> Result<Ended> {
         let limit = Timespec::try_from(timeout).context("a timeout beyond time itself")?;
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         if poll(&mut fds, Some(&limit))? == 0 {

@@ -3,6 +3,7 @@
 
 mod agent;
 mod check;
+mod manual;
 mod observe;
 mod output;
 mod pods;
@@ -10,10 +11,11 @@ mod record;
 mod scope;
 mod source;
 mod status;
+mod top;
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Shows the HTTP CONNECTs that an Istio sidecar answers itself instead of passing them to the forward proxy, says
 /// why, and what to change.
@@ -32,17 +34,30 @@ enum Verb {
     /// Show sessions as they happen
     #[command(after_help = observe::EXAMPLES)]
     Observe(Box<observe::Args>),
+    /// Show what is going on, as a table that lives: by workload, proxy, host and verdict
+    #[command(after_help = top::EXAMPLES)]
+    Top(Box<top::Args>),
     /// Write what is seen to a file, secrets masked, to look at later or to send with a bug report
+    #[command(after_help = record::EXAMPLES)]
     Record(record::Args),
     /// Print the reports of a recording
+    #[command(after_help = record::REPLAY_EXAMPLES)]
     Replay(record::ReplayArgs),
     /// Explain from a sidecar's configuration what it does to a CONNECT, whose object makes it so, and what to apply
+    #[command(after_help = crate::explain::EXAMPLES)]
     Explain(crate::explain::Args),
     /// Show whether an agent runs on this node, since when, what it has seen and lost
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
     /// Show what this kernel offers, what is missing, and what to do about it
+    #[command(after_help = check::EXAMPLES)]
     Check(check::Args),
+    /// Print the completions of a shell
+    #[command(after_help = manual::COMPLETIONS_EXAMPLES)]
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write those of all commands
+    #[command(after_help = manual::MAN_EXAMPLES)]
+    Man(manual::ManArgs),
     /// Print the version
     Version,
 }
@@ -57,7 +72,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    env_logger::Builder::from_env(env_logger::Env::default().filter_or("EGRESS_TRACER_LOG", "warn")).init();
+    // A log would be written across the table.
+    let level = if matches!(verb, Verb::Top(_)) { "off" } else { "warn" };
+    env_logger::Builder::from_env(env_logger::Env::default().filter_or("EGRESS_TRACER_LOG", level)).init();
     let result = match verb {
         Verb::Agent(args) => block_on(agent::run(args)),
         Verb::Observe(args) => block_on(observe::run(*args)),
@@ -65,6 +82,9 @@ pub fn main() -> ExitCode {
         Verb::Replay(args) => record::replay(&args),
         Verb::Explain(args) => crate::explain::run(&args),
         Verb::Status(args) => block_on(status::run(args)),
+        Verb::Top(args) => block_on(top::run(*args)),
+        Verb::Completions(args) => manual::completions(&args, Cli::command()),
+        Verb::Man(args) => manual::man(&args, Cli::command()),
         Verb::Check(args) => check::run(&args),
         Verb::Version => {
             println!("egress-tracer {}", env!("CARGO_PKG_VERSION"));

@@ -7,7 +7,11 @@ use std::fmt;
 
 use condition::{Authority, Condition, PodName, Status, To};
 
-use crate::{report::Report, verdict::Verdict};
+use crate::{
+    report::Report,
+    selector::{self, Selector},
+    verdict::Verdict,
+};
 
 /// Which reports are wanted. Several values of one flag are alternatives; different flags must all hold; `!` in front of
 /// a value leaves out what it matches.
@@ -23,6 +27,9 @@ pub struct Filter {
     /// Only sessions of pods whose name begins so
     #[arg(short, long, value_name = "[NAMESPACE/]POD")]
     pod: Vec<Condition<PodName>>,
+    /// Only sessions of pods with these labels: app=cart, tier!=db, env in (a,b), !legacy; all that are given must hold
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    selector: Vec<Selector>,
     /// Only sessions to this proxy, as the app dialled it
     #[arg(long, value_name = "IP[:PORT]")]
     to: Vec<Condition<To>>,
@@ -43,12 +50,14 @@ pub struct Filter {
 impl Filter {
     /// Whether this report is wanted.
     pub fn matches(&self, report: &Report) -> bool {
-        let Self { namespace, pod, to, authority, verdict, flagged, http_status } = self;
+        let Self { namespace, pod, selector, to, authority, verdict, flagged, http_status } = self;
+        let labels = report.source.owner.as_ref().map(|pod| &pod.labels);
         let Report { source, proxy, connect, reply, .. } = report;
         let status = reply.as_ref().and_then(|reply| reply.status);
         (!flagged || report.flagged)
             && Condition::hold(namespace, |name| source.namespace.as_ref() == Some(name))
             && Condition::hold(pod, |pod| pod.matches(source.namespace.as_deref(), source.pod.as_deref()))
+            && selector.iter().all(|selector| labels.is_some_and(|labels| selector.selects(labels)))
             && Condition::hold(to, |to| to.matches((*proxy).into()))
             && Condition::hold(authority, |authority| authority.matches(&connect.authority))
             && Condition::hold(verdict, |verdict| *verdict == report.verdict)
@@ -63,9 +72,10 @@ impl Filter {
         ) -> impl Iterator<Item = (&'static str, String)> {
             values.iter().map(move |value| (name, value.to_string()))
         }
-        let Self { namespace, pod, to, authority, verdict, flagged, http_status } = self;
+        let Self { namespace, pod, selector, to, authority, verdict, flagged, http_status } = self;
         of("namespace", namespace)
             .chain(of("pod", pod))
+            .chain(selector.iter().map(|selector| ("selector", selector.to_string())))
             .chain(of("to", to))
             .chain(of("authority", authority))
             .chain(of("verdict", verdict))
@@ -89,6 +99,10 @@ impl Filter {
         match name {
             "namespace" => push(&mut self.namespace, value),
             "pod" => push(&mut self.pod, value),
+            "selector" => value
+                .parse()
+                .map(|value| self.selector.push(value))
+                .map_err(|error: selector::Error| error.to_string()),
             "to" => push(&mut self.to, value),
             "authority" => push(&mut self.authority, value),
             "verdict" => push(&mut self.verdict, value),

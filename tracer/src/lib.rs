@@ -25,4 +25,5 @@ pub mod explain;
 pub mod enrich;
 pub mod live;
 pub mod flagged_log;
+pub mod top;
 pub mod cli;

@@ -22,9 +22,11 @@ use crate::{
 };
 
 pub use compact::Compact;
+pub(crate) use detail::BEGINNING;
 pub(crate) use explanation::{Subject, evidence, explanation};
 pub use gap::{Gap, Loser, Lost, Message};
 pub use paint::Colors;
+pub(crate) use shown::cut;
 pub use table::Table;
 
 /// One request and what became of it.

@@ -2,9 +2,11 @@
 
 mod scene;
 
+use std::sync::Arc;
+
 use clap::{Args as _, FromArgMatches as _};
 use scene::{CURL, GRANTED, Scene};
-use tracer::{filter::Filter, report::Report};
+use tracer::{filter::Filter, pod::Pod, report::Report};
 
 fn filter(args: &[&str]) -> Filter {
     let command = Filter::augment_args(clap::Command::new("observe"));
@@ -17,6 +19,16 @@ fn reports() -> [(&'static str, Report); 5] {
     let passed = || Scene::outbound().asks().dials().sends_upstream(CURL);
     let mut named = Scene::outbound().asks().answers(ENVOY_404).report();
     (named.source.namespace, named.source.pod) = (Some("shop".to_owned()), Some("cart-7d9-x2".to_owned()));
+    named.source.owner = Some(Arc::new(Pod {
+        uid: "u".to_owned(),
+        namespace: "shop".to_owned(),
+        name: "cart-7d9-x2".to_owned(),
+        labels: [("app".to_owned(), "cart".to_owned())].into(),
+        workload: "cart".to_owned(),
+        injected: true,
+        host_network: false,
+        ignored: false,
+    }));
     let other =
         Scene::outbound().to("[fd00:1::1]:8080").app_sends("CONNECT api.example.com:8443 HTTP/1.1\r\n\r\n");
     [
@@ -38,6 +50,9 @@ fn each_filter_lets_through_what_it_says() {
         (&["-p", "cart"], &["named"]),
         (&["-p", "shop/cart-7d9"], &["named"]),
         (&["-p", "bank/cart", "-p", "cart-8"], &[]),
+        (&["-l", "app=cart"], &["named"]),
+        (&["-l", "app in (cart, bill),!legacy"], &["named"]),
+        (&["-l", "app=cart", "-l", "tier"], &[]),
         (&["--to", "10.0.0.1"], &all[..4]),
         (&["--to", "10.0.0.1:3129"], &[]),
         (&["--to", "!10.0.0.1:3128"], &["closed"]),
@@ -72,6 +87,8 @@ fn each_filter_lets_through_what_it_says() {
 fn a_wrong_filter_in_a_query_is_named() {
     let mut filter = Filter::default();
     assert_eq!(filter.add("colour", "red"), Err(None));
+    let error = filter.add("selector", "app=\u{1b}").unwrap_err().expect("a sentence");
+    assert!(error.starts_with("selector: "), "{error}");
     let error = filter.add("verdict", "handled").unwrap_err().expect("a sentence");
     assert!(
         error.starts_with("verdict: there is no verdict of that name; there are handled_as_http, "),

@@ -9,6 +9,11 @@ use serde::Serialize;
 use super::scope::cgroup2_root;
 use crate::probes::{Family, layout, trial::Trial};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  egress-tracer check
+  egress-tracer check -o json";
+
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// How to print it

@@ -14,6 +14,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{output, scope};
 use crate::trace;
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  egress-tracer record session.jsonl --timeout 1m
+  egress-tracer record session.jsonl --cgroup /sys/fs/cgroup/kubepods.slice/kubepods-pod1234.slice";
+
+pub(super) const REPLAY_EXAMPLES: &str = "\
+Examples:
+  egress-tracer replay session.jsonl
+  egress-tracer replay session.jsonl -o json | jq -r .explanation";
+
 /// `record`
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {

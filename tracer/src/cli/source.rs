@@ -150,6 +150,9 @@ impl Own {
             }
             self.metrics.update(&self.tracing);
             self.ready.extend(self.tracing.take_gaps().into_iter().map(Message::Gap));
+            for pod in self.tracing.take_gone() {
+                self.metrics.forget_pod(&pod.namespace, &pod.name);
+            }
             for report in self.reports.drain(..) {
                 self.metrics.count(&report);
                 if !self.filter.matches(&report) {

@@ -111,3 +111,69 @@ fn since(time: &str, now: &Timestamp, zone: &TimeZone) -> String {
     };
     format!("{shown} ({ago} ago)")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live::{LossCount, Scope};
+
+    fn shown(change: impl FnOnce(&mut Status)) -> String {
+        let mut status = Status {
+            v: 1,
+            version: "0.1.0".to_owned(),
+            node: Some("node-1".to_owned()),
+            pid: 4711,
+            since: "2026-11-20T09:41:12.123456Z".to_owned(),
+            probes: "cgroup".to_owned(),
+            scope: Scope::default(),
+            sessions: Verdict::ALL.iter().map(|verdict| (verdict.name().to_owned(), 0)).collect(),
+            flagged: 0,
+            lost: Vec::new(),
+            readers: 2,
+            kept: 11,
+            last: None,
+        };
+        change(&mut status);
+        let now = "2026-11-20T11:45:15Z".parse().expect("a time");
+        text(&status, &now, &TimeZone::UTC)
+    }
+
+    #[test]
+    fn a_young_agent() {
+        insta::assert_snapshot!(shown(|_| ()));
+    }
+
+    #[test]
+    fn an_agent_that_has_seen_and_lost_something() {
+        insta::assert_snapshot!(shown(|status| {
+            status.sessions.insert("handled_as_http".to_owned(), 12);
+            status.sessions.insert("tunneled".to_owned(), 1234);
+            status.flagged = 12;
+            status.last = Some("2026-11-20T11:45:12.500000Z".to_owned());
+            status.scope = Scope {
+                cgroup: Some("/sys/fs/cgroup/kubepods.slice".into()),
+                netns: vec!["/proc/7/ns/net".into()],
+            };
+            let loss = |source, reason: &str, count| LossCount { source, reason: reason.to_owned(), count };
+            status.lost = vec![loss(Loser::Kernel, "ring_full", 3), loss(Loser::Userspace, "malformed", 1)];
+        }));
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_is_only_text() {
+        let wicked = "\u{1b}]52;c;x\u{7}\u{202e}\u{0}\n";
+        let text = shown(|status| {
+            for text in [&mut status.version, &mut status.since, &mut status.probes] {
+                wicked.clone_into(text);
+            }
+            (status.node, status.last) = (Some(wicked.to_owned()), Some(wicked.to_owned()));
+            status.scope.cgroup = Some(wicked.into());
+            status.lost = vec![LossCount { source: Loser::Kernel, reason: wicked.to_owned(), count: 1 }];
+        });
+        assert!(
+            !text.contains(|letter: char| letter.is_control() && letter != '\n' || letter == '\u{202e}'),
+            "{text:?}"
+        );
+        assert_eq!(text.lines().count(), 8, "{text}");
+    }
+}

@@ -88,7 +88,7 @@ fn line(text: &mut String, depth: usize, content: &str) {
 }
 
 /// Escapes text line by line.
-pub(super) fn escape_lines(text: &str) -> String {
+pub(crate) fn escape_lines(text: &str) -> String {
     text.lines().fold(String::with_capacity(text.len()), |mut escaped, row| {
         escaped.push_str(&escape(row));
         escaped.push('\n');

@@ -15,11 +15,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
+pub(crate) use answer::escape_lines;
 pub use escape::escape;
 pub use sidecars::{Fetches, Sidecar, Sidecars};
 
 use crate::mesh;
 use source::Source;
+
+/// What `--help` shows below.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  egress-tracer explain --pid 4711 --to 10.0.0.1:3128
+  egress-tracer explain --pid 4711 --to 10.0.0.1:3128 --to 10.0.0.2:3128 -o yaml > fix.yaml
+  curl -s 127.0.0.1:15000/config_dump?include_eds | egress-tracer explain --config-dump - --to 10.0.0.1:3128";
 
 /// The arguments of `egress-tracer explain`.
 #[derive(Clone, Debug, clap::Args)]
@@ -104,7 +112,7 @@ pub fn print(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
             }
         }
         Output::Yaml => match explanations.first().and_then(|first| first.fixes.first()) {
-            Some(fix) => out.write_all(answer::escape_lines(&fix.manifest).as_bytes())?,
+            Some(fix) => out.write_all(escape_lines(&fix.manifest).as_bytes())?,
             None if explanations.iter().all(|e| e.decision.reaches_proxy()) => {
                 eprintln!("Nothing to change: the sidecar passes these connections on as TCP.");
             }

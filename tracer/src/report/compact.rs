@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use jiff::tz::TimeZone;
 
-use super::{Colors, Gap, Report, shown::gap_line};
+use super::{BEGINNING, Colors, Gap, Report, shown::gap_line};
 
 /// Writes compact lines.
 pub struct Compact {
@@ -57,7 +57,7 @@ impl Compact {
         text.push_str(&late);
         text.push('\n');
         if report.flagged && self.explain {
-            for line in report.detail() {
+            for line in report.detail(BEGINNING) {
                 let _ = writeln!(text, "{:14}{faint}{line}{faint:#}", "");
             }
         }

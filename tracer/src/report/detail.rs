@@ -3,12 +3,12 @@
 
 use super::{Report, legs::diagram, shown::plain};
 
-/// How much of a manifest is shown here.
-const MANIFEST_LINES: usize = 6;
+/// So many lines of a manifest are shown under a line.
+pub(crate) const BEGINNING: usize = 6;
 
 impl Report {
-    /// The lines, without indentation.
-    pub(crate) fn detail(&self) -> Vec<String> {
+    /// The lines, without indentation; of the manifest at most so many.
+    pub(crate) fn detail(&self, manifest_lines: usize) -> Vec<String> {
         let mut lines = vec![format!("{}.", plain(&self.explanation)), diagram(self)];
         if let Some(listener) = &self.listener {
             let name = plain(&listener.name);
@@ -24,8 +24,8 @@ impl Report {
         };
         lines.push(format!("fix: {}", plain(title)));
         let manifest: Vec<&str> = self.manifest.iter().flat_map(|manifest| manifest.lines()).collect();
-        lines.extend(manifest.iter().take(MANIFEST_LINES).map(|line| format!("  {}", plain(line))));
-        if let Some(more) = manifest.len().checked_sub(MANIFEST_LINES).filter(|&more| more > 0) {
+        lines.extend(manifest.iter().take(manifest_lines).map(|line| format!("  {}", plain(line))));
+        if let Some(more) = manifest.len().checked_sub(manifest_lines).filter(|&more| more > 0) {
             lines.push(format!("  … {more} more lines"));
         }
         lines.push(format!("whole: {}{}", &COMMAND[2..], plain(command)));

@@ -19,7 +19,7 @@ pub(super) fn shortened(name: &str) -> String {
 
 /// The same for any length. Less of the end is left than of the beginning: a third of it, where the port is, and the
 /// domain that was registered.
-pub(super) fn cut(name: &str, most: usize) -> String {
+pub(crate) fn cut(name: &str, most: usize) -> String {
     let length = name.chars().count();
     if length <= most {
         return name.to_owned();
@@ -55,6 +55,22 @@ impl Report {
         }))
     }
 
+    /// The workload with its namespace; where there is none, who asked, without what differs from one run to the next.
+    pub(crate) fn workload(&self) -> String {
+        let source = &self.source;
+        let of = |name: &str| match &source.namespace {
+            Some(namespace) => format!("{namespace}/{name}"),
+            None => name.to_owned(),
+        };
+        let name = source.workload.as_deref().or(source.pod.as_deref()).map(of);
+        plain(&shortened(&name.or_else(|| source.comm.clone()).unwrap_or_else(|| source.ip.to_string())))
+    }
+
+    /// What the verdict rests on, one sentence each.
+    pub(crate) fn shown_evidence(&self) -> impl Iterator<Item = String> {
+        self.evidence.iter().map(|evidence| plain(&cut(evidence, 400)))
+    }
+
     /// What was asked for: `host:port`, or `http://host`.
     pub(crate) fn asked_for(&self) -> String {
         let authority = plain(&shortened(&self.connect.authority));
@@ -62,7 +78,7 @@ impl Report {
     }
 
     /// The request in a few words.
-    pub(super) fn asked(&self) -> String {
+    pub(crate) fn asked(&self) -> String {
         if self.is_absolute() { self.asked_for() } else { format!("CONNECT {}", self.asked_for()) }
     }
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use jiff::tz::TimeZone;
 
 use super::{
-    Colors, Gap, Replier, Report,
+    BEGINNING, Colors, Gap, Replier, Report,
     shown::{cut, duration, gap_line},
 };
 use crate::verdict::Reason;
@@ -68,7 +68,7 @@ impl Table {
         let _ = writeln!(text, "{style}{}{style:#}", line(&cells));
         if report.flagged && self.explain {
             let faint = self.colors.faint();
-            for row in report.detail() {
+            for row in report.detail(BEGINNING) {
                 let _ = writeln!(text, "{:14}{faint}{row}{faint:#}", "");
             }
         }

@@ -1,0 +1,151 @@
+//! What is shown, and how keys change it: order, filter, pause, the selected row and its explanation.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::board::{Board, Key, Sort};
+
+/// What is shown.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    /// The order of rows.
+    pub sort: Sort,
+    /// The other way round.
+    pub reverse: bool,
+    /// Only rows with this text.
+    pub text: String,
+    /// Only flagged rows.
+    pub flagged: bool,
+    /// Nothing new is shown.
+    pub paused: bool,
+    /// The row that is selected; it stays so when others come before it.
+    pub selected: Option<Key>,
+    /// What is in front.
+    pub mode: Mode,
+    /// What to tell about the last key, until the next.
+    pub note: Option<&'static str>,
+}
+
+/// What is in front.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The table.
+    #[default]
+    Table,
+    /// The table, and the text that rows must have is being typed.
+    Typing,
+    /// The selected row is explained, from this line on.
+    Detail(u16),
+    /// The keys are explained.
+    Help,
+}
+
+/// What comes of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes on.
+    Go,
+    /// It is over.
+    Quit,
+    /// It is over, and this manifest is to be printed.
+    Print(String),
+}
+
+impl Keys {
+    /// Takes a key; `page` is how many rows are on the screen, `now` in seconds since the epoch.
+    pub fn press(&mut self, key: KeyEvent, board: &Board, page: usize, now: i64) -> Outcome {
+        self.note = None;
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            return if matches!(key.code, KeyCode::Char('c' | 'd')) { Outcome::Quit } else { Outcome::Go };
+        }
+        match (self.mode, key.code) {
+            (Mode::Typing, code) => self.type_in(code),
+            (Mode::Help, _) => self.mode = Mode::Table,
+            (_, KeyCode::Char('q')) => return Outcome::Quit,
+            (_, KeyCode::Char('y')) => return self.print(board),
+            (_, KeyCode::Char('p' | ' ')) => self.paused = !self.paused,
+            (_, KeyCode::Char('?' | 'h')) => self.mode = Mode::Help,
+            (Mode::Detail(line), code) => self.mode = press_in_detail(line, code, page),
+            (Mode::Table, code) => self.press_in_table(code, board, page, now),
+        }
+        Outcome::Go
+    }
+
+    fn press_in_table(&mut self, key: KeyCode, board: &Board, page: usize, now: i64) {
+        let page = isize::try_from(page).unwrap_or(isize::MAX);
+        match key {
+            KeyCode::Char('s') => self.sort = self.sort.next(),
+            KeyCode::Char('r') => self.reverse = !self.reverse,
+            KeyCode::Char('f') => self.flagged = !self.flagged,
+            KeyCode::Char('/') => self.mode = Mode::Typing,
+            KeyCode::Esc => {
+                self.text.clear();
+                self.flagged = false;
+            }
+            KeyCode::Up | KeyCode::Char('k') => self.select(-1, board, now),
+            KeyCode::Down | KeyCode::Char('j') => self.select(1, board, now),
+            KeyCode::PageUp => self.select(-page, board, now),
+            KeyCode::PageDown => self.select(page, board, now),
+            KeyCode::Home | KeyCode::Char('g') => self.select(isize::MIN, board, now),
+            KeyCode::End | KeyCode::Char('G') => self.select(isize::MAX, board, now),
+            KeyCode::Enter => {
+                if self.selected.is_none() {
+                    self.select(0, board, now);
+                }
+                self.mode = if self.selected.is_some() { Mode::Detail(0) } else { Mode::Table };
+            }
+            _ => {}
+        }
+    }
+
+    fn type_in(&mut self, key: KeyCode) {
+        match key {
+            KeyCode::Char(letter) if self.text.len() < 64 && !letter.is_control() => self.text.push(letter),
+            KeyCode::Backspace => {
+                self.text.pop();
+            }
+            KeyCode::Enter => self.mode = Mode::Table,
+            KeyCode::Esc => {
+                self.mode = Mode::Table;
+                self.text.clear();
+            }
+            _ => {}
+        }
+    }
+
+    /// Moves the selection by so many rows.
+    fn select(&mut self, by: isize, board: &Board, now: i64) {
+        let rows = board.rows(self.sort, self.reverse, &self.text, self.flagged, now);
+        let here =
+            self.selected.as_ref().and_then(|selected| rows.iter().position(|(key, _)| *key == selected));
+        let to = match here {
+            Some(here) => here.saturating_add_signed(by),
+            None if by == isize::MAX => usize::MAX,
+            None => 0,
+        };
+        self.selected = rows.get(to.min(rows.len().saturating_sub(1))).map(|(key, _)| (*key).clone());
+    }
+
+    fn print(&mut self, board: &Board) -> Outcome {
+        let row = self.selected.as_ref().and_then(|key| board.row(key));
+        match row.map(|row| row.report.manifest.as_ref()) {
+            Some(Some(manifest)) => return Outcome::Print(manifest.clone()),
+            Some(None) => self.note = Some("no fix is known for this row"),
+            None => self.note = Some("select a row first"),
+        }
+        Outcome::Go
+    }
+}
+
+/// From which line on the explanation is shown after this key, or that it is shown no more.
+fn press_in_detail(line: u16, key: KeyCode, page: usize) -> Mode {
+    let page = u16::try_from(page).unwrap_or(u16::MAX);
+    Mode::Detail(match key {
+        KeyCode::Up | KeyCode::Char('k') => line.saturating_sub(1),
+        KeyCode::Down | KeyCode::Char('j') => line.saturating_add(1),
+        KeyCode::PageUp => line.saturating_sub(page),
+        KeyCode::PageDown => line.saturating_add(page),
+        KeyCode::Home | KeyCode::Char('g') => 0,
+        KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace | KeyCode::Left => return Mode::Table,
+        _ => line,
+    })
+}

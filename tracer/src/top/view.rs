@@ -1,0 +1,220 @@
+//! How the board is drawn: a table in whatever size there is, from 80x24 down to what still makes sense, or the
+//! explanation of one row. Without colour, all is still said in words and marks.
+
+use std::fmt::Write as _;
+
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::{Line, Span, Text},
+    widgets::{Cell, Paragraph, Row, Table, TableState, Wrap},
+};
+
+use super::{
+    board::{Board, Key, Row as Counted},
+    keys::{Keys, Mode},
+};
+use crate::{
+    report::{Colors, cut},
+    verdict::Verdict,
+};
+
+/// What does not change while it runs.
+pub struct Look {
+    /// With colour, or without.
+    pub colors: Colors,
+    /// Where sessions come from.
+    pub source: String,
+}
+
+/// Draws it; `now` in seconds since the epoch. It gives back how many rows there is room for.
+pub fn draw(frame: &mut Frame<'_>, look: &Look, board: &Board, keys: &Keys, now: i64) -> usize {
+    let [head, body, foot] =
+        Layout::vertical([Constraint::Length(1), Constraint::Fill(1), Constraint::Length(1)])
+            .areas(frame.area());
+    frame.render_widget(Line::from(title(look, board, keys)).style(look.bold()), head);
+    let row = keys.selected.as_ref().and_then(|key| board.row(key));
+    match (keys.mode, row) {
+        (Mode::Help, _) => frame.render_widget(Paragraph::new(HELP), body),
+        (Mode::Detail(line), Some(row)) => explain(frame, look, row, line, body),
+        (Mode::Detail(_) | Mode::Table | Mode::Typing, _) => table(frame, look, board, keys, now, body),
+    }
+    frame.render_widget(Line::from(footer(keys)).style(look.faint()), foot);
+    usize::from(body.height.saturating_sub(1))
+}
+
+const HELP: &str = "
+  up, down, PgUp, PgDn, Home, End   select a row
+  Enter                             explain it, with the fix; Esc goes back
+  y                                 print the fix's manifest and quit
+  s, r                              sort by the next column; the other way round
+  /                                 only rows with this text; Esc shows all
+  f                                 only flagged rows
+  p                                 pause; nothing is lost meanwhile
+  q                                 quit
+
+  MIN counts sessions in the last minute, TOTAL since top was started, with
+  those that the agent had kept.
+  A row with a mark is flagged: a sidecar's configuration is at fault, and can
+  be mended.";
+
+fn title(look: &Look, board: &Board, keys: &Keys) -> String {
+    let (sessions, flagged) = board.sessions;
+    let mut title = format!("egress-tracer top  {}  {sessions} sessions, {flagged} flagged", look.source);
+    let (records, reports) = board.lost;
+    if records > 0 {
+        let _ = write!(title, ", {records} records lost");
+    }
+    if reports > 0 {
+        let _ = write!(title, ", {reports} reports lost");
+    }
+    if keys.paused {
+        title += "  PAUSED";
+    }
+    title
+}
+
+fn footer(keys: &Keys) -> String {
+    if let Some(note) = keys.note {
+        return note.to_owned();
+    }
+    if keys.mode == Mode::Typing {
+        return format!("/{}_   Enter keeps it, Esc shows all", keys.text);
+    }
+    if matches!(keys.mode, Mode::Detail(_)) {
+        return "Esc back  up/down scroll  y print the manifest and quit  q quit".to_owned();
+    }
+    let mut shown = format!("s sort: {}{}", keys.sort.name(), if keys.reverse { ", reversed" } else { "" });
+    if keys.flagged {
+        shown += "  only flagged";
+    }
+    if !keys.text.is_empty() {
+        let _ = write!(shown, "  only /{}", keys.text);
+    }
+    format!("{shown}  Enter why  / filter  f flagged  p pause  ? help  q quit")
+}
+
+/// From so many columns on, there is room for the longest verdict and the total.
+const WIDE: u16 = 110;
+
+fn table(frame: &mut Frame<'_>, look: &Look, board: &Board, keys: &Keys, now: i64, area: Rect) {
+    let rows = board.rows(keys.sort, keys.reverse, &keys.text, keys.flagged, now);
+    if rows.is_empty() {
+        let text = if board.sessions.0 == 0 {
+            "\n  No sessions yet."
+        } else {
+            "\n  Nothing passes the filter; Esc shows all."
+        };
+        frame.render_widget(Paragraph::new(text), area);
+        return;
+    }
+    let is_wide = area.width >= WIDE;
+    let proxy = rows.iter().map(|(key, _)| key.proxy.to_string().len()).max().unwrap_or_default().min(21);
+    let mut widths = vec![
+        Constraint::Fill(2),
+        Constraint::Length(u16::try_from(proxy).unwrap_or(21)),
+        Constraint::Fill(3),
+        Constraint::Length(if is_wide { 25 } else { 18 }),
+        Constraint::Length(5),
+    ];
+    let mut heads = vec!["WORKLOAD", "PROXY", "HOST", "  VERDICT", "  MIN"];
+    if is_wide {
+        widths.push(Constraint::Length(8));
+        heads.push("   TOTAL");
+    }
+    widths.push(Constraint::Length(4));
+    heads.push("LAST");
+    // What is too long is cut with a mark, so the widths must be known here.
+    let columns = Layout::horizontal(widths.clone()).spacing(1).split(area);
+    let cells = |key: &Key, row: &Counted| {
+        let mark = if row.report.flagged { '✗' } else { ' ' };
+        let mut cells = vec![
+            key.workload.clone(),
+            key.proxy.to_string(),
+            key.host.clone(),
+            format!("{mark} {}", key.verdict.name()),
+            format!("{:5}", row.last_minute(now)),
+        ];
+        if is_wide {
+            cells.push(format!("{:8}", row.total));
+        }
+        cells.push(format!("{:>4}", ago(now - row.last)));
+        let cut = cells
+            .iter()
+            .zip(columns.iter())
+            .map(|(cell, area)| Cell::new(cut(cell, usize::from(area.width))));
+        Row::new(cut.collect::<Vec<_>>()).style(look.of(key.verdict))
+    };
+    let selected =
+        keys.selected.as_ref().and_then(|selected| rows.iter().position(|(key, _)| *key == selected));
+    let table = Table::new(rows.iter().map(|(key, row)| cells(key, row)), widths)
+        .column_spacing(1)
+        .header(Row::new(heads).style(look.bold()))
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(selected));
+}
+
+/// `3s`, `12m`, `5h`, `2d`
+fn ago(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ 0..100 => format!("{seconds}s"),
+        seconds @ 100..6_000 => format!("{}m", seconds / 60),
+        seconds @ 6_000..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", (seconds / 86_400).min(999)),
+    }
+}
+
+fn explain(frame: &mut Frame<'_>, look: &Look, row: &Counted, from: u16, area: Rect) {
+    let report = &row.report;
+    let mut text = Text::from(vec![
+        Line::from(vec![
+            Span::raw(format!("{}  {} via {}  ", report.who(), report.asked(), report.proxy_address())),
+            Span::styled(report.judged(), look.of(report.verdict)),
+        ]),
+        Line::default(),
+    ]);
+    text.extend(report.detail(usize::MAX).into_iter().map(Line::from));
+    text.push_line(Line::default());
+    text.push_line(Line::styled("what this rests on:", look.faint()));
+    text.extend(report.shown_evidence().map(|evidence| Line::from(format!("  {evidence}"))));
+    // The end stays on the screen, about: words are wrapped, so it may be a line or two more.
+    let height = text
+        .lines
+        .iter()
+        .map(|line| line.width().div_ceil(usize::from(area.width).max(1)).max(1))
+        .sum::<usize>();
+    let last = u16::try_from(height).unwrap_or(u16::MAX).saturating_sub(area.height.saturating_sub(2));
+    let paragraph = Paragraph::new(text).wrap(Wrap { trim: false });
+    frame.render_widget(paragraph.scroll((from.min(last), 0)), area);
+}
+
+impl Look {
+    fn of(&self, verdict: Verdict) -> Style {
+        self.paint(match verdict {
+            Verdict::Tunneled | Verdict::Direct => Style::new().fg(Color::Green),
+            Verdict::RefusedByProxy | Verdict::Unreachable | Verdict::Unanswered => {
+                Style::new().fg(Color::Yellow)
+            }
+            Verdict::HandledAsHttp
+            | Verdict::Blackholed
+            | Verdict::WrappedInTls
+            | Verdict::AbsoluteFormRewritten => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
+        })
+    }
+
+    fn bold(&self) -> Style {
+        self.paint(Style::new().add_modifier(Modifier::BOLD))
+    }
+
+    fn faint(&self) -> Style {
+        self.paint(Style::new().add_modifier(Modifier::DIM))
+    }
+
+    fn paint(&self, style: Style) -> Style {
+        match self.colors {
+            Colors::On => style,
+            Colors::Off => Style::new(),
+        }
+    }
+}
