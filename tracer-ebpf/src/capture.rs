@@ -11,13 +11,11 @@ use tracer_ebpf::{
 
 use crate::{
     context::{Context, Owner, Sent, Tuple},
-    maps::{
-        ACCEPTED, Accepted, DIALED, Dialed, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, Maybe, settings,
-    },
+    link,
+    maps::{ACCEPTED, Accepted, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, Maybe, settings},
     ring,
     scope::is_current_in_scope,
-    sidecar::{await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
-    task::current_thread,
+    sidecar::{self, await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
 };
 
 /// A flow that has sent or received this many bytes (as a power of two) is past its first bytes: nothing more of it
@@ -89,8 +87,7 @@ pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple, flags: u8) {
     let state = flow_of(flow, if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, flags);
     keep(flow, &state);
     if is_sidecar {
-        // A reader without the link has less to go by, and that is all: no reason to count a loss.
-        let _ = DIALED.insert(current_thread(), Dialed { flow, id: state.id }, 0);
+        link::dialed(flow, state.id);
         ring::dial(&state, tuple);
     }
 }
@@ -116,37 +113,6 @@ pub fn began(flow: u64, wire_port: u16, port: u16) {
 pub fn is_sidecars_dial(flow: u64) -> bool {
     // SAFETY: the value is only read; LRU reuse could at worst give another flow's role.
     unsafe { FLOWS.get(flow) }.is_some_and(|state| state.role == Role::Upstream as u8)
-}
-
-/// A thread of the sidecar sets `TCP_NODELAY` on a socket that it accepted. Envoy does so to each connection as soon as
-/// that has its network filters, and in a chain that passes TCP, the filter has just dialled: for this connection, in
-/// the same callback (`ActiveTcpListener::newConnection`, `ActiveTcpConnection`).
-/// <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/listener_manager/active_stream_listener_base.cc>
-///
-/// What an HTTP filter dials is for a request that comes later. It may be taken for the next connection's of the thread,
-/// as long as nothing was sent on it and nothing else accepted meanwhile; so a reader holds a link against the bytes.
-#[inline(always)]
-pub fn taken_up(flow: u64) {
-    let thread = current_thread();
-    let Some(dialed) = DIALED.get_ptr(thread) else { return };
-    // SAFETY: the value lives in the map, and only this thread writes it.
-    let dialed = unsafe { *dialed };
-    let _ = DIALED.remove(thread); // This thread has just found it.
-    let Some(reply) = FLOWS.get_ptr_mut(flow) else { return };
-    // SAFETY: the values live in the map; their links are written here only, by the one thread that handles both.
-    unsafe {
-        if (*reply).role != Role::Reply as u8 || (*reply).link != 0 {
-            return;
-        }
-        // Not there: a dial that has failed already.
-        if let Some(upstream) = FLOWS.get_ptr_mut(dialed.flow) {
-            if (*upstream).flags & FLOW_SENT != 0 {
-                return;
-            }
-            (*upstream).link = (*reply).id;
-        }
-        (*reply).link = dialed.id;
-    }
 }
 
 /// What to do with what is known of a peer's address already.
@@ -180,11 +146,12 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
     if !settings.is_netns_in_scope(netns) {
         return;
     }
-    keep(flow, &flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), 0));
+    let state = flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), 0);
+    keep(flow, &state);
     let key = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
     if let Some(accepted) = ACCEPTED.get_ptr_mut(key) {
         // SAFETY: the value lives in the map, and this is one store.
-        unsafe { (*accepted).flow = flow };
+        unsafe { (*accepted).flow = state.id };
     }
 }
 
@@ -192,7 +159,7 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
 /// thread dials for the connection, it dials later; what it has dialled was for another.
 #[inline(always)]
 pub fn accepted(flow: u64, owner: &Owner) {
-    let _ = DIALED.remove(current_thread()); // Not there: it has dialled nothing.
+    link::forget_dial();
     if let Some(state) = FLOWS.get_ptr_mut(flow) {
         // SAFETY: the value lives in the map; the socket is the caller's, and nobody else writes its owner.
         unsafe {
@@ -251,13 +218,9 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
     }
     let is_upstream = Maybe::new(state.role == Role::Upstream as u8);
     // A sidecar that wraps a connection in TLS may say hello before its app has said what it wants.
-    let is_hello = is_upstream.is() && is_tls(first);
-    let is_watched = Maybe::new(!opens.is() && is_first.is() && (is_hello || is_watched(state.netns)));
-    if opens.is() || (is_upstream.is() && is_watched.is()) {
+    let is_new_upstream = !opens.is() && is_upstream.is() && is_first.is();
+    if opens.is() || (is_new_upstream && (is_tls(first) || is_watched(state.netns))) {
         state.head_left = HEAD_MAX as u32;
-    } else if is_watched.is() {
-        // Of an app's, too: what the sidecar passes on for it must not be taken for a session's.
-        state.head_left = if sent.len < HEAD_MAX as u32 { sent.len } else { HEAD_MAX as u32 };
     } else if state.head_left == 0 {
         return;
     }
@@ -268,10 +231,6 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
     }
     if !is_upstream.is() {
         await_reply(state.netns, &mut tuple, opens.is());
-    }
-    if is_watched.is() && !is_upstream.is() && tuple.sidecar_port == 0 {
-        state.head_left = 0;
-        return;
     }
     record(ctx, sent, state, &tuple);
 }
@@ -357,7 +316,7 @@ fn is_tls(first: u64) -> bool {
 /// A flow leaves one TCP state for another. Only what ends a flow of a session, or ends one of the sidecar's
 /// flows in silence, makes a record. `by_peer`: a reset or a timeout, not the socket's owner, is the reason.
 #[inline(always)]
-pub fn state_changed(flow: u64, tuple: impl FnOnce() -> Tuple, from: u8, to: u8, by_peer: bool) {
+pub fn state_changed(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bool) {
     let is_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
     let is_over = to == tcp::FIN_WAIT1 || to == tcp::LAST_ACK || to == tcp::CLOSE;
     if is_open && is_over {
@@ -375,6 +334,13 @@ pub fn state_changed(flow: u64, tuple: impl FnOnce() -> Tuple, from: u8, to: u8,
         }
     }
     if to == tcp::CLOSE {
+        if let Some(state) = FLOWS.get_ptr(flow) {
+            // SAFETY: the value lives in the map and is only read.
+            let state = unsafe { &*state };
+            if state.role == Role::Reply as u8 {
+                sidecar::forget(state, &tuple());
+            }
+        }
         // Not there: it fell out, or was never of interest.
         let _ = FLOWS.remove(flow);
     }

@@ -22,6 +22,7 @@ use crate::{
     address::{address, mapped},
     capture::{self, Known},
     context::{Bytes, Context, Sent, Tuple},
+    link,
     maps::{Maybe, opaque_zero, settings},
     packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN},
     scope,
@@ -104,6 +105,7 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
             wire_port: 0,
             sidecar_port: opaque_zero() as u16,
             sidecar_netns: opaque_zero(),
+            sidecar_flow: opaque_zero(),
         };
         let flow = cookie(ctx);
         debug!(ctx, "flow {} dials port {}", flow, tuple.remote_port);
@@ -150,7 +152,7 @@ pub fn egress_options(ctx: SockoptContext) -> i32 {
             let tuple = tuple_of(sk);
             if let Some(flow) = sidecar::accepted_flow(netns(&ctx), &tuple) {
                 debug!(&ctx, "a sidecar takes up flow {}", flow);
-                capture::taken_up(flow);
+                link::taken_up(flow);
             }
         }
     }
@@ -375,6 +377,7 @@ unsafe fn tuple_of(sk: *mut bpf_sock) -> Tuple {
             remote_port: u16::from_be(load!(sk, bpf_sock.dst_port) as u16),
             sidecar_port: opaque_zero() as u16,
             sidecar_netns: opaque_zero(),
+            sidecar_flow: opaque_zero(),
         }
     }
 }
@@ -412,6 +415,7 @@ fn tuple_of_ops(ctx: &SockOpsContext) -> Tuple {
             remote_port: u16::from_be((load!(ops, bpf_sock_ops.remote_port) >> 16) as u16),
             sidecar_port: opaque_zero() as u16,
             sidecar_netns: opaque_zero(),
+            sidecar_flow: opaque_zero(),
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Tuple {
     /// The port it was redirected to; 0: not redirected, or not known yet.
     pub sidecar_port: u16,
     pub sidecar_netns: u64,
+    /// What the sidecar's accepted socket is called in records; 0: not known.
+    pub sidecar_flow: u64,
 }
 
 /// Who dialled or accepted.

@@ -18,6 +18,8 @@ mod fentry;
 #[cfg(target_arch = "bpf")]
 mod kprobe;
 #[cfg(target_arch = "bpf")]
+mod link;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod message;

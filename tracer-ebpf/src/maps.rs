@@ -181,7 +181,8 @@ pub struct Dialed {
 pub struct Accepted {
     /// The sidecar's namespace.
     pub netns: u64,
-    /// Its key in [`FLOWS`]; 0: not established yet.
+    /// What it is called in records, which for a family that goes by cookies is its key in [`FLOWS`], too; 0: not
+    /// established yet.
     pub flow: u64,
     /// How many bytes of the reply may still be recorded; 0 while no request waits for one.
     pub reply_left: u32,

@@ -96,8 +96,8 @@ pub struct Meta {
     pub kind: u8,
     /// A [`Role`].
     pub role: u8,
-    /// For what the sidecar dialled: the accepted socket that this was for; for what it accepted: what it dialled for
-    /// that. 0: not seen.
+    /// For an app's flow: the socket with which the sidecar accepted it. For that: what the sidecar dialled for it. For
+    /// what it dialled: the accepted socket that this was for. 0: not seen.
     pub link: u64,
     /// Name of the thread that dialled or accepted, NUL-padded.
     pub comm: [u8; 16],

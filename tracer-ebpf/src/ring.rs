@@ -68,7 +68,7 @@ fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
         sidecar_port: tuple.sidecar_port,
         kind: kind as u8,
         role: state.role,
-        link: state.link,
+        link: state.link | tuple.sidecar_flow, // only an app's flow has the second, and never the first
         comm: bytes_of(state.comm),
         flags: state.flags & tracer_ebpf::record::FLAG_LATE,
         zero: 0,

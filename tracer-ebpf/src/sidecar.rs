@@ -6,7 +6,7 @@ use tracer_ebpf::{HEAD_MAX, Loss, Peer, Settings};
 use crate::{
     capture::now,
     context::Tuple,
-    maps::{ACCEPTED, Accepted, WATCHED, settings},
+    maps::{ACCEPTED, Accepted, Flow, WATCHED, settings},
     ring,
 };
 
@@ -24,13 +24,23 @@ pub fn peer_key(settings: &Settings, sidecar_port: u16, netns: u64, addr: [u8; 1
     Peer::new(if settings.is_inbound(sidecar_port) { 0 } else { netns }, addr, port)
 }
 
-/// What is kept of the socket that the sidecar accepted: its key, where the hook has none.
+/// The socket that the sidecar accepted, for a hook that does not know its cookie.
 #[inline(always)]
 pub fn accepted_flow(netns: u64, tuple: &Tuple) -> Option<u64> {
     let key = peer_key(settings(), tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
     // SAFETY: the value is only read, in one load.
     let flow = unsafe { ACCEPTED.get(key) }?.flow;
     (flow != 0).then_some(flow)
+}
+
+/// A socket that the sidecar accepted is gone, and its peer's port may be used for another connection.
+#[inline(always)]
+pub fn forget(state: &Flow, tuple: &Tuple) {
+    let key = peer_key(settings(), tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
+    // SAFETY: the value is only read, in one load.
+    if unsafe { ACCEPTED.get(key) }.is_some_and(|accepted| accepted.flow == state.id) {
+        let _ = ACCEPTED.remove(key); // It was there.
+    }
 }
 
 /// Finds the sidecar of an app's flow. When the app asks, its sidecar's reply is awaited from now on, and what the
@@ -74,6 +84,7 @@ pub fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
     unsafe {
         tuple.sidecar_port = (*accepted).port;
         tuple.sidecar_netns = (*accepted).netns;
+        tuple.sidecar_flow = (*accepted).flow;
     }
     Some(accepted)
 }

@@ -10,7 +10,7 @@ use crate::{
     address::mapped,
     capture::{self, Known},
     context::{Sent, Tuple},
-    early,
+    early, link,
     maps::{opaque_zero, settings},
     message::Message,
     sidecar::is_sidecars_port,
@@ -103,6 +103,7 @@ impl Sock {
             remote_port: u16::from_be(read(self.0, offset!(dport))),
             sidecar_port: opaque_zero() as u16,
             sidecar_netns: opaque_zero(),
+            sidecar_flow: opaque_zero(),
         }
     }
 
@@ -209,7 +210,7 @@ pub fn set_option(socket: u64, level: u32, option: u32) {
     if level == IPPROTO_TCP.into() && option == TCP_NODELAY {
         let sk = Sock(read(socket, offset!(socket_sk)));
         if sk.protocol() == IPPROTO_TCP && is_sidecars_port(sk.local_port()) {
-            capture::taken_up(sk.0);
+            link::taken_up(sk.0);
         }
     }
 }

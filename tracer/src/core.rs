@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{End, Event, Role, What},
+    flow::Ground,
     head::Form,
     pod::{Fact, Key, Pod},
     report::Report,
@@ -95,10 +96,8 @@ impl Core {
                 self.pass(time, reports);
                 self.naming.forget(time);
             }
-            Input::Fact(time, fact) => {
-                self.pass(time, reports);
-                self.naming.learn(fact, time, reports);
-            }
+            // It comes another way than the records, so no deadline passes by its time: older ones may still wait.
+            Input::Fact(time, fact) => self.naming.learn(fact, time, reports),
             Input::Event(event) => {
                 self.pass(event.time, reports);
                 self.lost = event.lost;
@@ -166,7 +165,6 @@ impl Core {
                 let added = connection.app_sent(event, *offset, *total, data);
                 if connection.is_idle() {
                     self.tables.remove_connection(event.flow);
-                    self.tables.pass_stranger(event, data);
                     return;
                 }
                 let is_direct = connection.sidecar.is_none();
@@ -204,15 +202,14 @@ impl Core {
 
     /// The leg on which the sidecar answers.
     fn reply(&mut self, event: &Event, reports: &mut Vec<Report>) {
-        let Some(flow) = self.tables.by_peer(event.netns, event.remote) else {
+        let Some(flow) = self.tables.answered_by(event) else {
             if matches!(event.what, What::Ended(_)) {
                 self.tables.keep_early_end(event);
             }
             return;
         };
-        if let (Some(connection), Some(task)) = (self.tables.connection_mut(flow), &event.task) {
-            connection.acceptor = Some(task.clone());
-            connection.accepted = event.opened;
+        if let Some(dialed) = event.link {
+            self.claim_by_link(dialed);
         }
         match &event.what {
             What::Dialed => {}
@@ -283,9 +280,9 @@ impl Core {
             What::Sent { offset, total, data } => {
                 upstream.sent.get_or_insert(event.time);
                 upstream.bytes.append(*offset, *total, data);
-                if upstream.claim.is_none_or(|claim| !claim.by_bytes) {
-                    self.tables.leave_to_stranger(event.flow);
-                    self.claim(event.flow);
+                let is_by_bytes = upstream.claim.is_some_and(|claim| claim.ground >= Ground::Bytes);
+                if !self.claim_by_link(event.flow) && !is_by_bytes {
+                    self.claim_by_bytes(event.flow);
                 }
                 self.tables.speaks(event.flow);
             }
@@ -319,11 +316,11 @@ impl Core {
             && self.tables.is_unclaimed_or_exchanged(upstream, carried)
         {
             match carried {
-                Carried::SameBytes => self.tables.claim_tunnel(upstream, flow),
+                Carried::SameBytes => self.tables.claim_tunnel(upstream, flow, Ground::Bytes),
                 Carried::Nothing => self.tables.claim_mute(upstream, flow),
-                Carried::RewrittenRequest => self.tables.claim(upstream, flow, true),
+                Carried::RewrittenRequest => self.tables.claim(upstream, flow, Ground::Bytes),
                 Carried::NoConnection | Carried::DialFailed | Carried::OtherBytes | Carried::Tls => {
-                    self.tables.claim(upstream, flow, false);
+                    self.tables.claim(upstream, flow, Ground::Circumstance);
                 }
             }
         }

@@ -26,8 +26,8 @@ pub struct Event {
     pub netns: u64,
     /// For an app's flow: the sidecar that accepted it.
     pub sidecar: Option<Interception>,
-    /// For what the sidecar dialled: the accepted socket that it was for; for what it accepted: what it dialled for
-    /// that. A dial for an HTTP request may be linked to a connection that it was not for.
+    /// For an app's flow: the socket with which the sidecar accepted it. For that: what the sidecar dialled for it. For
+    /// what it dialled: the accepted socket that this was for; where that was an HTTP request's, this may be another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<u64>,
     /// Who dialled or accepted; `None`: not seen.

@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
-    ops::RangeInclusive,
 };
 
 use tracer_ebpf::HEAD_MAX;
@@ -64,6 +63,8 @@ pub struct Upstream {
     pub task: Option<Task>,
     /// When it was dialled; `None`: not seen.
     pub dialed: Option<u64>,
+    /// The accepted socket that it was dialled for, where the sidecar's thread was seen to go on with one.
+    pub link: Option<u64>,
     /// The first bytes it sent.
     pub bytes: Bytes,
     /// When it sent the first of them.
@@ -81,59 +82,19 @@ pub struct Upstream {
 pub struct Claim {
     /// The app's flow.
     pub by: u64,
-    /// By the bytes it carried, which nothing can outdo; otherwise by its time and address.
-    pub by_bytes: bool,
+    /// By what.
+    pub ground: Ground,
 }
 
-/// In [`Claim::by`]: a connection that asks nothing of a proxy.
-pub const NOBODY: u64 = 0;
-
-/// What apps lately sent first on connections that ask nothing of a proxy: TLS, SOCKS, requests to servers. The sidecar
-/// passes such bytes on as they are, and a socket that carries them is theirs, not a session's.
-#[derive(Default)]
-pub struct Strangers {
-    by_remote: HashMap<SocketAddr, Vec<(u64, Vec<u8>)>>,
-    /// Oldest first: when, and where to.
-    order: VecDeque<(u64, SocketAddr)>,
-}
-
-impl Strangers {
-    /// An app in `netns` sent `bytes` to `remote`.
-    pub fn insert(&mut self, time: u64, netns: u64, remote: SocketAddr, bytes: &[u8]) {
-        self.by_remote.entry(remote).or_default().push((netns, bytes.to_vec()));
-        self.order.push_back((time, remote));
-    }
-
-    /// Did one of them send this?
-    pub fn sent(&self, upstream: &Upstream) -> bool {
-        let bytes = upstream.bytes.as_slice();
-        let same = |(netns, first): &(u64, Vec<u8>)| {
-            let common = bytes.len().min(first.len());
-            *netns == upstream.netns && common > 0 && bytes[..common] == first[..common]
-        };
-        self.by_remote.get(&upstream.remote).is_some_and(|sent| sent.iter().any(same))
-    }
-
-    /// Did one of them dial this?
-    pub fn dialed(&self, remote: SocketAddr) -> bool {
-        self.by_remote.contains_key(&remote)
-    }
-
-    /// Forgets what was sent before `time`, and the oldest until no more than `most` are left.
-    pub fn expire(&mut self, time: u64, most: usize) {
-        while let Some(&(sent, remote)) = self.order.front() {
-            if sent >= time && self.order.len() <= most {
-                break;
-            }
-            self.order.pop_front();
-            if let Some(first) = self.by_remote.get_mut(&remote) {
-                first.remove(0);
-                if first.is_empty() {
-                    self.by_remote.remove(&remote);
-                }
-            }
-        }
-    }
+/// What a claim rests on; a better one outdoes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ground {
+    /// Its time and address.
+    Circumstance,
+    /// The bytes it carried, which others may have sent as well.
+    Bytes,
+    /// The connection that it was dialled for, whose bytes it carried.
+    Link,
 }
 
 /// How a socket that the sidecar dialled came to nothing.
@@ -184,19 +145,22 @@ impl Upstreams {
             }
             self.order.push_back((event.time, flow));
         }
-        self.by_flow.entry(flow).or_insert_with(|| {
+        let upstream = self.by_flow.entry(flow).or_insert_with(|| {
             Box::new(Upstream {
                 remote: event.remote,
                 netns: event.netns,
                 task: event.task.clone(),
                 dialed: event.opened,
+                link: None,
                 bytes: Bytes::default(),
                 sent: None,
                 ended: None,
                 line: None,
                 claim: None,
             })
-        })
+        });
+        upstream.link = upstream.link.or(event.link);
+        upstream
     }
 
     /// A socket.
@@ -232,18 +196,6 @@ impl Upstreams {
         to_remote.chain(of_thread).chain(with_line).filter_map(|&flow| Some((flow, self.get(flow)?)))
     }
 
-    /// Sockets that nobody has claimed, dialled by `thread` within that time, oldest first.
-    pub fn dialed_by(
-        &self,
-        thread: Option<u32>,
-        within: RangeInclusive<u64>,
-    ) -> impl Iterator<Item = (u64, &Upstream)> {
-        let flows = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
-        flows
-            .filter_map(|&flow| Some((flow, self.get(flow)?)))
-            .filter(move |(_, upstream)| upstream.dialed.is_some_and(|dialed| within.contains(&dialed)))
-    }
-
     /// Gives a socket to a session: nobody else will be offered it.
     pub fn claim(&mut self, flow: u64, claim: Claim) {
         if let Some(upstream) = self.by_flow.get_mut(&flow) {
@@ -273,9 +225,6 @@ impl Upstreams {
             (End::ClosedByPeer | End::Reset, [0x16, 3, ..]) => Stage::Tls,
             (End::ClosedHere | End::ClosedByPeer | End::Reset, _) => return,
         };
-        if upstream.claim.is_some_and(|claim| claim.by == NOBODY) {
-            return;
-        }
         let to = (upstream.netns, upstream.remote);
         // A socket that its session has left behind has lost its bytes, and so says less than an earlier one.
         let before = self.failures.get(&to).map_or(stage, |failure| failure.stage);
@@ -325,8 +274,7 @@ impl Upstreams {
                 break;
             }
             self.order.pop_front();
-            let is_nobodys = |upstream: &Upstream| upstream.claim.is_none_or(|claim| claim.by == NOBODY);
-            if self.get(flow).is_some_and(is_nobodys) {
+            if self.get(flow).is_some_and(|upstream| upstream.claim.is_none()) {
                 self.remove(flow);
             }
         }

@@ -15,6 +15,8 @@ use crate::{
 /// An app's connection that has carried, or may be about to carry, a request to a proxy.
 #[derive(Debug)]
 pub struct Connection {
+    /// The app's flow.
+    pub flow: u64,
     /// The app's own address.
     pub local: SocketAddr,
     /// What the app dialled.
@@ -31,6 +33,10 @@ pub struct Connection {
     pub acceptor: Option<Task>,
     /// When it did; `None`: not seen.
     pub accepted: Option<u64>,
+    /// The socket with which it did; `None`: not told yet.
+    pub reply: Option<u64>,
+    /// What it dialled for that, as far as that was told; see [`Event::link`].
+    pub dialed: Option<u64>,
     /// The requests that have not been answered, oldest first.
     pub pending: VecDeque<Asked>,
     /// The sidecar's own socket that carries this connection as it is.
@@ -47,7 +53,7 @@ pub struct Connection {
     pub sent: Vec<u8>,
     /// The head that is being put together.
     head: Bytes,
-    reply: Bytes,
+    replied: Bytes,
 }
 
 /// A request that waits for its answer.
@@ -85,6 +91,7 @@ impl Connection {
     /// The connection of an app's leg.
     pub fn new(event: &Event) -> Self {
         Self {
+            flow: event.flow,
             local: event.local,
             remote: event.remote,
             opened: event.opened,
@@ -93,6 +100,8 @@ impl Connection {
             sidecar: event.sidecar,
             acceptor: None,
             accepted: None,
+            reply: event.link,
+            dialed: None,
             pending: VecDeque::new(),
             tunnel: None,
             upstreams: Vec::new(),
@@ -101,7 +110,7 @@ impl Connection {
             app_closed: false,
             sent: Vec::new(),
             head: Bytes::default(),
-            reply: Bytes::default(),
+            replied: Bytes::default(),
         }
     }
 
@@ -199,27 +208,27 @@ impl Connection {
 
     /// Takes bytes that the sidecar sent to the app.
     pub fn sidecar_sent(&mut self, offset: u32, total: u32, data: &[u8]) {
-        if self.reply.is_empty() && self.answered > 0 && !data.starts_with(b"HTTP/1.") {
+        if self.replied.is_empty() && self.answered > 0 && !data.starts_with(b"HTTP/1.") {
             return; // the rest of an earlier answer's body
         }
-        if !self.reply.append(offset, total, data) && data.starts_with(b"HTTP/1.") {
-            self.reply.clear();
-            self.reply.append(offset, total, data);
+        if !self.replied.append(offset, total, data) && data.starts_with(b"HTTP/1.") {
+            self.replied.clear();
+            self.replied.append(offset, total, data);
         }
     }
 
     /// The answer to the oldest request: when its head is whole, or, with `at_last`, as far as it has come.
     pub fn answer(&self, at_last: bool) -> Option<Reply> {
-        match head::reply(self.reply.as_slice()) {
+        match head::reply(self.replied.as_slice()) {
             Progress::Other | Progress::Incomplete => None,
-            Progress::Begun(reply) => (at_last || self.reply.as_slice().len() >= HEAD_MAX).then_some(reply),
+            Progress::Begun(reply) => (at_last || self.replied.as_slice().len() >= HEAD_MAX).then_some(reply),
             Progress::Complete(reply, _) => Some(reply),
         }
     }
 
     /// Takes the oldest request, and the answer's bytes, away.
     pub fn settle(&mut self) -> Option<Asked> {
-        self.reply.clear();
+        self.replied.clear();
         self.answered += 1;
         let settled = self.pending.pop_front();
         if self.pending.is_empty() {
@@ -229,12 +238,17 @@ impl Connection {
     }
 }
 
+/// Do these begin alike, as far as both go?
+pub fn are_the_same(one: &[u8], other: &[u8]) -> bool {
+    let common = one.len().min(other.len());
+    common > 0 && one[..common] == other[..common]
+}
+
 /// What a socket that the sidecar dialled carried, held against what the app had sent; `None`: somebody else's
 /// request, such as a sidecar sends for all the other traffic of its pod.
 pub fn carried(upstream: &Bytes, failed: bool, app: &[u8], asked: &Request) -> Option<Carried> {
     let bytes = upstream.as_slice();
-    let common = bytes.len().min(app.len());
-    if common > 0 && bytes[..common] == app[..common] {
+    if are_the_same(bytes, app) {
         return Some(Carried::SameBytes);
     }
     match bytes {
@@ -264,7 +278,7 @@ fn host(bytes: &[u8]) -> Option<&str> {
 }
 
 /// Is this a request to a server (`GET /path`)?
-fn is_origin_form(bytes: &[u8]) -> bool {
+pub fn is_origin_form(bytes: &[u8]) -> bool {
     head::split_line(bytes).is_some_and(|(line, _)| {
         let mut words = line.split(|&byte| byte == b' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

@@ -43,9 +43,7 @@ fn inbound_and_no_sidecar() {
     let behind = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), TCP);
     let _own = ScriptedProxy::start_in(stage.lab.app().netns(), behind, Behaviour::Tunnel)
         .expect("the pod's own proxy");
-    // Inbound the sidecar dials another address than the app did: of two that ask the same at once, whose socket is whose
-    // cannot be seen.
-    let to = |ip, port| Script::connect(SocketAddr::new(ip, port), &format!("a-{port}.example:443"));
+    let to = |ip, port| Script::connect(SocketAddr::new(ip, port), "a.example:443");
     let scripts = [to(POD, HTTP), to(POD, TCP), to(PROXY, TCP)];
     let transcripts = stage.lab.play_in(stage.lab.stranger(), &scripts).expect("transcripts");
     stage.judge(

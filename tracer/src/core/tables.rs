@@ -9,7 +9,7 @@ use std::{
 use super::{Stats, waiting::Waiting};
 use crate::{
     event::Event,
-    flow::{Claim, NOBODY, Strangers, Upstreams},
+    flow::{Claim, Ground, Upstreams},
     session::Connection,
     verdict::Carried,
 };
@@ -25,16 +25,17 @@ pub(super) struct Tables {
     /// Boxed, as the map has room for about twice as many as are in it.
     connections: HashMap<u64, Box<Connection>>,
     by_peer: HashMap<Peer, u64>,
+    /// By the socket with which the sidecar accepted them.
+    by_reply: HashMap<u64, u64>,
     /// Connections with a request that waits for its answer, by its line, then by namespace.
     by_line: HashMap<String, BTreeMap<u64, VecDeque<u64>>>,
     waiting: Waiting,
     /// Connections in the order of their first event; may name some that are gone.
     order: VecDeque<(u64, u64)>,
-    /// Ends of sidecar sockets whose app has not sent anything yet, with the sockets that are kept for them.
-    early_ends: HashMap<Peer, (Event, Option<u64>)>,
+    /// Ends of sidecar sockets whose app has not sent anything yet.
+    early_ends: HashMap<Peer, Event>,
     early_order: VecDeque<(u64, Peer)>,
     pub(super) upstreams: Upstreams,
-    strangers: Strangers,
     /// Proxies that apps dialled lately, and when they last did.
     proxies: HashMap<SocketAddr, u64>,
     proxies_order: VecDeque<(u64, SocketAddr)>,
@@ -71,15 +72,37 @@ impl Tables {
         }
         let connection = self.connections.entry(flow).or_insert_with(|| Box::new(Connection::new(event)));
         connection.sidecar = connection.sidecar.or(event.sidecar);
+        connection.reply = connection.reply.or(event.link);
         if let Some(peer) = connection.peer() {
             self.by_peer.insert(peer, flow);
+        }
+        if let Some(reply) = connection.reply {
+            self.by_reply.insert(reply, flow);
         }
         connection
     }
 
-    /// The connection whose sidecar's socket has this peer.
-    pub(super) fn by_peer(&self, netns: u64, peer: SocketAddr) -> Option<u64> {
-        self.by_peer.get(&(netns, peer)).copied()
+    /// The connection that the sidecar accepted with this socket, as far as its app's leg told.
+    pub(super) fn by_reply(&self, reply: u64) -> Option<&Connection> {
+        self.connection(*self.by_reply.get(&reply)?)
+    }
+
+    /// The connection of an event of the sidecar's accepted socket, which may be the first to tell that the two are one.
+    pub(super) fn answered_by(&mut self, event: &Event) -> Option<u64> {
+        let told = self.by_reply.get(&event.flow).copied();
+        let flow = told.or_else(|| self.by_peer.get(&(event.netns, event.remote)).copied())?;
+        let connection = self.connections.get_mut(&flow)?;
+        connection.reply = Some(event.flow);
+        self.by_reply.insert(event.flow, flow);
+        if let Some(task) = &event.task {
+            connection.acceptor = Some(task.clone());
+            connection.accepted = event.opened;
+        }
+        connection.dialed = connection.dialed.or(event.link);
+        if let Some(upstream) = event.link.and_then(|dialed| self.upstreams.get_mut(dialed)) {
+            upstream.link = Some(event.flow);
+        }
+        Some(flow)
     }
 
     /// A connection has `added` new requests; with none, its latest one waits on.
@@ -139,8 +162,8 @@ impl Tables {
     }
 
     /// This socket carries the connection as it is, for as long as it lives.
-    pub(super) fn claim_tunnel(&mut self, upstream: u64, flow: u64) {
-        self.claim(upstream, flow, true);
+    pub(super) fn claim_tunnel(&mut self, upstream: u64, flow: u64, ground: Ground) {
+        self.claim(upstream, flow, ground);
         if let Some(connection) = self.connections.get_mut(&flow) {
             connection.tunnel = Some(upstream);
         }
@@ -148,7 +171,7 @@ impl Tables {
 
     /// This socket carries one request of the connection, in the sidecar's words.
     pub(super) fn claim_rewritten(&mut self, upstream: u64, flow: u64, line: &str) {
-        self.claim(upstream, flow, true);
+        self.claim(upstream, flow, Ground::Bytes);
         if let Some(connection) = self.connections.get_mut(&flow)
             && let Some(asked) = connection.pending.iter_mut().find(|asked| asked.line() == line)
         {
@@ -157,12 +180,12 @@ impl Tables {
     }
 
     /// This socket is explained by the connection, and by no other; if another one had it, that must look again.
-    pub(super) fn claim(&mut self, upstream: u64, flow: u64, by_bytes: bool) {
+    pub(super) fn claim(&mut self, upstream: u64, flow: u64, ground: Ground) {
         let before = self.upstreams.get(upstream).and_then(|upstream| upstream.claim);
         if let Some(other) = before.and_then(|claim| self.connections.get_mut(&claim.by)) {
             other.release(upstream);
         }
-        self.upstreams.claim(upstream, Claim { by: flow, by_bytes });
+        self.upstreams.claim(upstream, Claim { by: flow, ground });
         if let Some(connection) = self.connections.get_mut(&flow) {
             connection.upstreams.push(upstream);
         }
@@ -177,7 +200,7 @@ impl Tables {
 
     /// This socket, which has carried nothing yet, is most likely the connection's.
     pub(super) fn claim_mute(&mut self, upstream: u64, flow: u64) {
-        self.claim(upstream, flow, false);
+        self.claim(upstream, flow, Ground::Circumstance);
         if let Some(socket) = self.upstreams.get(upstream) {
             self.mute.entry(socket.remote).or_default().push(upstream);
         }
@@ -206,7 +229,7 @@ impl Tables {
             };
             mute.retain(|&mute| mute != other);
             if let Some(claim) = self.upstreams.unclaim(other) {
-                self.claim(upstream, claim.by, false);
+                self.claim(upstream, claim.by, Ground::Circumstance);
             }
         }
         if self.mute.get(&remote).is_some_and(Vec::is_empty) {
@@ -232,60 +255,28 @@ impl Tables {
         }
     }
 
-    /// An app sent something else than a request to a proxy.
-    pub(super) fn pass_stranger(&mut self, event: &Event, bytes: &[u8]) {
-        if let Some(sidecar) = event.sidecar {
-            self.strangers.insert(event.time, sidecar.netns, event.remote, bytes);
-        }
-    }
-
-    /// If this socket carries a stranger's bytes, it is no session's.
-    pub(super) fn leave_to_stranger(&mut self, upstream: u64) {
-        let is_strangers = self.upstreams.get(upstream).is_some_and(|socket| self.strangers.sent(socket));
-        if is_strangers {
-            self.upstreams.claim(upstream, Claim { by: NOBODY, by_bytes: true });
-        }
-    }
-
     /// Does an app mean this address? Then a socket that the sidecar dialled to it is for that app.
     pub(super) fn is_dialed_by_app(&self, remote: SocketAddr) -> bool {
-        self.proxies.contains_key(&remote) || self.strangers.dialed(remote)
+        self.proxies.contains_key(&remote)
     }
 
-    /// Keeps the end of a sidecar's socket until its app has sent something. What the sidecar had dialled for it is
-    /// kept back, too: it waited for no bytes, so that was the first dial of its thread.
+    /// Keeps the end of a sidecar's socket until its app has sent something.
     pub(super) fn keep_early_end(&mut self, event: &Event) {
-        let begun = event.opened.unwrap_or(event.time);
-        let thread = event.task.as_ref().map(|task| task.tid);
-        let dialed = self.upstreams.dialed_by(thread, begun..=event.time).find(|(_, upstream)| {
-            upstream.netns == event.netns && upstream.bytes.is_empty() && upstream.ended.is_some()
-        });
-        let dialed = dialed.map(|(flow, _)| flow);
-        if let Some(upstream) = dialed {
-            self.upstreams.claim(upstream, Claim { by: event.flow, by_bytes: false });
+        if let Some(upstream) = event.link.and_then(|dialed| self.upstreams.get_mut(dialed)) {
+            upstream.link = Some(event.flow);
         }
         let peer = (event.netns, event.remote);
         self.early_order.push_back((event.time, peer));
-        if let Some((_, dialed)) = self.early_ends.insert(peer, (event.clone(), dialed)) {
-            self.release(dialed);
-        }
+        self.early_ends.insert(peer, event.clone());
     }
 
     /// The end of this connection's sidecar socket, if that came before the app's first bytes.
     pub(super) fn take_early_end(&mut self, flow: u64) -> Option<Event> {
         let connection = self.connections.get(&flow)?;
         let opened = connection.opened.unwrap_or(0);
-        let peer = connection.peer()?;
-        let (end, dialed) = self.early_ends.remove(&peer)?;
-        self.release(dialed);
+        let end = self.early_ends.remove(&connection.peer()?)?;
         // An app's port is used again, sooner or later.
         (end.time >= opened).then_some(end)
-    }
-
-    fn release(&mut self, upstream: Option<u64>) {
-        if let Some(upstream) = upstream {
-            self.upstreams.unclaim(upstream);
-        }
     }
 
     /// Forgets a connection and what is indexed under it.
@@ -301,6 +292,11 @@ impl Tables {
             && self.by_peer.get(&peer) == Some(&flow)
         {
             self.by_peer.remove(&peer);
+        }
+        if let Some(reply) = connection.reply
+            && self.by_reply.get(&reply) == Some(&flow)
+        {
+            self.by_reply.remove(&reply);
         }
         for upstream in connection.upstreams {
             self.forget_mute(upstream);
@@ -328,7 +324,6 @@ impl Tables {
     /// the oldest of each until no more than `capacity` are left.
     pub(super) fn expire(&mut self, time: u64, asked_before: u64, kept_after: u64, capacity: usize) {
         self.upstreams.expire(asked_before, capacity);
-        self.strangers.expire(asked_before, capacity);
         while let Some(&(seen, proxy)) = self.proxies_order.front() {
             // A socket for the last of these connections may be as old as that, and is kept for as long again.
             let is_long_ago = seen < asked_before.saturating_sub(time.saturating_sub(asked_before));
@@ -345,9 +340,8 @@ impl Tables {
                 break;
             }
             self.early_order.pop_front();
-            if self.early_ends.get(&peer).is_some_and(|(end, _)| end.time == seen) {
-                let kept = self.early_ends.remove(&peer).and_then(|(_, dialed)| dialed);
-                self.release(kept);
+            if self.early_ends.get(&peer).is_some_and(|end| end.time == seen) {
+                self.early_ends.remove(&peer);
             }
         }
         while let Some(&(seen, flow)) = self.order.front() {

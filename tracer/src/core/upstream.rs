@@ -6,15 +6,29 @@ use std::cmp::Reverse;
 use super::Core;
 use crate::{
     event::End,
-    flow::{Failure, Stage},
+    flow::{Failure, Ground, Stage, Upstream},
     head,
-    session::{Asked, Connection, carried, is_envoys_own, request_line},
+    session::{Asked, Connection, are_the_same, carried, is_envoys_own, is_origin_form, request_line},
     verdict::{Carried, Outcome},
 };
 
 impl Core {
+    /// Gives an upstream socket to the connection that it was dialled for, if it carries that one's bytes. Where it does
+    /// not, Envoy's pool has given it to another, or it was an HTTP request's.
+    pub(super) fn claim_by_link(&mut self, upstream_flow: u64) -> bool {
+        let Some(upstream) = self.tables.upstreams.get(upstream_flow) else { return false };
+        let Some(reply) = upstream.link else { return false };
+        let is_due = |connection: &&Connection| are_the_same(upstream.bytes.as_slice(), &connection.sent);
+        let linked = self.tables.by_reply(reply).filter(is_due);
+        let Some(flow) = linked.map(|connection| connection.flow) else { return false };
+        if upstream.claim.is_none_or(|claim| claim.ground != Ground::Link) {
+            self.tables.claim_tunnel(upstream_flow, flow, Ground::Link);
+        }
+        true
+    }
+
     /// Finds the session of an upstream socket by the request that it carries.
-    pub(super) fn claim(&mut self, upstream_flow: u64) {
+    pub(super) fn claim_by_bytes(&mut self, upstream_flow: u64) {
         let Some(upstream) = self.tables.upstreams.get(upstream_flow) else { return };
         let Some(request) = head::request(upstream.bytes.as_slice()).head() else { return };
         let line = request_line(&request);
@@ -51,7 +65,7 @@ impl Core {
             }
         }
         if let Some(flow) = same {
-            self.tables.claim_tunnel(upstream_flow, flow);
+            self.tables.claim_tunnel(upstream_flow, flow, Ground::Bytes);
         } else if let Some(flow) = rewritten {
             self.tables.claim_rewritten(upstream_flow, flow, &line);
         } else {
@@ -69,7 +83,7 @@ impl Core {
         outcome: Outcome,
         time: u64,
     ) -> Option<(u64, Carried)> {
-        if let Some(flow) = connection.tunnel {
+        if let Some(flow) = connection.tunnel.filter(|flow| self.is_still_its_tunnel(*flow, connection)) {
             return Some((flow, Carried::SameBytes));
         }
         if let Some(flow) = asked.rewritten {
@@ -78,6 +92,9 @@ impl Core {
         if outcome != Outcome::Pending
             && let Some(found) = self.exchange(connection, asked, time)
         {
+            return Some(found);
+        }
+        if let Some(found) = self.linked(connection, asked, outcome, time) {
             return Some(found);
         }
         let sidecar = connection.sidecar?;
@@ -95,6 +112,9 @@ impl Core {
             let Some(carried) = carried(&upstream.bytes, failed, &connection.sent, &asked.request) else {
                 continue;
             };
+            if self.is_anothers(upstream, connection, carried, outcome) {
+                continue;
+            }
             let same_remote = upstream.remote == connection.remote;
             let same_thread = thread.is_some() && upstream.task.as_ref().map(|task| task.tid) == thread;
             // What was dialled to an address that another app means is for that app.
@@ -102,7 +122,7 @@ impl Core {
             let after_request = upstream.sent.is_some_and(|sent| sent >= asked.time);
             let fits = match carried {
                 Carried::SameBytes => same_remote || is_free,
-                Carried::RewrittenRequest => after_request,
+                Carried::RewrittenRequest => after_request && (same_remote || is_free),
                 // It may have begun before the app had sent a byte. A deadline is long: in it, a thread begins TLS
                 // with many.
                 Carried::Tls => same_remote || (is_free && after_request && outcome != Outcome::Pending),
@@ -152,6 +172,75 @@ impl Core {
         best
     }
 
+    /// Of a request in pieces, more may have come since the socket was held against it.
+    fn is_still_its_tunnel(&self, upstream: u64, connection: &Connection) -> bool {
+        let Some(upstream) = self.tables.upstreams.get(upstream) else { return true };
+        connection.opaque || are_the_same(upstream.bytes.as_slice(), &connection.sent)
+    }
+
+    /// What the sidecar's thread was seen to dial for this very connection.
+    fn linked(
+        &self,
+        connection: &Connection,
+        asked: &Asked,
+        outcome: Outcome,
+        time: u64,
+    ) -> Option<(u64, Carried)> {
+        let flow = connection.dialed?;
+        let is_free = |upstream: &&Upstream| upstream.claim.is_none_or(|claim| claim.by == connection.flow);
+        let upstream = self.tables.upstreams.get(flow).filter(is_free)?;
+        if !self.may_be_for(upstream, connection) || upstream.sent.is_some_and(|sent| sent > time) {
+            return None;
+        }
+        let failed = upstream.ended == Some(End::DialFailed);
+        let carried = carried(&upstream.bytes, failed, &connection.sent, &asked.request)?;
+        let is_mute = matches!(carried, Carried::Nothing | Carried::DialFailed);
+        match outcome {
+            // An answer did not come through a socket on which nothing was sent.
+            Outcome::Replied { .. } => !is_mute,
+            // Perhaps the pool has failed it with the dial of another.
+            Outcome::Closed => carried != Carried::Nothing || upstream.ended.is_some(),
+            Outcome::GivenUp | Outcome::Pending => true,
+        }
+        .then_some((flow, carried))
+    }
+
+    /// Was this socket dialled for another connection than this, as the sidecar's thread has shown?
+    fn is_anothers(
+        &self,
+        upstream: &Upstream,
+        connection: &Connection,
+        carried: Carried,
+        outcome: Outcome,
+    ) -> bool {
+        let Some(reply) = upstream.link.filter(|reply| connection.reply != Some(*reply)) else {
+            return false;
+        };
+        let other = self.tables.by_reply(reply);
+        match (carried, outcome) {
+            // The pool gives a socket whose connection is over to another.
+            (Carried::SameBytes, _) => other.is_some_and(|other| {
+                !other.app_closed && are_the_same(upstream.bytes.as_slice(), &other.sent)
+            }),
+            // HTTP: such a link is a mistake.
+            (Carried::RewrittenRequest | Carried::NoConnection, _)
+            | (Carried::Nothing | Carried::DialFailed, Outcome::Replied { .. }) => false,
+            // Most connections ask nothing of a proxy, and are not known.
+            (Carried::Tls | Carried::OtherBytes | Carried::Nothing | Carried::DialFailed, _) => {
+                other.is_none_or(|other| self.may_be_for(upstream, other))
+            }
+        }
+    }
+
+    /// May a socket that is linked to a connection have been dialled for it? Not if an app means the address, and that
+    /// is another's; and not if it carries a request of its own.
+    fn may_be_for(&self, upstream: &Upstream, connection: &Connection) -> bool {
+        let bytes = upstream.bytes.as_slice();
+        let is_request = head::request(bytes).head().is_some() || is_origin_form(bytes);
+        (upstream.remote == connection.remote || !self.tables.is_dialed_by_app(upstream.remote))
+            && (!is_request || are_the_same(bytes, &connection.sent))
+    }
+
     /// Is a socket that explains an outcome so surely this connection's that nobody else should be offered it?
     pub(super) fn is_its_own(
         &self,
@@ -179,6 +268,8 @@ impl Core {
             let waiting = other.pending.front().filter(|waiting| !waiting.reported)?;
             let socket = other.tunnel.or(waiting.rewritten)?;
             let upstream = self.tables.upstreams.get(socket).filter(|socket| socket.sent <= Some(time))?;
+            // One that was dialled for it stays with it.
+            upstream.claim.filter(|claim| claim.ground != Ground::Link)?;
             let is_others = upstream.remote == other.remote && other.remote != connection.remote;
             let found = carried(&upstream.bytes, false, &connection.sent, &asked.request)?;
             let is_this = matches!(found, Carried::SameBytes | Carried::RewrittenRequest) && !is_others;
