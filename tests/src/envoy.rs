@@ -61,6 +61,11 @@ impl Envoy {
         Self::start(lab, lab.outside(), folder, &Options { admin: 15100, ..Options::default() })
     }
 
+    /// Writes the configuration in `folder` to `dir`, for an Envoy that somebody else starts.
+    pub fn configure(folder: &Path, dir: &Path) -> Result<()> {
+        copy(folder, dir, dir)
+    }
+
     /// Starts it anywhere, and returns when it is live with its first configuration.
     pub fn start(lab: &Lab, place: &Place, folder: &Path, options: &Options) -> Result<Self> {
         let binary = binary(&options.version)?;
@@ -178,11 +183,16 @@ impl Envoy {
     }
 }
 
-/// Where `cargo xtask setup` puts that release: below `$XDG_CACHE_HOME` or `~/.cache`.
+/// Where `cargo xtask setup` puts that release.
 pub fn cached(version: &str) -> PathBuf {
+    cache().join("envoy").join(version).join("envoy")
+}
+
+/// Where it puts all that it fetches: below `$XDG_CACHE_HOME` or `~/.cache`.
+pub(crate) fn cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
-    cache.unwrap_or_else(std::env::temp_dir).join("egress-tracer/envoy").join(version).join("envoy")
+    cache.unwrap_or_else(std::env::temp_dir).join("egress-tracer")
 }
 
 fn binary(version: &str) -> Result<PathBuf> {

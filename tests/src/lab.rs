@@ -130,6 +130,11 @@ impl Lab {
         network::redirect_inbound(&self.pod_root)
     }
 
+    /// Redirects what a pod that a container runtime made sends, as istio-init does.
+    pub fn redirect(&self, pod: &Netns) -> Result<()> {
+        network::redirect(&Place { netns: pod.clone(), ..self.tools.clone() })
+    }
+
     /// The janitor, for a signal handler that must take the lab down from another thread.
     pub fn janitor(&self) -> Arc<Mutex<Janitor>> {
         Arc::clone(&self.janitor)

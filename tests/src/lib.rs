@@ -5,6 +5,7 @@ mod admin;
 mod agent;
 mod alertmanager;
 mod app;
+mod attached;
 mod cgroup;
 mod envoy;
 mod janitor;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 pub use admin::get;
 pub use agent::Agent;
 pub use alertmanager::Alertmanager;
+pub use attached::{ATTACH_TYPES, attached};
 pub use cgroup::Cgroup;
 pub use envoy::{
     Envoy, OLDEST as ENVOY_OLDEST, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy,
@@ -53,6 +55,11 @@ pub use watch::{Watch, canonical, key};
 /// The configuration that has every treatment of a CONNECT on a port of its own; see its `xds/lds.yaml`.
 pub fn full_sidecar() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/sidecars/full"))
+}
+
+/// Where `cargo xtask setup` puts the wheel with the schemas of Kubernetes' objects.
+pub fn cached_schemas() -> PathBuf {
+    envoy::cache().join("kubernetes-schemas/1.37.0.whl")
 }
 
 /// The folder of one of the twelve cases.

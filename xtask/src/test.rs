@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::cargo;
 use crate::check::passes;
+use crate::image;
 use crate::requirement::Purpose;
 use crate::setup;
 
@@ -11,6 +12,7 @@ use crate::setup;
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::run(Purpose::Test, false)?;
     let tracer = cargo::build_tracer(false)?;
+    let image = image::build()?;
     // Without arguments: the doc tests first, so that the summary at the end is of the tests proper.
     let documented: &[&str] = &["--doc", "--quiet"];
     let proper: &[&str] = &["--lib", "--bins", "--tests", "--no-fail-fast"];
@@ -18,7 +20,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let runs = if given.is_empty() { vec![documented, proper] } else { vec![given.as_slice()] };
     for arguments in runs {
         let mut test = cargo::here();
-        test.args(["test", "--workspace"]).args(arguments).env("EGRESS_TRACER_BIN", &tracer);
+        test.args(["test", "--workspace"])
+            .args(arguments)
+            .env("EGRESS_TRACER_BIN", &tracer)
+            .env("EGRESS_TRACER_IMAGE", &image.archive);
         passes(&mut test, "the failures are above")?;
     }
     Ok(())

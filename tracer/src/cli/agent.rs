@@ -11,6 +11,7 @@ use crate::{
     flagged_log::FlaggedLog,
     live::{self, Live},
     metrics::{self, Metrics},
+    privilege,
     report::Report,
 };
 
@@ -53,13 +54,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let socket = live::Socket::bind(&args.live.socket)?;
     let mut tracing = args.scope.attach_to(args.pods.choice(), None)?;
     let metrics = Metrics::new(tracing.probes(), &args.scope.metrics)?;
+    let explains = !args.no_explain;
+    // Everything that takes a capability is done, and there is one thread yet.
+    let kept = privilege::give_up(tracing.probes(), explains)?;
+    log::info!("privileges: keeps {}", if kept.is_empty() { "none".to_owned() } else { kept.join(", ") });
     server.spawn(metrics.clone());
     let (node, family) = (args.scope.node.clone(), tracing.probes().family());
     let live = Live::new(node, family.name(), args.scope.shown(), args.keep);
     live::Server::new(socket).spawn(live.clone());
     args.scope.say_ready()?;
     metrics.set_ready();
-    let mut enricher = Enricher::new((!args.no_explain).then_some(args.scope.admin_port), &metrics);
+    let mut enricher = Enricher::new(explains.then_some(args.scope.admin_port), &metrics);
     let mut sinks = Sinks { log: FlaggedLog::default(), live };
     let mut reports = Vec::new();
     loop {

@@ -7,7 +7,10 @@ use aya::maps::MapType;
 use serde::Serialize;
 
 use super::scope::cgroup2_root;
-use crate::probes::{Family, layout, trial::Trial};
+use crate::{
+    privilege,
+    probes::{Family, layout, trial::Trial},
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -138,20 +141,9 @@ fn ring_buffer() -> Fact {
     }
 }
 
-/// Numbers: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/capability.h>.
-const CAPABILITIES: [(&str, u8, &str); 4] = [
-    ("CAP_BPF", 39, "loads programs"),
-    ("CAP_PERFMON", 38, "fentry and kprobe read the kernel's memory"),
-    ("CAP_NET_ADMIN", 12, "cgroup hooks"),
-    ("CAP_SYS_ADMIN", 21, "stands for CAP_BPF and CAP_PERFMON; --netns with cgroup hooks"),
-];
-
 fn capabilities() -> Vec<Fact> {
-    let status = read("/proc/self/status");
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
-    let is_held = |bit: u8| effective >> bit & 1 == 1;
-    CAPABILITIES.iter().map(|&(name, bit, what_for)| fact(name, is_held(bit), what_for)).collect()
+    let held = privilege::ALL.iter();
+    held.map(|capability| fact(capability.name, capability.is_held(), capability.what_for)).collect()
 }
 
 fn lockdown() -> Option<Fact> {

@@ -3,14 +3,14 @@
 
 use std::{
     ffi::c_long,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::mpsc::{Receiver, TryRecvError, channel},
     thread,
 };
 
 use anyhow::Context as _;
 use aya::{
-    maps::{Map, MapInfo},
+    maps::{Map, MapFd, MapInfo},
     sys::{Stats, enable_stats},
 };
 
@@ -31,14 +31,16 @@ impl Probes {
 
     /// Name and capacity of each map that holds entries.
     pub fn map_capacities(&self) -> Vec<(String, u32)> {
-        self.hashes().map(|(name, info)| (name, info.max_entries())).collect()
+        self.hashes().map(|(name, info, _)| (name, info.max_entries())).collect()
     }
 
     /// Begins to count the entries of these maps, beside the caller. `None`: there is no thread to be had.
     pub fn sweep(&self) -> Option<Sweep> {
         let maps: Vec<_> = self
             .hashes()
-            .filter_map(|(name, info)| Some((name, info.key_size(), info.max_entries(), descriptor(&info)?)))
+            .filter_map(|(name, info, map)| {
+                Some((name, info.key_size(), info.max_entries(), map.as_fd().try_clone_to_owned().ok()?))
+            })
             .collect();
         let (to, from) = channel();
         let count = move || {
@@ -50,11 +52,11 @@ impl Probes {
         Some(Sweep(from))
     }
 
-    fn hashes(&self) -> impl Iterator<Item = (String, MapInfo)> {
+    fn hashes(&self) -> impl Iterator<Item = (String, MapInfo, &MapFd)> {
         self.ebpf.maps().filter_map(|(name, map)| {
             // The others are arrays, which are full by nature, and the ring.
             let (Map::HashMap(data) | Map::LruHashMap(data)) = map else { return None };
-            Some((name.to_owned(), data.info().ok()?))
+            Some((name.to_owned(), data.info().ok()?, data.fd()))
         })
     }
 }
@@ -87,11 +89,6 @@ impl Sweep {
             Err(TryRecvError::Disconnected) => Some(Vec::new()),
         }
     }
-}
-
-fn descriptor(info: &MapInfo) -> Option<OwnedFd> {
-    use std::os::fd::AsFd as _;
-    info.fd().ok()?.as_fd().try_clone_to_owned().ok()
 }
 
 /// Walks the keys. A key that falls out meanwhile makes the kernel begin anew, so the walk has a bound.

@@ -1,0 +1,70 @@
+//! What `deploy` holds for a cluster: objects that the three newest minor versions of Kubernetes take, strictly, with each
+//! overlay and component applied; and a `DaemonSet` that asks for no more than its documentation says.
+//!
+//! No kustomize is to be had from the registries used, so the little of it that these files use (resources, components,
+//! strategic merges, JSON patches, names of images) is done by the script beside this file.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+/// The objects of a kustomization, checked against the schemas.
+fn render(kustomization: &str, component: &[&str]) -> Vec<Value> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests.py");
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(script).arg(lab::cached_schemas()).arg(deploy().join(kustomization));
+    command.args(component.iter().map(|component| deploy().join(component)));
+    let output = command.output().expect("python3 (`cargo xtask setup` installs it)");
+    assert!(output.status.success(), "{kustomization}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+#[test]
+fn three_minor_versions_take_every_overlay() {
+    let base = render("base", &[]);
+    let kinds: Vec<&str> = base.iter().filter_map(|object| object["kind"].as_str()).collect();
+    assert_eq!(kinds, ["Namespace", "ServiceAccount", "DaemonSet", "PodMonitor"]);
+    let annotated = render("overlays/annotations", &[]);
+    assert!(of_kind(&annotated, "PodMonitor").is_empty());
+    let daemon_set = of_kind(&annotated, "DaemonSet")[0];
+    assert_eq!(daemon_set["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"], "9475");
+    let crio = render("base", &["components/crio"]);
+    let mounts = &of_kind(&crio, "DaemonSet")[0]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"];
+    assert_eq!(mounts[1]["mountPath"], "/run/crio");
+}
+
+#[test]
+fn it_asks_for_what_the_documentation_says() {
+    let document = std::fs::read_to_string(deploy().join("../docs/security.md")).expect("docs/security.md");
+    let added = |objects: &[Value]| -> Vec<String> {
+        let container = &of_kind(objects, "DaemonSet")[0]["spec"]["template"]["spec"]["containers"][0];
+        let security = &container["securityContext"];
+        assert_eq!(security["capabilities"]["drop"][0], "ALL");
+        assert_eq!(
+            (&security["privileged"], &security["allowPrivilegeEscalation"]),
+            (&false.into(), &false.into())
+        );
+        assert_eq!(
+            (&security["readOnlyRootFilesystem"], &security["seccompProfile"]["type"]),
+            (&true.into(), &"RuntimeDefault".into())
+        );
+        let added = security["capabilities"]["add"].as_array().expect("a list");
+        added.iter().filter_map(|name| Some(format!("CAP_{}", name.as_str()?))).collect()
+    };
+    let base = added(&render("base", &[]));
+    assert_eq!(base, ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"]);
+    let explaining = added(&render("base", &["components/explain"]));
+    assert_eq!(explaining[3..], ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]);
+    for name in explaining {
+        assert!(document.contains(&format!("| `{name}` |")), "docs/security.md says nothing of {name}");
+    }
+}

@@ -1,0 +1,78 @@
+//! Capabilities: which there are, what each is for, and how a process gives up those that it has no more use for. It
+//! decides nothing else.
+
+use anyhow::Context as _;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
+
+use crate::probes::Probes;
+
+/// A capability that something here may need.
+#[derive(Clone, Copy, Debug)]
+pub struct Capability {
+    /// Its name, as manifests have it, with `CAP_` before it.
+    pub name: &'static str,
+    /// What it is for, and what is lost without it.
+    pub what_for: &'static str,
+    set: CapabilitySet,
+}
+
+/// All of them; `docs/security.md` has the same table.
+pub const ALL: [Capability; 5] = [
+    capability("CAP_BPF", "loads programs and makes maps", CapabilitySet::BPF),
+    capability(
+        "CAP_PERFMON",
+        "lets programs read the kernel's memory: fentry, kprobe, and who handles what in the cgroup family",
+        CapabilitySet::PERFMON,
+    ),
+    capability("CAP_NET_ADMIN", "attaches cgroup hooks", CapabilitySet::NET_ADMIN),
+    capability(
+        "CAP_SYS_ADMIN",
+        "enters pods' network namespaces to ask their sidecars (not with --no-explain); --metrics-programs; --netns with \
+         cgroup hooks; stands for CAP_BPF and CAP_PERFMON",
+        CapabilitySet::SYS_ADMIN,
+    ),
+    capability(
+        "CAP_SYS_PTRACE",
+        "finds the network namespace of another user's process to ask its sidecar (not with --no-explain)",
+        CapabilitySet::SYS_PTRACE,
+    ),
+];
+
+const fn capability(name: &'static str, what_for: &'static str, set: CapabilitySet) -> Capability {
+    Capability { name, what_for, set }
+}
+
+impl Capability {
+    /// Does this process have it? Where that cannot be told, it has not.
+    pub fn is_held(&self) -> bool {
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(self.set))
+    }
+}
+
+/// Gives up, for good, what an agent whose probes are attached does not need, and says what it keeps. `explains`: it will
+/// ask sidecars.
+///
+/// Capabilities belong to threads, and threads to come inherit them: call it before there are others.
+pub fn give_up(probes: &Probes, explains: bool) -> anyhow::Result<Vec<&'static str>> {
+    const WHAT: &str = "cannot give up privileges";
+    set_no_new_privs(true).context(WHAT)?;
+    let held = capabilities(None).context(WHAT)?.permitted;
+    let asking = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE;
+    let mut kept = held & if explains { asking } else { CapabilitySet::empty() };
+    keep(held, kept).context(WHAT)?;
+    // Before 5.19, a kernel that keeps bpf(2) from the unprivileged does so for maps that are open already, too.
+    if probes.losses().is_err() && held.contains(CapabilitySet::BPF) {
+        kept |= CapabilitySet::BPF;
+    }
+    keep(kept, kept).context(WHAT)?;
+    let left = capabilities(None).context(WHAT)?.permitted;
+    Ok(ALL
+        .iter()
+        .filter(|capability| left.contains(capability.set))
+        .map(|capability| capability.name)
+        .collect())
+}
+
+fn keep(permitted: CapabilitySet, effective: CapabilitySet) -> rustix::io::Result<()> {
+    set_capabilities(None, CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() })
+}
