@@ -10,6 +10,7 @@ mod cgroup;
 mod envoy;
 mod janitor;
 mod lab;
+mod latency;
 mod lines;
 mod netns;
 mod network;
@@ -37,6 +38,7 @@ pub use envoy::{
 };
 pub use janitor::Janitor;
 pub use lab::{Lab, is_root};
+pub use latency::line_latencies;
 pub use lines::Lines;
 pub use netns::Netns;
 pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET};

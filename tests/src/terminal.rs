@@ -21,7 +21,7 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use crate::place::Place;
 use crate::process::{Ended, Process};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running process in its terminal.
 #[derive(Debug)]

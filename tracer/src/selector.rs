@@ -178,6 +178,12 @@ impl FromStr for Namespace {
     }
 }
 
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.wanted { "" } else { "!" }, self.name)
+    }
+}
+
 /// Which pods are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodChoice {

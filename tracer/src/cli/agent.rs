@@ -60,7 +60,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     log::info!("privileges: keeps {}", if kept.is_empty() { "none".to_owned() } else { kept.join(", ") });
     server.spawn(metrics.clone());
     let (node, family) = (args.scope.node.clone(), tracing.probes().family());
-    let live = Live::new(node, family.name(), args.scope.shown(), args.keep);
+    let live = Live::new(node, family.name(), args.scope.shown(args.pods.shown()), args.keep);
     live::Server::new(socket).spawn(live.clone());
     args.scope.say_ready()?;
     metrics.set_ready();

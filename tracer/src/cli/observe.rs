@@ -152,7 +152,8 @@ impl Summary {
     fn text(&self) -> String {
         use std::fmt::Write as _;
         let (all, seconds) = (self.sessions(), self.begun.elapsed().as_secs());
-        let mut text = format!("\n{all} sessions in {seconds} s, {} of them flagged\n", self.flagged);
+        let sessions = if all == 1 { "session" } else { "sessions" };
+        let mut text = format!("\n{all} {sessions} in {seconds} s, {} of them flagged\n", self.flagged);
         for (verdict, count) in &self.verdicts {
             let mark = if verdict.is_flagged() { "✗" } else { " " };
             let _ = writeln!(text, "{count:8} {mark} {}", verdict.name());

@@ -37,6 +37,16 @@ pub(super) struct Scope {
 }
 
 impl Scope {
+    /// In words, one for each condition.
+    pub(super) fn shown(&self) -> Vec<String> {
+        let listed = self.namespace.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let namespaces = (!listed.is_empty()).then(|| format!("namespaces {listed}"));
+        namespaces
+            .into_iter()
+            .chain(self.selector.iter().map(|selector| format!("labels {selector}")))
+            .collect()
+    }
+
     pub(super) fn choice(&self) -> PodChoice {
         PodChoice { namespaces: self.namespace.clone(), selectors: self.selector.clone() }
     }

@@ -143,8 +143,8 @@ impl Args {
     }
 
     /// What is traced, as `status` shows it.
-    pub(super) fn shown(&self) -> live::Scope {
-        live::Scope { cgroup: self.cgroup.clone(), netns: self.netns.clone() }
+    pub(super) fn shown(&self, pods: Vec<String>) -> live::Scope {
+        live::Scope { cgroup: self.cgroup.clone(), netns: self.netns.clone(), pods }
     }
 
     /// What only probes of one's own can do, where it was asked for.

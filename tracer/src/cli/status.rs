@@ -70,6 +70,9 @@ fn text(status: &Status, now: &Timestamp, zone: &TimeZone) -> String {
     for netns in &status.scope.netns {
         let _ = write!(scope, ", {}", netns.display());
     }
+    for pods in &status.scope.pods {
+        let _ = write!(scope, ", {pods}");
+    }
     line("scope", &scope);
     line("readers", &status.readers.to_string());
     let all: u64 = status.sessions.values().sum();
@@ -153,6 +156,7 @@ mod tests {
             status.scope = Scope {
                 cgroup: Some("/sys/fs/cgroup/kubepods.slice".into()),
                 netns: vec!["/proc/7/ns/net".into()],
+                pods: vec!["namespaces shop bank".to_owned(), "labels app=cart".to_owned()],
             };
             let loss = |source, reason: &str, count| LossCount { source, reason: reason.to_owned(), count };
             status.lost = vec![loss(Loser::Kernel, "ring_full", 3), loss(Loser::Userspace, "malformed", 1)];
@@ -168,6 +172,7 @@ mod tests {
             }
             (status.node, status.last) = (Some(wicked.to_owned()), Some(wicked.to_owned()));
             status.scope.cgroup = Some(wicked.into());
+            status.scope.pods = vec![wicked.to_owned()];
             status.lost = vec![LossCount { source: Loser::Kernel, reason: wicked.to_owned(), count: 1 }];
         });
         assert!(

@@ -49,6 +49,8 @@ pub struct Scope {
     pub cgroup: Option<PathBuf>,
     /// Only these network namespaces; empty: all.
     pub netns: Vec<PathBuf>,
+    /// Only pods that meet all of these; empty: all, and what is in no pod.
+    pub pods: Vec<String>,
 }
 
 /// What was lost where, and why.
