@@ -141,6 +141,8 @@ impl Source {
 impl Own {
     async fn next(&mut self) -> anyhow::Result<Message> {
         loop {
+            // First, because what was read before this was last dropped half-way lies here, too.
+            self.sort_out();
             if let Some(message) = self.ready.pop_front() {
                 return Ok(message);
             }
@@ -149,22 +151,27 @@ impl Own {
                 report = self.enricher.next() => self.ready.push_back(Message::Report(Box::new(report))),
             }
             self.metrics.update(&self.tracing);
-            self.ready.extend(self.tracing.take_gaps().into_iter().map(Message::Gap));
-            for pod in self.tracing.take_gone() {
-                self.metrics.forget_pod(&pod.namespace, &pod.name);
+        }
+    }
+
+    /// Counts what was read, and puts what is wanted of it where it is given out, or explained first.
+    fn sort_out(&mut self) {
+        self.ready.extend(self.tracing.take_gaps().into_iter().map(Message::Gap));
+        for pod in self.tracing.take_gone() {
+            self.metrics.forget_pod(&pod.namespace, &pod.name);
+        }
+        for report in self.reports.drain(..) {
+            self.metrics.count(&report);
+            if !self.filter.matches(&report) {
+                continue;
             }
-            for report in self.reports.drain(..) {
-                self.metrics.count(&report);
-                if !self.filter.matches(&report) {
-                    continue;
-                }
-                let complete = self.enricher.enrich(report);
-                self.ready.extend(complete.map(|report| Message::Report(Box::new(report))));
-            }
+            let complete = self.enricher.enrich(report);
+            self.ready.extend(complete.map(|report| Message::Report(Box::new(report))));
         }
     }
 
     async fn finish(mut self) -> anyhow::Result<Vec<Message>> {
+        self.sort_out();
         let mut rest = Vec::from(self.ready);
         while self.enricher.is_waiting() {
             rest.push(Message::Report(Box::new(self.enricher.next().await)));
