@@ -257,6 +257,10 @@ fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
     } else {
         Role::App
     };
+    // Whether this one goes to the proxy or to a sidecar cannot be told, and nothing is said of it.
+    if role == Role::App && !ctx.sees_redirection() && find_sidecar(netns, &mut ctx.tuple()).is_none() {
+        return None;
+    }
     // Of a reply that somebody waits for, his is the scope that counts.
     if !is_reply.is() && !ctx.is_in_scope() {
         return None;

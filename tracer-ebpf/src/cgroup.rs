@@ -311,6 +311,11 @@ impl Context for Payload<'_> {
     }
 
     #[inline(always)]
+    fn sees_redirection(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
     fn cgroup(&self) -> u64 {
         // SAFETY: the packet is the kernel's own, and has a socket.
         unsafe { bpf_skb_cgroup_id(self.ctx.skb.skb) }

@@ -64,6 +64,8 @@ pub trait Context: Bytes {
     /// The namespace of a flow whose beginning was not seen: 0 where the hook cannot tell, `None` where the flow is
     /// not to be traced.
     fn netns(&self) -> Option<u64>;
+    /// Does its tuple say whether it was redirected? Else only the sidecar's accepting does, which has to be seen.
+    fn sees_redirection(&self) -> bool;
     /// The cgroup (v2 id) of its socket.
     fn cgroup(&self) -> u64;
     /// Does userspace want what this cgroup sends?

@@ -185,6 +185,11 @@ impl Context for Message {
     }
 
     #[inline(always)]
+    fn sees_redirection(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn cgroup(&self) -> u64 {
         // SAFETY: takes nothing, returns a number; a send is in its task's own context.
         unsafe { bpf_get_current_cgroup_id() }

@@ -11,9 +11,13 @@ use indicatif::ProgressBar;
 use crate::progress;
 use crate::toolchain::cache;
 
-/// A name for it, and the suite that has it.
-pub(crate) const KERNELS: &[(&str, &str)] =
-    &[("5.10", "bullseye"), ("6.1", "bookworm"), ("6.12", "trixie"), ("7", "sid")];
+/// A name for it, the suite that has it, and the families of probes that it takes.
+pub(crate) const KERNELS: &[(&str, &str, &[&str])] = &[
+    ("5.10", "bullseye", &["fentry", "kprobe"]),
+    ("6.1", "bookworm", &["fentry", "kprobe", "cgroup"]),
+    ("6.12", "trixie", &["fentry", "kprobe", "cgroup"]),
+    ("7", "sid", &["fentry", "kprobe", "cgroup"]),
+];
 
 /// Debian's own signatures.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";

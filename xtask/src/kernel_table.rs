@@ -23,6 +23,16 @@ pub(crate) fn instructions(check: &Value) -> Vec<(String, u64)> {
     all
 }
 
+/// Why a kernel does not take a family of probes, in its own words.
+pub(crate) fn refusal(check: &Value, family: &str) -> Option<String> {
+    let mut families = check["families"].as_array().into_iter().flatten();
+    let Some(found) = families.find(|found| found["family"] == family) else {
+        return Some("it was not tried".to_owned());
+    };
+    let reason = || found["reason"].as_str().unwrap_or("it does not say why").to_owned();
+    (found["works"] != true).then(reason)
+}
+
 /// Writes it.
 pub(crate) fn write(seen: &[Seen]) -> Result<()> {
     let mut text = String::from(
@@ -38,8 +48,12 @@ pub(crate) fn write(seen: &[Seen]) -> Result<()> {
                 .iter()
                 .find(|(_, ok, _)| !ok)
                 .map(|(test, _, said)| format!(" ({test}: {})", line(said)));
-            let word = if passed == mine.len() && passed > 0 { "yes" } else { "no" };
-            write!(text, " | {word}, {passed} of {} tests{}", mine.len(), first.unwrap_or_default())?;
+            if let Some(reason) = refusal(check, family) {
+                write!(text, " | no: {}", line(&reason))?;
+            } else {
+                let word = if passed == mine.len() && passed > 0 { "yes" } else { "no" };
+                write!(text, " | {word}, {passed} of {} tests{}", mine.len(), first.unwrap_or_default())?;
+            }
         }
         text.push_str(" |\n");
     }

@@ -1,20 +1,27 @@
 //! The tests of each family: what the kernel takes, every call, the scopes, the cases; and that all families say the same.
 
 use std::{
-    collections::BTreeMap, fs, os::unix::fs::MetadataExt, path::Path, process::Command, time::Duration,
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::{
-    Behaviour, Envoy, Lab, PROXY, PROXY_V6, Process, Script, ScriptedProxy, Step, Tracer, demo_sidecar,
-};
+use lab::{Behaviour, Envoy, Lab, PROXY, PROXY_V6, Process, Script, ScriptedProxy, Step, Tracer};
 use serde_json::{Value, json};
 
-use crate::call::{CALLS, authority, request};
+use crate::{
+    call::{CALLS, authority, request},
+    scopes,
+};
 
 const FAMILIES: [&str; 3] = ["fentry", "kprobe", "cgroup"];
 const CASES: [&str; 5] = ["c01", "c03", "c08", "c11", "c15"];
-const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A test of a family.
 type Test = fn(&str) -> Result<Value>;
@@ -39,23 +46,26 @@ pub(crate) fn run(wanted: &[String]) -> Result<()> {
         let works = findings["families"].as_array().into_iter().flatten();
         let works = works.filter(|found| found["family"] == family).any(|found| found["works"] == true);
         working += usize::from(works);
-        let tests: [(&str, Test); 2] = [("calls", calls), ("scope", scope)];
+        let tests: [(&str, Test); 3] = [("calls", calls), ("scope", scopes::scope), ("late", scopes::late)];
         for (name, test) in tests {
             let title = format!("{family} {name}");
             if !is_wanted(&title) {
                 continue;
             }
             if !works {
-                say(&title, &Err(anyhow::anyhow!("the kernel does not take this family, see check")));
                 continue;
             }
             let result = test(family);
             if let (Ok(reports), "calls") = (&result, name) {
                 same.insert(family, reports.clone());
-                say(&title, &Ok(json!(format!("{} calls", CALLS.len() + 1))));
+                say(&title, &Ok(json!(format!("{} calls", CALLS.len()))));
             } else {
                 say(&title, &result);
             }
+        }
+        let title = format!("{family} refused");
+        if !works && is_wanted(&title) {
+            say(&title, &scopes::refused(&["--probes", family]));
         }
         for case in CASES {
             let title = format!("{family} {case}");
@@ -66,6 +76,9 @@ pub(crate) fn run(wanted: &[String]) -> Result<()> {
     }
     if is_wanted("families agree") {
         say("families agree", &agree(&same, working));
+    }
+    if is_wanted("without BTF") {
+        say("without BTF", &scopes::without_btf());
     }
     Ok(())
 }
@@ -86,13 +99,29 @@ fn check() -> Result<Value> {
 }
 
 /// This program under a name that is not `init`.
-const US: &str = "/bin/guest";
+pub(crate) const US: &str = "/bin/guest";
+
+fn address(call: &str) -> IpAddr {
+    if call.ends_with('6') { PROXY_V6 } else { PROXY }
+}
+
+/// What stands in for the sidecar, IPv4 and IPv6.
+pub(crate) fn sidecars(lab: &Lab) -> Result<[Process; 2]> {
+    let start = |at| {
+        let mut command = lab.sidecar().command_at(Path::new(US))?;
+        command.args(["answer", at]);
+        let process = Process::spawn(command, &[])?;
+        let stdout = process.stdout();
+        process.wait_line("open port", stdout, PATIENCE, |line| (line == "listening").then_some(()))?;
+        anyhow::Ok(process)
+    };
+    Ok([start("127.0.0.1:15001")?, start("[::1]:15001")?])
+}
 
 /// Makes one call in the app's place, and gives back its process id.
-fn call(lab: &Lab, call: &str) -> Result<u64> {
-    let to = if call == "write6" { PROXY_V6 } else { PROXY };
+pub(crate) fn call(lab: &Lab, call: &str) -> Result<u64> {
     let mut command = lab.app().command_at(Path::new(US))?;
-    command.args(["call", call, &format!("{}", std::net::SocketAddr::new(to, 3128))]);
+    command.args(["call", call, &format!("{}", SocketAddr::new(address(call), 3128))]);
     let ended = Process::run_well(command, &[], PATIENCE).with_context(|| format!("the call {call}"))?;
     ended.stdout.trim().parse().with_context(|| format!("{call} said {}", ended.stdout))
 }
@@ -100,18 +129,12 @@ fn call(lab: &Lab, call: &str) -> Result<u64> {
 /// Every call is seen once, and rightly; gives back the reports less what cannot be the same.
 fn calls(family: &str) -> Result<Value> {
     let lab = Lab::new()?;
-    let _envoy = Envoy::sidecar(&lab, &demo_sidecar())?;
-    // The demo's sidecar has no IPv6 listener; this one answers in its place.
-    let mut six = lab.sidecar().command_at(Path::new(US))?;
-    six.args(["answer", "[::1]:15001"]);
-    let six = Process::spawn(six, &[])?;
-    six.wait_line("open port", six.stdout(), PATIENCE, |line| (line == "listening").then_some(()))?;
+    let _sidecars = sidecars(&lab)?;
     let trace = lab.dir().join("trace");
     let trace_path = trace.display().to_string();
     let tracer = Tracer::start(&lab, &["--probes", family, "--record", &trace_path])?;
-    let calls: Vec<&str> = CALLS.iter().copied().chain(["write6"]).collect();
     let mut pids = BTreeMap::new();
-    for (nth, name) in calls.iter().enumerate() {
+    for (nth, name) in CALLS.iter().enumerate() {
         pids.insert(*name, call(&lab, name)?);
         tracer.wait_reports(nth + 1, PATIENCE).with_context(|| format!("after {name}"))?;
     }
@@ -121,7 +144,7 @@ fn calls(family: &str) -> Result<Value> {
     let trace = fs::read_to_string(&trace)?;
     let cgroup = fs::metadata(lab.app().cgroup().dir())?.ino();
     let mut same = serde_json::Map::new();
-    for name in calls {
+    for name in CALLS.iter().copied() {
         let authority = authority(name);
         let mine: Vec<&Value> =
             reports.iter().filter(|report| report["connect"]["authority"] == authority.as_str()).collect();
@@ -132,7 +155,7 @@ fn calls(family: &str) -> Result<Value> {
             ("/source/pid", json!(pids[name])),
             ("/source/comm", json!("guest")),
             ("/proxy/port", json!(3128)),
-            ("/proxy/ip", json!(if name == "write6" { PROXY_V6 } else { PROXY }.to_string())),
+            ("/proxy/ip", json!(address(name).to_string())),
             ("/sidecar/port", json!(15001)),
             ("/probes", json!(family)),
             ("/joined_late", json!(false)),
@@ -184,40 +207,6 @@ fn timeless(report: &Value) -> Value {
         }
     }
     report
-}
-
-/// What is out of scope makes no report; a namespace in scope does.
-fn scope(family: &str) -> Result<Value> {
-    let lab = Lab::new()?;
-    let envoy = Envoy::sidecar(&lab, &demo_sidecar())?;
-    let netns = format!("/proc/{}/ns/net", envoy.pid());
-    let pod = Tracer::start(&lab, &["--probes", family, "--netns", &netns])?;
-    let _proxy = ScriptedProxy::start(&lab, (PROXY, 3128).into(), Behaviour::Tunnel)?;
-    // Outside the pod's cgroup, then inside.
-    let elsewhere = Script::connect((PROXY, 3128).into(), "elsewhere.example:443");
-    lab.play_in(lab.outside(), std::slice::from_ref(&elsewhere))?;
-    call(&lab, "write")?;
-    let reports = pod.wait_reports(1, PATIENCE)?;
-    ensure!(reports.len() == 1 && reports[0]["connect"]["authority"] == "write.example:443", "{reports:?}");
-    let records = |metrics: &str| -> f64 {
-        let lines = metrics.lines().filter(|line| line.starts_with("egress_tracer_records_total{"));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-    };
-    pod.stop()?;
-    // A namespace in which nobody is.
-    let other = Tracer::start(&lab, &["--probes", family, "--netns", "/proc/1/ns/net"])?;
-    call(&lab, "write")?;
-    Process::run_well(
-        lab.tools().command("sleep").map(|mut c| {
-            c.arg("1.5");
-            c
-        })?,
-        &[],
-        PATIENCE,
-    )?;
-    let (reports, made) = (other.reports()?, records(&other.metrics()?));
-    ensure!(reports.is_empty() && made == 0.0, "{made} records from out of scope: {reports:?}");
-    Ok(Value::Null)
 }
 
 /// The first probe of a case, with the real Envoy.

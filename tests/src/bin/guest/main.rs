@@ -4,6 +4,7 @@
 mod boot;
 mod call;
 mod families;
+mod scopes;
 
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         [_, "call", call, address] => call::run(call, address),
         [_, "answer", address] => call::answer(address),
+        [_, "late", address, pipe] => call::late(address, pipe),
         _ if std::process::id() == 1 => {
             boot::up().and_then(|()| families::run(&boot::wanted()?)).unwrap_or_else(|error| {
                 families::say("boot", &Err(error));
