@@ -14,7 +14,6 @@ use crate::{
     link,
     maps::{ACCEPTED, Accepted, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, Maybe, settings},
     ring,
-    scope::is_current_in_scope,
     sidecar::{self, await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
 };
 
@@ -80,7 +79,7 @@ fn keep(flow: u64, state: &Flow) {
 #[inline(always)]
 pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple, flags: u8) {
     let settings = settings();
-    if !settings.is_netns_in_scope(netns) || !is_current_in_scope() {
+    if !settings.is_netns_in_scope(netns) {
         return;
     }
     let is_sidecar = settings.is_sidecar(owner.uid);

@@ -96,7 +96,7 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
     let (protocol, port) = unsafe {
         (load!(ctx.sock_addr, bpf_sock_addr.protocol), load!(ctx.sock_addr, bpf_sock_addr.user_port))
     };
-    if protocol == IPPROTO_TCP {
+    if protocol == IPPROTO_TCP && scope::is_current_in_scope() {
         let tuple = Tuple {
             local_addr: [0; 16],
             remote_addr: remote,

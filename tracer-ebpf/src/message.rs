@@ -3,7 +3,7 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_probe_read, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::{bpf_probe_read, bpf_probe_read_user};
 use tracer_ebpf::{
     HEAD_MAX, Loss,
     branchless::{least, masked, sign},
@@ -13,7 +13,6 @@ use tracer_ebpf::{
 use crate::{
     context::{Bytes, Context, Tuple},
     maps::{PIECES, Pieces},
-    scope,
     sock::{Sock, offset, read},
     task::current_thread,
 };
@@ -191,13 +190,12 @@ impl Context for Message {
 
     #[inline(always)]
     fn cgroup(&self) -> u64 {
-        // SAFETY: takes nothing, returns a number; a send is in its task's own context.
-        unsafe { bpf_get_current_cgroup_id() }
+        self.sk.cgroup().id()
     }
 
     #[inline(always)]
     fn is_in_scope(&self) -> bool {
-        scope::is_current_in_scope()
+        self.sk.cgroup().is_in_scope()
     }
 
     #[inline(always)]

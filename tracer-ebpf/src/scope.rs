@@ -35,13 +35,6 @@ pub fn is_in_scope(ancestor: impl Fn(i32) -> u64) -> bool {
 /// The current task's cgroup: for hooks in the caller's own context only.
 #[inline(always)]
 pub fn is_current_in_scope() -> bool {
-    egress_current_in_scope() != 0
-}
-
-/// A function of its own, to the verifier, too, which looks at it once, whatever came before.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn egress_current_in_scope() -> u64 {
     // SAFETY: takes a number, returns a number.
-    u64::from(is_in_scope(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) }))
+    is_in_scope(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
 }

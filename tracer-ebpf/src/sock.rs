@@ -9,6 +9,7 @@ use tracer_ebpf::{branchless::least, record::tcp};
 use crate::{
     address::mapped,
     capture::{self, Known},
+    cgroup_tree::Cgroup,
     context::{Sent, Tuple},
     early, link,
     maps::{opaque_zero, settings},
@@ -21,8 +22,6 @@ const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 const TCP_NODELAY: u32 = 1;
 const SYN_RECV: u8 = 3;
-/// How deep a cgroup may lie for `--cgroup` to find its ancestor.
-const CGROUP_DEPTH: u32 = 16;
 
 /// One number of the layout: a constant to the verifier, as the loader freezes the map that holds it. Read on its own,
 /// so that a program loads no more than it needs.
@@ -107,61 +106,28 @@ impl Sock {
         }
     }
 
-    /// Was this socket made in the cgroup to be traced, or below it? The socket's own cgroup, not the task's: some hooks
-    /// run in softirqs, and the cgroup family goes by the socket, too.
+    /// The cgroup that it was made in. Not the task's: some hooks run in softirqs, and the cgroup family goes by the socket,
+    /// too.
     #[inline(always)]
-    fn is_cgroup_in_scope(self) -> bool {
-        let wanted = settings().cgroup;
-        if wanted == 0 {
-            return true;
-        }
-        egress_lies_in(read(self.0, offset!(cgroup)), wanted) != 0
+    pub fn cgroup(self) -> Cgroup {
+        Cgroup(read(self.0, offset!(cgroup)))
     }
 
     /// Its namespace where it is to be traced.
     #[inline(always)]
     pub fn netns_in_scope(self) -> Option<u64> {
         let netns = self.netns();
-        (settings().is_netns_in_scope(netns) && self.is_cgroup_in_scope()).then_some(netns)
+        (settings().is_netns_in_scope(netns) && self.cgroup().is_below_wanted()).then_some(netns)
     }
-}
-
-/// Is this `struct cgroup *` the one with this id, or below it? A function of its own, to the verifier, too, which looks
-/// at it once, whatever came before.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn egress_lies_in(cgroup: u64, wanted: u64) -> u64 {
-    // Before 5.15 the lowest bits are tags: this socket belongs to no cgroup of its own.
-    // https://elixir.bootlin.com/linux/v5.10/source/include/linux/cgroup-defs.h#L775
-    if cgroup & 3 != 0 {
-        return 0;
-    }
-    let level: u32 = read(cgroup, offset!(cgroup_level));
-    let mut at = 0;
-    while at < CGROUP_DEPTH {
-        // LLVM would make one bound of the two, of which the verifier knows nothing.
-        if u64::from(at) > u64::from(level) + opaque_zero() {
-            return 0;
-        }
-        let id = if offset!(ancestors_are_ids) == 1 {
-            read(cgroup, offset!(ancestors) + 8 * at)
-        } else {
-            let ancestor = read::<u64>(cgroup, offset!(ancestors) + 8 * at);
-            read::<u64>(read(ancestor, offset!(kn)), offset!(kn_id))
-        };
-        if id == wanted {
-            return 1;
-        }
-        at += 1;
-    }
-    0
 }
 
 /// A task dials: source address and port are chosen, the SYN is not sent.
 #[inline(always)]
 pub fn connect(sk: Sock) {
     let Some(netns) = sk.netns_in_scope() else { return };
-    capture::dialed(sk.0, netns, &current_task(), &sk.tuple(), early::at_dial(sk));
+    if sk.cgroup().is_in_scope() {
+        capture::dialed(sk.0, netns, &current_task(), &sk.tuple(), early::at_dial(sk));
+    }
 }
 
 /// What leaves at once.
