@@ -21,7 +21,7 @@ use crate::{
 
 const FAMILIES: [&str; 3] = ["fentry", "kprobe", "cgroup"];
 const CASES: [&str; 5] = ["c01", "c03", "c08", "c11", "c15"];
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A test of a family.
 type Test = fn(&str) -> Result<Value>;
