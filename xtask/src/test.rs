@@ -15,11 +15,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let tracer = cargo::build_tracer(false)?;
     let image = image::build()?;
     // Before the others, not beside them: a guest takes a whole processor. What it found is said at the end, too.
-    let guests = if arguments.is_empty() {
-        vm::run(&[], &vm::MAIN.iter().map(ToString::to_string).collect::<Vec<_>>())
-    } else {
-        Ok(())
-    };
+    let guests = if arguments.is_empty() { vm::run_main() } else { Ok(()) };
     if let Err(error) = &guests {
         eprintln!("error: {error:#}");
     }
