@@ -41,6 +41,8 @@ pub struct Fetches {
 #[derive(Debug)]
 struct Known {
     dump: Option<Dump>,
+    /// What the dump was asked already: an app that fails asks for the same again.
+    briefs: HashMap<(SocketAddr, Vec<u8>), Option<Brief>>,
     versions: Option<Vec<u8>>,
     asked: Instant,
     fetched: Instant,
@@ -55,6 +57,9 @@ const MAX_AGE: Duration = Duration::from_mins(5);
 
 /// Fetches of all sidecars together: at most one in this time.
 const FETCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// So many answers of each dump are kept; then it begins anew.
+const BRIEFS: usize = 256;
 
 /// The text of all dumps that are kept, in bytes.
 const MAX_KEPT: usize = 256 << 20;
@@ -76,7 +81,17 @@ impl Sidecars {
         }
         let known = self.known.get_mut(&sidecar)?;
         known.used = now;
-        mesh::brief(known.dump.as_ref()?, to, head).ok()
+        let dump = known.dump.as_ref()?;
+        let question = (to, head.to_vec());
+        if let Some(brief) = known.briefs.get(&question) {
+            return brief.clone();
+        }
+        if known.briefs.len() >= BRIEFS {
+            known.briefs.clear();
+        }
+        let brief = mesh::brief(dump, to, head).ok();
+        known.briefs.insert(question, brief.clone());
+        brief
     }
 
     /// Forgets a sidecar, as when its pod is gone.
@@ -114,7 +129,10 @@ impl Sidecars {
         } else {
             self.fetches.failed += 1;
         }
-        self.known.insert(sidecar, Known { dump, versions, asked: now, fetched: now, used: now });
+        self.known.insert(
+            sidecar,
+            Known { dump, briefs: HashMap::new(), versions, asked: now, fetched: now, used: now },
+        );
         self.shed();
     }
 
