@@ -80,7 +80,7 @@ pub fn main() -> ExitCode {
         Verb::Observe(args) => block_on(observe::run(*args)),
         Verb::Record(args) => block_on(record::run(args)),
         Verb::Replay(args) => record::replay(&args),
-        Verb::Explain(args) => crate::explain::run(&args),
+        Verb::Explain(args) => pods::resolve(args).and_then(|args| crate::explain::run(&args)),
         Verb::Status(args) => block_on(status::run(args)),
         Verb::Top(args) => block_on(top::run(*args)),
         Verb::Completions(args) => manual::completions(&args, Cli::command()),
@@ -105,7 +105,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// One thread does: it sleeps nearly always.
-fn block_on(verb: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+fn block_on<T>(verb: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, verb)
 }

@@ -10,7 +10,7 @@ use crate::{
     explain::{Fetches, Sidecar, Sidecars},
     mesh::Brief,
     metrics::Metrics,
-    report::{Listener, Report},
+    report::{Direction, Listener, Report},
 };
 
 /// How long a report waits for its explanation.
@@ -136,7 +136,11 @@ fn attach(mut report: Report, brief: Option<Brief>) -> Report {
     report.listener = listener.map(|name| Listener { name, because });
     if let (Some(fix), Some(pid)) = (fix, pid(&report)) {
         let to = SocketAddr::from(report.proxy);
-        report.fix = Some(format!("{fix}: egress-tracer explain --pid {pid} --to {to} -o yaml"));
+        // The sidecar is in the source's own pod, unless it is the proxy's.
+        let pod = report.source.owner.as_ref().filter(|_| report.direction == Direction::Outbound);
+        let whose =
+            pod.map_or_else(|| format!("--pid {pid}"), |pod| format!("--pod {}/{}", pod.namespace, pod.name));
+        report.fix = Some(format!("{fix}: egress-tracer explain {whose} --to {to} -o yaml"));
         report.manifest = manifest;
     }
     report

@@ -5,6 +5,7 @@
 mod cgroups;
 mod client;
 mod endpoint;
+mod find;
 mod node;
 
 use std::{collections::BTreeSet, convert::Infallible, path::PathBuf, time::Duration};
@@ -15,6 +16,7 @@ use tokio::{
 };
 
 pub use endpoint::Endpoint;
+pub use find::process_of;
 
 use crate::{
     pod::{Fact, Key, Owner},

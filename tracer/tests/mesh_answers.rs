@@ -17,6 +17,7 @@ fn printed(case: &str, to: &[&str], output: Output) -> String {
         config_dump: Some(dump_of(case)),
         pid: None,
         pod: None,
+        runtime_endpoint: None,
         head: None,
         admin_port: 15000,
         output,

@@ -105,7 +105,16 @@ fn hostile_names_do_not_reach_the_terminal() {
 
 fn args(config_dump: Option<std::path::PathBuf>, pid: Option<u32>, admin_port: u16) -> Args {
     let to = vec!["10.0.0.1:3128".parse().unwrap()];
-    Args { to, config_dump, pid, pod: None, head: None, admin_port, output: Output::Text }
+    Args {
+        to,
+        config_dump,
+        pid,
+        pod: None,
+        runtime_endpoint: None,
+        head: None,
+        admin_port,
+        output: Output::Text,
+    }
 }
 
 /// Asks an admin port that `serve` plays, in this process's own namespace.
@@ -175,7 +184,7 @@ fn nobody_there_is_said_so() {
 }
 
 #[test]
-fn a_pod_needs_the_agent() {
+fn a_pod_needs_a_runtime() {
     let pod = Args { pod: Some("shop/cart-7d9".to_owned()), ..args(None, None, 15000) };
     let error = format!("{:#}", print(&pod, &mut Vec::new()).unwrap_err());
     assert!(error.contains("--pid") && error.contains("shop/cart-7d9"), "{error}");

@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use cri::PodSpec;
 use k8s_cri::v1::{NamespaceMode, NamespaceOption};
-use lab::{ATTACH_TYPES, attached, case, demo_sidecar};
+use lab::{ATTACH_TYPES, Process, attached, case, demo_sidecar};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use stage::{SILENT, Stage};
+use stage::{PATIENCE, SILENT, Stage};
 
 fn shop() -> PodSpec {
     PodSpec {
@@ -92,6 +92,8 @@ fn the_agent_names_pods_on_a_real_runtime() {
     assert!(log.iter().any(|line| line.contains("\"ledger-0\"")), "{log:?}");
     println!("named: {:?}", start.elapsed());
     holds_little(&agent, &log);
+
+    explains_by_name(&mut stage);
 
     // The runtime is restarted under the agent: who comes later is named all the same.
     stage.restart_containerd().expect("containerd comes back");
@@ -179,6 +181,18 @@ fn the_agent_names_pods_on_a_real_runtime() {
     let others = stage.reports(&agent, 0, others).expect("reports");
     assert!(others.is_empty(), "{others:?}");
     println!("scoped, killed and started again: {:?}", start.elapsed());
+}
+
+/// `explain --pod` finds the pod's sidecar through the runtime.
+fn explains_by_name(stage: &mut Stage) {
+    let mut command =
+        stage.lab.tools().command_at(&lab::tracer_binary().expect("a tracer")).expect("a command");
+    let pod = "shop/cart-7d9f8b6c5d-x2x4z";
+    command.args(["explain", "--pod", pod, "--to", "10.0.0.1:3128", "-o", "json", "--runtime-endpoint"]);
+    command.arg(stage.containerd.socket());
+    let ended = Process::run_well(command, &[], PATIENCE).expect("an explanation");
+    let explanation: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert_eq!((&explanation["listener"], &explanation["kind"]), (&"0.0.0.0_3128".into(), &"http".into()));
 }
 
 /// Ends an agent as nothing can be caught; the kernel takes its probes away.

@@ -1,7 +1,9 @@
 //! Pods, as the command line has them: where the runtime is, and which pods are traced.
 
+use super::scope::cgroup2_root;
 use crate::{
-    runtime::Endpoint,
+    explain,
+    runtime::{self, Endpoint},
     selector::{Namespace, PodChoice, Selector},
 };
 
@@ -50,4 +52,14 @@ impl Scope {
     pub(super) fn choice(&self) -> PodChoice {
         PodChoice { namespaces: self.namespace.clone(), selectors: self.selector.clone() }
     }
+}
+
+/// The same arguments, with a process in the place of the pod where a runtime is there to tell.
+pub(super) fn resolve(args: explain::Args) -> anyhow::Result<explain::Args> {
+    let (Some(pod), Some(endpoint)) = (&args.pod, args.runtime_endpoint.clone().or_else(Endpoint::find))
+    else {
+        return Ok(args);
+    };
+    let pid = super::block_on(runtime::process_of(&endpoint, &cgroup2_root()?, pod))?;
+    Ok(args.with_pid(pid))
 }

@@ -19,7 +19,7 @@ pub(crate) use answer::escape_lines;
 pub use escape::escape;
 pub use sidecars::{Fetches, Sidecar, Sidecars};
 
-use crate::mesh;
+use crate::{mesh, runtime::Endpoint};
 use source::Source;
 
 /// What `--help` shows below.
@@ -45,6 +45,9 @@ pub struct Args {
     /// Ask the sidecar of this pod on this node
     #[arg(long, value_name = "NS/NAME", group = "source")]
     pub pod: Option<String>,
+    /// The container runtime's socket, which knows the pod, such as /run/containerd/containerd.sock [default: found]
+    #[arg(long, value_name = "SOCKET", env = "CONTAINER_RUNTIME_ENDPOINT")]
+    pub runtime_endpoint: Option<Endpoint>,
     /// The app's first bytes; a CONNECT as curl writes it, if absent
     #[arg(long, value_name = "FILE")]
     pub head: Option<PathBuf>,

@@ -28,8 +28,8 @@ impl Source {
             (Some(path), ..) => Ok(Self::File(path.clone())),
             (None, Some(pid), _) => Ok(Self::Process { pid, admin_port: args.admin_port }),
             (None, None, Some(pod)) => bail!(
-                "--pod {} needs the look-up of pods that the agent on the pod's node has, and there is none here; \
-                 use --pid with any process of the pod, or --config-dump with a saved dump",
+                "--pod {} needs the container runtime of the pod's node, and none is found here; name its socket with \
+                 --runtime-endpoint, or use --pid with any process of the pod, or --config-dump with a saved dump",
                 super::escape(pod)
             ),
             (None, None, None) => {

@@ -48,6 +48,18 @@ impl Tree {
         found
     }
 
+    /// The directories of containers' cgroups, by the container's id.
+    pub(super) fn directories(&self) -> HashMap<String, PathBuf> {
+        let mut found = HashMap::new();
+        self.walk(|path, _, _| {
+            if let Some(id) = container_ids(path.rsplit('/').next().unwrap_or_default()).next() {
+                found.entry(id.to_owned()).or_insert_with(|| self.root.join(path.trim_start_matches('/')));
+            }
+            true
+        });
+        found
+    }
+
     /// Where the processes of these keys lie; nothing for those that are gone, or cannot be seen.
     pub(super) fn places(&self, keys: &BTreeSet<Key>) -> HashMap<Key, String> {
         let processes = keys.iter().filter_map(|&key| match key {
