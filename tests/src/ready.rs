@@ -10,7 +10,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use crate::process::{Ended, Process};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Starts `command` and returns when it has written `file`, which it was told to; the file's directory is there already.
 pub fn spawn_ready(command: Command, file: &Path) -> Result<Process> {
