@@ -229,7 +229,7 @@ fn holds_little(agent: &stage::Agent, log: &[String]) {
     let resident =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
     let resident: u64 = resident.expect("its memory");
-    println!("the agent, when little has happened: {} KiB resident (VmRSS)", resident);
+    println!("the agent, when little has happened: {resident} KiB resident (VmRSS)");
     assert!(resident < 25 << 10, "{resident} KiB");
     let mounts = fs::read_to_string(format!("/proc/{}/mounts", agent.pid)).expect("its mounts");
     assert!(mounts.lines().any(|line| line.contains(" / ") && line.contains(" ro,")), "{mounts}");
