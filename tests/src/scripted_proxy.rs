@@ -21,6 +21,8 @@ pub enum Behaviour {
     Tunnel,
     /// These statuses, one a request, the last again and again; 200 is as in `Tunnel`, 502 also closes.
     Statuses(Vec<u16>),
+    /// Grants the first CONNECT, and answers what comes through it with these.
+    Through(Vec<u16>),
     /// Reads and never answers.
     Hang,
     /// Closes on accept.
@@ -147,7 +149,9 @@ impl Shared {
             }
             Behaviour::Tunnel => VecDeque::from([200]),
             Behaviour::Statuses(statuses) => statuses.iter().copied().collect(),
+            Behaviour::Through(statuses) => [200].iter().chain(statuses).copied().collect(),
         };
+        let mut is_through = !matches!(self.behaviour, Behaviour::Through(_));
         let mut buffer = Vec::new();
         while read_head(&mut stream, &mut buffer)? {
             let end = head_end(&buffer).unwrap_or(buffer.len());
@@ -160,6 +164,10 @@ impl Shared {
             self.state().heads.push(head);
             match status.unwrap_or(200) {
                 _ if !is_request => return Ok(()),
+                200 if connect && !is_through => {
+                    is_through = true;
+                    stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+                }
                 200 if connect => {
                     stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
                     stream.write_all(&buffer)?;

@@ -319,7 +319,7 @@ fn is_tls(first: u64) -> bool {
 /// A flow leaves one TCP state for another. Only what ends a flow of a session, or ends one of the sidecar's
 /// flows in silence, makes a record. `by_peer`: a reset or a timeout, not the socket's owner, is the reason.
 #[inline(always)]
-pub fn state_changed(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bool) {
+pub fn state_changed(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bool, received: u64) {
     let is_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
     let is_over = to == tcp::FIN_WAIT1 || to == tcp::LAST_ACK || to == tcp::CLOSE;
     if is_open && is_over {
@@ -332,7 +332,7 @@ pub fn state_changed(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_
                     end_app(state, tuple(), to == tcp::CLOSE);
                 }
             } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT {
-                ring::end(state, &tuple(), from, to);
+                ring::end(state, &tuple(), from, to, received);
             }
         }
     }
@@ -364,5 +364,6 @@ pub fn app_closed(flow: u64, tuple: impl FnOnce() -> Tuple, reset: bool) {
 #[inline(always)]
 fn end_app(state: &Flow, mut tuple: Tuple, reset: bool) {
     find_sidecar(state.netns, &mut tuple);
-    ring::end(state, &tuple, tcp::ESTABLISHED, if reset { tcp::CLOSE } else { tcp::FIN_WAIT1 });
+    // What it had received is of no interest: its peer's side is the reply's flow.
+    ring::end(state, &tuple, tcp::ESTABLISHED, if reset { tcp::CLOSE } else { tcp::FIN_WAIT1 }, 0);
 }

@@ -165,7 +165,9 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
     let op = ctx.op();
     if op == BPF_SOCK_OPS_STATE_CB {
         let (from, to) = (ctx.arg(0) as u8, ctx.arg(1) as u8);
-        capture::state_changed(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false);
+        // SAFETY: the kernel hands a valid context to each run.
+        let received = unsafe { (*ctx.ops).bytes_received };
+        capture::state_changed(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false, received);
     } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && is_sidecars_port(ctx.local_port() as u16) {
         watch_states(&ctx);
         let netns = netns(&ctx);

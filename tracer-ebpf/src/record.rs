@@ -141,8 +141,10 @@ pub struct EndRecord {
     pub from: u8,
     /// The TCP state it went to (`TCP_FIN_WAIT1` 4, `TCP_CLOSE` 7, `TCP_LAST_ACK` 9).
     pub to: u8,
+    /// 1: its peer had sent something.
+    pub answered: u8,
     /// No padding is left to chance.
-    pub zero: u16,
+    pub zero: u8,
     /// No padding is left to chance.
     pub zeros: u32,
 }

@@ -117,10 +117,12 @@ pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, to
 
 /// A flow ended.
 #[inline(always)]
-pub fn end(state: &Flow, tuple: &Tuple, from: u8, to: u8) {
+pub fn end(state: &Flow, tuple: &Tuple, from: u8, to: u8, received: u64) {
     let Some(mut entry) = RECORDS.reserve::<EndRecord>(0) else {
         return lost(Loss::RingFull);
     };
-    entry.write(EndRecord { meta: meta(RecordKind::End, state, tuple), from, to, zero: 0, zeros: 0 });
+    let answered = u8::from(received != 0);
+    let meta = meta(RecordKind::End, state, tuple);
+    entry.write(EndRecord { meta, from, to, answered, zero: 0, zeros: 0 });
     entry.submit(wake_up(state.role != Role::Upstream as u8));
 }

@@ -190,7 +190,8 @@ pub fn change(sk: Sock, from: u8, to: u8) {
     }
     if to != tcp::ESTABLISHED {
         let reset_or_timeout = read::<u32>(sk.0, offset!(err)) != 0;
-        capture::state_changed(sk.0, || sk.tuple(), from, to, reset_or_timeout);
+        let received = read(sk.0, offset!(bytes_received));
+        capture::state_changed(sk.0, || sk.tuple(), from, to, reset_or_timeout, received);
     } else if from == tcp::SYN_SENT {
         early::connected(sk);
     } else if from == SYN_RECV && is_sidecars_port(sk.local_port()) {

@@ -299,6 +299,9 @@ impl Core {
             intercepted: connection.sidecar.is_some(),
             outcome,
             upstream: found.map_or(Carried::NoConnection, |(_, carried)| carried),
+            upstream_failed: found
+                .and_then(|(flow, _)| self.tables.upstreams.get(flow))
+                .is_some_and(|upstream| upstream.ended.is_some() && !upstream.answered),
             nothing_lost: asked.lost == self.lost,
             from_start: connection.opened.is_some(),
         };

@@ -149,6 +149,7 @@ fn attach(mut report: Report, brief: Option<Brief>) -> Report {
 /// The request, as far as it decides which listener and chain takes it.
 fn head(report: &Report) -> Vec<u8> {
     let authority = &report.connect.authority;
-    format!("CONNECT {authority} HTTP/{}\r\nHost: {authority}\r\n\r\n", report.connect.http_version)
-        .into_bytes()
+    let version = Some(report.connect.http_version.as_str()).filter(|version| !version.is_empty());
+    let version = version.unwrap_or("1.1"); // beyond what was captured
+    format!("CONNECT {authority} HTTP/{version}\r\nHost: {authority}\r\n\r\n").into_bytes()
 }

@@ -43,6 +43,9 @@ pub struct Event {
     pub local: SocketAddr,
     /// The address that the socket is connected to, as its owner dialled it.
     pub remote: SocketAddr,
+    /// For an end: the peer had sent something before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub answered: bool,
     /// What happened.
     pub what: What,
 }
@@ -125,6 +128,7 @@ pub enum DecodeError {
 /// Reads one record.
 pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     let meta: Meta = read(record)?;
+    let mut answered = false;
     let what = match meta.kind {
         kind if kind == RecordKind::Dial as u8 => What::Dialed,
         kind if kind == RecordKind::Payload as u8 => {
@@ -133,7 +137,8 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
             What::Sent { offset, total, data: Bytes::copy_from_slice(&data[..len]) }
         }
         kind if kind == RecordKind::End as u8 => {
-            let EndRecord { from, to, .. } = read(record)?;
+            let EndRecord { from, to, answered: heard, .. } = read(record)?;
+            answered = heard != 0;
             What::Ended(end_of(from, to)?)
         }
         value => return Err(DecodeError::Unknown { field: "kind", value }),
@@ -167,6 +172,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         lost: meta.lost,
         local: socket_addr(meta.local_addr, meta.local_port),
         remote: socket_addr(meta.remote_addr, meta.remote_port),
+        answered,
         what,
     })
 }

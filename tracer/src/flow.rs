@@ -20,7 +20,7 @@ impl Bytes {
     /// Takes a piece that was sent at `offset` of the flow, `total` bytes long, of which `data` was copied. Gives
     /// false, and takes nothing, where it does not follow on from what is there.
     pub fn append(&mut self, offset: u32, total: u32, data: &[u8]) -> bool {
-        if self.next.is_some_and(|next| next != offset) || self.bytes.len() >= HEAD_MAX {
+        if self.next.is_some_and(|next| next != offset) || self.is_full() {
             return false;
         }
         let room = HEAD_MAX - self.bytes.len();
@@ -46,6 +46,11 @@ impl Bytes {
         *self = Self::default();
     }
 
+    /// No more is kept.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= HEAD_MAX
+    }
+
     /// Nothing is there.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
@@ -69,6 +74,8 @@ pub struct Upstream {
     pub bytes: Bytes,
     /// When it sent the first of them.
     pub sent: Option<u64>,
+    /// By its end, its peer had sent something.
+    pub answered: bool,
     /// How it ended.
     pub ended: Option<End>,
     /// The request that these are, where they are one.
@@ -154,12 +161,14 @@ impl Upstreams {
                 link: None,
                 bytes: Bytes::default(),
                 sent: None,
+                answered: false,
                 ended: None,
                 line: None,
                 claim: None,
             })
         });
         upstream.link = upstream.link.or(event.link);
+        upstream.answered |= event.answered;
         upstream
     }
 

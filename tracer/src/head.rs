@@ -5,6 +5,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use tracer_ebpf::HEAD_MAX;
 
 /// What an app asked of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub struct Request {
     pub form: Form,
     /// `host:port` as it stood in the request line, without credentials, escaped.
     pub authority: String,
-    /// `1.1` of `HTTP/1.1`.
+    /// `1.1` of `HTTP/1.1`; empty: the first line is longer than what is captured.
     pub http_version: String,
     /// `User-Agent`, escaped.
     pub user_agent: Option<String>,
@@ -80,7 +81,11 @@ const METHODS: [&[u8]; 9] =
 /// Reads a request to a proxy. Origin-form requests are `Other`.
 pub fn request(bytes: &[u8]) -> Progress<Request> {
     let Some((line, rest)) = split_line(bytes) else {
-        return if could_become_request(bytes) { Progress::Incomplete } else { Progress::Other };
+        return match bytes {
+            _ if !could_become_request(bytes) => Progress::Other,
+            _ if bytes.len() < HEAD_MAX => Progress::Incomplete,
+            _ => cut(bytes),
+        };
     };
     let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
     let (Some(method), Some(target), Some(version), None) =
@@ -92,14 +97,7 @@ pub fn request(bytes: &[u8]) -> Progress<Request> {
     if !METHODS.contains(&method) || !matches!(version, [b'0'..=b'9', b'.', b'0'..=b'9']) {
         return Progress::Other;
     }
-    let (form, authority) = if method == b"CONNECT" {
-        (Form::Connect, target)
-    } else if let Some(rest) = strip_scheme(target) {
-        let end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
-        (Form::Absolute, &rest[..end])
-    } else {
-        return Progress::Other;
-    };
+    let Some((form, authority)) = form_of(method, target) else { return Progress::Other };
     let mut request = Request {
         form,
         authority: printable(without_credentials(authority)),
@@ -115,6 +113,33 @@ pub fn request(bytes: &[u8]) -> Progress<Request> {
         Some(length) => Progress::Complete(request, length),
         None => Progress::Begun(request),
     }
+}
+
+/// Reads as much of a first line as is captured: mostly a long URL, of which no more than the host is of interest.
+fn cut(bytes: &[u8]) -> Progress<Request> {
+    let mut words = bytes.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+    let (Some(method), Some(target)) = (words.next(), words.next()) else { return Progress::Other };
+    let Some((form, authority)) = form_of(method, target) else { return Progress::Other };
+    let mut authority_text = printable(without_credentials(authority));
+    if authority.as_ptr_range().end == bytes.as_ptr_range().end {
+        authority_text.push_str("...");
+    }
+    Progress::Begun(Request {
+        form,
+        authority: authority_text,
+        http_version: String::new(),
+        user_agent: None,
+    })
+}
+
+/// The form of a request, and its authority.
+fn form_of<'a>(method: &[u8], target: &'a [u8]) -> Option<(Form, &'a [u8])> {
+    if method == b"CONNECT" {
+        return Some((Form::Connect, target));
+    }
+    let rest = strip_scheme(target)?;
+    let end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
+    Some((Form::Absolute, &rest[..end]))
 }
 
 /// Reads a reply, past any interim ones (`100 Continue`).
@@ -287,6 +312,28 @@ mod tests {
             request(b"GET http://user:secret@host.example/path?token=x HTTP/1.1\r\n\r\n").head().unwrap();
         assert_eq!((head.form, head.authority.as_str()), (Form::Absolute, "host.example"));
         assert!(!format!("{:?}", request(CURL)).contains("dXNlcjpzZWNyZXQ="));
+    }
+
+    #[test]
+    fn a_first_line_beyond_what_is_captured_is_read_as_far_as_it_goes() {
+        let long = "x".repeat(HEAD_MAX);
+        for (request_line, form, authority) in [
+            (
+                format!("GET http://u:p@host.example/{long} HTTP/1.1\r\n"),
+                Form::Absolute,
+                "host.example".to_owned(),
+            ),
+            (format!("CONNECT {long}:443 HTTP/1.1\r\n"), Form::Connect, format!("{}...", &long[8..])),
+        ] {
+            let bytes = &request_line.as_bytes()[..HEAD_MAX];
+            for end in 0..HEAD_MAX {
+                assert_eq!(request(&bytes[..end]), Progress::Incomplete, "{end}");
+            }
+            let Progress::Begun(head) = request(bytes) else { panic!("no head") };
+            assert_eq!((head.form, head.authority, head.http_version), (form, authority, String::new()));
+        }
+        let origin = format!("OPTIONS /{long}");
+        assert_eq!(request(&origin.as_bytes()[..HEAD_MAX]), Progress::Other);
     }
 
     #[test]

@@ -203,7 +203,8 @@ fn mask_target(mut head: BytesMut) -> BytesMut {
     let authority = target.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
     let path = target[authority..].iter().position(|byte| b"/?#".contains(byte));
     let path = path.map_or(target.len(), |at| authority + at);
-    if is_cut && !is_plain {
+    if is_cut && !is_plain && path == target.len() {
+        // What is cut may be credentials, and their end not be here.
         target[authority..].fill(MASK);
     } else if let Some(at) = target[authority..path].iter().rposition(|&byte| byte == b'@') {
         target[authority..authority + at].fill(MASK);
@@ -241,6 +242,7 @@ mod tests {
                 lost: 0,
                 local: addr,
                 remote: addr,
+                answered: false,
                 what: What::Sent {
                     offset: u32::try_from(n * size).unwrap(),
                     total: u32::try_from(piece.len()).unwrap(),

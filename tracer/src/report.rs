@@ -164,7 +164,7 @@ pub struct Sidecar {
 pub struct Connect {
     /// `host:port`, escaped.
     pub authority: String,
-    /// `1.0` or `1.1`.
+    /// `1.0` or `1.1`; empty where the first line is longer than the 512 bytes that are captured.
     pub http_version: String,
     /// Escaped.
     pub user_agent: Option<String>,

@@ -150,10 +150,13 @@ impl Connection {
                 }
                 Progress::Incomplete => return added,
                 Progress::Begun(request) => {
+                    // No more of it is captured than this.
+                    let complete = self.head.is_full();
                     if let Some(asked) = going_on {
                         asked.request = request;
+                        asked.complete = complete;
                     } else {
-                        self.ask(event, request, false);
+                        self.ask(event, request, complete);
                         added += 1;
                     }
                     return added;
@@ -239,16 +242,21 @@ impl Connection {
 }
 
 /// Do these begin alike, as far as both go?
-pub fn are_the_same(one: &[u8], other: &[u8]) -> bool {
+fn are_the_same(one: &[u8], other: &[u8]) -> bool {
     let common = one.len().min(other.len());
     common > 0 && one[..common] == other[..common]
+}
+
+/// Are these the app's bytes, perhaps inside a tunnel that the sidecar asked for?
+pub fn passes_on(bytes: &[u8], app: &[u8]) -> bool {
+    are_the_same(bytes, app) || tunnelled(bytes).is_some_and(|inside| are_the_same(inside, app))
 }
 
 /// What a socket that the sidecar dialled carried, held against what the app had sent; `None`: somebody else's
 /// request, such as a sidecar sends for all the other traffic of its pod.
 pub fn carried(upstream: &Bytes, failed: bool, app: &[u8], asked: &Request) -> Option<Carried> {
     let bytes = upstream.as_slice();
-    if are_the_same(bytes, app) {
+    if passes_on(bytes, app) {
         return Some(Carried::SameBytes);
     }
     match bytes {
@@ -277,6 +285,19 @@ fn host(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(line).ok()
 }
 
+/// Did Envoy's TCP proxy write this head, to ask for a tunnel of its own (`tunneling_config`)? Gives what it sent through
+/// that. <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/tcp_proxy/upstream.cc>
+pub fn tunnelled(bytes: &[u8]) -> Option<&[u8]> {
+    let (line, rest) = head::split_line(bytes)?;
+    if !line.starts_with(b"CONNECT ") || !rest.starts_with(b"host: ") {
+        return None;
+    }
+    match head::request(bytes) {
+        Progress::Complete(_, length) if !is_in_envoys_words(&bytes[..length]) => Some(&bytes[length..]),
+        Progress::Complete(..) | Progress::Begun(_) | Progress::Incomplete | Progress::Other => None,
+    }
+}
+
 /// Is this a request to a server (`GET /path`)?
 pub fn is_origin_form(bytes: &[u8]) -> bool {
     head::split_line(bytes).is_some_and(|(line, _)| {
@@ -289,7 +310,10 @@ pub fn is_origin_form(bytes: &[u8]) -> bool {
 /// Did Envoy's HTTP connection manager write this head? It writes header names in lower case and adds its own:
 /// <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/http/conn_manager_utility.cc>.
 pub fn is_envoys_own(upstream: &Bytes) -> bool {
-    let bytes = upstream.as_slice();
+    is_in_envoys_words(upstream.as_slice())
+}
+
+fn is_in_envoys_words(bytes: &[u8]) -> bool {
     let has = |name: &[u8]| bytes.windows(name.len()).any(|window| window == name);
     has(b"\nhost: ") && (has(b"\nx-request-id: ") || has(b"\nx-forwarded-proto: ") || has(b"\nx-envoy-"))
 }

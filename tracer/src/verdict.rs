@@ -73,6 +73,7 @@ pub struct Judgement {
 
 /// All that a verdict rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Evidence {
     /// What was asked.
     pub form: Form,
@@ -82,6 +83,8 @@ pub struct Evidence {
     pub outcome: Outcome,
     /// What the sidecar did upstream, before that.
     pub upstream: Carried,
+    /// That socket had ended before its peer sent anything.
+    pub upstream_failed: bool,
     /// No record was lost while the request was under way: what was not seen did not happen.
     pub nothing_lost: bool,
     /// The connection was seen from its beginning: a dial that was not seen did not happen.
@@ -234,7 +237,10 @@ fn judge_connect(evidence: &Evidence) -> Judgement {
         // nobody is blamed for what was not seen.
         (Outcome::Replied { status, .. }, SameBytes | Tls | OtherBytes) => proxys_own(status),
         // Envoy's HTTP connection manager wrote a CONNECT of its own: names in lower case, x-request-id.
-        (Outcome::Replied { status: Some(503), .. }, RewrittenRequest) => handled(Reason::UpstreamFailed),
+        // If nobody answered that, the 503 is Envoy's own; else it is the proxy's.
+        (Outcome::Replied { status: Some(503), .. }, RewrittenRequest) if evidence.upstream_failed => {
+            handled(Reason::UpstreamFailed)
+        }
         (Outcome::Replied { .. } | Outcome::Closed, RewrittenRequest) => handled(Reason::Forwarded),
         // A 2xx before a byte went upstream is the sidecar's own: it dialled (`connect_config` makes it), and will
         // send what is inside the tunnel.
@@ -323,6 +329,7 @@ mod tests {
             intercepted: true,
             outcome,
             upstream,
+            upstream_failed: false,
             nothing_lost: true,
             from_start: true,
         }
@@ -364,6 +371,14 @@ mod tests {
         ] {
             let outcome = Outcome::Replied { status: Some(status), body };
             assert_eq!(judge(&evidence(outcome, Carried::NoConnection)), Some(handled(reason)));
+        }
+    }
+
+    #[test]
+    fn a_503_to_a_forwarded_request_is_whose_the_upstream_says() {
+        for (upstream_failed, reason) in [(true, Reason::UpstreamFailed), (false, Reason::Forwarded)] {
+            let forwarded = evidence(replied(503), Carried::RewrittenRequest);
+            assert_eq!(judge(&Evidence { upstream_failed, ..forwarded }), Some(handled(reason)));
         }
     }
 

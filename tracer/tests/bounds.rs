@@ -43,6 +43,7 @@ fn asks(number: u32, time: u64) -> [Event; 2] {
         lost: 0,
         local: SocketAddr::from(([10, high, middle, low], 40_000)),
         remote: SocketAddr::from(([10, 0, 0, 1], 3128)),
+        answered: false,
         what: What::Sent {
             offset: 0,
             total: u32::try_from(head.len()).expect("short"),

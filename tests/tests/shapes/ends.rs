@@ -7,6 +7,7 @@ use lab::{Behaviour, Close, Policy, Script, ScriptedProxy, Squid, Step, TARGET};
 use crate::stage::{GRANTED, HTTP, REFUSED, Shape, Stage, TCP, answer, at, connect, script, send, wait};
 
 const BLACK_HOLE: u16 = 3130;
+const FORWARDED: u16 = 3131;
 const TLS: u16 = 3135;
 const HTTP_ALWAYS: u16 = 3137;
 const NO_ENDPOINT: u16 = 3138;
@@ -112,6 +113,19 @@ fn connections_that_end_oddly() {
         },
     ];
     stage.hold(&shapes);
+}
+
+#[test]
+fn a_503_to_what_was_forwarded() {
+    let stage = Stage::new();
+    let other = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), FORWARDED);
+    let _says_so = ScriptedProxy::start(&stage.lab, other, Behaviour::Statuses(vec![503])).expect("a proxy");
+    let _resets = ScriptedProxy::start(&stage.lab, at(FORWARDED), Behaviour::Rst).expect("a proxy");
+    let shape = |name, dialled, due| Shape { name, script: Script::connect(dialled, "a.example:443"), due };
+    stage.hold(&[
+        shape("the proxy's own", other, "handled_as_http forwarded 503"),
+        shape("Envoy's, as the proxy reset", at(FORWARDED), "handled_as_http upstream_failed 503"),
+    ]);
 }
 
 #[test]

@@ -84,6 +84,26 @@ fn what_makes_no_session() {
 }
 
 #[test]
+fn a_connect_through_a_tunnel_of_the_sidecars_own() {
+    let stage = Stage::new();
+    let script = Script::connect(at(TUNNEL), "a.example:443");
+    let silent = Script { steps: vec![script.steps[0].clone(), Step::Resp { resp: 3000 }], ..script.clone() };
+    let (mut dues, mut scripts, mut transcripts) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, behaviour, script, due) in [
+        ("granted inside", Behaviour::Through(vec![200]), &script, GRANTED),
+        ("refused inside", Behaviour::Through(vec![404]), &script, "refused_by_proxy 404"),
+        ("tunnel refused", Behaviour::Statuses(vec![407]), &silent, "unreachable closed_without_reply"),
+    ] {
+        // One after the other on the port to which the sidecar's tunnel goes.
+        let _proxy = stage.proxy(TCP, behaviour);
+        transcripts.extend(stage.lab.play(std::slice::from_ref(script)).expect("a transcript"));
+        scripts.push(script.clone());
+        dues.push((name, due.to_owned()));
+    }
+    stage.judge(&dues, &scripts, &transcripts);
+}
+
+#[test]
 fn two_apps_and_many_targets() {
     let stage = Stage::new();
     let _tunnel = stage.proxy(TCP, Behaviour::Tunnel);

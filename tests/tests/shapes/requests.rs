@@ -12,6 +12,7 @@ fn requests_in_pieces() {
     let lf = head.replace('\r', "");
     let expect = head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
     let long = head.replace("\r\n\r\n", &format!("\r\nX-Long: {}\r\n\r\n", "x".repeat(8000)));
+    let url = format!("GET http://pieces.example:443/{} HTTP/1.1\r\n\r\n", "x".repeat(1000)); // longer than what is captured
     let tls = format!("{head}\u{16}\u{3}\u{1}\0\u{5}\u{1}\0\0\u{1}\0");
     let both = |port, steps: Vec<Step>| script(port, steps);
     let reports = stage.hold(&[
@@ -33,6 +34,11 @@ fn requests_in_pieces() {
             due: REFUSED,
         },
         Shape { name: "a head of 8 KiB, TCP", script: both(TCP, vec![send(&long), answer()]), due: GRANTED },
+        Shape {
+            name: "a URL of 1 KiB, HTTP, nobody there",
+            script: both(HTTP, vec![send(&url), answer()]),
+            due: "absolute_form_rewritten 503",
+        },
         Shape { name: "TLS pipelined, HTTP", script: both(HTTP, vec![send(&tls), answer()]), due: REFUSED },
         Shape { name: "TLS pipelined, TCP", script: both(TCP, vec![send(&tls), answer()]), due: GRANTED },
     ]);

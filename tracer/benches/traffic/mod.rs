@@ -164,6 +164,7 @@ impl Node {
             link,
             local,
             remote,
+            answered: false,
             what,
         }))
     }

@@ -8,7 +8,9 @@ use crate::{
     event::End,
     flow::{Failure, Ground, Stage, Upstream},
     head,
-    session::{Asked, Connection, are_the_same, carried, is_envoys_own, is_origin_form, request_line},
+    session::{
+        Asked, Connection, carried, is_envoys_own, is_origin_form, passes_on, request_line, tunnelled,
+    },
     verdict::{Carried, Outcome},
 };
 
@@ -18,7 +20,7 @@ impl Core {
     pub(super) fn claim_by_link(&mut self, upstream_flow: u64) -> bool {
         let Some(upstream) = self.tables.upstreams.get(upstream_flow) else { return false };
         let Some(reply) = upstream.link else { return false };
-        let is_due = |connection: &&Connection| are_the_same(upstream.bytes.as_slice(), &connection.sent);
+        let is_due = |connection: &&Connection| passes_on(upstream.bytes.as_slice(), &connection.sent);
         let linked = self.tables.by_reply(reply).filter(is_due);
         let Some(flow) = linked.map(|connection| connection.flow) else { return false };
         if upstream.claim.is_none_or(|claim| claim.ground != Ground::Link) {
@@ -175,7 +177,7 @@ impl Core {
     /// Of a request in pieces, more may have come since the socket was held against it.
     fn is_still_its_tunnel(&self, upstream: u64, connection: &Connection) -> bool {
         let Some(upstream) = self.tables.upstreams.get(upstream) else { return true };
-        connection.opaque || are_the_same(upstream.bytes.as_slice(), &connection.sent)
+        connection.opaque || passes_on(upstream.bytes.as_slice(), &connection.sent)
     }
 
     /// What the sidecar's thread was seen to dial for this very connection.
@@ -189,11 +191,15 @@ impl Core {
         let flow = connection.dialed?;
         let is_free = |upstream: &&Upstream| upstream.claim.is_none_or(|claim| claim.by == connection.flow);
         let upstream = self.tables.upstreams.get(flow).filter(is_free)?;
-        if !self.may_be_for(upstream, connection) || upstream.sent.is_some_and(|sent| sent > time) {
+        // No HTTP filter asks for a tunnel in these words, so nothing else says more.
+        let is_in_tunnel = tunnelled(upstream.bytes.as_slice()).is_some();
+        let is_its_own = is_in_tunnel || self.may_be_for(upstream, connection);
+        if !is_its_own || upstream.sent.is_some_and(|sent| sent > time) {
             return None;
         }
         let failed = upstream.ended == Some(End::DialFailed);
-        let carried = carried(&upstream.bytes, failed, &connection.sent, &asked.request)?;
+        let carried = carried(&upstream.bytes, failed, &connection.sent, &asked.request)
+            .or(is_in_tunnel.then_some(Carried::OtherBytes))?;
         let is_mute = matches!(carried, Carried::Nothing | Carried::DialFailed);
         match outcome {
             // An answer did not come through a socket on which nothing was sent.
@@ -219,9 +225,8 @@ impl Core {
         let other = self.tables.by_reply(reply);
         match (carried, outcome) {
             // The pool gives a socket whose connection is over to another.
-            (Carried::SameBytes, _) => other.is_some_and(|other| {
-                !other.app_closed && are_the_same(upstream.bytes.as_slice(), &other.sent)
-            }),
+            (Carried::SameBytes, _) => other
+                .is_some_and(|other| !other.app_closed && passes_on(upstream.bytes.as_slice(), &other.sent)),
             // HTTP: such a link is a mistake.
             (Carried::RewrittenRequest | Carried::NoConnection, _)
             | (Carried::Nothing | Carried::DialFailed, Outcome::Replied { .. }) => false,
@@ -238,7 +243,7 @@ impl Core {
         let bytes = upstream.bytes.as_slice();
         let is_request = head::request(bytes).head().is_some() || is_origin_form(bytes);
         (upstream.remote == connection.remote || !self.tables.is_dialed_by_app(upstream.remote))
-            && (!is_request || are_the_same(bytes, &connection.sent))
+            && (!is_request || passes_on(bytes, &connection.sent))
     }
 
     /// Is a socket that explains an outcome so surely this connection's that nobody else should be offered it?

@@ -295,6 +295,7 @@ impl Session {
             lost: 0,
             local,
             remote,
+            answered: false,
             what,
         })
     }

@@ -212,6 +212,7 @@ impl Scene {
             lost: self.lost,
             local,
             remote,
+            answered: false,
             what,
         };
         self.core.feed(Input::Event(Box::new(event)), &mut self.reports);
