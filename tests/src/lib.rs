@@ -7,16 +7,19 @@ mod alertmanager;
 mod app;
 mod attached;
 mod cgroup;
+mod empty_program;
 mod envoy;
 mod janitor;
 mod lab;
 mod latency;
 mod lines;
+pub mod load;
 mod netns;
 mod network;
 mod place;
 mod process;
 mod ready;
+mod program_runs;
 mod prometheus;
 mod script;
 mod scripted_proxy;
@@ -24,6 +27,7 @@ mod squid;
 mod target;
 mod terminal;
 mod tracer;
+mod usage;
 mod watch;
 
 use std::path::PathBuf;
@@ -33,6 +37,7 @@ pub use agent::Agent;
 pub use alertmanager::Alertmanager;
 pub use attached::{ATTACH_TYPES, attached};
 pub use cgroup::Cgroup;
+pub use empty_program::EmptyPrograms;
 pub use envoy::{
     Envoy, OLDEST as ENVOY_OLDEST, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy,
 };
@@ -44,6 +49,7 @@ pub use netns::Netns;
 pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET};
 pub use place::Place;
 pub use process::{Ended, Process};
+pub use program_runs::{Runs, program_runs};
 pub use prometheus::Prometheus;
 pub use ready::spawn_ready;
 pub use script::{Close, Script, Step, Transcript, bytes, text};
@@ -52,6 +58,7 @@ pub use squid::{Policy, Squid};
 pub use target::{PAGE, Target};
 pub use terminal::Terminal;
 pub use tracer::{Tracer, binary as tracer_binary};
+pub use usage::Usage;
 pub use watch::{Watch, canonical, key};
 
 /// The configuration that has every treatment of a CONNECT on a port of its own; see its `xds/lds.yaml`.

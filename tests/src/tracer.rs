@@ -39,7 +39,14 @@ impl Tracer {
     /// The same with a given `egress-tracer`.
     pub fn start_at(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
         let args: Vec<&str> = ["-o", "json"].iter().chain(args).copied().collect();
-        let mut tracer = Self::launch(lab, binary, "warn", &args)?;
+        let mut tracer = Self::launch(lab, lab.tools(), binary, "warn", &args)?;
+        tracer.reports = tracer.process.stdout().clone();
+        Ok(tracer)
+    }
+
+    /// A second one that sees the same: its metrics are in the pod's namespace.
+    pub fn start_second(lab: &Lab, binary: &Path) -> Result<Self> {
+        let mut tracer = Self::launch(lab, lab.pod_root(), binary, "warn", &["-o", "json"])?;
         tracer.reports = tracer.process.stdout().clone();
         Ok(tracer)
     }
@@ -63,20 +70,20 @@ impl Tracer {
         let reader = File::from(rustix::fs::open(&pipe, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?);
         let path = pipe.display().to_string();
         let args: Vec<&str> = ["-o", format, "--report-file", &path].iter().chain(args).copied().collect();
-        let mut tracer = Self::launch(lab, binary, log, &args)?;
+        let mut tracer = Self::launch(lab, lab.tools(), binary, log, &args)?;
         tracer.reports = Lines::of(reader);
         Ok(tracer)
     }
 
-    fn launch(lab: &Lab, binary: &Path, log: &str, args: &[&str]) -> Result<Self> {
+    fn launch(lab: &Lab, place: &Place, binary: &Path, log: &str, args: &[&str]) -> Result<Self> {
         let ready_dir = tempfile::Builder::new().prefix("tracer-").tempdir_in(lab.dir())?.keep();
         let ready = ready_dir.join("ready");
-        let mut command = lab.tools().command_at(binary)?;
+        let mut command = place.command_at(binary)?;
         command.env("EGRESS_TRACER_LOG", log);
         command.args(["observe", "--standalone", "--cgroup"]).arg(lab.pod_cgroup());
         command.arg("--ready-file").arg(&ready).args(["--metrics-address", METRICS]).args(args);
         let process = spawn_ready(command, &ready)?;
-        Ok(Self { process, reports: Lines::default(), place: lab.tools().clone() })
+        Ok(Self { process, reports: Lines::default(), place: place.clone() })
     }
 
     /// All reports so far, as they were written.
@@ -118,6 +125,16 @@ impl Tracer {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits for its end, whatever that is.
+    pub fn wait(self) -> Result<Ended> {
+        self.process.finish(PATIENCE)
     }
 
     /// Kills it as nothing can be caught, and gives back all that it said.

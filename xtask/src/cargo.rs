@@ -80,6 +80,20 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     Ok(fs::canonicalize(workspace())?.join("target"))
 }
 
+/// Builds the benchmark's load generator where [`lab::load`] looks for it: optimised, or it would be what is measured.
+pub(crate) fn build_load() -> Result<PathBuf> {
+    let mut command = here();
+    command.args(["build", "--release", "--package", "tests", "--bin", "load"]);
+    command.arg("--message-format=json-render-diagnostics");
+    let said = progress::step("Building the load generator", |bar| progress::command(bar, &mut command))?;
+    let executable = said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "load")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    executable.context("cargo built the load generator but did not say where")
+}
+
 /// The workspace's directory.
 pub(crate) fn workspace() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the single door for developers. It reads the command line and hands over.
 
+mod bench;
 mod cargo;
 mod check;
 mod debian;
@@ -67,6 +68,15 @@ enum Task {
     },
     /// Build the container image, and say its digest
     Image,
+    /// Measure what the tracer costs, beside what one would use instead
+    Bench {
+        /// A short run: whether it runs, not what it costs
+        #[arg(long)]
+        quick: bool,
+        /// Only these parts
+        #[arg(value_enum)]
+        parts: Vec<bench::Part>,
+    },
     /// Check format, lints and, where cargo-deny is installed, dependencies
     Check,
 }
@@ -78,6 +88,7 @@ fn main() -> ExitCode {
         Task::Test { arguments } => test::run(&arguments),
         Task::Vm { kernels, tests } => vm::run(&kernels, &tests),
         Task::Image => image::run(),
+        Task::Bench { quick, parts } => bench::run(quick, &parts),
         Task::Check => check::run(),
     };
     match result {

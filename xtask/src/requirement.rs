@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     Vm,
     /// Every test
     Test,
+    /// The benchmark
+    Bench,
 }
 
 /// One thing that has to be there.
@@ -208,6 +210,20 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Test,
         probe: Probe::Programs(&["prometheus-alertmanager"]),
         install: Install::Packages(&["prometheus-alertmanager"]),
+    },
+    Requirement {
+        name: "tcpdump",
+        why: "what an engineer would use instead: the benchmark measures it on the same traffic",
+        purpose: Purpose::Bench,
+        probe: Probe::Programs(&["tcpdump"]),
+        install: Install::Packages(&["tcpdump"]),
+    },
+    Requirement {
+        name: "tshark",
+        why: "the other thing that an engineer would use instead",
+        purpose: Purpose::Bench,
+        probe: Probe::Programs(&["tshark"]),
+        install: Install::Packages(&["tshark"]),
     },
 ];
 

@@ -5,6 +5,7 @@ mod hook;
 mod kernel_log;
 pub mod layout;
 mod level;
+mod preflight;
 pub mod ring;
 mod scope;
 mod statistics;
@@ -99,6 +100,7 @@ impl Probes {
     /// # Errors
     /// Which hook the kernel refused, and its reason.
     pub fn attach(family: Family, scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
+        preflight::check(family)?;
         let settings = scope.apply(family, settings)?;
         let mut ebpf = open(family, settings)?;
         let log = KernelLog::open(&mut ebpf)?;

@@ -1,0 +1,94 @@
+//! Kernel programs that do nothing, attached to a cgroup: what every other program on the same hook is held against. Two
+//! instructions each, handed to the kernel as they are; they are gone when this is dropped.
+
+use std::collections::HashMap;
+use std::ffi::c_long;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::program_runs::Runs;
+
+/// The hooks of a cgroup on which the tracer has a program, by that program's name: the program's type, the hook's.
+/// Numbers: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L1024>.
+pub(crate) const HOOKS: [(&str, u32, u32); 7] = [
+    ("egress_connect4", 18, 10),
+    ("egress_connect6", 18, 11),
+    ("egress_accept4", 18, 29),
+    ("egress_accept6", 18, 30),
+    ("egress_options", 25, 22),
+    ("egress_states", 13, 3),
+    ("egress_bytes", 8, 1),
+];
+const PROG_LOAD: c_long = 5;
+const LINK_CREATE: c_long = 28;
+
+/// `r0 = 1; exit`: let it pass.
+static CODE: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+
+/// An empty program on each hook that the tracer has, too.
+#[derive(Debug)]
+pub struct EmptyPrograms(Vec<(&'static str, OwnedFd, OwnedFd)>);
+
+impl EmptyPrograms {
+    /// Attaches them, behind what is attached already.
+    pub fn attach(cgroup: &Path) -> Result<Self> {
+        let target = open(cgroup)?;
+        let attach = |(name, kind, at): (&'static str, u32, u32)| {
+            let program = load(kind, at).with_context(|| format!("no empty program for {name}"))?;
+            let words = [number(program.as_raw_fd())?, number(target.as_raw_fd())?, at, 0];
+            let link = descriptor(LINK_CREATE, &words)
+                .with_context(|| format!("the empty program for {name} cannot be attached"))?;
+            Ok((name, program, link))
+        };
+        HOOKS.into_iter().map(attach).collect::<Result<_>>().map(Self)
+    }
+
+    /// What the kernel has counted of each (`kernel.bpf_stats_enabled`).
+    pub fn runs(&self) -> Result<HashMap<&'static str, Runs>> {
+        let runs = self.0.iter().map(|(name, program, _)| {
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
+            let field = |name: &str| {
+                let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                line.and_then(|value| value.trim().parse().ok()).context("a program without statistics")
+            };
+            Ok((*name, Runs { ns: field("run_time_ns")?, count: field("run_cnt")? }))
+        });
+        runs.collect()
+    }
+}
+
+fn open(cgroup: &Path) -> Result<File> {
+    File::open(cgroup).with_context(|| format!("cannot open the cgroup {}", cgroup.display()))
+}
+
+fn load(kind: u32, at: u32) -> Result<OwnedFd> {
+    let halves = |address: u64| [(address & 0xffff_ffff) as u32, (address >> 32) as u32];
+    let [code_low, code_high] = halves(CODE.as_ptr() as u64);
+    let [license_low, license_high] = halves(c"GPL".as_ptr() as u64);
+    let mut words = [0; 18];
+    words[..6].copy_from_slice(&[kind, 2, code_low, code_high, license_low, license_high]);
+    words[17] = at; // expected_attach_type
+    descriptor(PROG_LOAD, &words)
+}
+
+fn descriptor(command: c_long, words: &[u32]) -> Result<OwnedFd> {
+    let mut words = words.to_vec();
+    let fd = call(command, &mut words)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd)?) })
+}
+
+fn call(command: c_long, words: &mut [u32]) -> io::Result<c_long> {
+    // SAFETY: the kernel reads, and for a query writes, the beginning of its `bpf_attr`, of which it is told the length.
+    // What addresses are in it (`load`'s) are of statics.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, words.as_mut_ptr(), size_of_val(words)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn number(fd: RawFd) -> Result<u32> {
+    Ok(u32::try_from(fd)?)
+}

@@ -1,0 +1,52 @@
+//! How often and how long a process's kernel programs on cgroup hooks ran, read from the descriptors that it holds. The
+//! kernel counts while `kernel.bpf_stats_enabled` is 1, or somebody asks for it (`egress-tracer … --metrics-programs`).
+
+use std::collections::HashMap;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::empty_program::HOOKS;
+
+/// Runs of one program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// How long they took in all.
+    pub ns: u64,
+    /// How many.
+    pub count: u64,
+}
+
+impl Runs {
+    /// What came since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self { ns: self.ns - earlier.ns, count: self.count - earlier.count }
+    }
+}
+
+/// The programs that a process has attached to cgroups, each by the name of its hook.
+pub fn program_runs(pid: u32) -> Result<HashMap<&'static str, Runs>> {
+    let dir = format!("/proc/{pid}/fdinfo");
+    let (mut programs, mut links) = (HashMap::new(), Vec::new());
+    for entry in fs::read_dir(&dir).with_context(|| format!("cannot look at process {pid}"))? {
+        // A descriptor may be closed meanwhile.
+        let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
+        let field = |name: &str| {
+            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            value.trim().parse::<u64>().ok()
+        };
+        match (field("prog_id"), field("run_time_ns"), field("run_cnt"), field("attach_type")) {
+            (Some(id), Some(ns), Some(count), _) => {
+                programs.insert(id, Runs { ns, count });
+            }
+            (Some(id), _, _, Some(at)) => links.push((id, at)),
+            _ => {}
+        }
+    }
+    let named = links.into_iter().filter_map(|(id, at)| {
+        let (name, ..) = HOOKS.into_iter().find(|(_, _, number)| u64::from(*number) == at)?;
+        Some((name, *programs.get(&id)?))
+    });
+    Ok(named.collect())
+}

@@ -1,0 +1,201 @@
+//! Capture under load: how many of the sessions that were made are reported, and rightly; what 10,000 of them cost, held
+//! against tcpdump and tshark on the same traffic; and whether losses are what is reported as losses.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Tracer, Usage, program_runs};
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::figures::{Figures, Table, short};
+use super::observer::{Observer, Running};
+use super::stage::{Stage, right};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// CONNECTs a second, rising.
+const RATES: [u32; 7] = [100, 200, 400, 600, 800, 1200, 1600];
+
+/// Rising rates; gives back the highest that Envoy and squid sustained.
+pub(crate) fn rising(stage: &Stage, seconds: u32, figures: &mut Figures) -> Result<u32> {
+    let (mut rows, mut numbers, mut sustained) = (Vec::new(), Vec::new(), RATES[0]);
+    let (mut lost_at_most, mut wrong_at_most) = (0, 0);
+    for rate in RATES {
+        let tracer = stage.observe(&[])?;
+        let done = stage.run(&Stage::paced(rate, rate * seconds))?;
+        let made = usize::try_from(done.count)?;
+        // What was not seen will not come; what was, comes at once.
+        let _ = tracer.report_lines().wait(PATIENCE, |lines| (lines.len() >= made).then_some(()));
+        let lines = tracer.report_lines().all();
+        let (seen, right, lost) = (lines.len(), right(&lines), lost(&tracer.metrics()?));
+        tracer.stop()?;
+        let got = done.rate();
+        let sustains = got >= 0.95 * f64::from(rate) && done.failed == 0;
+        if sustains {
+            sustained = rate;
+            lost_at_most = lost_at_most.max(made.abs_diff(seen));
+            wrong_at_most = wrong_at_most.max(seen - right);
+        }
+        rows.push(
+            [
+                rate.to_string(),
+                short(got),
+                made.to_string(),
+                seen.to_string(),
+                right.to_string(),
+                lost.to_string(),
+            ]
+            .to_vec(),
+        );
+        numbers.push(json!({"rate": rate, "got": got, "made": made, "failed": done.failed, "seen": seen,
+            "right": right, "lost_records": lost}));
+        if !sustains {
+            break;
+        }
+    }
+    figures.at_most(
+        "capture, sessions missed at the rates that Envoy and squid sustain",
+        lost_at_most as f64,
+        0.0,
+    );
+    figures.at_most("capture, verdicts wrong at these rates", wrong_at_most as f64, 0.0);
+    figures.numbers("rising", json!(numbers));
+    figures.table(Table {
+        title: "Capture under load",
+        note: "CONNECTs a second, half of them answered by Envoy and half passed on to squid, with ten times as many other \
+               requests beside them. The last rate is the first that Envoy, squid and the client did not sustain on this \
+               machine."
+            .to_owned(),
+        head: &["asked for, a second", "got, a second", "sessions made", "reported", "rightly", "records lost"],
+        rows,
+    });
+    Ok(sustained)
+}
+
+/// What so many sessions cost each watcher.
+pub(crate) fn cost(stage: &Stage, count: u32, rate: u32, figures: &mut Figures) -> Result<()> {
+    let (mut rows, mut numbers, mut found) = (Vec::new(), Vec::new(), Vec::new());
+    for observer in Observer::ALL.into_iter().filter(|observer| *observer != Observer::Nobody) {
+        let running = observer.start(stage)?;
+        let before = running.usage()?;
+        let done = stage.run(&Stage::paced(rate, count))?;
+        if let Running::Tracer(tracer) = &running {
+            tracer.wait_reports(usize::try_from(done.count)?, PATIENCE)?;
+        }
+        pause(Duration::from_millis(1_500))?; // for those that have not yet looked at all that they hold
+        let Usage { cpu, peak_kb } = running.usage()?;
+        let cpu = cpu.saturating_sub(before.cpu).as_secs_f64();
+        let dropped = running.stop()?;
+        let mb = peak_kb as f64 / 1024.0;
+        found.push((observer, cpu, mb));
+        rows.push(vec![
+            observer.name().to_owned(),
+            format!("{cpu:.2}"),
+            short(cpu / found[0].1),
+            short(mb),
+            dropped.clone(),
+            observer.blind_spot().to_owned(),
+        ]);
+        numbers.push(
+            json!({"watcher": observer.name(), "sessions": done.count, "cpu_seconds": cpu, "peak_mb": mb,
+            "said": dropped}),
+        );
+    }
+    let of =
+        |observer| found.iter().find(|(other, ..)| *other == observer).map_or(f64::NAN, |(_, cpu, _)| *cpu);
+    let ours = of(Observer::Tracer);
+    figures.at_most("CPU of 10,000 sessions: share of tshark's", ours / of(Observer::Tshark), 0.1);
+    figures.at_most(
+        "CPU of 10,000 sessions: share of tcpdump's, writing to a file",
+        ours / of(Observer::Tcpdump),
+        1.0 / 3.0,
+    );
+    figures.at_most("peak memory, MB", found[0].2, 64.0);
+    let in_kernel = in_kernel(stage, count / 10, rate)? * 10.0;
+    figures.numbers("cost", json!({"watchers": numbers, "programs_seconds": in_kernel}));
+    figures.table(Table {
+        title: "What sessions cost whoever watches",
+        note: format!(
+            "{count} CONNECT sessions at {rate} a second, with ten times as many other requests beside them; user and system \
+             time of the processes. What the kernel does for a watcher in the application's own time is not in it: for the \
+             tracer, its programs took {in_kernel:.2} s besides (measured in a run of their own); what a packet socket costs \
+             there the kernel does not count. Memory is the most that was resident at once, shared pages included. The \
+             tracer writes each report as JSON to a pipe; tshark its fields."
+        ),
+        head: &["watcher", "CPU, s", "times the tracer's", "peak memory, MB", "losses it told of", "what it cannot tell"],
+        rows,
+    });
+    Ok(())
+}
+
+/// Seconds of the tracer's own programs.
+fn in_kernel(stage: &Stage, count: u32, rate: u32) -> Result<f64> {
+    let tracer = stage.observe(&["--metrics-programs", "--probes", "cgroup"])?;
+    stage.run(&Stage::paced(rate, count))?;
+    let ns: u64 = program_runs(tracer.pid())?.values().map(|runs| runs.ns).sum();
+    tracer.stop()?;
+    Ok(ns as f64 / 1e9)
+}
+
+/// A tracer that is stopped until its ring has run over, beside one that reads on: what the first one lost, and what it says
+/// it lost.
+pub(crate) fn losses(stage: &Stage, rate: u32, count: u32, figures: &mut Figures) -> Result<()> {
+    let stopped = stage.observe(&["--deadline", "60s"])?;
+    let reading = Tracer::start_second(&stage.lab, &stage.tracer)?;
+    stopped.signal(Signal::STOP)?;
+    stage.run(&Stage::paced(rate, count))?;
+    stopped.signal(Signal::CONT)?;
+    let end = Instant::now() + PATIENCE;
+    let (made, read, told) = loop {
+        let (all, some) = (reading.metrics()?, stopped.metrics()?);
+        let counts = (sum(&all, "records_total{") + lost(&all), sum(&some, "records_total{"), lost(&some));
+        // It has read all that is left when both have come to the same, or when its time is over.
+        if counts.1 + counts.2 >= counts.0 || Instant::now() > end {
+            break counts;
+        }
+        pause(Duration::from_millis(300))?;
+    };
+    let wrong = {
+        let lines = stopped.report_lines().all();
+        let flagged =
+            lines.iter().filter(|line| line.contains("\"flagged\":true") && line.contains("\"port\":3130}"));
+        flagged.count()
+    };
+    reading.stop()?;
+    stopped.stop()?;
+    ensure!(told > 0, "the ring never ran over: {made} records were made");
+    let missing = made.checked_sub(read).context("more was read than made")?;
+    figures.at_most("losses beyond: difference of reported and true", missing.abs_diff(told) as f64, 0.0);
+    figures.at_most("losses beyond: tunnels blamed for what was not seen", wrong as f64, 0.0);
+    figures.numbers(
+        "losses",
+        json!({"made": made, "read": read, "lost": missing, "reported": told, "blamed": wrong}),
+    );
+    figures.table(Table {
+        title: "Losses",
+        note: "Beyond what the reader can take (here: a reader that is stopped until its ring has run over), records are \
+               lost. True losses are what a second tracer, which read on, had of the same traffic."
+            .to_owned(),
+        head: &["records made", "read", "truly lost", "reported as lost", "tunnels flagged wrongly"],
+        rows: vec![[made, read, missing, told, wrong as u64].map(|n| n.to_string()).to_vec()],
+    });
+    Ok(())
+}
+
+/// There is no event to wait for: what is waited for is that nothing more happens.
+fn pause(length: Duration) -> Result<()> {
+    rustix::event::poll(&mut [], Some(&length.try_into()?))?;
+    Ok(())
+}
+
+fn lost(metrics: &str) -> u64 {
+    sum(metrics, "lost_events_total{")
+}
+
+/// The sum over all series of a counter.
+fn sum(metrics: &str, name: &str) -> u64 {
+    let series = metrics
+        .lines()
+        .filter(|line| line.strip_prefix("egress_tracer_").is_some_and(|l| l.starts_with(name)));
+    series.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}

@@ -1,0 +1,93 @@
+//! `cargo xtask bench`: what the tracer costs, beside what an engineer would use instead. Everything is measured in one run
+//! on one machine, and ratios are what counts: absolute times are this machine's. It judges by the list of targets, and a
+//! target that is missed is shown, not hidden; it is no test.
+
+#![allow(clippy::cast_precision_loss, reason = "figures are no exact numbers")]
+
+mod capture;
+mod core;
+mod feel;
+mod figures;
+mod kernel;
+mod observer;
+mod page;
+mod stage;
+mod start;
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use lab::load::Generator;
+
+use crate::cargo;
+use crate::interrupt;
+use crate::progress;
+use crate::requirement::Purpose;
+use crate::setup;
+use figures::Figures;
+use stage::Stage;
+
+/// A part that can be measured alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// The pure core and the evaluator
+    Core,
+    /// The kernel programs
+    Kernel,
+    /// Start and stop
+    Start,
+    /// Capture under load, and its cost beside tcpdump and tshark
+    Capture,
+    /// What an application feels
+    Feel,
+}
+
+/// Measures these parts, or all. Only a whole run that is not quick writes docs/performance.md.
+pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
+    let start = Instant::now();
+    interrupt::watch()?;
+    setup::run(Purpose::Bench, false)?;
+    let wanted = |part| parts.is_empty() || parts.contains(&part);
+    let mut figures = Figures::default();
+    if parts.is_empty() || parts.iter().any(|part| *part != Part::Core) {
+        let tracer = cargo::build_tracer(true)?;
+        let generator = Generator(cargo::build_load()?);
+        let stage = progress::step("Starting a pod with Envoy, squid and a server", |_| {
+            Stage::build(tracer, generator)
+        })?;
+        if wanted(Part::Kernel) {
+            kernel::measure(&stage, if quick { 1.0 } else { 5.0 }, &mut figures)?;
+        }
+        if wanted(Part::Start) {
+            start::measure(&stage, if quick { 3 } else { 15 }, &mut figures)?;
+        }
+        if wanted(Part::Capture) {
+            let (seconds, count) = if quick { (1, 1_000) } else { (4, 10_000) };
+            let sustained = capture::rising(&stage, seconds, &mut figures)?;
+            let rate = sustained / 2;
+            capture::cost(&stage, count, rate, &mut figures)?;
+            capture::losses(&stage, sustained, 4_000, &mut figures)?;
+        }
+        if wanted(Part::Feel) {
+            let (rounds, seconds) = if quick { (1, 0.3) } else { (5, 0.8) };
+            feel::measure(&stage, rounds, seconds, &mut figures)?;
+        }
+        let Stage { lab, .. } = stage;
+        lab.close()?;
+    }
+    if wanted(Part::Core) {
+        core::measure(quick, &mut figures)?;
+    }
+    let latest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench/latest.json");
+    fs::create_dir_all(latest.parent().context("a file in a directory")?)?;
+    fs::write(&latest, serde_json::to_string_pretty(&figures.json())? + "\n")?;
+    println!("## Targets\n\n{}", figures.targets());
+    if parts.is_empty() && !quick {
+        page::write(&figures, start.elapsed())?;
+    }
+    eprintln!("All figures are in target/bench/latest.json ({:.0} s).", start.elapsed().as_secs_f32());
+    Ok(())
+}

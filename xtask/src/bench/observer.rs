@@ -1,0 +1,160 @@
+//! Whoever watches the pod while it is measured: nobody, the tracer, or what an engineer would use instead, each in the
+//! best configuration that we know of for this question.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lab::{Process, Tracer, Usage};
+use rustix::process::Signal;
+
+use super::stage::Stage;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Payloads that begin with `CONN` or `HTTP`: a CONNECT, and the answer to one. The filter runs in the kernel, so nothing
+/// else is copied. It knows IPv4 only.
+const HEADS: &str =
+    "tcp[((tcp[12:1] & 0xf0) >> 2):4] = 0x434f4e4e or tcp[((tcp[12:1] & 0xf0) >> 2):4] = 0x48545450";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Observer {
+    Nobody,
+    Tracer,
+    /// Everything into a file, as one does who does not know yet what to look for.
+    Tcpdump,
+    /// Only the heads, and of them only the first bytes.
+    TcpdumpHeads,
+    /// The heads, decoded as they come.
+    Tshark,
+}
+
+/// One that runs.
+pub(crate) enum Running {
+    Nobody,
+    Tracer(Tracer),
+    Peer(Process),
+}
+
+impl Observer {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Nobody, Self::Tracer, Self::Tcpdump, Self::TcpdumpHeads, Self::Tshark];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Tracer => "egress-tracer",
+            Self::Tcpdump => "tcpdump -w, everything",
+            Self::TcpdumpHeads => "tcpdump -w, CONNECT filter",
+            Self::Tshark => "tshark, CONNECT filter",
+        }
+    }
+
+    /// What it cannot tell.
+    pub(crate) fn blind_spot(self) -> &'static str {
+        match self {
+            Self::Nobody => "everything",
+            Self::Tracer => "what is inside TLS",
+            Self::Tcpdump | Self::TcpdumpHeads => {
+                "who answered, which process asked, which listener; joining the legs is left to the reader"
+            }
+            Self::Tshark => {
+                "who answered (a 404 of Envoy and one of the proxy look the same), which process, which listener"
+            }
+        }
+    }
+
+    /// Starts it; returns when it watches.
+    pub(crate) fn start(self, stage: &Stage) -> Result<Running> {
+        let peer = |program: &str, args: &[&str], ready: &str| {
+            let mut command = stage.lab.pod_root().command(program)?;
+            command.args(args);
+            let process = Process::spawn(command, &[])?;
+            process.wait_line("capture", process.stderr(), PATIENCE, |line| {
+                line.contains(ready).then_some(())
+            })?;
+            Ok(Running::Peer(process))
+        };
+        let file = stage.lab.dir().join("capture.pcap").display().to_string();
+        match self {
+            Self::Nobody => Ok(Running::Nobody),
+            Self::Tracer => stage.observe(&[]).map(Running::Tracer),
+            Self::Tcpdump => {
+                peer("tcpdump", &["-i", "any", "-n", "-Z", "root", "-w", &file, "tcp"], "listening on")
+            }
+            Self::TcpdumpHeads => {
+                let args = ["-i", "any", "-n", "-s", "512", "-Z", "root", "-w", &file, HEADS];
+                peer("tcpdump", &args, "listening on")
+            }
+            Self::Tshark => {
+                let args = [
+                    "-i",
+                    "any",
+                    "-n",
+                    "-l",
+                    "-s",
+                    "512",
+                    "-f",
+                    HEADS,
+                    "-d",
+                    "tcp.port==3128,http",
+                    "-d",
+                    "tcp.port==3130,http",
+                    "-d",
+                    "tcp.port==15001,http",
+                    "-Y",
+                    "http",
+                    "-T",
+                    "fields",
+                    "-e",
+                    "frame.time_epoch",
+                    "-e",
+                    "ip.src",
+                    "-e",
+                    "tcp.srcport",
+                    "-e",
+                    "ip.dst",
+                    "-e",
+                    "tcp.dstport",
+                    "-e",
+                    "http.request.method",
+                    "-e",
+                    "http.request.uri",
+                    "-e",
+                    "http.response.code",
+                    "-e",
+                    "http.server",
+                ];
+                peer("tshark", &args, "Capture started")
+            }
+        }
+    }
+}
+
+impl Running {
+    /// What it has cost since it was started, its start included.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        match self {
+            Self::Nobody => Ok(Usage::default()),
+            Self::Tracer(tracer) => Usage::of(tracer.pid()),
+            Self::Peer(process) => Usage::of(process.pid()),
+        }
+    }
+
+    /// Ends it, and gives back what it said of its losses.
+    pub(crate) fn stop(self) -> Result<String> {
+        match self {
+            Self::Nobody => Ok(String::new()),
+            Self::Tracer(tracer) => {
+                let ended = tracer.stop()?;
+                ensure!(ended.status.success(), "egress-tracer did not stop well: {}", ended.stderr);
+                Ok(String::new())
+            }
+            Self::Peer(process) => {
+                process.signal(Signal::INT)?;
+                let ended = process.finish(PATIENCE)?;
+                let dropped = ended.stderr.lines().filter(|line| line.contains("dropped")).map(str::trim);
+                Ok(dropped.collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Where everything is measured but the pure core: a pod with a real Envoy, a real squid outside, a server behind it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use lab::load::{Done, Generator, Load, Tunnel};
+use lab::{Envoy, Lab, PROXY, Policy, Process, Squid, TARGET, Tracer, demo_sidecar};
+
+use crate::interrupt;
+
+/// The proxy as the app knows it, on the port for which Envoy has an HTTP listener: every CONNECT gets its 404.
+const HANDLED: SocketAddr = SocketAddr::new(PROXY, 3128);
+/// The same proxy on a port that no Service owns: Envoy passes it on as TCP, and squid grants.
+const PASSED: SocketAddr = SocketAddr::new(PROXY, 3130);
+const ECHO: SocketAddr = SocketAddr::new(TARGET, 7);
+const SINK: SocketAddr = SocketAddr::new(TARGET, 9);
+const NAME: &str = "server.example";
+
+/// Everything that runs; it ends in this order, the lab last.
+pub(crate) struct Stage {
+    pub(crate) tracer: PathBuf,
+    generator: Generator,
+    _server: Process,
+    _envoy: Envoy,
+    _squid: Squid,
+    pub(crate) lab: Lab,
+}
+
+impl Stage {
+    pub(crate) fn build(tracer: PathBuf, generator: Generator) -> Result<Self> {
+        let lab = Lab::new()?;
+        interrupt::guard(&lab);
+        let policy = Policy {
+            hosts: vec![(NAME.to_owned(), TARGET.to_string())],
+            denied: Vec::new(),
+            credentials: None,
+        };
+        let squid = Squid::start(&lab, PASSED, &policy)?;
+        let server = generator.start(lab.outside(), &Load::Serve { echo: ECHO, sink: SINK })?;
+        let envoy = Envoy::sidecar(&lab, &demo_sidecar())?;
+        Ok(Self { tracer, generator, _server: server, _envoy: envoy, _squid: squid, lab })
+    }
+
+    /// The tracer, scoped to the pod.
+    pub(crate) fn observe(&self, args: &[&str]) -> Result<Tracer> {
+        Tracer::start_at(&self.lab, &self.tracer, args)
+    }
+
+    /// Starts a load as the app; returns when it is warm.
+    pub(crate) fn start(&self, load: &Load) -> Result<Process> {
+        self.generator.start(self.lab.app(), load)
+    }
+
+    /// Runs a load as the app.
+    pub(crate) fn run(&self, load: &Load) -> Result<Done> {
+        self.generator.run(&self.lab, load)
+    }
+
+    /// A tunnel through Envoy and squid to the echo.
+    pub(crate) fn echo(seconds: f64) -> Tunnel {
+        Tunnel { to: PASSED, authority: Some(format!("{NAME}:{}", ECHO.port())), seconds }
+    }
+
+    /// A tunnel through Envoy and squid to the sink.
+    pub(crate) fn sink(seconds: f64) -> Tunnel {
+        Tunnel { to: PASSED, authority: Some(format!("{NAME}:{}", SINK.port())), seconds }
+    }
+
+    /// A connection through Envoy to the echo, without a proxy.
+    pub(crate) fn server(seconds: f64) -> Tunnel {
+        Tunnel { to: ECHO, authority: None, seconds }
+    }
+
+    /// CONNECTs of which Envoy answers every other itself, with ten times as many other requests beside them.
+    pub(crate) fn paced(rate: u32, count: u32) -> Load {
+        let authority = format!("{NAME}:{}", ECHO.port());
+        Load::Paced { proxies: vec![HANDLED, PASSED], authority, other: ECHO, rate, count }
+    }
+}
+
+/// How many reports of [`Stage::paced`] have the verdict that is due.
+pub(crate) fn right(lines: &[String]) -> usize {
+    let is_right = |line: &&String| {
+        let Ok(report) = serde_json::from_str::<serde_json::Value>(line) else { return false };
+        match report["proxy"]["port"].as_u64() {
+            Some(3128) => report["verdict"] == "handled_as_http" && report["reason"] == "route_not_found",
+            Some(3130) => report["verdict"] == "tunneled",
+            _ => false,
+        }
+    };
+    lines.iter().filter(is_right).count()
+}
