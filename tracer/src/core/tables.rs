@@ -73,13 +73,27 @@ impl Tables {
         let connection = self.connections.entry(flow).or_insert_with(|| Box::new(Connection::new(event)));
         connection.sidecar = connection.sidecar.or(event.sidecar);
         connection.reply = connection.reply.or(event.link);
-        if let Some(peer) = connection.peer() {
+        let (peer, reply) = (connection.peer(), connection.reply);
+        if let Some(peer) = peer
+            && !self.by_peer.get(&peer).is_some_and(|&other| self.keeps_port(other, flow))
+        {
             self.by_peer.insert(peer, flow);
         }
-        if let Some(reply) = connection.reply {
+        if let Some(reply) = reply
+            && !self.by_reply.get(&reply).is_some_and(|&other| self.keeps_port(other, flow))
+        {
             self.by_reply.insert(reply, flow);
         }
-        connection
+        self.connections.entry(flow).or_insert_with(|| Box::new(Connection::new(event)))
+    }
+
+    /// Of two connections that an app has from one port, address translation leaves that port to the older one: what
+    /// the sidecar accepted from there is that one's. The other's accepted socket has another peer.
+    fn keeps_port(&self, older: u64, flow: u64) -> bool {
+        let (Some(older), Some(connection)) = (self.connection(older), self.connection(flow)) else {
+            return false;
+        };
+        older.remote != connection.remote && !older.app_closed && older.opened <= connection.opened
     }
 
     /// The connection that the sidecar accepted with this socket, as far as its app's leg told.
@@ -90,7 +104,13 @@ impl Tables {
     /// The connection of an event of the sidecar's accepted socket, which may be the first to tell that the two are one.
     pub(super) fn answered_by(&mut self, event: &Event) -> Option<u64> {
         let told = self.by_reply.get(&event.flow).copied();
-        let flow = told.or_else(|| self.by_peer.get(&(event.netns, event.remote)).copied())?;
+        let met = self.by_peer.get(&(event.netns, event.remote)).copied();
+        // A socket that was accepted before the app dialled answers another connection from the same port.
+        let is_as_old = |flow: &u64| {
+            let opened = self.connection(*flow).and_then(|connection| connection.opened);
+            opened.zip(event.opened).is_none_or(|(opened, accepted)| accepted >= opened)
+        };
+        let flow = [told, met].into_iter().flatten().find(is_as_old)?;
         let connection = self.connections.get_mut(&flow)?;
         connection.reply = Some(event.flow);
         self.by_reply.insert(event.flow, flow);
