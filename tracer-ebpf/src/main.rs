@@ -16,6 +16,8 @@ mod context;
 #[cfg(target_arch = "bpf")]
 mod early;
 #[cfg(target_arch = "bpf")]
+mod egress;
+#[cfg(target_arch = "bpf")]
 mod fentry;
 #[cfg(target_arch = "bpf")]
 mod kprobe;
@@ -37,6 +39,8 @@ mod sidecar;
 mod sock;
 #[cfg(target_arch = "bpf")]
 mod task;
+#[cfg(target_arch = "bpf")]
+mod uapi;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,0 +1,171 @@
+//! The shell for the packets that leave a socket of the cgroup family: where first bytes are seen. It copies no more of
+//! them than the core asks for, and lets every packet pass.
+
+use aya_ebpf::{
+    bindings::bpf_sock,
+    helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock},
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
+use tracer_ebpf::{HEAD_MAX, Loss};
+
+use crate::{
+    capture,
+    context::{Bytes, Context, Sent, Tuple},
+    maps::{Maybe, settings},
+    packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN},
+    scope,
+    sidecar::is_sidecars_port,
+    uapi::{GO_ON, cookie, load, tuple_of},
+};
+
+/// A packet leaves a socket, after NAT: the socket still has the address that was dialled, the IP header the one that
+/// it was redirected to.
+#[cgroup_skb(egress)]
+pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
+    // SAFETY: the kernel hands a valid context to each run; `sk` and `tp` are checked for null before use.
+    unsafe {
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return GO_ON;
+        }
+        let tp = bpf_tcp_sock(sk);
+        if tp.is_null() || capture::is_past_first_bytes((*tp).bytes_acked, (*tp).bytes_received) {
+            return GO_ON;
+        }
+        if let Some(packet) = Packet::read(&ctx) {
+            leave(&ctx, sk, &packet);
+        }
+    }
+    GO_ON
+}
+
+/// # Safety
+/// `sk` must be the packet's socket, not null.
+#[inline(always)]
+unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet) {
+    let closes = Maybe::new(packet.flags & (TCP_FIN | TCP_RST) != 0);
+    let begins = Maybe::new(packet.flags & TCP_SYN != 0);
+    if packet.len == 0 && !closes.is() && !begins.is() {
+        return;
+    }
+    let flow = cookie(ctx);
+    if begins.is() {
+        capture::began(flow, packet.sport, packet.dport);
+    }
+    let payload =
+        Payload { ctx, sk, at: packet.payload, len: packet.len, sport: packet.sport, dport: packet.dport };
+    if packet.len != 0 {
+        // A SYN has a number of its own; bytes that come with it (TCP fast open) begin with the next.
+        let seq = packet.seq.wrapping_add(u32::from(begins.is()));
+        capture::sent(&payload, &Sent { flow, seq, len: packet.len });
+    }
+    if closes.is() {
+        capture::app_closed(flow, || payload.tuple(), packet.flags & TCP_RST != 0);
+    }
+}
+
+/// The payload of a packet.
+struct Payload<'a> {
+    ctx: &'a SkBuffContext,
+    /// The packet's socket, not null.
+    sk: *mut bpf_sock,
+    at: u32,
+    len: u32,
+    sport: u16,
+    dport: u16,
+}
+
+impl Payload<'_> {
+    /// # Safety
+    /// `to` must be valid for writes of `len` bytes.
+    #[inline(always)]
+    unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller's promise; the helper checks the packet's side.
+        unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), self.at + offset, to.cast(), len) == 0 }
+    }
+}
+
+impl Context for Payload<'_> {
+    #[inline(always)]
+    fn first(&self) -> Result<u64, Loss> {
+        let mut first = [0u8; 8];
+        let loaded = if self.len >= 8 {
+            // SAFETY: `first` has 8 bytes.
+            unsafe { self.load(0, first.as_mut_ptr(), 8) }
+        } else {
+            // SAFETY: `first` has 8 bytes, and this is 1 to 8.
+            unsafe { self.load(0, first.as_mut_ptr(), (self.len.wrapping_sub(1) & 7) + 1) }
+        };
+        if loaded { Ok(u64::from_le_bytes(first)) } else { Err(Loss::PayloadUnreadable) }
+    }
+
+    #[inline(always)]
+    fn tenth(&self) -> u8 {
+        let mut byte = 0u8;
+        // SAFETY: one byte into one byte.
+        unsafe { self.load(9, &raw mut byte, 1) };
+        byte
+    }
+
+    #[inline(always)]
+    fn last(&self) -> [u8; 4] {
+        let mut last = [0u8; 4];
+        // SAFETY: `last` has 4 bytes.
+        unsafe { self.load(self.len.wrapping_sub(4), last.as_mut_ptr(), 4) };
+        last
+    }
+
+    #[inline(always)]
+    fn uid(&self) -> u32 {
+        self.ctx.skb.get_socket_uid()
+    }
+
+    #[inline(always)]
+    fn local_port(&self) -> u16 {
+        // SAFETY: `sk` is the packet's socket.
+        unsafe { load!(self.sk, bpf_sock.src_port) as u16 }
+    }
+
+    #[inline(always)]
+    fn tuple(&self) -> Tuple {
+        // SAFETY: `sk` is the packet's socket.
+        let mut tuple = unsafe { tuple_of(self.sk) };
+        tuple.wire_port = self.sport;
+        if self.dport != tuple.remote_port && is_sidecars_port(self.dport) {
+            tuple.sidecar_port = self.dport;
+        }
+        tuple
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> Option<u64> {
+        // A packet does not say; where only some namespaces are traced, it is left alone.
+        if settings().is_netns_scoped() { None } else { Some(0) }
+    }
+
+    #[inline(always)]
+    fn sees_redirection(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn cgroup(&self) -> u64 {
+        // SAFETY: the packet is the kernel's own, and has a socket.
+        unsafe { bpf_skb_cgroup_id(self.ctx.skb.skb) }
+    }
+
+    #[inline(always)]
+    fn is_in_scope(&self) -> bool {
+        // SAFETY: as above.
+        scope::is_in_scope(|level| unsafe { bpf_skb_ancestor_cgroup_id(self.ctx.skb.skb, level) })
+    }
+}
+
+impl Bytes for Payload<'_> {
+    #[inline(always)]
+    unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> u32 {
+        // SAFETY: the caller's promise, with `len` at most HEAD_MAX.
+        if unsafe { self.load(0, to.cast(), len) } { len } else { 0 }
+    }
+}
