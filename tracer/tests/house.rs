@@ -137,9 +137,9 @@ fn pure_modules_are_pure() {
 fn files_are_small_and_say_what_they_are() {
     let (modules, _) = modules();
     let kernel_side = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tracer-ebpf/src");
-    let kernel_side = std::fs::read_dir(kernel_side).expect("the kernel side").map(|entry| {
+    let kernel_side = fs::read_dir(kernel_side).expect("the kernel side").map(|entry| {
         let path = entry.expect("an entry").path();
-        let text = std::fs::read_to_string(&path).expect("a text");
+        let text = fs::read_to_string(&path).expect("a text");
         (path, text)
     });
     for (path, text) in modules.iter().flat_map(|module| files(module)).chain(kernel_side) {
