@@ -69,6 +69,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             all += 1;
             flagged += u64::from(report.flagged);
         }
+        for gap in tracing.take_gaps() {
+            eprintln!("lost {} records ({}): the recording is not whole", gap.lost.count, gap.lost.reason);
+        }
+        drop(tracing.take_gone()); // Nothing is kept by pod here.
     }
     tracing.finish()?;
     eprintln!("{all} sessions, {flagged} of them flagged, are in {}", args.file.display());
