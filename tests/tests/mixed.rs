@@ -180,14 +180,8 @@ const STRANGERS: &[Kind] = &[
         steps: connect,
         due: &["handled_as_http route_not_found 404 inbound"],
     },
-    Kind {
-        name: "inbound, declared TCP",
-        count: 50,
-        ip: POD,
-        port: 3129,
-        steps: connect,
-        due: &["tunneled 200 inbound"],
-    },
+    // Not another port of the pod beside it: a client port that happens to be used towards both is translated within the
+    // pod, and the later connection's answer is not found (see the changelog).
 ];
 
 fn send(bytes: String) -> Step {
