@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use indicatif::ProgressBar;
 use serde_json::Value;
 
 use crate::progress;
@@ -36,33 +37,33 @@ pub(crate) fn build_tracer(release: bool) -> Result<PathBuf> {
     }
     let mut command = here();
     command.args(["build", "--package", "tracer", "--bin", "egress-tracer"]);
-    command.arg("--message-format=json-render-diagnostics");
     if release {
         command.arg("--release");
     }
-    let said = progress::step("Building egress-tracer", |bar| progress::command(bar, &mut command))?;
-    let executable = said
-        .lines()
+    let said = progress::step("Building egress-tracer", |bar| build(bar, &mut command))?;
+    executable(&said, "egress-tracer")
+}
+
+/// Runs a `cargo build` and gives back what it said, of which [`executable`] reads.
+pub(crate) fn build(bar: &ProgressBar, command: &mut Command) -> Result<String> {
+    progress::command(bar, command.arg("--message-format=json-render-diagnostics"))
+}
+
+/// Where a build says that it put this program.
+pub(crate) fn executable(said: &str, name: &str) -> Result<PathBuf> {
+    said.lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "egress-tracer")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executable.context("cargo built egress-tracer but did not say where")
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo built {name} but did not say where"))
 }
 
 /// Builds what runs in a guest: its init, and the client that the lab looks for beside it.
 pub(crate) fn build_guest() -> Result<(PathBuf, PathBuf)> {
     let mut command = here();
     command.args(["build", "--package", "tests", "--bin", "guest", "--bin", "raw-client"]);
-    command.arg("--message-format=json-render-diagnostics");
-    let said = progress::step("Building the kernel tests", |bar| progress::command(bar, &mut command))?;
-    let built = |name: &str| {
-        said.lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|message| message["target"]["name"] == name)
-            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .with_context(|| format!("cargo built {name} but did not say where"))
-    };
-    Ok((built("guest")?, built("raw-client")?))
+    let said = progress::step("Building the kernel tests", |bar| build(bar, &mut command))?;
+    Ok((executable(&said, "guest")?, executable(&said, "raw-client")?))
 }
 
 /// The compiler of the cargo that runs us.
@@ -84,14 +85,8 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 pub(crate) fn build_load() -> Result<PathBuf> {
     let mut command = here();
     command.args(["build", "--release", "--package", "tests", "--bin", "load"]);
-    command.arg("--message-format=json-render-diagnostics");
-    let said = progress::step("Building the load generator", |bar| progress::command(bar, &mut command))?;
-    let executable = said
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "load")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executable.context("cargo built the load generator but did not say where")
+    let said = progress::step("Building the load generator", |bar| build(bar, &mut command))?;
+    executable(&said, "load")
 }
 
 /// The workspace's directory.

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use crate::cargo;
 use crate::debian;
@@ -83,7 +82,6 @@ fn target() -> Result<(String, &'static str)> {
 fn compile(bar: &indicatif::ProgressBar, target: &str, linked: &str) -> Result<PathBuf> {
     let mut command = cargo::here();
     command.args(["build", "--package", "tracer", "--bin", "egress-tracer", "--release", "--target", target]);
-    command.arg("--message-format=json-render-diagnostics");
     // Where something was compiled is nobody's business, and would make two builds differ.
     let workspace = fs::canonicalize(cargo::workspace())?;
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
@@ -95,13 +93,8 @@ fn compile(bar: &indicatif::ProgressBar, target: &str, linked: &str) -> Result<P
     }
     command.arg("--config").arg(format!("target.{target}.rustflags={}", serde_json::to_string(&flags)?));
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS"); // these would take the place of ours
-    let said = progress::command(bar, &mut command)?;
-    let executable = said
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "egress-tracer")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executable.context("cargo built egress-tracer but did not say where")
+    let said = cargo::build(bar, &mut command)?;
+    cargo::executable(&said, "egress-tracer")
 }
 
 /// Makes an archive, and gives back the manifest's digest.
