@@ -12,9 +12,9 @@ use tracer_ebpf::{
 use crate::{
     context::{Context, Owner, Sent, Tuple},
     link,
-    maps::{ACCEPTED, Accepted, FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, Maybe, settings},
+    maps::{FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, Maybe, opaque_zero, settings},
     ring,
-    sidecar::{self, await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
+    sidecar::{self, accepted_from, await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
 };
 
 /// A flow that has sent or received this many bytes (as a power of two) is past its first bytes: nothing more of it
@@ -35,6 +35,7 @@ pub fn now() -> u64 {
 
 #[inline(always)]
 fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow {
+    let zero = opaque_zero(); // of constants, LLVM would make a call of `memset`, which is a loop
     Flow {
         id: id_of(flow),
         opened_ns: if flags & FLOW_LATE == 0 { now() } else { 0 },
@@ -49,9 +50,9 @@ fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow 
         head_left: 0,
         role: role as u8,
         flags,
-        redirected_port: 0,
-        wire_port: 0,
-        zero: 0,
+        redirected_port: zero as u16,
+        wire_port: zero as u16,
+        zero: zero as u16,
         comm: owner.comm,
     }
 }
@@ -67,14 +68,6 @@ fn id_of(flow: u64) -> u64 {
     (now() << 8) | u64::from(unsafe { bpf_get_smp_processor_id() } & 0xff)
 }
 
-/// Keeps what is known of a flow.
-#[inline(always)]
-fn keep(flow: u64, state: &Flow) {
-    if FLOWS.insert(flow, state, 0).is_err() {
-        ring::lost(Loss::MapFull);
-    }
-}
-
 /// A task dials. The source port may not be chosen yet. `flags`: what is known beyond that.
 #[inline(always)]
 pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple, flags: u8) {
@@ -84,7 +77,7 @@ pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple, flags: u8) {
     }
     let is_sidecar = settings.is_sidecar(owner.uid);
     let state = flow_of(flow, if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, flags);
-    keep(flow, &state);
+    FLOWS.put(flow, &state);
     if is_sidecar {
         link::dialed(flow, state.id);
         ring::dial(&state, tuple);
@@ -98,7 +91,7 @@ pub fn began(flow: u64, wire_port: u16, port: u16) {
     if !is_sidecars_port(port) {
         return;
     }
-    if let Some(state) = FLOWS.get_ptr_mut(flow) {
+    if let Some(state) = FLOWS.find(flow) {
         // SAFETY: the value lives in the map; a flow's packets leave one after the other.
         unsafe {
             (*state).redirected_port = port;
@@ -110,17 +103,17 @@ pub fn began(flow: u64, wire_port: u16, port: u16) {
 /// Is this the sidecar's own dial, whose end matters from the start?
 #[inline(always)]
 pub fn is_sidecars_dial(flow: u64) -> bool {
-    // SAFETY: the value is only read; LRU reuse could at worst give another flow's role.
-    unsafe { FLOWS.get(flow) }.is_some_and(|state| state.role == Role::Upstream as u8)
+    // SAFETY: the value lives in the map, and is only read.
+    FLOWS.find(flow).is_some_and(|state| unsafe { (*state).role == Role::Upstream as u8 })
 }
 
 /// What to do with what is known of a peer's address already.
 #[derive(Clone, Copy)]
 pub enum Known {
-    /// It is an older connection's. (`BPF_ANY`)
-    Replace = 0,
-    /// It may be this connection's: its peer may even wait for a reply by now. (`BPF_NOEXIST`)
-    Keep = 1,
+    /// It is an older connection's.
+    Replace,
+    /// It may be this connection's: its peer may even wait for a reply by now.
+    Keep,
 }
 
 /// Somebody knocks at one of the sidecar's ports. This is before its peer can send a byte (but for TCP fast open), so
@@ -131,10 +124,9 @@ pub fn knocked(netns: u64, tuple: &Tuple, known: Known) {
     if !settings.is_netns_in_scope(netns) {
         return;
     }
-    let key = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
-    let accepted = Accepted { netns, flow: 0, reply_left: 0, port: tuple.local_port, zero: 0 };
-    if ACCEPTED.insert(key, accepted, known as u64).is_err() && matches!(known, Known::Replace) {
-        ring::lost(Loss::MapFull);
+    let peer = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+    if matches!(known, Known::Replace) || accepted_from(&peer).is_none() {
+        sidecar::expect(peer, netns, tuple.local_port, 0);
     }
 }
 
@@ -146,9 +138,9 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
         return;
     }
     let state = flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), 0);
-    keep(flow, &state);
-    let key = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
-    if let Some(accepted) = ACCEPTED.get_ptr_mut(key) {
+    FLOWS.put(flow, &state);
+    let peer = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+    if let Some(accepted) = accepted_from(&peer) {
         // SAFETY: the value lives in the map, and this is one store.
         unsafe { (*accepted).flow = state.id };
     }
@@ -159,7 +151,7 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
 #[inline(always)]
 pub fn accepted(flow: u64, owner: &Owner) {
     link::forget_dial();
-    if let Some(state) = FLOWS.get_ptr_mut(flow) {
+    if let Some(state) = FLOWS.find(flow) {
         // SAFETY: the value lives in the map; the socket is the caller's, and nobody else writes its owner.
         unsafe {
             if (*state).tgid == 0 {
@@ -183,7 +175,7 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
     };
     let is_reply = Maybe::new(is_sidecars_port(ctx.local_port()));
     let opens = Maybe::new(concerns_us(first, sent.len));
-    let state = match FLOWS.get_ptr_mut(sent.flow) {
+    let state = match FLOWS.find(sent.flow) {
         Some(state) => state,
         None if is_reply.is() || opens.is() => match late(ctx, sent.flow, is_reply) {
             Some(state) => state,
@@ -199,8 +191,8 @@ pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
     if is_reply.is() {
         let tuple = ctx.tuple();
         let settings = settings();
-        let key = peer_key(settings, tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
-        let Some(accepted) = ACCEPTED.get_ptr_mut(key) else { return };
+        let peer = peer_key(settings, tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
+        let Some(accepted) = accepted_from(&peer) else { return };
         // SAFETY: the value lives in the map; a lost race costs at most the reply of a request that was pipelined.
         let accepted = unsafe { &mut *accepted };
         if accepted.reply_left == 0 {
@@ -243,13 +235,8 @@ fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
     let role = if is_reply.is() {
         // Only a reply that somebody waits for is worth an entry.
         let tuple = ctx.tuple();
-        ACCEPTED.get_ptr(peer_key(
-            settings,
-            tuple.local_port,
-            netns,
-            tuple.remote_addr,
-            tuple.remote_port,
-        ))?;
+        let peer = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+        accepted_from(&peer)?;
         Role::Reply
     } else if settings.is_sidecar(uid) {
         Role::Upstream
@@ -265,14 +252,14 @@ fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
         return None;
     }
     let owner = Owner { cgroup: ctx.cgroup(), ..Owner::unknown(uid) };
-    keep(flow, &flow_of(flow, role, netns, &owner, FLOW_LATE));
-    FLOWS.get_ptr_mut(flow)
+    FLOWS.put(flow, &flow_of(flow, role, netns, &owner, FLOW_LATE));
+    FLOWS.find(flow)
 }
 
 /// The bytes of a send cannot be read. That matters where they belong to a head.
 #[inline(always)]
 fn unreadable(flow: u64, reason: Loss) {
-    let Some(state) = FLOWS.get_ptr_mut(flow) else { return };
+    let Some(state) = FLOWS.find(flow) else { return };
     // SAFETY: see `sent`.
     let state = unsafe { &mut *state };
     if state.flags & FLOW_SENT == 0 || state.head_left != 0 {
@@ -322,37 +309,35 @@ fn is_tls(first: u64) -> bool {
 pub fn state_changed(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bool, received: u64) {
     let is_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
     let is_over = to == tcp::FIN_WAIT1 || to == tcp::LAST_ACK || to == tcp::CLOSE;
-    if is_open && is_over {
-        if let Some(state) = FLOWS.get_ptr(flow) {
-            // SAFETY: the value lives in the map and is only read.
-            let state = unsafe { &*state };
-            if state.role == Role::App as u8 {
-                // Of an app's flow only what its owner does ends it: its peer's side is the reply's flow.
-                if from != tcp::SYN_SENT && !by_peer && state.flags & FLOW_RECORDED != 0 {
-                    end_app(state, tuple(), to == tcp::CLOSE);
-                }
-            } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT {
-                ring::end(state, &tuple(), from, to, received);
+    if !is_over {
+        return;
+    }
+    // Not there: it fell out, or was never of interest.
+    let Some(state) = FLOWS.find(flow) else { return };
+    // SAFETY: the value lives in the map and is only read.
+    let state = unsafe { &*state };
+    if is_open {
+        if state.role == Role::App as u8 {
+            // Of an app's flow only what its owner does ends it: its peer's side is the reply's flow.
+            if from != tcp::SYN_SENT && !by_peer && state.flags & FLOW_RECORDED != 0 {
+                end_app(state, tuple(), to == tcp::CLOSE);
             }
+        } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT {
+            ring::end(state, &tuple(), from, to, received);
         }
     }
     if to == tcp::CLOSE {
-        if let Some(state) = FLOWS.get_ptr(flow) {
-            // SAFETY: the value lives in the map and is only read.
-            let state = unsafe { &*state };
-            if state.role == Role::Reply as u8 {
-                sidecar::forget(state, &tuple());
-            }
+        if state.role == Role::Reply as u8 {
+            sidecar::forget(state, &tuple());
         }
-        // Not there: it fell out, or was never of interest.
-        let _ = FLOWS.remove(flow);
+        FLOWS.take_out(flow);
     }
 }
 
 /// An app's flow sent a FIN or an RST.
 #[inline(always)]
 pub fn app_closed(flow: u64, tuple: impl FnOnce() -> Tuple, reset: bool) {
-    if let Some(state) = FLOWS.get_ptr(flow) {
+    if let Some(state) = FLOWS.find(flow) {
         // SAFETY: the value lives in the map and is only read.
         let state = unsafe { &*state };
         if state.role == Role::App as u8 && state.flags & FLOW_RECORDED != 0 {

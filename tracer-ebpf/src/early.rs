@@ -43,7 +43,7 @@ pub fn keep(sk: Sock, message: u64, total: u32, state: u8) {
     if have == 0 {
         return ring::lost(Loss::PayloadUnreadable);
     }
-    if let Some(flow) = FLOWS.get_ptr_mut(sk.0) {
+    if let Some(flow) = FLOWS.find(sk.0) {
         // SAFETY: the value lives in the map; a flow's sends come one after the other.
         unsafe { (*flow).flags |= FLOW_EARLY };
     }
@@ -66,7 +66,7 @@ pub fn at_dial(sk: Sock) -> u8 {
 /// A dialled connection is established: now its first bytes count as sent.
 #[inline(always)]
 pub fn connected(sk: Sock) {
-    let Some(flow) = FLOWS.get_ptr_mut(sk.0) else { return };
+    let Some(flow) = FLOWS.find(sk.0) else { return };
     // SAFETY: see `keep`.
     unsafe {
         if (*flow).flags & FLOW_EARLY == 0 {

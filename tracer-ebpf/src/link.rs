@@ -11,14 +11,13 @@ use crate::{
 /// This thread of the sidecar dials `flow`, which records call `id`.
 #[inline(always)]
 pub fn dialed(flow: u64, id: u64) {
-    // A reader without the link has less to go by, and that is all: no reason to count a loss.
-    let _ = DIALED.insert(current_thread(), Dialed { flow, id }, 0);
+    DIALED.put(current_thread(), &Dialed { flow, id });
 }
 
 /// What this thread has dialled was not for what it does from now on.
 #[inline(always)]
 pub fn forget_dial() {
-    let _ = DIALED.remove(current_thread()); // Not there: it has dialled nothing.
+    DIALED.take_out(current_thread());
 }
 
 /// A thread of the sidecar sets `TCP_NODELAY` on a socket that it accepted. Envoy does so to each connection as soon as
@@ -31,18 +30,18 @@ pub fn forget_dial() {
 #[inline(always)]
 pub fn taken_up(flow: u64) {
     let thread = current_thread();
-    let Some(dialed) = DIALED.get_ptr(thread) else { return };
+    let Some(dialed) = DIALED.find(thread) else { return };
     // SAFETY: the value lives in the map, and only this thread writes it.
     let dialed = unsafe { *dialed };
-    let _ = DIALED.remove(thread); // This thread has just found it.
-    let Some(reply) = FLOWS.get_ptr_mut(flow) else { return };
+    DIALED.take_out(thread);
+    let Some(reply) = FLOWS.find(flow) else { return };
     // SAFETY: the values live in the map; their links are written here only, by the one thread that handles both.
     unsafe {
         if (*reply).role != Role::Reply as u8 || (*reply).link != 0 {
             return;
         }
         // Not there: a dial that has failed already.
-        if let Some(upstream) = FLOWS.get_ptr_mut(dialed.flow) {
+        if let Some(upstream) = FLOWS.find(dialed.flow) {
             if (*upstream).flags & FLOW_SENT != 0 {
                 return;
             }

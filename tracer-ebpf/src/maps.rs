@@ -4,9 +4,11 @@ use core::{arch::asm, sync::atomic::AtomicU64};
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_ebpf::{HEAD_MAX, Layout, Loss, Peer, Settings};
+
+use crate::table_map::Table;
 
 /// Written by the loader (`EbpfLoader::override_global`).
 #[unsafe(no_mangle)]
@@ -35,22 +37,25 @@ pub const RING_BYTES: u32 = 4 << 20;
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
-/// Flows whose beginning was seen, by flow. Least recently used ones fall out; what is known of them is then less,
-/// never wrong.
+/// What the reader of the ring does ([`tracer_ebpf::reader`]), so that nobody is woken who is awake.
 #[map]
-pub static FLOWS: LruHashMap<u64, Flow> = LruHashMap::with_max_entries(1 << 15, 0);
+pub static READER: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Flows whose beginning was seen, by flow. The oldest fall out; what is known of them is then less, never wrong.
+#[map]
+pub static FLOWS: Table<Flow> = Table::new();
 
 /// What was sent on a connection that is not established yet, by flow.
 #[map]
 pub static EARLY: LruHashMap<u64, Early> = LruHashMap::with_max_entries(1 << 7, 0);
 
-/// The sidecar's accepted sockets, by the address of their peer, which is the app's own socket.
+/// The sidecar's accepted sockets, by the hash of their peer, which is the app's own socket.
 #[map]
-pub static ACCEPTED: LruHashMap<Peer, Accepted> = LruHashMap::with_max_entries(1 << 15, 0);
+pub static ACCEPTED: Table<Accepted> = Table::new();
 
 /// What a thread of the sidecar dialled last, until it is known for whom: by thread.
 #[map]
-pub static DIALED: LruHashMap<u64, Dialed> = LruHashMap::with_max_entries(1 << 10, 0);
+pub static DIALED: Table<Dialed> = Table::new();
 
 /// Namespaces with a request under way, and until when (`CLOCK_MONOTONIC`, ns): there, the first bytes of the
 /// sidecar's new connections are of interest, whatever they are.
@@ -179,6 +184,8 @@ pub struct Dialed {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Accepted {
+    /// Its peer, as others may have the same hash.
+    pub peer: Peer,
     /// The sidecar's namespace.
     pub netns: u64,
     /// What it is called in records, which for a family that goes by cookies is its key in [`FLOWS`], too; 0: not

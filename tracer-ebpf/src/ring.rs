@@ -6,13 +6,19 @@ use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::bpf_ktime_get_ns,
 };
-use tracer_ebpf::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, RecordKind, Role};
+use tracer_ebpf::{
+    EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, RecordKind, Role,
+    reader::{ASLEEP, AWAKE},
+};
 
 use crate::{
     address::bytes_of,
     context::{Bytes, Tuple},
-    maps::{Flow, LOSSES, LOST, RECORDS, RING_BYTES},
+    maps::{Flow, LOSSES, LOST, READER, RECORDS, RING_BYTES},
 };
+
+/// How a record is handed in: whether anybody is woken is decided behind it, by `tell`.
+const SILENTLY: u64 = BPF_RB_NO_WAKEUP as u64;
 
 /// One atomic instruction, which every kernel with eBPF has; rustc's target has no read-modify-write atomics.
 #[inline(always)]
@@ -31,17 +37,24 @@ pub fn lost(reason: Loss) {
     }
 }
 
-/// How the reader learns of a record. A session is settled by a reply, an end, or a request that nobody
-/// intercepted; all others can wait for one of these, or for the reader's own clock.
+/// A record was handed in. A session is settled by a reply, an end, or a request that nobody intercepted; all others can
+/// wait for one of these, or for the reader's own clock.
 #[inline(always)]
-fn wake_up(settles: bool) -> u64 {
-    // Not the adaptive default (0): that one wakes only for a record which the reader has caught up with, so a
-    // silent record before it would silence it, too.
-    // https://elixir.bootlin.com/linux/v6.12/source/kernel/bpf/ringbuf.c#L485
-    if settles || RECORDS.query(BPF_RB_AVAIL_DATA.into()) > u64::from(RING_BYTES / 4) {
-        BPF_RB_FORCE_WAKEUP.into()
-    } else {
-        BPF_RB_NO_WAKEUP.into()
+fn tell(settles: bool) {
+    let Some(reader) = READER.get_ptr_mut(0) else { return };
+    // SAFETY: an aligned word that lives in the map. Handing in a record is a full barrier, so this is read after it.
+    let state = unsafe { reader.read_volatile() };
+    let is_wanted = settles && state == ASLEEP;
+    if state == AWAKE || (!is_wanted && RECORDS.query(BPF_RB_AVAIL_DATA.into()) <= u64::from(RING_BYTES / 4))
+    {
+        return;
+    }
+    // Only what is handed in wakes, so this is an empty record, which the reader never sees. Without room for it, whoever
+    // comes next tries again.
+    if let Some(nothing) = RECORDS.reserve::<u64>(0) {
+        // SAFETY: as above.
+        unsafe { reader.write_volatile(AWAKE) };
+        nothing.discard(BPF_RB_FORCE_WAKEUP.into());
     }
 }
 
@@ -84,7 +97,8 @@ pub fn dial(state: &Flow, tuple: &Tuple) {
         return lost(Loss::RingFull);
     };
     entry.write(meta(RecordKind::Dial, state, tuple));
-    entry.submit(wake_up(false));
+    entry.submit(SILENTLY);
+    tell(false);
 }
 
 /// A leg sent `total` bytes, of which the first `len` (1 to `HEAD_MAX`) are copied.
@@ -108,9 +122,10 @@ pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, to
     if copied != 0 {
         let settles =
             state.role == Role::Reply as u8 || (state.role == Role::App as u8 && tuple.sidecar_port == 0);
-        entry.submit(wake_up(settles));
+        entry.submit(SILENTLY);
+        tell(settles);
     } else {
-        entry.discard(BPF_RB_NO_WAKEUP.into());
+        entry.discard(SILENTLY);
         lost(Loss::PayloadUnreadable);
     }
 }
@@ -124,5 +139,6 @@ pub fn end(state: &Flow, tuple: &Tuple, from: u8, to: u8, received: u64) {
     let answered = u8::from(received != 0);
     let meta = meta(RecordKind::End, state, tuple);
     entry.write(EndRecord { meta, from, to, answered, zero: 0, zeros: 0 });
-    entry.submit(wake_up(state.role != Role::Upstream as u8));
+    entry.submit(SILENTLY);
+    tell(state.role != Role::Upstream as u8);
 }

@@ -24,22 +24,36 @@ pub fn peer_key(settings: &Settings, sidecar_port: u16, netns: u64, addr: [u8; 1
     Peer::new(if settings.is_inbound(sidecar_port) { 0 } else { netns }, addr, port)
 }
 
+/// What is known of the socket that the sidecar accepted from this peer.
+#[inline(always)]
+pub fn accepted_from(peer: &Peer) -> Option<*mut Accepted> {
+    let accepted = ACCEPTED.find(peer.hash())?;
+    // SAFETY: the value lives in the map; its peer was written before anybody could find it.
+    unsafe { (*accepted).peer.is(peer) }.then_some(accepted)
+}
+
+/// A peer knocks at the sidecar's `port`, or asks something of it that was accepted unseen.
+#[inline(always)]
+pub fn expect(peer: Peer, netns: u64, port: u16, reply_left: u32) {
+    ACCEPTED.put(peer.hash(), &Accepted { peer, netns, flow: 0, reply_left, port, zero: 0 });
+}
+
 /// The socket that the sidecar accepted, for a hook that does not know its cookie.
 #[inline(always)]
 pub fn accepted_flow(netns: u64, tuple: &Tuple) -> Option<u64> {
-    let key = peer_key(settings(), tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+    let peer = peer_key(settings(), tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
     // SAFETY: the value is only read, in one load.
-    let flow = unsafe { ACCEPTED.get(key) }?.flow;
+    let flow = unsafe { (*accepted_from(&peer)?).flow };
     (flow != 0).then_some(flow)
 }
 
 /// A socket that the sidecar accepted is gone, and its peer's port may be used for another connection.
 #[inline(always)]
 pub fn forget(state: &Flow, tuple: &Tuple) {
-    let key = peer_key(settings(), tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
+    let peer = peer_key(settings(), tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
     // SAFETY: the value is only read, in one load.
-    if unsafe { ACCEPTED.get(key) }.is_some_and(|accepted| accepted.flow == state.id) {
-        let _ = ACCEPTED.remove(key); // It was there.
+    if accepted_from(&peer).is_some_and(|accepted| unsafe { (*accepted).flow == state.id }) {
+        ACCEPTED.take_out(peer.hash());
     }
 }
 
@@ -57,12 +71,8 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
         unsafe { (*accepted).reply_left = HEAD_MAX as u32 };
     } else if tuple.sidecar_port != 0 {
         // Redirected, but accepted before the programs were attached.
-        let key = peer_key(settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
-        let accepted =
-            Accepted { netns, flow: 0, reply_left: HEAD_MAX as u32, port: tuple.sidecar_port, zero: 0 };
-        if ACCEPTED.insert(key, accepted, 0).is_err() {
-            ring::lost(Loss::MapFull);
-        }
+        let peer = peer_key(settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
+        expect(peer, netns, tuple.sidecar_port, HEAD_MAX as u32);
         tuple.sidecar_netns = netns;
     } else {
         return;
@@ -76,9 +86,9 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
 #[inline(always)]
 pub fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
     let own = Peer::new(netns, tuple.local_addr, tuple.wire_port);
-    let accepted = match ACCEPTED.get_ptr_mut(own) {
+    let accepted = match accepted_from(&own) {
         Some(accepted) => accepted,
-        None => ACCEPTED.get_ptr_mut(Peer { netns: 0, ..own })?,
+        None => accepted_from(&Peer { netns: 0, ..own })?,
     };
     // SAFETY: the value lives in the map; these fields are written once, when it is inserted.
     unsafe {

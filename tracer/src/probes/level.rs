@@ -34,10 +34,14 @@ impl Level {
         Ok(Self { pages, capacity, most: Cell::default() })
     }
 
-    /// Notes how many bytes wait now.
+    /// How many bytes wait now.
+    pub(super) fn waiting(&self) -> usize {
+        self.position(page_size()).wrapping_sub(self.position(0))
+    }
+
+    /// Notes how many they are.
     pub(super) fn look(&self) {
-        let waiting = self.position(page_size()).wrapping_sub(self.position(0));
-        self.most.set(self.most.get().max(waiting));
+        self.most.set(self.most.get().max(self.waiting()));
     }
 
     /// The most that was noted since the previous call, and the capacity.

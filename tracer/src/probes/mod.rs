@@ -134,8 +134,9 @@ impl Probes {
 
     /// The reader's end of the ring. There is one.
     pub fn take_ring(&mut self) -> anyhow::Result<Ring> {
-        let map = self.ebpf.take_map("RECORDS").context("the ring was taken before")?;
-        Ring::new(map)
+        let records = self.ebpf.take_map("RECORDS").context("the ring was taken before")?;
+        let reader = self.ebpf.take_map("READER").context("the kernel object has no map READER")?;
+        Ring::new(records, reader)
     }
 
     /// What the programs themselves log. There is one reader.

@@ -1,40 +1,79 @@
-//! The reader's end of the ring: woken by the kernel, never polled.
+//! The reader's end of the ring: woken by the kernel when it sleeps. While there is much to read, it is not woken for each
+//! record, but comes back by itself a moment later.
+
+use std::{
+    io,
+    sync::atomic::{Ordering, fence},
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use aya::maps::{Map, MapData, RingBuf};
-use tokio::io::{Interest, unix::AsyncFd};
+use aya::maps::{Array, Map, MapData, RingBuf};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Instant, timeout_at},
+};
+use tracer_ebpf::reader::{ASLEEP, DOZING};
 
 use super::level::Level;
 use crate::event::{DecodeError, Event, decode};
+
+/// How long after something was read it looks again: what comes meanwhile is read together. A person does not notice, and
+/// a node with a thousand sessions a second has a hundred turns instead of thousands.
+const DOZE: Duration = Duration::from_millis(10);
 
 /// The ring of records.
 pub struct Ring {
     ring: AsyncFd<RingBuf<MapData>>,
     level: Level,
+    /// Where the programs read what this one does.
+    reader: Array<MapData, u32>,
+    next: Next,
+}
+
+/// What comes before the next look into the ring.
+#[derive(Clone, Copy)]
+enum Next {
+    /// Nothing: there is more in it than was taken.
+    Look,
+    /// Some time.
+    Doze(Instant),
+    /// Somebody who wakes it: nothing was in it.
+    Sleep,
 }
 
 impl Ring {
-    pub(super) fn new(map: Map) -> anyhow::Result<Self> {
-        let level = Level::of(&map)?;
-        let ring = RingBuf::try_from(map).context("RECORDS is not a ring buffer")?;
+    /// `records` is the ring, `reader` tells the programs what its reader does.
+    pub(super) fn new(records: Map, reader: Map) -> anyhow::Result<Self> {
+        let level = Level::of(&records)?;
+        let ring = RingBuf::try_from(records).context("RECORDS is not a ring buffer")?;
+        let reader = Array::try_from(reader).context("READER is not an array of words")?;
         // SAFETY: the map's descriptor stays open and the same for as long as the `RingBuf` lives, which the
         // `AsyncFd` owns.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.context("cannot wait for the ring")?;
-        Ok(Self { ring, level })
+        Ok(Self { ring, level, reader, next: Next::Look })
     }
 
-    /// Waits until the kernel says that there is something to read, and puts it into `batch`, which has a bound.
-    pub async fn read(&mut self, batch: &mut Batch) -> std::io::Result<()> {
-        let mut ready = self.ring.readable_mut().await?;
-        self.level.look();
-        batch.fill(ready.get_inner_mut());
-        // What comes in after this guard was made is not cleared with it.
-        if batch.is_full() {
-            ready.retain_ready();
-        } else {
-            ready.clear_ready();
+    /// Waits until it is time to read, and puts what there is into `batch`, which has a bound; at times that is nothing.
+    pub async fn read(&mut self, batch: &mut Batch) -> io::Result<()> {
+        match self.next {
+            Next::Look => {}
+            Next::Doze(end) => {
+                self.tell(DOZING)?;
+                // Somebody who wakes it earlier does so because the ring fills up.
+                if let Ok(ready) = timeout_at(end, self.ring.readable_mut()).await {
+                    ready?.clear_ready();
+                }
+            }
+            Next::Sleep => {
+                self.tell(ASLEEP)?;
+                if self.level.waiting() == 0 {
+                    self.ring.readable_mut().await?.clear_ready();
+                }
+            }
         }
+        self.read_now(batch);
         Ok(())
     }
 
@@ -42,6 +81,19 @@ impl Ring {
     pub fn read_now(&mut self, batch: &mut Batch) {
         self.level.look();
         batch.fill(self.ring.get_mut());
+        self.next = match batch.records.len() {
+            0 => Next::Sleep,
+            Batch::SIZE => Next::Look,
+            _ => Next::Doze(Instant::now() + DOZE),
+        };
+    }
+
+    /// Tells the programs what this one does next. What they hand in from now on, they do knowing that; what they have handed
+    /// in before, whoever looks behind this sees.
+    fn tell(&mut self, state: u32) -> io::Result<()> {
+        self.reader.set(0, state, 0).map_err(io::Error::other)?;
+        fence(Ordering::SeqCst);
+        Ok(())
     }
 
     /// The most bytes that waited to be read since the previous call, and how many the ring can hold.

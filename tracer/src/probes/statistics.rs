@@ -14,9 +14,13 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 
+use tracer_ebpf::table::{SETS_SHIFT, WAYS, taken};
+
 use super::Probes;
 
-/// `BPF_MAP_GET_NEXT_KEY`: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L973>.
+/// `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_GET_NEXT_KEY`:
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L970>.
+const LOOKUP_ELEM: c_long = 1;
 const GET_NEXT_KEY: c_long = 4;
 
 impl Probes {
@@ -31,20 +35,30 @@ impl Probes {
 
     /// Name and capacity of each map that holds entries.
     pub fn map_capacities(&self) -> Vec<(String, u32)> {
-        self.hashes().map(|(name, info, _)| (name, info.max_entries())).collect()
+        let capacity = |info: &MapInfo, sort| match sort {
+            Sort::Hash => info.max_entries(),
+            Sort::Table => info.max_entries() * WAYS as u32,
+        };
+        self.stores().map(|(name, sort, info, _)| (name, capacity(&info, sort))).collect()
     }
 
     /// Begins to count the entries of these maps, beside the caller. `None`: there is no thread to be had.
     pub fn sweep(&self) -> Option<Sweep> {
         let maps: Vec<_> = self
-            .hashes()
-            .filter_map(|(name, info, map)| {
-                Some((name, info.key_size(), info.max_entries(), map.as_fd().try_clone_to_owned().ok()?))
+            .stores()
+            .filter_map(|(name, sort, info, map)| {
+                Some((name, sort, info, map.as_fd().try_clone_to_owned().ok()?))
             })
             .collect();
         let (to, from) = channel();
         let count = move || {
-            let counts = maps.iter().map(|(name, key, most, map)| (name.clone(), entries(map, *key, *most)));
+            let counts = maps.iter().map(|(name, sort, info, map)| {
+                let count = match sort {
+                    Sort::Hash => entries(map, info.key_size(), info.max_entries()),
+                    Sort::Table => places(map, info.value_size(), info.max_entries()),
+                };
+                (name.clone(), count)
+            });
             // Nobody listens any more at the end of the process.
             let _ = to.send(counts.collect());
         };
@@ -52,13 +66,28 @@ impl Probes {
         Some(Sweep(from))
     }
 
-    fn hashes(&self) -> impl Iterator<Item = (String, MapInfo, &MapFd)> {
+    /// The maps that hold entries. Other arrays are full by nature, and the ring is none.
+    fn stores(&self) -> impl Iterator<Item = (String, Sort, MapInfo, &MapFd)> {
         self.ebpf.maps().filter_map(|(name, map)| {
-            // The others are arrays, which are full by nature, and the ring.
-            let (Map::HashMap(data) | Map::LruHashMap(data)) = map else { return None };
-            Some((name.to_owned(), data.info().ok()?, data.fd()))
+            let (sort, data) = match map {
+                Map::HashMap(data) | Map::LruHashMap(data) => (Sort::Hash, data),
+                Map::Array(data) => (Sort::Table, data),
+                _ => return None,
+            };
+            let info = data.info().ok()?;
+            let is_store = sort == Sort::Hash || info.max_entries() == 1 << SETS_SHIFT;
+            is_store.then(|| (name.to_owned(), sort, info, data.fd()))
         })
     }
+}
+
+/// How a map keeps its entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// One of the kernel's own.
+    Hash,
+    /// An array of [`Set`](tracer_ebpf::table::Set)s.
+    Table,
 }
 
 /// While it lives, the kernel times all its programs.
@@ -93,33 +122,44 @@ impl Sweep {
 
 /// Walks the keys. A key that falls out meanwhile makes the kernel begin anew, so the walk has a bound.
 fn entries(map: &OwnedFd, key_size: u32, most: u32) -> u32 {
-    #[repr(C)]
-    struct Attributes {
-        map: u32,
-        zero: u32,
-        key: u64,
-        next: u64,
-    }
     let mut key = vec![0_u8; key_size as usize];
     let mut next = key.clone();
-    let Ok(map) = u32::try_from(map.as_raw_fd()) else { return 0 };
     for count in 0..most {
-        let key_at = if count == 0 { 0 } else { key.as_ptr() as u64 };
-        let attributes = Attributes { map, zero: 0, key: key_at, next: next.as_mut_ptr() as u64 };
-        // SAFETY: the kernel reads `size_of::<Attributes>()` bytes, which is the beginning of its `bpf_attr` for this
-        // command, reads `key_size` bytes at `key` and writes as many at `next`; both buffers are that long and alive.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                GET_NEXT_KEY,
-                std::ptr::from_ref(&attributes),
-                size_of::<Attributes>(),
-            )
-        };
-        if result != 0 {
+        if !read(map, GET_NEXT_KEY, (count > 0).then_some(&key), &mut next) {
             return count;
         }
         std::mem::swap(&mut key, &mut next);
     }
     most
+}
+
+/// Counts the places that are taken in a table.
+fn places(map: &OwnedFd, value_size: u32, sets: u32) -> u32 {
+    let mut set = vec![0_u8; value_size as usize];
+    let taken = (0..sets).map_while(|index| {
+        read(map, LOOKUP_ELEM, Some(&index.to_ne_bytes()), &mut set).then(|| taken(&set) as u32)
+    });
+    taken.sum()
+}
+
+/// Has the kernel write what belongs to `key` into `to`, which must be as long as the map's values, or its keys where the
+/// next key is asked for; `key` must be as long as its keys.
+fn read(map: &OwnedFd, command: c_long, key: Option<&[u8]>, to: &mut [u8]) -> bool {
+    #[repr(C)]
+    struct Attributes {
+        map: u32,
+        zero: u32,
+        key: u64,
+        to: u64,
+        flags: u64,
+    }
+    let Ok(map) = u32::try_from(map.as_raw_fd()) else { return false };
+    let key = key.map_or(0, |key| key.as_ptr() as u64);
+    let attributes = Attributes { map, zero: 0, key, to: to.as_mut_ptr() as u64, flags: 0 };
+    // SAFETY: the kernel reads `size_of::<Attributes>()` bytes, which is the beginning of its `bpf_attr` for these commands,
+    // reads a key at `key` and writes to `to`; both buffers are alive, and as long as the caller promises.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(&attributes), size_of::<Attributes>())
+    };
+    result == 0
 }

@@ -1,0 +1,58 @@
+//! How a table of the kernel side lies in memory: an array of sets, each with a few places. A key can only be in one set,
+//! so looking it up is one load of an array and a few compares, and nothing is allocated, locked or freed: it costs a small
+//! part of what the kernel's own hash maps do. Where a set is full, what came first gives way.
+
+/// How many entries a set holds. A flow that matters gives way only once as many newer ones had the same set, out of
+/// thousands of sets, within the moments that its session takes.
+pub const WAYS: usize = 4;
+
+/// How many sets a table has, as a power of two.
+pub const SETS_SHIFT: u32 = 13;
+
+/// One element of the array. The keys come first, whatever it holds, so that userspace can count entries.
+#[repr(C)]
+pub struct Set<V> {
+    /// The key of each place; 0: free.
+    pub keys: [u64; WAYS],
+    /// Counts newcomers: its lowest bits are the place where the next one goes.
+    pub next: u64,
+    /// What is in each place.
+    pub values: [V; WAYS],
+}
+
+/// Which set a key belongs to. <https://en.wikipedia.org/wiki/Hash_function#Fibonacci_hashing>
+#[inline(always)]
+pub const fn set_of(key: u64) -> u32 {
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SETS_SHIFT)) as u32
+}
+
+/// How many places are taken in a set, of which these are the first bytes; 0 where they are too few.
+pub fn taken(set: &[u8]) -> usize {
+    let (keys, _) = set.as_chunks::<8>();
+    keys.iter().take(WAYS).filter(|key| **key != [0; 8]).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_follow_each_other_spread_evenly() {
+        // As sockets' cookies do, and addresses that are 2,432 bytes apart.
+        for step in [1, 2_432] {
+            let mut counts = [0_u32; 1 << SETS_SHIFT];
+            for n in 1..=4 << SETS_SHIFT {
+                counts[set_of(0xffff_8880_0000_0000_u64.wrapping_add(n * step)) as usize] += 1;
+            }
+            assert!(counts.iter().max() <= Some(&7), "{:?} for step {step}", counts.iter().max());
+        }
+    }
+
+    #[test]
+    fn a_free_place_has_no_key() {
+        let mut set = [0; 48];
+        assert_eq!((taken(&set), taken(&set[..3])), (0, 0));
+        (set[9], set[31], set[40]) = (1, 1, 1); // the second place, the fourth, and no place
+        assert_eq!(taken(&set), 2);
+    }
+}
