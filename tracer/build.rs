@@ -18,7 +18,9 @@ fn main() {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=EGRESS_TRACER_SKIP_BPF");
+    println!("cargo::rustc-check-cfg=cfg(without_kernel_programs)");
     let result = if env::var_os("EGRESS_TRACER_SKIP_BPF").is_some_and(|v| !v.is_empty() && v != "0") {
+        println!("cargo::rustc-cfg=without_kernel_programs"); // tests that run them are left out, and say so
         fs::write(&object, []).map_err(|e| format!("cannot write {}: {e}", object.display()))
     } else {
         Toolchain::find().and_then(|toolchain| build(&toolchain, &object))

@@ -1,0 +1,63 @@
+//! The kernel object as a [`machine`](super::machine) can run it: linked as the loader links it, with the addresses of maps
+//! and of their data put in. It knows no map by name.
+
+use std::collections::{HashMap, HashSet};
+
+use aya_obj::{
+    Object,
+    generated::{BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE, bpf_insn},
+};
+
+use super::memory::Memory;
+
+/// As `tracer::probes` loads it.
+static OBJECT: &[u8] = include_bytes!(env!("EGRESS_TRACER_BPF_OBJECT"));
+/// Where the maps' data is, map by map.
+const DATA: u64 = 0x6000_0000_0000;
+const EACH: u64 = 1 << 32;
+
+/// The object, linked.
+pub struct Image(Object);
+
+impl Image {
+    /// Links it, with the data of these globals.
+    pub fn link(globals: HashMap<&str, (&[u8], bool)>) -> Self {
+        let mut object = Object::parse(OBJECT).expect("the kernel object");
+        object.patch_map_data(globals).expect("the globals");
+        let maps = object.maps.clone();
+        let numbered = maps.iter().zip(0..).map(|((name, map), number)| (name.as_str(), number, map));
+        let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+        object.relocate_maps(numbered, &sections).expect("its maps are found");
+        object.relocate_calls(&sections).expect("its functions are found");
+        Self(object)
+    }
+
+    /// A program's instructions, and the memory that they refer to.
+    pub fn program(&self, name: &str) -> (Vec<bpf_insn>, Memory) {
+        let program = self.0.programs.get(name).unwrap_or_else(|| panic!("no program {name}"));
+        let mut code = self.0.functions[&program.function_key()].instructions.clone();
+        let mut memory = Memory::default();
+        for (map, number) in self.0.maps.values().zip(0..) {
+            memory.put(DATA + number * EACH, map.data());
+        }
+        let mut at = 0;
+        while at < code.len() {
+            // A number of 64 bits takes two instructions; how it was meant is in the first one's register.
+            if code[at].code == 0x18 {
+                let (map, offset) = (code[at].imm, code[at + 1].imm);
+                let base = DATA + u64::from(map.unsigned_abs()) * EACH;
+                let address = match u32::from(code[at].src_reg()) {
+                    BPF_PSEUDO_MAP_VALUE => base + u64::from(offset.unsigned_abs()),
+                    // Of the map itself; only helpers take it.
+                    BPF_PSEUDO_MAP_FD => base,
+                    _ => u64::from(map.cast_unsigned()) | u64::from(offset.cast_unsigned()) << 32,
+                };
+                [code[at].imm, code[at + 1].imm] =
+                    [address, address >> 32].map(|half| ((half & 0xffff_ffff) as u32).cast_signed());
+                at += 1;
+            }
+            at += 1;
+        }
+        (code, memory)
+    }
+}

@@ -1,0 +1,49 @@
+//! The memory of a [`machine`](super::machine): regions at addresses of our choice, and nothing between them. An access
+//! that is not wholly inside of one is an error, never a fault of this process.
+
+use std::collections::BTreeMap;
+
+/// Bytes by the address of the first.
+#[derive(Default)]
+pub struct Memory(BTreeMap<u64, Vec<u8>>);
+
+impl Memory {
+    /// Puts bytes at an address, far enough from all others.
+    pub fn put(&mut self, at: u64, bytes: impl Into<Vec<u8>>) {
+        self.0.insert(at, bytes.into());
+    }
+
+    /// `len` bytes.
+    pub fn get(&mut self, at: u64, len: usize) -> Result<&mut [u8], String> {
+        let inside = self.0.range_mut(..=at).next_back().and_then(|(base, bytes)| {
+            let from = usize::try_from(at - base).ok()?;
+            bytes.get_mut(from..from.checked_add(len)?)
+        });
+        inside.ok_or_else(|| format!("no {len} bytes at {at:#x}"))
+    }
+
+    /// A number of 1 to 8 bytes.
+    pub fn load(&mut self, at: u64, len: usize) -> Result<u64, String> {
+        let mut word = [0; 8];
+        word[..len].copy_from_slice(self.get(at, len)?);
+        Ok(u64::from_le_bytes(word))
+    }
+
+    /// The lowest `len` bytes of a number.
+    pub fn store(&mut self, at: u64, len: usize, value: u64) -> Result<(), String> {
+        self.get(at, len)?.copy_from_slice(&value.to_le_bytes()[..len]);
+        Ok(())
+    }
+
+    /// What the kernel's helpers that read foreign memory do: copies, or leaves zeros and says that it failed.
+    pub fn copy(&mut self, to: u64, len: u64, from: u64) -> Result<u64, String> {
+        let len = usize::try_from(len).map_err(|error| error.to_string())?;
+        let bytes = self.get(from, len).map(|bytes| bytes.to_vec());
+        let failed = bytes.is_err();
+        self.get(to, len)?.copy_from_slice(&bytes.unwrap_or_else(|_| vec![0; len]));
+        Ok(if failed { EFAULT } else { 0 })
+    }
+}
+
+/// `-EFAULT`
+const EFAULT: u64 = 14_u64.wrapping_neg();
