@@ -119,6 +119,32 @@ fn missing_privileges_are_1() {
     fails(&run(restricted(&lab, &nothing, &args)), 1, &["CAP_BPF"]);
 }
 
+/// A stand-in: Debian has no kernel without ring buffers (its oldest is 5.10, they came with 5.8). What is real is the
+/// tracer and its call; strace gives it the answer of a kernel that does not know the sort of map.
+/// <https://elixir.bootlin.com/linux/v5.7/source/kernel/bpf/syscall.c#L110>
+#[test]
+fn a_kernel_without_ring_buffers_is_1() {
+    let lab = Lab::new().expect("a lab");
+    let cgroup = lab.pod_cgroup();
+    let scope = cgroup.to_str().expect("UTF-8");
+    let agent = vec!["agent", "--cgroup", scope, "--metrics-address", METRICS];
+    for args in [observe(cgroup, &[]), observe(cgroup, &["--probes", "cgroup"]), agent] {
+        let log = lab.dir().join("bpf-calls");
+        let mut command = lab.tools().command("strace").expect("a command");
+        command.args(["-f", "-e", "inject=bpf:error=EINVAL:when=1", "-o"]).arg(&log);
+        command.arg(tracer(&lab, &[]).get_program()).args(&args);
+        let ended = run(command);
+        let log = std::fs::read_to_string(log).expect("a log");
+        let refused: Vec<&str> = log.lines().filter(|line| line.contains("(INJECTED)")).collect();
+        assert!(
+            refused.len() == 1 && refused[0].contains("map_type=BPF_MAP_TYPE_RINGBUF"),
+            "not what was to be refused: {log}"
+        );
+        fails(&ended, 1, &["this kernel has no ring buffers", "Linux 5.8"]);
+        assert!(!ended.stderr.contains("CAP_"), "it is no matter of privileges: {ended:?}");
+    }
+}
+
 #[test]
 fn runs_end_as_told() {
     let lab = Lab::new().expect("a lab");

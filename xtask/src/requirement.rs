@@ -198,6 +198,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         install: Install::Packages(&["socat"]),
     },
     Requirement {
+        name: "strace",
+        why: "answers a system call in the place of a kernel that cannot be had",
+        purpose: Purpose::Test,
+        probe: Probe::Programs(&["strace"]),
+        install: Install::Packages(&["strace"]),
+    },
+    Requirement {
         name: "Prometheus",
         why: "scrapes the tracer and evaluates the alert rules; promtool checks and tests them",
         purpose: Purpose::Test,

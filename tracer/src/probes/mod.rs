@@ -82,9 +82,10 @@ pub struct Probes {
 impl Probes {
     /// Loads and attaches the first family that this kernel takes, and says why it did not take the ones before.
     pub fn attach_best(scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
+        preflight::ring_buffers()?;
         let mut refused = Vec::new();
         for family in Family::ALL {
-            match Self::attach(family, scope, settings) {
+            match Self::attach_hooks(family, scope, settings) {
                 Ok(probes) => return Ok(probes),
                 Err(error) => {
                     log::info!("no {family} probes: {error:#}");
@@ -100,6 +101,11 @@ impl Probes {
     /// # Errors
     /// Which hook the kernel refused, and its reason.
     pub fn attach(family: Family, scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
+        preflight::ring_buffers()?;
+        Self::attach_hooks(family, scope, settings)
+    }
+
+    fn attach_hooks(family: Family, scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
         preflight::check(family)?;
         let settings = scope.apply(family, settings)?;
         let mut ebpf = open(family, settings)?;
@@ -196,10 +202,7 @@ fn open(family: Family, settings: Settings) -> anyhow::Result<Ebpf> {
         .override_global("SETTINGS", &GlobalSettings(settings), true)
         .override_global("LAYOUT", &GlobalLayout(layout), true)
         .load(OBJECT)
-        .context(
-            "cannot load the kernel programs' maps: this needs a kernel with ring buffers (5.8), and CAP_BPF and \
-             CAP_NET_ADMIN, or root",
-        )
+        .context("cannot load the kernel programs' maps: this needs CAP_BPF and CAP_NET_ADMIN, or root")
 }
 
 /// What a fentry program is verified against.

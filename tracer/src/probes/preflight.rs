@@ -1,9 +1,11 @@
-//! Asks the kernel whether it takes a family at all, before anything costly is made ready for it: reading the kernel's
-//! types takes longer than attaching every hook. Who passes may still be refused hook by hook.
+//! Asks the kernel whether it has what every family needs, and whether it takes a family at all, before anything costly is
+//! made ready for it: reading the kernel's types takes longer than attaching every hook. Who passes may still be refused
+//! hook by hook.
 
 use std::{ffi::c_long, io};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use aya::{maps::MapType, sys::is_map_supported};
 
 use super::Family;
 
@@ -16,6 +18,18 @@ const TRACING: u32 = 26;
 const TRACE_FENTRY: u32 = 24;
 /// `r0 = 0; exit`
 static NOTHING: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
+
+/// Fails where the kernel does not know what a ring buffer is. Whatever else is in the way of one (privileges, memory) is
+/// also in the way of the other maps, and is told by them.
+pub(super) fn ring_buffers() -> anyhow::Result<()> {
+    if let Ok(false) = is_map_supported(MapType::RingBuf) {
+        bail!(
+            "this kernel has no ring buffers, by which all that is seen leaves it: they came with Linux 5.8, and no family \
+             of probes does without"
+        );
+    }
+    Ok(())
+}
 
 /// Gives the kernel's reason where it takes no program of this family.
 pub(super) fn check(family: Family) -> anyhow::Result<()> {

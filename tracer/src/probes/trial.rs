@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use tracer_ebpf::{Settings, settings::LEAVE_UNNAMED};
 
-use super::{Family, Hook, explain, kernel_btf, open};
+use super::{Family, Hook, explain, kernel_btf, open, preflight};
 
 /// What became of a family.
 pub struct Trial {
@@ -50,6 +50,7 @@ impl Trial {
 }
 
 fn try_hooks(family: Family, cgroups: &Path, attempts: &mut Vec<Attempt>) -> anyhow::Result<()> {
+    preflight::ring_buffers()?;
     // The last numbers of each sort, which nothing has; the verifier does not know that, and looks at all of a program.
     let settings = Settings {
         netns: [u64::from(u32::MAX); 4],
