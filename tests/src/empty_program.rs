@@ -23,7 +23,7 @@ pub(crate) const HOOKS: [(&str, u32, u32); 7] = [
     ("egress_states", 13, 3),
     ("egress_bytes", 8, 1),
 ];
-const PROG_LOAD: c_long = 5;
+pub(crate) const PROG_LOAD: c_long = 5;
 const LINK_CREATE: c_long = 28;
 
 /// `r0 = 1; exit`: let it pass.
@@ -49,16 +49,18 @@ impl EmptyPrograms {
 
     /// What the kernel has counted of each (`kernel.bpf_stats_enabled`).
     pub fn runs(&self) -> Result<HashMap<&'static str, Runs>> {
-        let runs = self.0.iter().map(|(name, program, _)| {
-            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
-            let field = |name: &str| {
-                let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-                line.and_then(|value| value.trim().parse().ok()).context("a program without statistics")
-            };
-            Ok((*name, Runs { ns: field("run_time_ns")?, count: field("run_cnt")? }))
-        });
-        runs.collect()
+        self.0.iter().map(|(name, program, _)| Ok((*name, runs_of(program)?))).collect()
     }
+}
+
+/// What the kernel has counted of a program that we hold.
+pub(crate) fn runs_of(program: &OwnedFd) -> Result<Runs> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
+    let field = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|value| value.trim().parse().ok()).context("a program without statistics")
+    };
+    Ok(Runs { ns: field("run_time_ns")?, count: field("run_cnt")? })
 }
 
 fn open(cgroup: &Path) -> Result<File> {
@@ -66,7 +68,6 @@ fn open(cgroup: &Path) -> Result<File> {
 }
 
 fn load(kind: u32, at: u32) -> Result<OwnedFd> {
-    let halves = |address: u64| [(address & 0xffff_ffff) as u32, (address >> 32) as u32];
     let [code_low, code_high] = halves(CODE.as_ptr() as u64);
     let [license_low, license_high] = halves(c"GPL".as_ptr() as u64);
     let mut words = [0; 18];
@@ -75,20 +76,25 @@ fn load(kind: u32, at: u32) -> Result<OwnedFd> {
     descriptor(PROG_LOAD, &words)
 }
 
-fn descriptor(command: c_long, words: &[u32]) -> Result<OwnedFd> {
+/// The two words of an address, the lower one first.
+pub(crate) fn halves(address: u64) -> [u32; 2] {
+    [(address & 0xffff_ffff) as u32, (address >> 32) as u32]
+}
+
+pub(crate) fn descriptor(command: c_long, words: &[u32]) -> Result<OwnedFd> {
     let mut words = words.to_vec();
     let fd = call(command, &mut words)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd)?) })
 }
 
-fn call(command: c_long, words: &mut [u32]) -> io::Result<c_long> {
+pub(crate) fn call(command: c_long, words: &mut [u32]) -> io::Result<c_long> {
     // SAFETY: the kernel reads, and for a query writes, the beginning of its `bpf_attr`, of which it is told the length.
-    // What addresses are in it (`load`'s) are of statics.
+    // What addresses are in it are of statics, or of what the caller has lent it.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, words.as_mut_ptr(), size_of_val(words)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn number(fd: RawFd) -> Result<u32> {
+pub(crate) fn number(fd: RawFd) -> Result<u32> {
     Ok(u32::try_from(fd)?)
 }

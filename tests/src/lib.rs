@@ -7,9 +7,11 @@ mod alertmanager;
 mod app;
 mod attached;
 mod cgroup;
+mod empty_probe;
 mod empty_program;
 mod envoy;
 mod janitor;
+mod kernel_programs;
 mod lab;
 mod latency;
 mod lines;
@@ -37,11 +39,13 @@ pub use agent::Agent;
 pub use alertmanager::Alertmanager;
 pub use attached::{ATTACH_TYPES, attached};
 pub use cgroup::Cgroup;
+pub use empty_probe::{EmptyProbes, Probe};
 pub use empty_program::EmptyPrograms;
 pub use envoy::{
     Envoy, OLDEST as ENVOY_OLDEST, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy,
 };
 pub use janitor::Janitor;
+pub use kernel_programs::{KernelProgram, kernel_programs};
 pub use lab::{Lab, is_root};
 pub use latency::line_latencies;
 pub use lines::Lines;

@@ -50,8 +50,8 @@ pub(crate) struct Initramfs {
 }
 
 impl Initramfs {
-    /// Everything but the modules.
-    pub(crate) fn new(init: &Path, tracer: &Path, client: &Path, envoy: &Path) -> Result<Self> {
+    /// Everything but the modules, and what only some guests run.
+    pub(crate) fn new(init: &Path, tracer: &Path, client: &Path) -> Result<Self> {
         let mut this = Self::default();
         for dir in ["/proc", "/sys", "/dev", "/run", "/root"] {
             this.dir(Path::new(dir));
@@ -62,15 +62,11 @@ impl Initramfs {
             (init, "/bin/guest"),
             (tracer, "/bin/egress-tracer"),
             (client, "/raw-client"), // beside the init, where the lab looks for it
-            (envoy, "/cache/egress-tracer/envoy/1.40.0/envoy"),
         ] {
             this.program(from, Path::new(to))?;
         }
         for name in PROGRAMS {
-            let dirs = ["/bin", "/usr/bin", "/sbin", "/usr/sbin"].map(|dir| Path::new(dir).join(name));
-            let path = dirs.iter().find(|path| path.exists());
-            let path = path.with_context(|| format!("no program {name} for the guest"))?;
-            this.program(path, path)?;
+            this.system_program(name)?;
         }
         // What iptables loads by name.
         let extensions = Path::new("/usr/lib/x86_64-linux-gnu/xtables");
@@ -141,8 +137,16 @@ impl Initramfs {
         Ok(())
     }
 
+    /// A program of the machine's own, where it is there.
+    pub(crate) fn system_program(&mut self, name: &str) -> Result<()> {
+        let dirs = ["/bin", "/usr/bin", "/sbin", "/usr/sbin"].map(|dir| Path::new(dir).join(name));
+        let path = dirs.iter().find(|path| path.exists());
+        let path = path.with_context(|| format!("no program {name} for the guest"))?;
+        self.program(path, path)
+    }
+
     /// A program or library, and the libraries that it is linked with.
-    fn program(&mut self, from: &Path, to: &Path) -> Result<()> {
+    pub(crate) fn program(&mut self, from: &Path, to: &Path) -> Result<()> {
         self.file(to, 0o100_755, fs::read(from).with_context(|| format!("cannot read {}", from.display()))?);
         let said = Command::new("ldd").arg(from).output().context("cannot run ldd")?;
         for word in

@@ -7,6 +7,7 @@ mod debian;
 mod demo;
 mod ebpf;
 mod envoy_wheel;
+mod guest;
 mod image;
 mod initramfs;
 mod interrupt;

@@ -232,6 +232,20 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         probe: Probe::Programs(&["tshark"]),
         install: Install::Packages(&["tshark"]),
     },
+    Requirement {
+        name: "bpftrace",
+        why: "what an engineer would use on a kernel with tracing: measured in a guest",
+        purpose: Purpose::Bench,
+        probe: Probe::Programs(&["bpftrace"]),
+        install: Install::Packages(&["bpftrace"]),
+    },
+    Requirement {
+        name: "libbpf-tools",
+        why: "the same: its tcpconnect and tcptracer",
+        purpose: Purpose::Bench,
+        probe: Probe::Programs(&["tcpconnect", "tcptracer"]),
+        install: Install::Packages(&["libbpf-tools"]),
+    },
 ];
 
 impl Requirement {

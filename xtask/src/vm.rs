@@ -1,18 +1,17 @@
 //! `cargo xtask vm`: boots a guest per kernel, two side by side, and prints what the tests in it say. A guest that does
 //! not answer within its time has failed.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use lab::{ENVOY_VERSION, Lines, cached_envoy};
+use anyhow::{Result, bail, ensure};
+use lab::{ENVOY_VERSION, cached_envoy};
 use serde_json::Value;
 
 use crate::cargo;
+use crate::guest::{self, Clock, Said};
 use crate::initramfs::Initramfs;
 use crate::kernel_package::{self, KERNELS, Kernel};
 use crate::kernel_table;
@@ -22,11 +21,8 @@ use crate::setup;
 
 /// How long a guest may take: it emulates its processor, on a machine that may be busy.
 const PATIENCE: Duration = Duration::from_mins(20);
-/// How many guests run at once, and how many processors each has.
+/// How many guests run at once.
 const SIDE_BY_SIDE: usize = 2;
-/// Without cmpxchg16b: after it, QEMU 7.2 leaves garbage in the flags, and an interrupt there ends the kernel or a program
-/// (7 of 25 boots of 6.12 that ran for seconds; none of 25 without, where the kernel's allocator does otherwise).
-const CPU: &str = "max,-cx16";
 /// How many instructions the verifier may look at in one program.
 const INSTRUCTIONS: u64 = 20_000;
 
@@ -65,7 +61,16 @@ fn guests(kernels: &[String], tests: &[String]) -> Result<(Vec<Seen>, Vec<String
     let tracer = cargo::build_tracer(false)?;
     let (init, client) = cargo::build_guest()?;
     let work = tempfile::tempdir()?;
-    let initramfs = || Initramfs::new(&init, &tracer, &client, &cached_envoy(ENVOY_VERSION));
+    // Envoy is most of an archive, and unpacking it most of a boot.
+    let needs_envoy = tests.is_empty() || tests.iter().any(|test| !MAIN.contains(&test.as_str()));
+    let initramfs = || -> Result<Initramfs> {
+        let mut initramfs = Initramfs::new(&init, &tracer, &client)?;
+        if needs_envoy {
+            let to = format!("/cache/egress-tracer/envoy/{ENVOY_VERSION}/envoy");
+            initramfs.program(&cached_envoy(ENVOY_VERSION), Path::new(&to))?;
+        }
+        Ok(initramfs)
+    };
     let queue = Mutex::new(wanted.into_iter());
     let results = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -139,71 +144,25 @@ fn judge(seen: &Seen) -> Vec<String> {
     wrong
 }
 
-fn boot(kernel: &Kernel, mut initramfs: Initramfs, work: &Path, tests: &[String]) -> Result<Seen> {
-    initramfs.add_modules(&kernel.modules)?;
-    let archive: PathBuf = work.join(format!("{}.cpio", kernel.name));
-    initramfs.write(&archive)?;
-    drop(initramfs);
-    let mut line =
-        "console=ttyS0 quiet panic=-1 loglevel=3 EGRESS_TRACER_BIN=/bin/egress-tracer XDG_CACHE_HOME=/cache \
-                    PATH=/usr/sbin:/usr/bin:/sbin:/bin"
-            .to_owned();
-    if !tests.is_empty() {
-        line.push_str(" guest.tests=");
-        line.push_str(&tests.join(","));
-    }
-    let start = Instant::now();
-    let mut guest = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2", "-m", "2048"])
-        .args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-nic", "none"])
-        .arg("-kernel")
-        .arg(&kernel.image)
-        .arg("-initrd")
-        .arg(&archive)
-        .args(["-append", &line])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run qemu-system-x86_64")?;
-    let name = kernel.name;
-    let stdout = Lines::each(guest.stdout.take().context("stdout is piped")?, move |line| {
-        if let Some((test, ok, said)) = parse(line).filter(|(test, ..)| test != "check") {
-            let mark = if ok { "ok    " } else { "FAILED" };
-            println!("{name:<5} {test:<18} {mark} {said} ({:.0} s)", start.elapsed().as_secs_f32());
-        }
-    });
-    let stderr = Lines::of(guest.stderr.take().context("stderr is piped")?);
-    let ended = stdout.wait_end(PATIENCE);
-    let _ = guest.kill(); // it has ended, unless its time is over
-    guest.wait()?;
-    let lines = stdout.all();
-    fs::remove_file(&archive)?;
-    let tail = || lines[lines.len().saturating_sub(15)..].join("\n    ");
-    ensure!(ended, "it did not answer within {PATIENCE:?}:\n    {}", tail());
-    let mut tests = Vec::new();
-    let mut check = None;
-    for line in &lines {
-        match (parse(line), line.split_once("GUEST ")) {
-            (Some((test, true, _)), Some((_, json))) if test == "check" => {
-                check = Some(serde_json::from_str::<Value>(json.trim())?["detail"].take());
-            }
-            (Some(test), _) => tests.push(test),
-            _ => {}
-        }
-    }
-    let Some(check) = check else {
-        bail!("it ended before its first test:\n    {}{}", tail(), stderr.text())
+fn boot(kernel: &Kernel, initramfs: Initramfs, work: &Path, tests: &[String]) -> Result<Seen> {
+    let words = if tests.is_empty() {
+        String::new()
+    } else {
+        format!("guest.tests={}", tests.join(",").replace(' ', "_"))
     };
+    let (name, start) = (kernel.name, Instant::now());
+    let show = move |said: &Said| {
+        if said.test != "check" {
+            let mark = if said.ok { "ok    " } else { "FAILED" };
+            let (test, text, seconds) = (&said.test, said.text(), start.elapsed().as_secs_f32());
+            println!("{name:<5} {test:<18} {mark} {text} ({seconds:.0} s)");
+        }
+    };
+    let mut said = guest::boot(kernel, initramfs, work, &words, Clock::Real, PATIENCE, show)?;
+    let check = said.iter().position(|said| said.test == "check" && said.ok);
+    let Some(check) = check.map(|at| said.remove(at).detail) else {
+        bail!("it ended before its first test: {said:?}")
+    };
+    let tests = said.into_iter().map(|said| (said.test.clone(), said.ok, said.text())).collect();
     Ok(Seen { kernel: kernel.name, check, tests })
-}
-
-fn parse(line: &str) -> Option<(String, bool, String)> {
-    let said: Value = serde_json::from_str(line.split_once("GUEST ")?.1.trim()).ok()?;
-    let detail = match &said["detail"] {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
-    };
-    Some((said["test"].as_str()?.to_owned(), said["ok"].as_bool()?, detail))
 }

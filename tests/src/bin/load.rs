@@ -42,7 +42,10 @@ fn open(tunnel: &Tunnel) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(tunnel.to)?;
     stream.set_nodelay(true)?;
     if let Some(authority) = &tunnel.authority {
-        write!(stream, "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: load/1\r\n\r\n")?;
+        // In one call, as clients do.
+        let request =
+            format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: load/1\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
         let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
         while !head.windows(4).any(|window| window == b"\r\n\r\n") {
             match stream.read(&mut buffer)? {

@@ -8,6 +8,7 @@ mod capture;
 mod core;
 mod feel;
 mod figures;
+mod guests;
 mod kernel;
 mod observer;
 mod page;
@@ -43,6 +44,8 @@ pub(crate) enum Part {
     Capture,
     /// What an application feels
     Feel,
+    /// The fentry and kprobe families, and bpftrace and libbpf-tools, in a guest
+    Guests,
 }
 
 /// Measures these parts, or all. Only a whole run that is not quick writes docs/performance.md.
@@ -52,7 +55,9 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
     setup::run(Purpose::Bench, false)?;
     let wanted = |part| parts.is_empty() || parts.contains(&part);
     let mut figures = Figures::default();
-    if parts.is_empty() || parts.iter().any(|part| *part != Part::Core) {
+    // Those that need no pod on this machine.
+    let alone = [Part::Core, Part::Guests];
+    if parts.is_empty() || parts.iter().any(|part| !alone.contains(part)) {
         let tracer = cargo::build_tracer(true)?;
         let generator = Generator(cargo::build_load()?);
         let stage = progress::step("Starting a pod with Envoy, squid and a server", |_| {
@@ -77,6 +82,9 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
         }
         let Stage { lab, .. } = stage;
         lab.close()?;
+    }
+    if wanted(Part::Guests) {
+        guests::measure(quick, &mut figures)?;
     }
     if wanted(Part::Core) {
         core::measure(quick, &mut figures)?;

@@ -28,8 +28,8 @@ pub(crate) fn write(figures: &Figures, took: Duration) -> Result<()> {
 const LIMITS: &str = "## What the numbers do not show\n\n\
 * Everything runs on the same cores: client, Envoy, squid, server and watcher. On a node with cores to spare, a watcher \
 that is another process (tcpdump, tshark, and the tracer's userspace) takes less from the application, a kernel program the same.\n\
-* The fentry and kprobe families are not measured here: this needs a kernel that takes them, and under an emulated one only \
-ratios would hold. `bpftrace`, `tcpconnect` and `tcptracer` need the same, and are not measured for that reason.\n\
+* The fentry and kprobe families, `bpftrace`, `tcpconnect` and `tcptracer` are measured in a guest, in instructions: which of \
+two is dearer carries over to a real processor; what a cache miss, a trap or a wake-up costs there does not show.\n\
 * tcpdump and tshark see packets: they cannot tell who answered, which process asked, nor which listener it was. What a \
 person then spends on joining legs by hand is no figure of this page.\n\
 * The filters of tcpdump and tshark look at the first four bytes of each packet: a request line that comes in pieces escapes them, \

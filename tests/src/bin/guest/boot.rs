@@ -10,12 +10,7 @@ const MOUNTS: &[(&str, &str)] =
 /// Makes the guest a machine in which a lab can be.
 pub(crate) fn up() -> Result<()> {
     for (kind, at) in MOUNTS {
-        fs::create_dir_all(at)?;
-        let (kind, at) = (CString::new(*kind)?, CString::new(*at)?);
-        // SAFETY: all pointers are to strings that end with a NUL, or null where that is allowed.
-        let failed = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
-        let busy = std::io::Error::last_os_error().raw_os_error() == Some(libc::EBUSY);
-        ensure!(failed == 0 || busy, "cannot mount {at:?}: {}", std::io::Error::last_os_error());
+        mount(kind, at)?;
     }
     // Envoy opens its access log by this name.
     for (name, to) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdout", "/proc/self/fd/1")] {
@@ -32,11 +27,21 @@ pub(crate) fn up() -> Result<()> {
     Ok(())
 }
 
-/// The tests that the kernel's command line names; none: all.
-pub(crate) fn wanted() -> Result<Vec<String>> {
+/// Mounts a file system of the kernel's own, unless something is there.
+pub(crate) fn mount(kind: &str, at: &str) -> Result<()> {
+    fs::create_dir_all(at)?;
+    let (kind, at) = (CString::new(kind)?, CString::new(at)?);
+    // SAFETY: all pointers are to strings that end with a NUL, or null where that is allowed.
+    let failed = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+    let busy = std::io::Error::last_os_error().raw_os_error() == Some(libc::EBUSY);
+    ensure!(failed == 0 || busy, "cannot mount {at:?}: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// What the kernel's command line says after this word.
+pub(crate) fn asked(word: &str) -> Result<Option<String>> {
     let line = fs::read_to_string("/proc/cmdline")?;
-    let tests = line.split_whitespace().find_map(|word| word.strip_prefix("guest.tests="));
-    Ok(tests.into_iter().flat_map(|tests| tests.split(',')).map(str::to_owned).collect())
+    Ok(line.split_whitespace().find_map(|found| found.strip_prefix(word)).map(str::to_owned))
 }
 
 /// Ends the guest.

@@ -3,6 +3,7 @@
 
 mod boot;
 mod call;
+mod cost;
 mod families;
 mod scopes;
 
@@ -14,11 +15,10 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         [_, "call", call, address] => call::run(call, address),
         [_, "answer", address] => call::answer(address),
+        [_, "echo", address] => cost::echo(address),
         [_, "late", address, pipe] => call::late(address, pipe),
         _ if std::process::id() == 1 => {
-            boot::up().and_then(|()| families::run(&boot::wanted()?)).unwrap_or_else(|error| {
-                families::say("boot", &Err(error));
-            });
+            boot::up().and_then(|()| run()).unwrap_or_else(|error| families::say("boot", &Err(error)));
             boot::down()
         }
         _ => Err(anyhow::anyhow!("this runs in a guest: `cargo xtask vm`")),
@@ -30,4 +30,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the kernel's command line asks for: `guest.cost=SECONDS`, or tests.
+fn run() -> anyhow::Result<()> {
+    if let Some(seconds) = boot::asked("guest.cost=")? {
+        return cost::measure(seconds.parse()?);
+    }
+    let tests = boot::asked("guest.tests=")?.unwrap_or_default();
+    // A command line is words: `fentry c01` comes as `fentry_c01`.
+    let tests = tests.split(',').filter(|test| !test.is_empty()).map(|test| test.replace('_', " "));
+    families::run(&tests.collect::<Vec<_>>())
 }

@@ -1,0 +1,197 @@
+//! What watching costs on a kernel that takes tracing programs: the fentry and kprobe families beside empty programs at the
+//! same places, and beside bpftrace and libbpf-tools on the same traffic, counted in a guest (`tests/src/bin/guest/cost.rs`).
+//! Its processor is emulated, so no time of it is shown, only ratios of two.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::figures::{Figures, Table, quartiles, short};
+use crate::cargo;
+use crate::guest::{self, Clock, Said};
+use crate::initramfs::Initramfs;
+use crate::kernel_package::{self, KERNELS};
+use crate::progress;
+
+/// The kernel that everything is measured on.
+const KERNEL: &str = "6.12";
+const PATIENCE: Duration = Duration::from_mins(10);
+const FAMILIES: [&str; 2] = ["fentry", "kprobe"];
+
+/// What is done, by its letter in the guest's words.
+const FLOWS: [(&str, &str); 3] = [
+    ("a", "long-lived flow past its first bytes"),
+    ("b", "short flow that is not ours"),
+    ("c", "CONNECT session, answered by the sidecar"),
+];
+
+/// What an engineer would use instead, and what it cannot tell.
+const PEERS: [(&str, &str); 3] = [
+    (
+        "bpftrace",
+        "who answered, with what, whether there is a sidecar, and a request line in several pieces; it asks every send of \
+         the node, also those long past their first bytes",
+    ),
+    ("tcpconnect", "what was asked and answered: it knows of a dial, and of nothing after it"),
+    ("tcptracer", "what was asked and answered: it knows that a connection began, was accepted, and ended"),
+];
+
+/// What the guest said of each watcher.
+type Found<'a> = BTreeMap<&'a str, &'a Said>;
+
+pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
+    let (name, suite, _) = KERNELS.iter().find(|(name, ..)| *name == KERNEL).context("a kernel")?;
+    let kernel =
+        progress::step(&format!("Getting Linux {name}"), |bar| kernel_package::get(bar, name, suite))?;
+    let tracer = cargo::build_tracer(true)?;
+    let generator = cargo::build_load()?;
+    let (init, client) = cargo::build_guest()?;
+    let mut initramfs = Initramfs::new(&init, &tracer, &client)?;
+    initramfs.program(&generator, "/bin/load".as_ref())?;
+    for (peer, _) in PEERS {
+        initramfs.system_program(peer)?;
+    }
+    let work = tempfile::tempdir()?;
+    let words = format!("guest.cost={}", if quick { 0.5 } else { 4.0 });
+    let said = progress::step(&format!("Measuring in a guest with Linux {name}"), |bar| {
+        let bar = bar.clone();
+        let show = move |said: &Said| bar.set_message(format!("{} is done", said.test));
+        guest::boot(&kernel, initramfs, work.path(), &words, Clock::Instructions, PATIENCE, show)
+    })?;
+    let mut found = BTreeMap::new();
+    for said in &said {
+        let is_peer = PEERS.iter().any(|(peer, _)| *peer == said.test);
+        ensure!(said.ok || is_peer, "the guest did not measure {}: {}", said.test, said.text());
+        found.insert(said.test.as_str(), said);
+    }
+    families(&found, figures)?;
+    peers(&found, figures)
+}
+
+/// Each program beside the empty ones at the same place.
+fn families(found: &Found, figures: &mut Figures) -> Result<()> {
+    let (mut rows, mut numbers) = (Vec::new(), serde_json::Map::new());
+    let mut bare: Vec<f64> = Vec::new();
+    for family in FAMILIES {
+        for (letter, flow) in FLOWS {
+            let counted = &found.get(family).with_context(|| format!("nothing of {family}"))?.detail[letter];
+            let flows = counted["flows"].as_f64().context("a number of flows")?;
+            let (mut ours, mut empty) = (0.0, 0.0);
+            for hook in counted["hooks"].as_array().into_iter().flatten() {
+                let of = |name: &str| hook[name].as_f64().unwrap_or(f64::NAN);
+                let runs = of("runs");
+                if runs == 0.0 {
+                    continue;
+                }
+                let beside = of("empty_ns") / of("empty_runs");
+                bare.push(beside / guest::INSTRUCTION);
+                (ours, empty) = (ours + of("ns"), empty + runs * beside);
+                rows.push(vec![
+                    format!("({letter}) {flow}"),
+                    format!("`{}`", hook["hook"].as_str().unwrap_or_default()),
+                    short(runs / flows),
+                    short(of("ns") / runs / beside),
+                ]);
+            }
+            let ratio = ours / empty;
+            rows.push(vec![
+                format!("({letter}) {flow}"),
+                format!("all of {family}"),
+                String::new(),
+                format!("**{}**", short(ratio)),
+            ]);
+            numbers.insert(format!("{family} {letter}"), json!(ratio));
+        }
+    }
+    let [_, bare, _] = quartiles(bare);
+    numbers.insert("an empty program, instructions".to_owned(), json!(bare));
+    figures.numbers("guest families", Value::Object(numbers));
+    figures.table(Table {
+        title: "In the kernel, the fentry and kprobe families",
+        note: format!(
+            "In a guest with Debian's Linux {KERNEL}, as `kernel.bpf_stats_enabled` counts. Its emulated processor takes the \
+             same time for each instruction, so these are numbers of instructions: the same on a busy machine, and blind to \
+             caches. Shown is a program's mean run as a multiple of that of empty programs at the same place in the same run, \
+             one before the tracer's and one behind it. An empty program's run is little more than the kernel's two looks at \
+             the clock: {bare:.0} instructions here, but most of 50 ns on a real processor, so there the ratios are smaller, \
+             and the targets are held against those. What the kernel takes to get to a program (a trampoline, a breakpoint) is in \
+             neither. In the sidecar's place a program answers CONNECTs with 404 and gives back everything else."
+        ),
+        head: &["flow", "program", "runs, each flow or round trip", "times an empty program"],
+        rows,
+    });
+    Ok(())
+}
+
+/// Each peer beside the tracer's fentry family.
+fn peers(found: &Found, figures: &mut Figures) -> Result<()> {
+    let (mut rows, mut numbers) = (Vec::new(), Vec::new());
+    // Of the kernel's programs and of the process, ns each flow.
+    let each = |watcher: &str, letter: &str| -> Option<[f64; 2]> {
+        let counted = &found.get(watcher)?.detail[letter];
+        let flows = counted["flows"].as_f64()?;
+        let hooks = counted["hooks"].as_array();
+        let ns = match hooks {
+            Some(hooks) => hooks.iter().filter_map(|hook| hook["ns"].as_f64()).sum(),
+            None => counted["ns"].as_f64()?,
+        };
+        Some([ns / flows, counted["cpu_ns"].as_f64()? / flows])
+    };
+    let tracer = [("fentry", "what is inside TLS"), ("kprobe", "what is inside TLS")];
+    for (watcher, blind_spot) in tracer.into_iter().chain(PEERS) {
+        let name = if FAMILIES.contains(&watcher) {
+            format!("egress-tracer, {watcher}")
+        } else {
+            watcher.to_owned()
+        };
+        let mut row = vec![name.clone()];
+        let said = found.get(watcher).with_context(|| format!("nothing of {watcher}"))?;
+        if !said.ok {
+            row.extend(["did not run"; 5].map(str::to_owned));
+            row.push(said.text().split_whitespace().collect::<Vec<_>>().join(" "));
+            rows.push(row);
+            continue;
+        }
+        let mut ratios = serde_json::Map::new();
+        for (part, of, letter, beside) in [
+            (0, "kernel", "a", "a"),
+            (0, "kernel", "b", "b"),
+            (0, "kernel", "c", "c"),
+            // The tracer's process sleeps through what is not its own, which makes no measure.
+            (1, "process", "b", "c"),
+            (1, "process", "c", "c"),
+        ] {
+            let ours = each("fentry", beside).context("the tracer's figures")?[part];
+            let ratio = each(watcher, letter).context("a watcher's figures")?[part] / ours;
+            ratios.insert(format!("{of} {letter}"), json!(ratio));
+            row.push(short(ratio));
+        }
+        row.push(blind_spot.to_owned());
+        rows.push(row);
+        numbers.push(json!({"watcher": name, "ratios": ratios, "lines": said.detail["lines"]}));
+    }
+    figures.numbers("guest peers", json!(numbers));
+    figures.table(Table {
+        title: "Beside bpftrace and libbpf-tools",
+        note: format!(
+            "In the same guest, on the same traffic, one after the other. (a) a round trip of a long-lived flow, (b) a short \
+             flow that is not ours, (c) a CONNECT session. Kernel: all that a watcher's programs ran for it, as a multiple of \
+             what the tracer's did with fentry. Process: its time, as a multiple of what the tracer's process takes for a \
+             CONNECT session. bpftrace prints each CONNECT that `tcp_sendmsg` is given in one piece (a `kfunc`, its cheapest \
+             way); tcpconnect and tcptracer print each connection. All of it in instructions, as above (Linux {KERNEL})."
+        ),
+        head: &[
+            "watcher",
+            "kernel, (a)",
+            "kernel, (b)",
+            "kernel, (c)",
+            "process, (b)",
+            "process, (c)",
+            "what it cannot tell",
+        ],
+        rows,
+    });
+    Ok(())
+}
