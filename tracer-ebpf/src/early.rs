@@ -9,7 +9,7 @@ use crate::{
     context::{Bytes as _, Sent},
     maps::{EARLY, Early, FLOW_EARLY, FLOWS},
     message::Message,
-    ring,
+    ring, sidecar,
     sock::{Sock, offset, read},
 };
 
@@ -69,6 +69,7 @@ pub fn connected(sk: Sock) {
     let Some(flow) = FLOWS.find(sk.0) else { return };
     // SAFETY: see `keep`.
     unsafe {
+        sidecar::keep_port(&mut *flow, sk.tuple());
         if (*flow).flags & FLOW_EARLY == 0 {
             return;
         }

@@ -1,7 +1,7 @@
 //! The sidecar of an app's flow: its ports, the sockets that it accepted, and whether their reply is awaited. It records
 //! nothing.
 
-use tracer_ebpf::{HEAD_MAX, Loss, Peer, Settings};
+use tracer_ebpf::{HEAD_MAX, Loss, Peer, Role, Settings};
 
 use crate::{
     capture::now,
@@ -45,6 +45,19 @@ pub fn accepted_flow(netns: u64, tuple: &Tuple) -> Option<u64> {
     // SAFETY: the value is only read, in one load.
     let flow = unsafe { (*accepted_from(&peer)?).flow };
     (flow != 0).then_some(flow)
+}
+
+/// An app's dial is established, and the sidecar that it was redirected to has been seen. That is kept with the flow: a sidecar
+/// that has nowhere to pass the connection on to closes its side at once, and is forgotten before the app says a word.
+#[inline(always)]
+pub fn keep_port(state: &mut Flow, mut tuple: Tuple) {
+    if state.role == Role::App as u8
+        && find_sidecar(state.netns, &mut tuple).is_some()
+        && tuple.sidecar_netns == state.netns
+    {
+        state.redirected_port = tuple.sidecar_port;
+        state.wire_port = tuple.wire_port;
+    }
 }
 
 /// A socket that the sidecar accepted is gone, and its peer's port may be used for another connection.

@@ -37,10 +37,10 @@ pub(crate) struct Seen {
     pub(crate) tests: Vec<(String, bool, String)>,
 }
 
-/// What `cargo xtask test` runs, in every kernel: each family's calls, that all families say the same of them, what a kernel
-/// refuses, and the instructions of each program, which are always counted. The scopes, the connections that are older than the
+/// What `cargo xtask test` runs, in every kernel: each family's calls, a sidecar that closes at once, that all families say
+/// the same of the calls, what a kernel refuses, and the instructions of each program, which are always counted. The scopes, the connections that are older than the
 /// probes and the cases with a real Envoy are left to `cargo xtask vm`: they emulate Envoy, and take four times as long.
-const MAIN: &[&str] = &["calls", "agree", "refused"];
+const MAIN: &[&str] = &["calls", "closed", "agree", "refused"];
 
 /// What the guests saw, and what of it is wrong.
 fn guests(kernels: &[String], tests: &[String]) -> Result<(Vec<Seen>, Vec<String>)> {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     call::{CALLS, authority, request},
+    closed::closed,
     scopes,
 };
 
@@ -46,7 +47,8 @@ pub(crate) fn run(wanted: &[String]) -> Result<()> {
         let works = findings["families"].as_array().into_iter().flatten();
         let works = works.filter(|found| found["family"] == family).any(|found| found["works"] == true);
         working += usize::from(works);
-        let tests: [(&str, Test); 3] = [("calls", calls), ("scope", scopes::scope), ("late", scopes::late)];
+        let tests: [(&str, Test); 4] =
+            [("calls", calls), ("closed", closed), ("scope", scopes::scope), ("late", scopes::late)];
         for (name, test) in tests {
             let title = format!("{family} {name}");
             if !is_wanted(&title) {
@@ -122,8 +124,18 @@ pub(crate) fn sidecars(lab: &Lab) -> Result<[Process; 2]> {
 pub(crate) fn call(lab: &Lab, call: &str) -> Result<u64> {
     let mut command = lab.app().command_at(Path::new(US))?;
     command.args(["call", call, &format!("{}", SocketAddr::new(address(call), 3128))]);
-    let ended = Process::run_well(command, &[], PATIENCE).with_context(|| format!("the call {call}"))?;
-    ended.stdout.trim().parse().with_context(|| format!("{call} said {}", ended.stdout))
+    let process = Process::spawn(command, &[])?;
+    // It says its process id when it is answered. Where it is not, what it waits for is the only trace.
+    let said = process.stdout().wait(PATIENCE, |lines| lines.first().cloned());
+    let Some(pid) = said else {
+        let of = |file| fs::read_to_string(format!("/proc/{}/{file}", process.pid())).unwrap_or_default();
+        let (stack, sockets) = (of("stack"), of("net/tcp"));
+        bail!(
+            "the call {call}: no answer; {}; it is in {stack}; sockets: {sockets}",
+            process.stderr().text()
+        );
+    };
+    pid.trim().parse().with_context(|| format!("{call} said {pid}"))
 }
 
 /// Every call is seen once, and rightly; gives back the reports less what cannot be the same.

@@ -3,6 +3,7 @@
 
 mod boot;
 mod call;
+mod closed;
 mod cost;
 mod families;
 mod scopes;
@@ -15,6 +16,8 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         [_, "call", call, address] => call::run(call, address),
         [_, "answer", address] => call::answer(address),
+        [_, "close", address] => closed::close(address),
+        [_, "closed", address] => closed::ask(address),
         [_, "echo", address] => cost::echo(address),
         [_, "late", address, pipe] => call::late(address, pipe),
         _ if std::process::id() == 1 => {

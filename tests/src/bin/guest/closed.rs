@@ -1,0 +1,54 @@
+//! A sidecar that closes what it has accepted before the app has said anything: how Envoy treats a connection for which it
+//! has no filter chain. The app still sends its CONNECT, and has to hear who closed.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Lab, PROXY, Process, Tracer};
+use serde_json::{Value, json};
+
+use crate::call::{authority, request};
+use crate::families::{PATIENCE, US};
+
+const CALL: &str = "closed";
+
+/// Whatever is known of the sidecar's socket when it is gone, the verdict is the one that an app in time would get.
+pub(crate) fn closed(family: &str) -> Result<Value> {
+    let lab = Lab::new()?;
+    let mut command = lab.sidecar().command_at(Path::new(US))?;
+    command.args(["close", "127.0.0.1:15001"]);
+    let sidecar = Process::spawn(command, &[])?;
+    sidecar.wait_line("open port", sidecar.stdout(), PATIENCE, |line| (line == "listening").then_some(()))?;
+    let tracer = Tracer::start(&lab, &["--probes", family, "--deadline", "20s"])?;
+    let mut command = lab.app().command_at(Path::new(US))?;
+    command.args(["closed", &SocketAddr::new(PROXY, 3128).to_string()]);
+    Process::run_well(command, &[], PATIENCE)?;
+    let reports = tracer.wait_reports(1, PATIENCE)?;
+    ensure!(
+        reports.len() == 1
+            && reports[0]["verdict"] == "blackholed"
+            && reports[0]["connect"]["authority"] == authority(CALL).as_str(),
+        "not blackholed: {reports:?}"
+    );
+    Ok(json!("blackholed"))
+}
+
+/// The app: connects, waits for the other side's end, and then sends its request all the same.
+pub(crate) fn ask(address: &str) -> Result<()> {
+    let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    let count = stream.read(&mut [0])?;
+    ensure!(count == 0, "somebody answered");
+    stream.write_all(request(CALL).as_bytes())?;
+    Ok(())
+}
+
+/// The sidecar: closes what it accepts.
+pub(crate) fn close(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    println!("listening");
+    loop {
+        drop(listener.accept()?);
+    }
+}
