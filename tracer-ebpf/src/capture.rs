@@ -6,13 +6,13 @@ use tracer_ebpf::{
     HEAD_MAX, Loss, Role,
     opening::{concerns_us, ends_head, is_interim},
     record::tcp,
-    settings::NO_UID,
+    settings::{NO_SCOPES, NO_UID},
 };
 
 use crate::{
     context::{Context, Owner, Sent, Tuple},
     link,
-    maps::{FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOWS, Flow, Maybe, opaque_zero, settings},
+    maps::{FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_STRANGERS, FLOWS, Flow, Maybe, opaque_zero, settings},
     ring,
     sidecar::{self, accepted_from, await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
 };
@@ -137,7 +137,8 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
     if !settings.is_netns_in_scope(netns) {
         return;
     }
-    let state = flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), 0);
+    let flags = if settings.unnamed == NO_SCOPES { 0 } else { FLOW_STRANGERS };
+    let state = flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), flags);
     FLOWS.put(flow, &state);
     let peer = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
     if let Some(accepted) = accepted_from(&peer) {
@@ -147,9 +148,9 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
 }
 
 /// The sidecar took an established connection: now its owner is known, and when it began with it. Whatever this
-/// thread dials for the connection, it dials later; what it has dialled was for another.
+/// thread dials for the connection, it dials later; what it has dialled was for another. `is_in_scope`: the sidecar is.
 #[inline(always)]
-pub fn accepted(flow: u64, owner: &Owner) {
+pub fn accepted(flow: u64, owner: &Owner, is_in_scope: bool) {
     link::forget_dial();
     if let Some(state) = FLOWS.find(flow) {
         // SAFETY: the value lives in the map; the socket is the caller's, and nobody else writes its owner.
@@ -161,6 +162,9 @@ pub fn accepted(flow: u64, owner: &Owner) {
                 (*state).uid = owner.uid;
                 (*state).cgroup = owner.cgroup;
                 (*state).comm = owner.comm;
+                if is_in_scope {
+                    (*state).flags &= !FLOW_STRANGERS;
+                }
             }
         }
     }
@@ -322,7 +326,7 @@ pub fn state_changed(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_
             if from != tcp::SYN_SENT && !by_peer && state.flags & FLOW_RECORDED != 0 {
                 end_app(state, tuple(), to == tcp::CLOSE);
             }
-        } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT {
+        } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT && concerns_someone(state, &tuple) {
             ring::end(state, &tuple(), from, to, received);
         }
     }
@@ -332,6 +336,13 @@ pub fn state_changed(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_
         }
         FLOWS.take_out(flow);
     }
+}
+
+/// Does somebody in scope want to know that this flow of a sidecar's ends? Of one that is out of scope itself only its peer
+/// may, who has asked something.
+#[inline(always)]
+fn concerns_someone(state: &Flow, tuple: impl Fn() -> Tuple) -> bool {
+    state.flags & (FLOW_STRANGERS | FLOW_RECORDED) != FLOW_STRANGERS || sidecar::is_awaited(state, &tuple())
 }
 
 /// An app's flow sent a FIN or an RST.

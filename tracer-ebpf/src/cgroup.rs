@@ -102,7 +102,7 @@ fn accept(ctx: &SockAddrContext) -> i32 {
     if is_sidecars_port(port as u16) {
         let flow = cookie(ctx);
         debug!(ctx, "a sidecar takes flow {} on port {}", flow, port);
-        capture::accepted(flow, &current_task());
+        capture::accepted(flow, &current_task(), scope::is_current_in_scope());
     }
     GO_ON
 }

@@ -157,6 +157,9 @@ pub const FLOW_SENT: u8 = 4;
 /// Its first payload waits in [`EARLY`] until the connection is established.
 pub const FLOW_EARLY: u8 = 8;
 
+/// The sidecar accepted it, but is not in scope, or not known to be.
+pub const FLOW_STRANGERS: u8 = 16;
+
 /// A payload that waits.
 #[repr(C)]
 pub struct Early {

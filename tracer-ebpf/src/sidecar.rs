@@ -60,6 +60,15 @@ pub fn keep_port(state: &mut Flow, mut tuple: Tuple) {
     }
 }
 
+/// Does the peer of a socket that the sidecar accepted wait for a reply?
+#[inline(always)]
+pub fn is_awaited(state: &Flow, tuple: &Tuple) -> bool {
+    let peer = peer_key(settings(), tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
+    // SAFETY: the value is only read; a lost race costs at most the end of a request that came at the same time.
+    accepted_from(&peer)
+        .is_some_and(|accepted| unsafe { (*accepted).flow == state.id && (*accepted).reply_left != 0 })
+}
+
 /// A socket that the sidecar accepted is gone, and its peer's port may be used for another connection.
 #[inline(always)]
 pub fn forget(state: &Flow, tuple: &Tuple) {

@@ -166,7 +166,7 @@ pub fn knock(listener: Sock, request: Sock) {
 #[inline(always)]
 pub fn accept(sk: Sock) {
     if sk.protocol() == IPPROTO_TCP && is_sidecars_port(sk.local_port()) {
-        capture::accepted(sk.0, &current_task());
+        capture::accepted(sk.0, &current_task(), sk.cgroup().is_in_scope());
     }
 }
 

@@ -149,17 +149,12 @@ fn the_agent_names_pods_on_a_real_runtime() {
     stage.reports(&agent, 1, is_from("load")).expect("load");
     kill(&mut stage, &agent);
 
-    // Pods that were not chosen are not looked at: nothing that they send is copied.
+    // Pods that were not chosen are not looked at: they make no record, not even that a sidecar hung up in silence.
     let elsewhere = stage.agent("egress-tracer-2", &["-n", "elsewhere"]).expect("an agent");
     for app in [&cart.app, &ledger.app] {
         stage.curl(app).expect("curl runs");
     }
-    // The end of a sidecar's socket may make a record; it has no bytes.
-    for kind in ["request", "reply", "upstream"] {
-        let labels = [("kind", kind)];
-        let records = stage.count(&elsewhere, "egress_tracer_records_total", &labels).expect("metrics");
-        assert!(records < 0.1, "{records} records ({kind}) of pods out of scope");
-    }
+    only_asks(&mut stage, &elsewhere);
     kill(&mut stage, &elsewhere);
 
     // Counting goes on; what was open is marked; who declines is left alone, and so is who is not chosen.
@@ -192,6 +187,39 @@ fn the_agent_names_pods_on_a_real_runtime() {
     let others = stage.reports(&agent, 0, others).expect("reports");
     assert!(others.is_empty(), "{others:?}");
     println!("scoped, killed and started again: {:?}", start.elapsed());
+}
+
+/// A pod that is chosen asks and never hangs up; of all others there is no record, and its own come after theirs.
+fn only_asks(stage: &mut Stage, agent: &stage::Agent) {
+    let spec = PodSpec {
+        namespace: "elsewhere",
+        name: "asks",
+        namespaces: NamespaceOption { network: NamespaceMode::Node as i32, ..Default::default() },
+        ..PodSpec::default()
+    };
+    // More than once: the agent may not know it yet.
+    let asks = "for i in $(seq 100); do exec {fd}<>/dev/tcp/10.0.0.1/3128; sleep 0.2; \
+                printf 'CONNECT www.example.com:443 HTTP/1.1\\r\\nHost: www.example.com:443\\r\\n\\r\\n' >&$fd; done; sleep infinity";
+    let pod = stage.cri.run_pod(&spec).expect("a pod");
+    let config = stage.container(1000, ["bash", "-c", asks].map(str::to_owned).to_vec());
+    stage.cri.start(&pod, "app", stage_image(), config).expect("a container");
+    let counted = |stage: &mut Stage| {
+        let metrics = stage.metrics(agent).unwrap_or_default();
+        let records = metrics.lines().filter(|line| line.starts_with("egress_tracer_records_total{"));
+        let records: Vec<String> = records.map(str::to_owned).collect();
+        Ok(records
+            .iter()
+            .any(|line| line.contains("\"request\"") && !line.ends_with(" 0"))
+            .then_some(records))
+    };
+    let records = stage.wait_for("request", counted).expect("a request");
+    assert!(records.len() > 3, "{records:?}");
+    for line in records.iter().filter(|line| !line.contains("\"request\"")) {
+        assert!(line.ends_with(" 0"), "{records:?}");
+    }
+    let others = |report: &Value| report["source"]["namespace"] != "elsewhere";
+    assert!(stage.reports(agent, 0, others).expect("reports").is_empty());
+    stage.cri.remove_pod(&pod).expect("deleted");
 }
 
 /// `explain --pod` finds the pod's sidecar through the runtime.
