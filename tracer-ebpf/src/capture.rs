@@ -40,7 +40,7 @@ fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow 
         id: id_of(flow),
         opened_ns: if flags & FLOW_LATE == 0 { now() } else { 0 },
         netns,
-        cgroup: owner.cgroup,
+        cgroup: zero,
         link: 0,
         tgid: owner.tgid,
         tid: owner.tid,
@@ -107,30 +107,19 @@ pub fn is_sidecars_dial(flow: u64) -> bool {
     FLOWS.find(flow).is_some_and(|state| unsafe { (*state).role == Role::Upstream as u8 })
 }
 
-/// What to do with what is known of a peer's address already.
-#[derive(Clone, Copy)]
-pub enum Known {
-    /// It is an older connection's.
-    Replace,
-    /// It may be this connection's: its peer may even wait for a reply by now.
-    Keep,
-}
-
 /// Somebody knocks at one of the sidecar's ports. This is before its peer can send a byte (but for TCP fast open), so
 /// a request is known to be intercepted when it is seen.
 #[inline(always)]
-pub fn knocked(netns: u64, tuple: &Tuple, known: Known) {
+pub fn knocked(netns: u64, tuple: &Tuple) {
     let settings = settings();
-    if !settings.is_netns_in_scope(netns) {
-        return;
-    }
-    let peer = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
-    if matches!(known, Known::Replace) || accepted_from(&peer).is_none() {
-        sidecar::expect(peer, netns, tuple.local_port, 0);
+    if settings.is_netns_in_scope(netns) {
+        let peer = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+        sidecar::expect(peer, netns, tuple.local_port, 0, 0);
     }
 }
 
-/// A connection to one of the sidecar's ports is established.
+/// A connection to one of the sidecar's ports is established. With SYN cookies, and in the cgroup family, nobody was seen
+/// to knock before; where somebody was, or what came with his SYN (TCP fast open), he may even wait for a reply by now.
 #[inline(always)]
 pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
     let settings = settings();
@@ -141,9 +130,10 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
     let state = flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), flags);
     FLOWS.put(flow, &state);
     let peer = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
-    if let Some(accepted) = accepted_from(&peer) {
+    match accepted_from(&peer) {
         // SAFETY: the value lives in the map, and this is one store.
-        unsafe { (*accepted).flow = state.id };
+        Some(accepted) => unsafe { (*accepted).flow = state.id },
+        None => sidecar::expect(peer, netns, tuple.local_port, state.id, 0),
     }
 }
 
@@ -160,7 +150,6 @@ pub fn accepted(flow: u64, owner: &Owner, is_in_scope: bool) {
                 (*state).tgid = owner.tgid;
                 (*state).tid = owner.tid;
                 (*state).uid = owner.uid;
-                (*state).cgroup = owner.cgroup;
                 (*state).comm = owner.comm;
                 if is_in_scope {
                     (*state).flags &= !FLOW_STRANGERS;
@@ -255,8 +244,7 @@ fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
     if !is_reply.is() && !ctx.is_in_scope() {
         return None;
     }
-    let owner = Owner { cgroup: ctx.cgroup(), ..Owner::unknown(uid) };
-    FLOWS.put(flow, &flow_of(flow, role, netns, &owner, FLOW_LATE));
+    FLOWS.put(flow, &flow_of(flow, role, netns, &Owner::unknown(uid), FLOW_LATE));
     FLOWS.find(flow)
 }
 
@@ -279,6 +267,7 @@ fn unreadable(flow: u64, reason: Loss) {
 fn record<C: Context>(ctx: &C, sent: &Sent, state: &mut Flow, tuple: &Tuple) -> u32 {
     if state.flags & FLOW_RECORDED == 0 {
         state.flags |= FLOW_RECORDED;
+        state.cgroup = ctx.cgroup();
         state.first_seq = sent.seq;
         state.next_seq = sent.seq;
     }
@@ -307,15 +296,17 @@ fn is_tls(first: u64) -> bool {
     first & 0xffff == u64::from_le_bytes([0x16, 3, 0, 0, 0, 0, 0, 0])
 }
 
-/// A flow leaves one TCP state for another. Only what ends a flow of a session, or ends one of the sidecar's
-/// flows in silence, makes a record. `by_peer`: a reset or a timeout, not the socket's owner, is the reason.
+/// Does a flow that comes to this state end with it?
 #[inline(always)]
-pub fn state_changed(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bool, received: u64) {
+pub fn is_over(to: u8) -> bool {
+    to == tcp::FIN_WAIT1 || to == tcp::LAST_ACK || to == tcp::CLOSE
+}
+
+/// A flow leaves a TCP state for one in which it [`is_over`]. Only what ends a flow of a session, or ends one of the
+/// sidecar's flows in silence, makes a record. `by_peer`: a reset or a timeout, not the socket's owner, is the reason.
+#[inline(always)]
+pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bool, received: u64) {
     let is_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
-    let is_over = to == tcp::FIN_WAIT1 || to == tcp::LAST_ACK || to == tcp::CLOSE;
-    if !is_over {
-        return;
-    }
     // Not there: it fell out, or was never of interest.
     let Some(state) = FLOWS.find(flow) else { return };
     // SAFETY: the value lives in the map and is only read.

@@ -14,7 +14,7 @@ use aya_log_ebpf::debug;
 
 use crate::{
     address::{address, mapped},
-    capture::{self, Known},
+    capture,
     context::Tuple,
     link,
     maps::opaque_zero,
@@ -140,16 +140,14 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
     let op = ctx.op();
     if op == BPF_SOCK_OPS_STATE_CB {
         let (from, to) = (ctx.arg(0) as u8, ctx.arg(1) as u8);
-        // SAFETY: the kernel hands a valid context to each run.
-        let received = unsafe { (*ctx.ops).bytes_received };
-        capture::state_changed(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false, received);
+        if capture::is_over(to) {
+            // SAFETY: the kernel hands a valid context to each run.
+            let received = unsafe { (*ctx.ops).bytes_received };
+            capture::ended(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false, received);
+        }
     } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && is_sidecars_port(ctx.local_port() as u16) {
         watch_states(&ctx);
-        let netns = netns(&ctx);
-        // What came with the SYN (TCP fast open) passed before this, and waits for its reply already.
-        let tuple = tuple_of_ops(&ctx);
-        capture::knocked(netns, &tuple, Known::Keep);
-        capture::established(cookie(&ctx), netns, &tuple);
+        capture::established(cookie(&ctx), netns(&ctx), &tuple_of_ops(&ctx));
     } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB && capture::is_sidecars_dial(cookie(&ctx)) {
         watch_states(&ctx);
     }

@@ -24,7 +24,6 @@ pub struct Owner {
     pub tgid: u32,
     pub tid: u32,
     pub uid: u32,
-    pub cgroup: u64,
     /// Its name, NUL-padded.
     pub comm: [u64; 2],
 }
@@ -34,7 +33,7 @@ impl Owner {
     #[inline(always)]
     pub fn unknown(uid: u32) -> Self {
         let zero = opaque_zero(); // of constants, LLVM would make a call of `memset`, which is a loop
-        Self { tgid: zero as u32, tid: zero as u32, uid, cgroup: zero, comm: [zero; 2] }
+        Self { tgid: zero as u32, tid: zero as u32, uid, comm: [zero; 2] }
     }
 }
 

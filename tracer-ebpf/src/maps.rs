@@ -124,6 +124,7 @@ pub struct Flow {
     pub id: u64,
     pub opened_ns: u64,
     pub netns: u64,
+    /// Of its socket; 0: nothing of it has been recorded.
     pub cgroup: u64,
     /// What the sidecar dialled for this flow, or accepted before it dialled this: as it is called in records; 0: not
     /// seen.

@@ -98,7 +98,7 @@ pub struct Meta {
     pub netns: u64,
     /// The namespace of the sidecar that accepted this app's flow; 0 where none did.
     pub sidecar_netns: u64,
-    /// The cgroup (v2 id) of the task that dialled or accepted; 0 where unknown.
+    /// The cgroup (v2 id) in which the socket was made; 0 where no bytes of it have been recorded.
     pub cgroup: u64,
     /// Process that dialled or accepted; 0 where unknown.
     pub tgid: u32,

@@ -32,10 +32,11 @@ pub fn accepted_from(peer: &Peer) -> Option<*mut Accepted> {
     unsafe { (*accepted).peer.is(peer) }.then_some(accepted)
 }
 
-/// A peer knocks at the sidecar's `port`, or asks something of it that was accepted unseen.
+/// A peer knocks at the sidecar's `port`, or is seen there only later. `flow`: what the accepted socket is called in records;
+/// 0: not known yet.
 #[inline(always)]
-pub fn expect(peer: Peer, netns: u64, port: u16, reply_left: u32) {
-    ACCEPTED.put(peer.hash(), &Accepted { peer, netns, flow: 0, reply_left, port, zero: 0 });
+pub fn expect(peer: Peer, netns: u64, port: u16, flow: u64, reply_left: u32) {
+    ACCEPTED.put(peer.hash(), &Accepted { peer, netns, flow, reply_left, port, zero: 0 });
 }
 
 /// The socket that the sidecar accepted, for a hook that does not know its cookie.
@@ -94,7 +95,7 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
     } else if tuple.sidecar_port != 0 {
         // Redirected, but accepted before the programs were attached.
         let peer = peer_key(settings, tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
-        expect(peer, netns, tuple.sidecar_port, HEAD_MAX as u32);
+        expect(peer, netns, tuple.sidecar_port, 0, HEAD_MAX as u32);
         tuple.sidecar_netns = netns;
     } else {
         return;

@@ -8,7 +8,7 @@ use tracer_ebpf::{branchless::least, record::tcp};
 
 use crate::{
     address::mapped,
-    capture::{self, Known},
+    capture,
     cgroup_tree::Cgroup,
     context::{Sent, Tuple},
     early, link,
@@ -157,7 +157,7 @@ pub fn send(sk: Sock, message: u64, size: u64) {
 pub fn knock(listener: Sock, request: Sock) {
     if is_sidecars_port(listener.local_port()) {
         if let Some(netns) = listener.netns_in_scope() {
-            capture::knocked(netns, &request.tuple(), Known::Replace);
+            capture::knocked(netns, &request.tuple());
         }
     }
 }
@@ -188,18 +188,15 @@ pub fn change(sk: Sock, from: u8, to: u8) {
     if sk.protocol() != IPPROTO_TCP {
         return;
     }
-    if to != tcp::ESTABLISHED {
+    if capture::is_over(to) {
         let reset_or_timeout = read::<u32>(sk.0, offset!(err)) != 0;
         let received = read(sk.0, offset!(bytes_received));
-        capture::state_changed(sk.0, || sk.tuple(), from, to, reset_or_timeout, received);
-    } else if from == tcp::SYN_SENT {
+        capture::ended(sk.0, || sk.tuple(), from, to, reset_or_timeout, received);
+    } else if to == tcp::ESTABLISHED && from == tcp::SYN_SENT {
         early::connected(sk);
-    } else if from == SYN_RECV && is_sidecars_port(sk.local_port()) {
+    } else if to == tcp::ESTABLISHED && from == SYN_RECV && is_sidecars_port(sk.local_port()) {
         if let Some(netns) = sk.netns_in_scope() {
-            // With SYN cookies, nobody was seen to knock.
-            let tuple = sk.tuple();
-            capture::knocked(netns, &tuple, Known::Keep);
-            capture::established(sk.0, netns, &tuple);
+            capture::established(sk.0, netns, &sk.tuple());
         }
     }
 }

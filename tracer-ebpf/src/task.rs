@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_task},
+    generated::{bpf_get_current_comm, bpf_get_current_task},
 };
 
 use crate::context::Owner;
@@ -25,8 +25,6 @@ pub fn current_task() -> Owner {
         tgid: (ids >> 32) as u32,
         tid: ids as u32,
         uid: bpf_get_current_uid_gid() as u32,
-        // SAFETY: takes nothing, returns a number.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
         comm: current_comm(),
     }
 }
