@@ -54,7 +54,7 @@ pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
         initramfs.system_program(peer)?;
     }
     let work = tempfile::tempdir()?;
-    let words = format!("guest.cost={}", if quick { 0.5 } else { 4.0 });
+    let words = format!("guest.cost={}", if quick { 0.5 } else { 2.0 });
     let said = progress::step(&format!("Measuring in a guest with Linux {name}"), |bar| {
         let bar = bar.clone();
         let show = move |said: &Said| bar.set_message(format!("{} is done", said.test));
