@@ -15,6 +15,7 @@ use crate::{
     maps::{FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_STRANGERS, FLOWS, Flow, Maybe, opaque_zero, settings},
     ring,
     sidecar::{self, accepted_from, await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
+    table_map::Looked,
 };
 
 /// A flow that has sent or received this many bytes (as a power of two) is past its first bytes: nothing more of it
@@ -38,7 +39,7 @@ fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow 
     let zero = opaque_zero(); // of constants, LLVM would make a call of `memset`, which is a loop
     Flow {
         id: id_of(flow),
-        opened_ns: if flags & FLOW_LATE == 0 { now() } else { 0 },
+        opened_ns: if flags & FLOW_LATE == 0 { now() } else { zero },
         netns,
         cgroup: zero,
         link: 0,
@@ -87,11 +88,8 @@ pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple, flags: u8) {
 /// A dial's first packet leaves. What it was redirected to is kept: a packet that leaves after the sidecar has reset the
 /// connection is not translated any more.
 #[inline(always)]
-pub fn began(flow: u64, wire_port: u16, port: u16) {
-    if !is_sidecars_port(port) {
-        return;
-    }
-    if let Some(state) = FLOWS.find(flow) {
+pub fn began(state: *mut Flow, wire_port: u16, port: u16) {
+    if is_sidecars_port(port) {
         // SAFETY: the value lives in the map; a flow's packets leave one after the other.
         unsafe {
             (*state).redirected_port = port;
@@ -159,16 +157,16 @@ pub fn accepted(flow: u64, owner: &Owner, is_in_scope: bool) {
     }
 }
 
-/// A flow sent bytes.
+/// A flow, of which this is known, sent bytes.
 #[inline(always)]
-pub fn sent<C: Context>(ctx: &C, sent: &Sent) {
+pub fn sent<C: Context>(ctx: &C, known: Looked<Flow>, sent: &Sent) {
     let first = match ctx.first() {
         Ok(first) => first,
-        Err(reason) => return unreadable(sent.flow, reason),
+        Err(reason) => return unreadable(known, reason),
     };
     let is_reply = Maybe::new(is_sidecars_port(ctx.local_port()));
     let opens = Maybe::new(concerns_us(first, sent.len));
-    let state = match FLOWS.find(sent.flow) {
+    let state = match known.get() {
         Some(state) => state,
         None if is_reply.is() || opens.is() => match late(ctx, sent.flow, is_reply) {
             Some(state) => state,
@@ -244,14 +242,13 @@ fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
     if !is_reply.is() && !ctx.is_in_scope() {
         return None;
     }
-    FLOWS.put(flow, &flow_of(flow, role, netns, &Owner::unknown(uid), FLOW_LATE));
-    FLOWS.find(flow)
+    Some(FLOWS.put(flow, &flow_of(flow, role, netns, &Owner::unknown(uid), FLOW_LATE)))
 }
 
 /// The bytes of a send cannot be read. That matters where they belong to a head.
 #[inline(always)]
-fn unreadable(flow: u64, reason: Loss) {
-    let Some(state) = FLOWS.find(flow) else { return };
+fn unreadable(known: Looked<Flow>, reason: Loss) {
+    let Some(state) = known.get() else { return };
     // SAFETY: see `sent`.
     let state = unsafe { &mut *state };
     if state.flags & FLOW_SENT == 0 || state.head_left != 0 {
@@ -338,13 +335,11 @@ fn concerns_someone(state: &Flow, tuple: impl Fn() -> Tuple) -> bool {
 
 /// An app's flow sent a FIN or an RST.
 #[inline(always)]
-pub fn app_closed(flow: u64, tuple: impl FnOnce() -> Tuple, reset: bool) {
-    if let Some(state) = FLOWS.find(flow) {
-        // SAFETY: the value lives in the map and is only read.
-        let state = unsafe { &*state };
-        if state.role == Role::App as u8 && state.flags & FLOW_RECORDED != 0 {
-            end_app(state, tuple(), reset);
-        }
+pub fn app_closed(state: *mut Flow, tuple: impl FnOnce() -> Tuple, reset: bool) {
+    // SAFETY: the value lives in the map and is only read.
+    let state = unsafe { &*state };
+    if state.role == Role::App as u8 && state.flags & FLOW_RECORDED != 0 {
+        end_app(state, tuple(), reset);
     }
 }
 

@@ -66,7 +66,8 @@ pub fn at_dial(sk: Sock) -> u8 {
 /// A dialled connection is established: now its first bytes count as sent.
 #[inline(always)]
 pub fn connected(sk: Sock) {
-    let Some(flow) = FLOWS.find(sk.0) else { return };
+    let known = FLOWS.look(sk.0);
+    let Some(flow) = known.get() else { return };
     // SAFETY: see `keep`.
     unsafe {
         sidecar::keep_port(&mut *flow, sk.tuple());
@@ -81,7 +82,7 @@ pub fn connected(sk: Sock) {
         ((*early).seq, (*early).total, (*early).have, (&raw const (*early).address).read_volatile())
     };
     if have != 0 {
-        capture::sent(&Message::copied(sk, at, have, total), &Sent { flow: sk.0, seq, len: total });
+        capture::sent(&Message::copied(sk, at, have, total), known, &Sent { flow: sk.0, seq, len: total });
     }
     let _ = EARLY.remove(sk.0); // Not there: it fell out.
 }

@@ -7,12 +7,15 @@ use aya_ebpf::{
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
-use tracer_ebpf::{HEAD_MAX, Loss};
+use tracer_ebpf::{
+    HEAD_MAX, Loss,
+    branchless::{least, masked},
+};
 
 use crate::{
     capture,
     context::{Bytes, Context, Sent, Tuple},
-    maps::{Maybe, settings},
+    maps::{FLOWS, Maybe, opaque_zero, settings},
     packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN},
     scope,
     sidecar::is_sidecars_port,
@@ -50,18 +53,23 @@ unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet) {
         return;
     }
     let flow = cookie(ctx);
-    if begins.is() {
-        capture::began(flow, packet.sport, packet.dport);
+    let known = FLOWS.look(flow);
+    if begins.is()
+        && let Some(state) = known.get()
+    {
+        capture::began(state, packet.sport, packet.dport);
     }
     let payload =
         Payload { ctx, sk, at: packet.payload, len: packet.len, sport: packet.sport, dport: packet.dport };
     if packet.len != 0 {
         // A SYN has a number of its own; bytes that come with it (TCP fast open) begin with the next.
         let seq = packet.seq.wrapping_add(u32::from(begins.is()));
-        capture::sent(&payload, &Sent { flow, seq, len: packet.len });
+        capture::sent(&payload, known, &Sent { flow, seq, len: packet.len });
     }
-    if closes.is() {
-        capture::app_closed(flow, || payload.tuple(), packet.flags & TCP_RST != 0);
+    if closes.is()
+        && let Some(state) = known.get()
+    {
+        capture::app_closed(state, || payload.tuple(), packet.flags & TCP_RST != 0);
     }
 }
 
@@ -90,13 +98,9 @@ impl Context for Payload<'_> {
     #[inline(always)]
     fn first(&self) -> Result<u64, Loss> {
         let mut first = [0u8; 8];
-        let loaded = if self.len >= 8 {
-            // SAFETY: `first` has 8 bytes.
-            unsafe { self.load(0, first.as_mut_ptr(), 8) }
-        } else {
-            // SAFETY: `first` has 8 bytes, and this is 1 to 8.
-            unsafe { self.load(0, first.as_mut_ptr(), (self.len.wrapping_sub(1) & 7) + 1) }
-        };
+        let len = masked::<7>(least(u64::from(self.len), 8).wrapping_sub(1)) as u32 + 1;
+        // SAFETY: `first` has 8 bytes, and this is 1 to 8.
+        let loaded = unsafe { self.load(0, first.as_mut_ptr(), len) };
         if loaded { Ok(u64::from_le_bytes(first)) } else { Err(Loss::PayloadUnreadable) }
     }
 
@@ -141,7 +145,7 @@ impl Context for Payload<'_> {
     #[inline(always)]
     fn netns(&self) -> Option<u64> {
         // A packet does not say; where only some namespaces are traced, it is left alone.
-        if settings().is_netns_scoped() { None } else { Some(0) }
+        if settings().is_netns_scoped() { None } else { Some(opaque_zero()) }
     }
 
     #[inline(always)]

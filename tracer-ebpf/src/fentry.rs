@@ -9,12 +9,20 @@ use aya_ebpf::{
 
 use crate::sock::{self, Sock, read};
 
+/// The first arguments as numbers, as a kprobe's are. To the verifier an argument is a pointer, with which nobody calculates;
+/// read from memory, it is none.
+#[inline(always)]
+fn numbers<const N: usize>(ctx: &FEntryContext) -> [u64; N] {
+    read(ctx.as_ptr() as u64, 0)
+}
+
 /// match-proto: `int tcp_connect(struct sock *sk)`, read at v6.12
 /// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/tcp_output.c#L4064>. Called for IPv4 and IPv6 alike, in the
 /// dialling task's context.
 #[fentry(function = "tcp_connect")]
 pub fn egress_fentry_connect(ctx: FEntryContext) -> i32 {
-    sock::connect(Sock(ctx.arg(0)));
+    let [sk] = numbers(&ctx);
+    sock::connect(Sock(sk));
     0
 }
 
@@ -22,9 +30,8 @@ pub fn egress_fentry_connect(ctx: FEntryContext) -> i32 {
 /// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/tcp.c#L1356>. In the sending task's context.
 #[fentry(function = "tcp_sendmsg")]
 pub fn egress_fentry_send(ctx: FEntryContext) -> i32 {
-    // To the verifier an argument is a `struct sock *`; read from memory, it is a number, as a kprobe's is.
     if !sock::is_past_first_bytes(Sock(ctx.arg(0))) {
-        let [sk, message, size]: [u64; 3] = read(ctx.as_ptr() as u64, 0);
+        let [sk, message, size] = numbers(&ctx);
         sock::send(Sock(sk), message, size);
     }
     0
@@ -46,7 +53,8 @@ pub fn egress_fentry_knock(ctx: FEntryContext) -> i32 {
 /// need a return probe; and those are few, and taken for as long as an accept waits.
 #[fentry(function = "security_sock_graft")]
 pub fn egress_fentry_accept(ctx: FEntryContext) -> i32 {
-    sock::accept(Sock(ctx.arg(0)));
+    let [sk] = numbers(&ctx);
+    sock::accept(Sock(sk));
     0
 }
 

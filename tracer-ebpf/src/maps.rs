@@ -42,19 +42,22 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 pub static READER: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Flows whose beginning was seen, by flow. The oldest fall out; what is known of them is then less, never wrong.
-#[map]
+#[unsafe(link_section = ".bss.FLOWS")]
+#[unsafe(no_mangle)]
 pub static FLOWS: Table<Flow> = Table::new();
 
 /// What was sent on a connection that is not established yet, by flow.
 #[map]
 pub static EARLY: LruHashMap<u64, Early> = LruHashMap::with_max_entries(1 << 7, 0);
 
-/// The sidecar's accepted sockets, by the hash of their peer, which is the app's own socket.
+/// The sidecar's accepted sockets, by the address of their peer, which is the app's own socket. No table: comparing such
+/// keys in place takes the verifier of Linux 6.1 beyond what is allowed.
 #[map]
-pub static ACCEPTED: Table<Accepted> = Table::new();
+pub static ACCEPTED: LruHashMap<Peer, Accepted> = LruHashMap::with_max_entries(1 << 15, 0);
 
 /// What a thread of the sidecar dialled last, until it is known for whom: by thread.
-#[map]
+#[unsafe(link_section = ".bss.DIALED")]
+#[unsafe(no_mangle)]
 pub static DIALED: Table<Dialed> = Table::new();
 
 /// Namespaces with a request under way, and until when (`CLOCK_MONOTONIC`, ns): there, the first bytes of the
@@ -188,8 +191,6 @@ pub struct Dialed {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Accepted {
-    /// Its peer, as others may have the same hash.
-    pub peer: Peer,
     /// The sidecar's namespace.
     pub netns: u64,
     /// What it is called in records, which for a family that goes by cookies is its key in [`FLOWS`], too; 0: not

@@ -28,33 +28,6 @@ impl Peer {
     pub const fn new(netns: u64, addr: [u8; 16], port: u16) -> Self {
         Self { netns, addr, port, zero: 0, zeros: 0 }
     }
-
-    /// A key for a table: two peers seldom have the same, and whoever chooses addresses and ports can spoil it for his own
-    /// namespace only.
-    #[inline(always)]
-    pub fn hash(&self) -> u64 {
-        let [netns, high, low, port] = self.words();
-        let mixed = (netns ^ high.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low;
-        let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ port;
-        (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93) | 1 // 0 is no key
-    }
-
-    /// Is it the same? Without branches, for the verifier.
-    #[inline(always)]
-    pub fn is(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.words(), other.words());
-        let differs =
-            (ours[0] ^ theirs[0]) | (ours[1] ^ theirs[1]) | (ours[2] ^ theirs[2]) | (ours[3] ^ theirs[3]);
-        differs == 0
-    }
-
-    #[inline(always)]
-    fn words(&self) -> [u64; 4] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.addr;
-        let high = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-        let low = u64::from_ne_bytes([i, j, k, l, m, n, o, p]);
-        [self.netns, high, low, u64::from(self.port)]
-    }
 }
 
 /// What a record is about.

@@ -27,16 +27,17 @@ pub fn peer_key(settings: &Settings, sidecar_port: u16, netns: u64, addr: [u8; 1
 /// What is known of the socket that the sidecar accepted from this peer.
 #[inline(always)]
 pub fn accepted_from(peer: &Peer) -> Option<*mut Accepted> {
-    let accepted = ACCEPTED.find(peer.hash())?;
-    // SAFETY: the value lives in the map; its peer was written before anybody could find it.
-    unsafe { (*accepted).peer.is(peer) }.then_some(accepted)
+    ACCEPTED.get_ptr_mut(peer)
 }
 
 /// A peer knocks at the sidecar's `port`, or is seen there only later. `flow`: what the accepted socket is called in records;
 /// 0: not known yet.
 #[inline(always)]
 pub fn expect(peer: Peer, netns: u64, port: u16, flow: u64, reply_left: u32) {
-    ACCEPTED.put(peer.hash(), &Accepted { peer, netns, flow, reply_left, port, zero: 0 });
+    let accepted = Accepted { netns, flow, reply_left, port, zero: 0 };
+    if ACCEPTED.insert(peer, accepted, 0).is_err() {
+        ring::lost(Loss::MapFull);
+    }
 }
 
 /// The socket that the sidecar accepted, for a hook that does not know its cookie.
@@ -76,7 +77,7 @@ pub fn forget(state: &Flow, tuple: &Tuple) {
     let peer = peer_key(settings(), tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
     // SAFETY: the value is only read, in one load.
     if accepted_from(&peer).is_some_and(|accepted| unsafe { (*accepted).flow == state.id }) {
-        ACCEPTED.take_out(peer.hash());
+        let _ = ACCEPTED.remove(peer); // It was there.
     }
 }
 

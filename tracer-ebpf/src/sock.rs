@@ -12,7 +12,7 @@ use crate::{
     cgroup_tree::Cgroup,
     context::{Sent, Tuple},
     early, link,
-    maps::{opaque_zero, settings},
+    maps::{FLOWS, opaque_zero, settings},
     message::Message,
     sidecar::is_sidecars_port,
     task::current_task,
@@ -149,7 +149,7 @@ pub fn send(sk: Sock, message: u64, size: u64) {
         early::keep(sk, message, len, state);
     } else {
         let seq = read(sk.0, offset!(write_seq));
-        capture::sent(&Message::find(sk, message, len), &Sent { flow: sk.0, seq, len });
+        capture::sent(&Message::find(sk, message, len), FLOWS.look(sk.0), &Sent { flow: sk.0, seq, len });
     }
 }
 

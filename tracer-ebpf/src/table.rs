@@ -6,10 +6,13 @@
 /// thousands of sets, within the moments that its session takes.
 pub const WAYS: usize = 4;
 
-/// How many sets a table has, as a power of two.
-pub const SETS_SHIFT: u32 = 13;
+/// How many sets a table has: a power of two.
+pub const SETS: usize = 1 << 13;
 
-/// One element of the array. The keys come first, whatever it holds, so that userspace can count entries.
+/// What the names of the sections begin with in which tables lie. Each becomes a map of one element, which holds it whole.
+pub const SECTION: &str = ".bss.";
+
+/// One element of a table. The keys come first, whatever it holds, so that userspace can count entries.
 #[repr(C)]
 pub struct Set<V> {
     /// The key of each place; 0: free.
@@ -22,14 +25,15 @@ pub struct Set<V> {
 
 /// Which set a key belongs to. <https://en.wikipedia.org/wiki/Hash_function#Fibonacci_hashing>
 #[inline(always)]
-pub const fn set_of(key: u64) -> u32 {
-    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SETS_SHIFT)) as u32
+pub const fn set_of(key: u64) -> u64 {
+    key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SETS.trailing_zeros())
 }
 
-/// How many places are taken in a set, of which these are the first bytes; 0 where they are too few.
-pub fn taken(set: &[u8]) -> usize {
-    let (keys, _) = set.as_chunks::<8>();
-    keys.iter().take(WAYS).filter(|key| **key != [0; 8]).count()
+/// How many places are taken in a table, of which these are all bytes.
+pub fn taken(table: &[u8]) -> usize {
+    let sets = table.chunks_exact(table.len() / SETS);
+    let keys = sets.flat_map(|set| set.as_chunks::<8>().0.iter().take(WAYS));
+    keys.filter(|key| **key != [0; 8]).count()
 }
 
 #[cfg(test)]
@@ -40,8 +44,8 @@ mod tests {
     fn keys_that_follow_each_other_spread_evenly() {
         // As sockets' cookies do, and addresses that are 2,432 bytes apart.
         for step in [1, 2_432] {
-            let mut counts = [0_u32; 1 << SETS_SHIFT];
-            for n in 1..=4 << SETS_SHIFT {
+            let mut counts = [0_u32; SETS];
+            for n in 1..=4 * SETS as u64 {
                 counts[set_of(0xffff_8880_0000_0000_u64.wrapping_add(n * step)) as usize] += 1;
             }
             assert!(counts.iter().max() <= Some(&7), "{:?} for step {step}", counts.iter().max());
@@ -50,9 +54,10 @@ mod tests {
 
     #[test]
     fn a_free_place_has_no_key() {
-        let mut set = [0; 48];
-        assert_eq!((taken(&set), taken(&set[..3])), (0, 0));
-        (set[9], set[31], set[40]) = (1, 1, 1); // the second place, the fourth, and no place
-        assert_eq!(taken(&set), 2);
+        let mut table = [0; SETS * 48];
+        assert_eq!(taken(&table), 0);
+        (table[9], table[31], table[40]) = (1, 1, 1); // the first set's second place, its fourth, and no place
+        table[48 * (SETS - 1)] = 1; // the last set's first
+        assert_eq!(taken(&table), 3);
     }
 }

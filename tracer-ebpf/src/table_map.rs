@@ -1,42 +1,58 @@
 //! A table as the programs use it: finds, puts and takes out, without a branch on which place it is, as the verifier would
-//! follow each. It takes no lock: two processors that put into the same one of its thousands of sets within the same few
-//! nanoseconds may spoil one entry.
+//! follow each. It is part of the object's own data, so it is reached without a helper, and is always there. It takes no
+//! lock: two processors that put into the same one of its thousands of sets within the same few nanoseconds may spoil one
+//! entry.
 
 use core::{
-    mem::size_of,
+    arch::asm,
+    cell::UnsafeCell,
+    mem::{MaybeUninit, size_of},
     ptr,
     sync::atomic::{Ordering, compiler_fence},
 };
 
-use aya_ebpf::maps::Array;
 use tracer_ebpf::{
     branchless::{is_zero, masked},
-    table::{SETS_SHIFT, Set, WAYS, set_of},
+    table::{SETS, Set, WAYS, set_of},
 };
 
-/// Entries by a key that is not 0.
-#[repr(transparent)]
-pub struct Table<V>(Array<Set<V>>);
+use crate::maps::Maybe;
+
+/// Entries by a key that is not 0. Each table has a section of its own, and so a map: [`tracer_ebpf::table::SECTION`].
+pub struct Table<V>(UnsafeCell<[Set<V>; SETS]>);
+
+// SAFETY: the programs reach into it through raw pointers only, word by word.
+unsafe impl<V> Sync for Table<V> {}
 
 impl<V: Copy> Table<V> {
+    /// `V` must be of integers, without padding.
     pub const fn new() -> Self {
-        Self(Array::with_max_entries(1 << SETS_SHIFT, 0))
+        // SAFETY: zeros are a value of sets of integers.
+        Self(unsafe { MaybeUninit::zeroed().assume_init() })
     }
 
     /// The entry of a key.
     #[inline(always)]
     pub fn find(&self, key: u64) -> Option<*mut V> {
-        let set = self.0.get_ptr_mut(set_of(key))?;
+        let set = self.set(set_of(key));
         let (place, found) = place_of(set, key);
         (found != 0).then(|| value(set, place))
     }
 
+    /// The same, or no entry, as one value: for whoever asks more than once whether it is there.
+    #[inline(always)]
+    pub fn look(&self, key: u64) -> Looked<V> {
+        let set = self.set(set_of(key));
+        let (place, found) = place_of(set, key);
+        Looked { at: value(set, place), found: Maybe::new(found != 0) }
+    }
+
     /// Puts a new entry, in place of an older one of the same key or of the set's oldest.
     #[inline(always)]
-    pub fn put(&self, key: u64, entry: &V) {
-        let Some(set) = self.0.get_ptr_mut(set_of(key)) else { return };
+    pub fn put(&self, key: u64, entry: &V) -> *mut V {
+        let set = self.set(set_of(key));
         let (place, found) = place_of(set, key);
-        // SAFETY: the set lives in the map. Its counter is a number of which any value will do.
+        // SAFETY: the set's counter is a number of which any value will do.
         let next = unsafe {
             let next = (&raw const (*set).next).read_volatile();
             (&raw mut (*set).next).write_volatile(next.wrapping_add(found ^ 1));
@@ -45,26 +61,52 @@ impl<V: Copy> Table<V> {
         // Where it was found, there; else in the next place.
         let place = masked::<{ WAYS as u64 - 1 }>(place | (next & found.wrapping_sub(1)));
         write_key(set, place, 0); // nobody finds half of it
-        // SAFETY: `value` lies in the set, and any bytes of a `V` are one.
-        unsafe { value(set, place).write(*entry) };
+        let value = value(set, place);
+        // SAFETY: it lies in the set, and any bytes of a `V` are one.
+        unsafe { value.write(*entry) };
         write_key(set, place, key);
+        value
     }
 
     /// Takes an entry out, if it is there.
     #[inline(always)]
     pub fn take_out(&self, key: u64) {
-        let Some(set) = self.0.get_ptr_mut(set_of(key)) else { return };
+        let set = self.set(set_of(key));
         let (place, found) = place_of(set, key);
         if found != 0 {
             write_key(set, place, 0);
         }
+    }
+
+    #[inline(always)]
+    fn set(&self, index: u64) -> *mut Set<V> {
+        let mut sets = self.0.get();
+        // SAFETY: one instruction on one register, which stays the same: to LLVM these are bytes of which it knows nothing.
+        unsafe { asm!("{sets} = {sets}", sets = inout(reg) sets, options(pure, nomem, nostack)) };
+        let index = masked::<{ SETS as u64 - 1 }>(index) as usize;
+        // SAFETY: within the table, as the index is below SETS.
+        unsafe { sets.cast::<Set<V>>().byte_add(index * size_of::<Set<V>>()) }
+    }
+}
+
+/// What a look-up found. To the verifier there always is an entry, so that it need not follow what comes after twice.
+#[derive(Clone, Copy)]
+pub struct Looked<V> {
+    at: *mut V,
+    found: Maybe,
+}
+
+impl<V> Looked<V> {
+    #[inline(always)]
+    pub fn get(&self) -> Option<*mut V> {
+        self.found.is().then_some(self.at)
     }
 }
 
 /// Which place has the key, and 1; or 0 twice.
 #[inline(always)]
 fn place_of<V>(set: *const Set<V>, key: u64) -> (u64, u64) {
-    // SAFETY: the set lives in the map; each key is one aligned word, which another processor writes in one store.
+    // SAFETY: each key is one aligned word, which another processor writes in one store.
     let has = |place: usize| unsafe { is_zero((&raw const (*set).keys[place]).read_volatile() ^ key) };
     let (first, second, third, fourth) = (has(0), has(1), has(2), has(3));
     (masked::<{ WAYS as u64 - 1 }>(second | third * 2 | fourth * 3), first | second | third | fourth)

@@ -14,7 +14,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 
-use tracer_ebpf::table::{SETS_SHIFT, WAYS, taken};
+use tracer_ebpf::table::{SECTION, SETS, WAYS, taken};
 
 use super::Probes;
 
@@ -37,7 +37,7 @@ impl Probes {
     pub fn map_capacities(&self) -> Vec<(String, u32)> {
         let capacity = |info: &MapInfo, sort| match sort {
             Sort::Hash => info.max_entries(),
-            Sort::Table => info.max_entries() * WAYS as u32,
+            Sort::Table => (SETS * WAYS) as u32,
         };
         self.stores().map(|(name, sort, info, _)| (name, capacity(&info, sort))).collect()
     }
@@ -55,7 +55,7 @@ impl Probes {
             let counts = maps.iter().map(|(name, sort, info, map)| {
                 let count = match sort {
                     Sort::Hash => entries(map, info.key_size(), info.max_entries()),
-                    Sort::Table => places(map, info.value_size(), info.max_entries()),
+                    Sort::Table => places(map, info.value_size()),
                 };
                 (name.clone(), count)
             });
@@ -68,15 +68,14 @@ impl Probes {
 
     /// The maps that hold entries. Other arrays are full by nature, and the ring is none.
     fn stores(&self) -> impl Iterator<Item = (String, Sort, MapInfo, &MapFd)> {
-        self.ebpf.maps().filter_map(|(name, map)| {
-            let (sort, data) = match map {
-                Map::HashMap(data) | Map::LruHashMap(data) => (Sort::Hash, data),
-                Map::Array(data) => (Sort::Table, data),
-                _ => return None,
-            };
-            let info = data.info().ok()?;
-            let is_store = sort == Sort::Hash || info.max_entries() == 1 << SETS_SHIFT;
-            is_store.then(|| (name.to_owned(), sort, info, data.fd()))
+        self.ebpf.maps().filter_map(|(name, map)| match (map, name.strip_prefix(SECTION)) {
+            (Map::HashMap(data) | Map::LruHashMap(data), _) => {
+                Some((name.to_owned(), Sort::Hash, data.info().ok()?, data.fd()))
+            }
+            (Map::Array(data), Some(table)) => {
+                Some((table.to_owned(), Sort::Table, data.info().ok()?, data.fd()))
+            }
+            _ => None,
         })
     }
 }
@@ -86,7 +85,7 @@ impl Probes {
 enum Sort {
     /// One of the kernel's own.
     Hash,
-    /// An array of [`Set`](tracer_ebpf::table::Set)s.
+    /// A [`table`](tracer_ebpf::table) of our own.
     Table,
 }
 
@@ -134,12 +133,9 @@ fn entries(map: &OwnedFd, key_size: u32, most: u32) -> u32 {
 }
 
 /// Counts the places that are taken in a table.
-fn places(map: &OwnedFd, value_size: u32, sets: u32) -> u32 {
-    let mut set = vec![0_u8; value_size as usize];
-    let taken = (0..sets).map_while(|index| {
-        read(map, LOOKUP_ELEM, Some(&index.to_ne_bytes()), &mut set).then(|| taken(&set) as u32)
-    });
-    taken.sum()
+fn places(map: &OwnedFd, size: u32) -> u32 {
+    let mut table = vec![0_u8; size as usize];
+    if read(map, LOOKUP_ELEM, Some(&[0; 4]), &mut table) { taken(&table) as u32 } else { 0 }
 }
 
 /// Has the kernel write what belongs to `key` into `to`, which must be as long as the map's values, or its keys where the
