@@ -54,6 +54,14 @@ pub struct Settings {
     /// How long a report may wait for its owner's name, in ns; 0: there is nobody who knows names.
     #[serde(default)]
     pub naming: u64,
+    /// How long an owner is remembered after it is gone, in ns.
+    #[serde(default = "minute")]
+    pub remember: u64,
+}
+
+/// What a recording without that was made with.
+fn minute() -> u64 {
+    60_000_000_000
 }
 
 /// What the core holds, and what it had to give up.
@@ -81,7 +89,12 @@ pub struct Core {
 impl Core {
     /// An empty one.
     pub fn new(settings: Settings) -> Self {
-        Self { tables: Tables::default(), naming: Naming::new(settings.naming), settings, lost: 0 }
+        Self {
+            tables: Tables::default(),
+            naming: Naming::new(settings.naming, settings.remember),
+            settings,
+            lost: 0,
+        }
     }
 
     /// What it holds.

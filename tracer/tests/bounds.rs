@@ -22,6 +22,7 @@ fn core() -> Core {
         node: None,
         probes: "cgroup".to_owned(),
         naming: 0,
+        remember: 0,
     })
 }
 

@@ -31,6 +31,7 @@ impl Pod {
             node: None,
             probes: "cgroup".to_owned(),
             naming: 0,
+            remember: 0,
         });
         Self { core, reports: Vec::new() }
     }

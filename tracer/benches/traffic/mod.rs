@@ -32,6 +32,7 @@ pub fn core(sessions: usize) -> Core {
         node: Some("node-1".to_owned()),
         probes: "cgroup".to_owned(),
         naming: 0,
+        remember: 0,
     })
 }
 

@@ -1,5 +1,7 @@
 //! Pods, as the command line has them: where the runtime is, and which pods are traced.
 
+use std::time::Duration;
+
 use super::scope::cgroup2_root;
 use crate::{
     explain,
@@ -16,6 +18,9 @@ pub(super) struct Args {
     /// [default: found]
     #[arg(long, value_name = "SOCKET", env = "CONTAINER_RUNTIME_ENDPOINT")]
     runtime_endpoint: Option<Endpoint>,
+    /// How long a pod is known by name after it is gone, and its series in the metrics are kept
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = super::duration)]
+    pub(super) remember_pods: Duration,
 }
 
 impl Args {

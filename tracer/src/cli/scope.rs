@@ -115,6 +115,7 @@ impl Args {
             node: self.node.clone(),
             probes: family.name().to_owned(),
             naming: if endpoint.is_some() { nanoseconds(NAMING) } else { 0 },
+            remember: nanoseconds(self.pods.remember_pods),
         };
         let root = cgroup2_root()?;
         if endpoint.is_none() {

@@ -11,7 +11,6 @@ use crate::{
 /// How many reports may wait at once; the oldest goes without a name then.
 const WAITING: usize = 1_024;
 
-#[derive(Default)]
 pub(super) struct Naming {
     /// How long a report waits, in ns; 0: nobody would answer.
     patience: u64,
@@ -21,8 +20,8 @@ pub(super) struct Naming {
 }
 
 impl Naming {
-    pub(super) fn new(patience: u64) -> Self {
-        Self { patience, ..Self::default() }
+    pub(super) fn new(patience: u64, remember: u64) -> Self {
+        Self { patience, names: Names::new(remember), waiting: VecDeque::new() }
     }
 
     /// Something will be reported of this owner soon.

@@ -15,8 +15,8 @@ seven `process_*` metrics that every exporter has.
 
 A label whose values come from the wire or the cluster is bounded, and so is each metric as a whole: what has no room is
 counted under `~other`, and `egress_tracer_folded_sessions_total` counts how often. A series in which nothing was counted for
-an hour is dropped, which gives its room back, and so are the series of a deleted pod where pods are a label
-(`egress_tracer_expired_series_total`). The host asked for and the pod are no labels unless asked for with
+an hour is dropped, which gives its room back, and so are, a minute later (`--remember-pods`), the series of a deleted pod
+where pods are a label (`egress_tracer_expired_series_total`). The host asked for and the pod are no labels unless asked for with
 `--metrics-label authority` and `--metrics-label pod`; the worst case stays the same with them, only more is folded.
 
 ";

@@ -1,4 +1,4 @@
-//! The table of owners: who each known key belongs to, for a minute longer than it is there, because reports come late.
+//! The table of owners: who each known key belongs to, for a while longer than it is there, because reports come late.
 //! It is fed facts and time, and asks for what it does not know once.
 
 use std::{
@@ -8,14 +8,16 @@ use std::{
 
 use super::{Fact, Key, Owner, Pod};
 
-/// How long an owner is remembered after it is gone; and how long it is before one that is no container is asked for again.
+/// How long it is before an owner that is no container is asked for again.
 const MINUTE: u64 = 60_000_000_000;
 /// How many keys may be asked for at a time. A node with more unknown processes than that has another problem.
 const ASKED: usize = 4_096;
 
 /// Owners by key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Names {
+    /// How long an owner is remembered after it is gone, in ns.
+    remember: u64,
     known: HashMap<Key, Known>,
     /// Asked for, not answered yet, and when.
     asked: HashMap<Key, u64>,
@@ -32,6 +34,11 @@ struct Known {
 }
 
 impl Names {
+    /// Knows nobody yet, and remembers an owner for so long after it is gone, in ns.
+    pub fn new(remember: u64) -> Self {
+        Self { remember, known: HashMap::new(), asked: HashMap::new(), wanted: Vec::new(), gone: Vec::new() }
+    }
+
     /// Whom this key belongs to, where that is known; else it will be asked for.
     pub fn owner(&mut self, key: Key, time: u64) -> Option<&Owner> {
         if !self.known.contains_key(&key) && !self.asked.contains_key(&key) && self.asked.len() < ASKED {
@@ -63,7 +70,7 @@ impl Names {
             }
             Fact::Gone(key) => {
                 if let Some(known) = self.known.get_mut(&key) {
-                    known.until.get_or_insert(time.saturating_add(MINUTE));
+                    known.until.get_or_insert(time.saturating_add(self.remember));
                 }
                 None
             }
@@ -124,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_asked_for_once() {
-        let mut names = Names::default();
+        let mut names = Names::new(MINUTE);
         let key = Key::Cgroup(7);
         assert_eq!(names.owner(key, 0), None);
         assert_eq!(names.owner(key, 1), None);
@@ -144,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_pod_is_remembered_for_a_minute_and_then_named_as_gone() {
-        let mut names = Names::default();
+        let mut names = Names::new(MINUTE);
         let cart = pod("cart-1", "1");
         for id in [7, 8] {
             names.learn(Fact::Owner(Key::Cgroup(id), app(&cart)), 0);
@@ -163,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_successor_of_the_same_name_is_not_gone() {
-        let mut names = Names::default();
+        let mut names = Names::new(MINUTE);
         let (old, new) = (pod("db-0", "1"), pod("db-0", "2"));
         names.learn(Fact::Owner(Key::Cgroup(7), app(&old)), 0);
         names.learn(Fact::Gone(Key::Cgroup(7)), 0);
@@ -174,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_unknown_keys_is_bounded() {
-        let mut names = Names::default();
+        let mut names = Names::new(MINUTE);
         for id in 2..100_000 {
             names.owner(Key::Cgroup(id), 0);
         }

@@ -71,6 +71,7 @@ fn play(sessions: &[Session], picks: &[usize], links: bool) -> BTreeMap<(u64, So
         node: None,
         probes: "cgroup".to_owned(),
         naming: 0,
+        remember: 0,
     });
     let mut next: Vec<usize> = vec![0; sessions.len()];
     let mut sockets = vec![Sockets { is_known: links, ..Sockets::default() }; sessions.len()];

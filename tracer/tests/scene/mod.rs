@@ -230,6 +230,7 @@ fn core(naming: u64) -> Core {
         node: Some("node-1".to_owned()),
         probes: "cgroup".to_owned(),
         naming,
+        remember: 60_000_000_000,
     })
 }
 
