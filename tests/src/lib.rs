@@ -75,6 +75,11 @@ pub fn cached_schemas() -> PathBuf {
     envoy::cache().join("kubernetes-schemas/1.37.0.whl")
 }
 
+/// Where `cargo xtask setup` puts a containerd that tells of changes, with its shim beside it.
+pub fn cached_containerd() -> PathBuf {
+    envoy::cache().join("containerd/trixie/root/usr/bin/containerd")
+}
+
 /// The folder of one of the twelve cases.
 pub fn case(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/cases")).join(name)

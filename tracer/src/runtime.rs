@@ -29,7 +29,9 @@ use node::Node;
 /// How long a list may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After a runtime that did not answer: at first, and at most.
-const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(15)];
+const RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(15)];
+/// It may only be restarting: for so short a pause, who asks waits for what it says then. A report waits for a second.
+const RESTART: Duration = Duration::from_secs(1);
 /// The time between two looks for the sake of single owners: a flood of strangers must not become one of lists.
 const BREATH: Duration = Duration::from_millis(200);
 /// Events come in crowds: a pod that starts makes some ten.
@@ -67,8 +69,14 @@ impl Runtime {
     pub fn spawn(endpoint: Endpoint, cgroups: PathBuf, choice: PodChoice) -> Self {
         let (wanted, questions) = channel(QUEUE);
         let (to, news) = channel(QUEUE);
-        let desk =
-            Desk { node: Node::new(choice), tree: Tree::new(cgroups), questions, to, looked: Instant::now() };
+        let desk = Desk {
+            node: Node::new(choice),
+            tree: Tree::new(cgroups),
+            questions,
+            to,
+            looked: Instant::now(),
+            open: BTreeSet::new(),
+        };
         tokio::task::spawn_local(desk.run(endpoint));
         Self { wanted, news }
     }
@@ -102,6 +110,8 @@ struct Desk {
     to: Sender<News>,
     /// When everything was last listed.
     looked: Instant,
+    /// What was asked while the runtime was gone, and will be answered when it was tried again.
+    open: BTreeSet<Key>,
 }
 
 impl Desk {
@@ -128,15 +138,26 @@ impl Desk {
     /// Answers as well as can be without a runtime, for some time.
     async fn do_without(&mut self, pause: Duration) -> Result<(), Gone> {
         let end = Instant::now() + pause;
+        self.close().await?;
         loop {
             tokio::select! {
                 () = sleep_until(end) => return Ok(()),
                 key = self.questions.recv() => {
                     let keys = self.questions_with(key.ok_or(Gone)?);
-                    self.answer(&keys, true).await?;
+                    if pause > RESTART {
+                        self.answer(&keys, true).await?;
+                    } else if !self.answer(&keys, false).await? {
+                        self.open.extend(keys);
+                    }
                 }
             }
         }
+    }
+
+    /// The runtime was tried again: what is still not known, is not known.
+    async fn close(&mut self) -> Result<(), Gone> {
+        let open = std::mem::take(&mut self.open);
+        if open.is_empty() { Ok(()) } else { self.answer(&open, true).await.map(drop) }
     }
 
     /// Asks the runtime for as long as it answers.
@@ -149,12 +170,18 @@ impl Desk {
 
     async fn listen(&mut self, endpoint: &Endpoint) -> Result<Infallible, Trouble> {
         let mut client = within(Client::connect(endpoint)).await?;
-        let mut events = client.events();
+        let mut events = client.events(false);
         self.look(&mut client).await?;
+        self.close().await?;
         loop {
             let next_look = self.looked + if events.is_open() { LOOK[0] } else { LOOK[1] };
             tokio::select! {
-                () = sleep_until(next_look) => self.look(&mut client).await?,
+                () = sleep_until(next_look) => {
+                    if events.broke_off() {
+                        events = client.events(true);
+                    }
+                    self.look(&mut client).await?;
+                }
                 event = events.next(), if events.is_open() => match event {
                     Some(()) => {
                         sleep(CROWD).await;

@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod check;
+mod containerd_package;
 mod debian;
 mod demo;
 mod ebpf;
@@ -19,6 +20,7 @@ mod sbom;
 mod schemas;
 mod scene;
 mod setup;
+mod suite;
 mod test;
 #[path = "../../tracer/build/toolchain.rs"]
 mod toolchain;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
-use crate::{ebpf, envoy_wheel, schemas};
+use crate::{containerd_package, ebpf, envoy_wheel, schemas};
 
 /// What something is needed for. Each purpose needs what the ones before it need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -175,6 +175,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Test,
         probe: Probe::Programs(&["containerd", "ctr", "runc"]),
         install: Install::Packages(&["containerd", "runc"]),
+    },
+    Requirement {
+        name: "newer containerd",
+        why: "one that tells of changes; the machine's is asked",
+        purpose: Purpose::Test,
+        probe: Probe::Ask(containerd_package::is_there),
+        install: Install::Work(containerd_package::install),
     },
     Requirement {
         name: "CNI plugins",

@@ -16,6 +16,9 @@ pub const PAUSE: &str = "lab.local/pause:1";
 /// An image with nothing in it but places for the machine's own directories.
 pub const HOST: &str = "lab.local/host:1";
 
+/// Where the system's own programs are.
+pub const SYSTEM: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A process that holds the mounts. The node's view of cgroups is that of a modern node: v2 alone, whatever this machine
@@ -49,8 +52,18 @@ with open(sys.argv[1], "r+") as file:
 exec runc "$@"
 "#;
 
+/// Which one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The machine's own, 1.6 on bookworm: it has to be asked what runs.
+    Installed,
+    /// 1.7, which tells of changes (`GetContainerEvents`).
+    TellsOfChanges,
+}
+
 #[derive(Debug)]
 pub struct Containerd {
+    release: Release,
     dir: PathBuf,
     mounts: Process,
     process: Option<Process>,
@@ -58,7 +71,7 @@ pub struct Containerd {
 
 impl Containerd {
     /// Starts it in the outside, where the proxies are: its bridge leads there.
-    pub fn start(lab: &Lab) -> Result<Self> {
+    pub fn start(lab: &Lab, release: Release) -> Result<Self> {
         let dir = lab.make_dir("node")?;
         for sub in ["run", "run/lock", "run/netns", "root", "net.d", "ipam", "logs"] {
             fs::create_dir_all(dir.join(sub))?;
@@ -106,8 +119,8 @@ BinaryName = "{shown}/runc"
         command.args(["--mount", "--propagation", "private", "sh", "-c", MOUNTS, "sh"]).arg(&dir);
         let mounts = Process::spawn(command, &[])?;
         mounts.wait_line("mounts", mounts.stdout(), PATIENCE, |line| (line == "mounted").then_some(()))?;
-        let process = launch(lab, &dir, &mounts)?;
-        Ok(Self { dir, mounts, process: Some(process) })
+        let process = launch(lab, release, &dir, &mounts)?;
+        Ok(Self { release, dir, mounts, process: Some(process) })
     }
 
     /// Its socket, as it is seen from here.
@@ -127,7 +140,7 @@ BinaryName = "{shown}/runc"
             process.finish(PATIENCE)?;
         }
         fs::remove_file(self.socket())?;
-        self.process = Some(launch(lab, &self.dir, &self.mounts)?);
+        self.process = Some(launch(lab, self.release, &self.dir, &self.mounts)?);
         Ok(())
     }
 
@@ -199,10 +212,17 @@ fn image(root: &Path, name: &str, command: &[&str]) -> Result<PathBuf> {
     Ok(archive)
 }
 
-fn launch(lab: &Lab, dir: &Path, mounts: &Process) -> Result<Process> {
+fn launch(lab: &Lab, release: Release, dir: &Path, mounts: &Process) -> Result<Process> {
     let mut command = lab.outside().command("nsenter")?;
-    command.arg(format!("--mount=/proc/{}/ns/mnt", mounts.pid())).arg("containerd");
-    command.arg("--config").arg(dir.join("containerd.toml"));
+    command.arg(format!("--mount=/proc/{}/ns/mnt", mounts.pid())).arg("env");
+    if release == Release::TellsOfChanges {
+        let program = lab::cached_containerd();
+        ensure!(program.exists(), "no {}: `cargo xtask setup` fetches it", program.display());
+        let beside = program.parent().context("a file in a directory")?;
+        // Its shim, too, is the first of its name.
+        command.arg(format!("PATH={}:{SYSTEM}", beside.display()));
+    }
+    command.args(["containerd", "--config"]).arg(dir.join("containerd.toml"));
     let process = Process::spawn(command, &[])?;
     process.wait_line("containerd that serves", process.stderr(), PATIENCE, |line| {
         line.contains("containerd successfully booted").then_some(())

@@ -3,12 +3,14 @@
 
 mod containerd;
 mod cri;
+mod events;
 mod manifest;
 mod stage;
 
 use std::fs;
 use std::time::Instant;
 
+use containerd::Release;
 use cri::PodSpec;
 use k8s_cri::v1::{NamespaceMode, NamespaceOption};
 use lab::{ATTACH_TYPES, Process, attached, case, demo_sidecar};
@@ -48,13 +50,22 @@ fn is_from(pod: &str) -> impl Fn(&Value) -> bool {
 }
 
 #[test]
-fn the_agent_names_pods_on_a_real_runtime() {
+fn the_agent_names_pods_on_a_runtime_that_is_asked() {
+    names_pods(Release::Installed);
+}
+
+#[test]
+fn the_agent_names_pods_on_a_runtime_that_tells_of_changes() {
+    names_pods(Release::TellsOfChanges);
+}
+
+fn names_pods(release: Release) {
     let start = Instant::now();
-    let mut stage = Stage::build().expect("a node");
+    let mut stage = Stage::build(release).expect("a node");
     println!("containerd, squid, a target: {:?}", start.elapsed());
     let cart = stage.meshed(&shop(), &demo_sidecar(), &[]).expect("a pod");
     let ledger = stage.meshed(&bank(), &case("c08_registry_only_no_listener"), &[]).expect("a pod");
-    let agent = stage.agent("egress-tracer-1", &[]).expect("an agent");
+    let agent = stage.agent("egress-tracer-1", &["--remember-pods", "3s"]).expect("an agent");
     // This one is younger than the agent.
     let front = stage.meshed(&web(), &case("c02_no_listener_allow_any"), &[]).expect("a pod");
     println!("three pods with their sidecars, and the agent: {:?}", start.elapsed());
@@ -132,6 +143,7 @@ fn the_agent_names_pods_on_a_real_runtime() {
     let verdict = reports[0]["verdict"].as_str().unwrap_or_default();
     assert!(["unanswered", "unreachable"].contains(&verdict), "{reports:?}");
     println!("named after its end: {:?}", start.elapsed());
+    forgets_its_series(&mut stage, &agent);
 
     // The agent is killed under load, while a connection is open on which nothing was asked yet.
     let load = PodSpec { name: "load", labels: vec![("app", "load")], ..web() };
@@ -220,6 +232,23 @@ fn only_asks(stage: &mut Stage, agent: &stage::Agent) {
     let others = |report: &Value| report["source"]["namespace"] != "elsewhere";
     assert!(stage.reports(agent, 0, others).expect("reports").is_empty());
     stage.cri.remove_pod(&pod).expect("deleted");
+}
+
+/// A deleted pod's series go once it is not remembered any more; those of others stay.
+fn forgets_its_series(stage: &mut Stage, agent: &stage::Agent) {
+    let of = |metrics: &str, pod: &str| {
+        let sessions = |line: &&str| line.starts_with("egress_tracer_connect_sessions_total{");
+        metrics.lines().filter(sessions).any(|line| line.contains(&format!("pod=\"{pod}\"")))
+    };
+    let before = stage.metrics(agent).expect("metrics");
+    assert!(of(&before, "late-0") && of(&before, "ledger-0"), "{before}");
+    let without = |stage: &mut Stage| {
+        // Whoever asks so often is turned away at times.
+        let metrics = stage.metrics(agent).unwrap_or_default();
+        Ok((metrics.contains("sessions_total") && !of(&metrics, "late-0")).then_some(metrics))
+    };
+    let after = stage.wait_for("metrics without the pod that is gone", without).expect("its series go");
+    assert!(of(&after, "ledger-0") && after.contains("egress_tracer_expired_series_total 1\n"), "{after}");
 }
 
 /// `explain --pod` finds the pod's sidecar through the runtime.

@@ -14,7 +14,7 @@ use k8s_cri::v1::{
 use lab::{Behaviour, Envoy, Lab, Netns, PROXY, Policy, ScriptedProxy, Squid, TARGET, Target};
 use serde_json::Value;
 
-use crate::containerd::{Containerd, HOST};
+use crate::containerd::{Containerd, HOST, Release, SYSTEM};
 use crate::cri::{Cri, Pod, PodSpec};
 use crate::manifest::DaemonSet;
 
@@ -49,14 +49,14 @@ pub struct Agent {
 }
 
 impl Stage {
-    pub fn build() -> Result<Self> {
+    pub fn build(release: Release) -> Result<Self> {
         let lab = Lab::new()?;
         let proxy = SocketAddr::new(PROXY, 3128);
         let hosts = vec![(NAME.to_owned(), TARGET.to_string())];
         let squid = Squid::start(&lab, proxy, &Policy { hosts, denied: Vec::new(), credentials: None })?;
         let target = Target::start(&lab, SocketAddr::new(TARGET, 443), NAME)?;
         let silent = ScriptedProxy::start(&lab, SILENT.parse()?, Behaviour::Hang)?;
-        let containerd = Containerd::start(&lab)?;
+        let containerd = Containerd::start(&lab, release)?;
         let image = image()?;
         containerd.import(&lab, &[&image])?;
         let agent_image = format!("ghcr.io/egress-tracer/egress-tracer:{}", env!("CARGO_PKG_VERSION"));
@@ -108,10 +108,9 @@ impl Stage {
         let lab = self.lab.dir().join("shared").display().to_string();
         fs::create_dir_all(&lab).expect("a directory");
         fs::set_permissions(&lab, Permissions::from_mode(0o777)).expect("its mode");
-        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
         ContainerConfig {
             command,
-            envs: vec![KeyValue { key: "PATH".to_owned(), value: path }],
+            envs: vec![KeyValue { key: "PATH".to_owned(), value: SYSTEM.to_owned() }],
             mounts: vec![mount("/usr", "/usr"), mount("/etc", "/etc"), mount(&lab, "/shared")],
             linux: Some(LinuxContainerConfig {
                 security_context: Some(LinuxContainerSecurityContext {
@@ -201,14 +200,15 @@ impl Stage {
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Vec<Value>> {
         let container = agent.container.clone();
+        let mut said = String::new();
         self.wait_for("reports", |stage| {
             let command = ["/egress-tracer", "observe", "-o", "json", "--last", "1000"];
-            let said = stage.cri.exec_well(&container, &command, PATIENCE)?;
+            said = stage.cri.exec_well(&container, &command, PATIENCE)?;
             let all: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
             let found: Vec<Value> = all.into_iter().filter(|report| wanted(report)).collect();
             Ok((found.len() >= count).then_some(found))
         })
-        .with_context(|| format!("the agent said {:?}", self.cri.log(agent.name, "agent")))
+        .with_context(|| format!("it reported {said}; its log: {:?}", self.cri.log(agent.name, "agent")))
     }
 
     /// Asks until there is an answer: for what can only be asked from outside.

@@ -12,6 +12,7 @@ use k8s_cri::v1::{
 use tokio::{
     net::UnixStream,
     sync::mpsc::{Receiver, channel},
+    task::JoinHandle,
 };
 use tonic::{
     Code,
@@ -89,53 +90,92 @@ impl Client {
         Ok(list)
     }
 
-    /// Listens to what changes, from now on.
-    pub(super) fn events(&self) -> Events {
+    /// Listens to what changes, from now on. `is_another_try`: that it did not work was said before.
+    pub(super) fn events(&self, is_another_try: bool) -> Events {
         let mut client = self.0.clone();
         let (to, from) = channel(1);
-        tokio::task::spawn_local(async move {
+        let task = async move {
             // Some runtimes answer only when there is something to tell: no deadline.
-            let stream = match client.get_container_events(GetEventsRequest {}).await {
-                Ok(response) => Some(response.into_inner()),
-                Err(status) if status.code() == Code::Unimplemented => None,
-                Err(status) => {
-                    log::debug!("the container runtime tells no events: {}", said(status));
-                    None
-                }
-            };
-            let Some(mut stream) = stream else { return };
+            let answer = client.get_container_events(GetEventsRequest {}).await;
+            let mut stream = answer.map_err(Silence::of)?.into_inner();
+            let mut is_first = true;
             loop {
                 tokio::select! {
-                    () = to.closed() => return,
-                    event = stream.message() => match event {
+                    () = to.closed() => return Ok(()),
+                    event = stream.message() => {
+                        let Some(_) = event.map_err(Silence::of)? else { return Err(Silence::Broke(None)) };
+                        if std::mem::take(&mut is_first) {
+                            log::info!("the container runtime tells of changes");
+                        }
                         // A full queue says as much as this event would: look again.
-                        Ok(Some(_)) => drop(to.try_send(())),
-                        Ok(None) => return,
-                        Err(status) => return log::info!("the container runtime's events broke off: {}", said(status)),
-                    },
+                        let _ = to.try_send(());
+                    }
                 }
             }
-        });
-        Events { from, open: true }
+        };
+        Events { from, task: Some(tokio::task::spawn_local(task)), silence: None, is_another_try }
+    }
+}
+
+/// Why there are no events.
+#[derive(Debug)]
+enum Silence {
+    /// The runtime knows of no such thing.
+    None,
+    /// They ended; with what the runtime said.
+    Broke(Option<anyhow::Error>),
+}
+
+impl Silence {
+    fn of(status: tonic::Status) -> Self {
+        if status.code() == Code::Unimplemented { Self::None } else { Self::Broke(Some(said(status))) }
     }
 }
 
 /// That something changed.
 pub(super) struct Events {
     from: Receiver<()>,
-    open: bool,
+    task: Option<JoinHandle<Result<(), Silence>>>,
+    silence: Option<Silence>,
+    is_another_try: bool,
 }
 
 impl Events {
     pub(super) fn is_open(&self) -> bool {
-        self.open
+        self.task.is_some()
     }
 
-    /// The next one; `None` once: they have broken off.
+    /// There were some, or may be some again.
+    pub(super) fn broke_off(&self) -> bool {
+        matches!(self.silence, Some(Silence::Broke(_)))
+    }
+
+    /// The next one; `None` once: there are none any more.
     pub(super) async fn next(&mut self) -> Option<()> {
-        let event = self.from.recv().await;
-        self.open = event.is_some();
-        event
+        if let Some(event) = self.from.recv().await {
+            return Some(event);
+        }
+        // Whoever waits for this may turn to something else meanwhile: nothing is taken before it is there.
+        let ended = self.task.as_mut()?.await.unwrap_or(Ok(()));
+        self.task = None;
+        let silence = ended.err().unwrap_or(Silence::Broke(None));
+        let level = if self.is_another_try { log::Level::Debug } else { log::Level::Info };
+        match &silence {
+            Silence::None => {
+                log::log!(level, "the container runtime tells of no changes: it is asked every few seconds");
+            }
+            Silence::Broke(None) => {
+                log::log!(level, "the container runtime's events ended: everything is listed again");
+            }
+            Silence::Broke(Some(error)) => {
+                log::log!(
+                    level,
+                    "the container runtime's events broke off: everything is listed again: {error}"
+                );
+            }
+        }
+        self.silence = Some(silence);
+        None
     }
 
     /// Forgets those that have come.
