@@ -334,6 +334,22 @@ mod tests {
     }
 
     #[test]
+    fn a_workload_of_63_odd_characters_stays_one_label() {
+        let mut report = reports().remove(0);
+        let odd: String = "\"\\\n{}=,é".chars().cycle().take(63).collect();
+        report.source.workload = Some(odd.clone());
+        let metrics = Metrics::empty(&[]).unwrap();
+        metrics.count(&report);
+        let escaped = odd.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        for format in [Format::Text, Format::OpenMetrics] {
+            let text = metrics.exposition(format).unwrap();
+            let series: Vec<_> = lines(&text, "connect_sessions_total").collect();
+            assert_eq!(series.len(), 1, "{series:?}");
+            assert!(series[0].contains(&format!("source_workload=\"{escaped}\"")), "{series:?}");
+        }
+    }
+
+    #[test]
     fn idle_series_go_and_are_counted() {
         let metrics = Metrics::empty(&[]).unwrap();
         let start = Instant::now();

@@ -4,10 +4,11 @@ mod scene;
 
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use scene::{APP_CGROUP, Scene};
 use tracer::{
     pod::{Container, Fact, Key, Owner, Pod},
-    report::Kind,
+    report::{Colors, Compact, Kind},
     selector::Labels,
 };
 
@@ -41,6 +42,22 @@ fn a_known_pod_is_named_at_once() {
     assert_eq!(source.workload.as_deref(), Some("cart"));
     assert_eq!((source.kind, source.injected), (Some(Kind::Pod), Some(true)));
     assert_eq!(source.owner.as_ref().map(|pod| pod.labels["app"].len()), Some(63));
+}
+
+/// The API server lets fewer characters through; what a runtime says is anybody's.
+#[test]
+fn a_label_of_63_odd_characters_is_only_text() {
+    let odd: String = "\"\\\n{}=,~\u{1b}[2J\u{202e}é/'`$".chars().cycle().take(63).collect();
+    let labels = Labels::from([("service.istio.io/canonical-name".to_owned(), odd.clone())]);
+    let workload = tracer::pod::workload("cart-7d9", &labels);
+    assert_eq!(workload, odd);
+    let pod = Pod { name: odd.clone(), workload, labels, ..cart() };
+    let report =
+        Scene::outbound().with_names().learns(owner(pod)).asks().answers(NOT_FOUND).reports().remove(0);
+    let value: serde_json::Value = serde_json::from_str(&report.to_json()).expect("one object");
+    assert_eq!((&value["source"]["workload"], &value["source"]["pod"]), (&odd.clone().into(), &odd.into()));
+    let line = Compact::new(Colors::Off, TimeZone::UTC, false).show(&report);
+    assert!(!line.trim_end().chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");
 }
 
 #[test]
