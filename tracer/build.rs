@@ -42,13 +42,20 @@ fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
     let endian = if env::var("CARGO_CFG_TARGET_ENDIAN").is_ok_and(|e| e == "big") { "eb" } else { "el" };
     let target = format!("bpf{endian}-unknown-none");
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
-    let rustflags = [
+    let mut rustflags = vec![
         format!("-Clinker={}", linker.path.display()),
         "-Cdebuginfo=2".to_owned(), // what BTF is made from
         "-Clink-arg=--btf".to_owned(),
         format!("--cfg=bpf_target_arch=\"{arch}\""), // which registers aya-ebpf's contexts have
-    ]
-    .join("\x1f");
+    ];
+    // BTF names source files. Where they were compiled is nobody's business, and would make two builds differ.
+    let workspace = fs::canonicalize("..").map_err(|e| format!("cannot find the workspace: {e}"))?;
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    for (path, name) in [(Some(workspace), "."), (home, "cargo")] {
+        rustflags.extend(path.map(|path| format!("--remap-path-prefix={}={name}", path.display())));
+    }
+    let rustflags = rustflags.join("\x1f");
 
     // A rustup toolchain has the cargo that knows its library's layout; a system's cargo may be ages behind its rustc.
     let own =

@@ -83,18 +83,35 @@ fn compile(bar: &indicatif::ProgressBar, target: &str, linked: &str) -> Result<P
     let mut command = cargo::here();
     command.args(["build", "--package", "tracer", "--bin", "egress-tracer", "--release", "--target", target]);
     // Where something was compiled is nobody's business, and would make two builds differ.
-    let workspace = fs::canonicalize(cargo::workspace())?;
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
-    let mut flags = vec![format!("--remap-path-prefix={}=.", workspace.display())];
-    flags.extend(home.map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
+    let places = places()?;
+    let remapped = places.iter().map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
+    let mut flags: Vec<String> = remapped.collect();
     if linked == "glibc" {
         flags.push("-Ctarget-feature=+crt-static".to_owned());
     }
     command.arg("--config").arg(format!("target.{target}.rustflags={}", serde_json::to_string(&flags)?));
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS"); // these would take the place of ours
     let said = cargo::build(bar, &mut command)?;
-    cargo::executable(&said, "egress-tracer")
+    let binary = cargo::executable(&said, "egress-tracer")?;
+    let bytes = fs::read(&binary)?;
+    for (path, _) in &places {
+        let path = path.as_os_str().as_encoded_bytes();
+        ensure!(
+            !bytes.windows(path.len()).any(|window| window == path),
+            "{} names {}, so it would differ from one built elsewhere",
+            binary.display(),
+            String::from_utf8_lossy(path)
+        );
+    }
+    Ok(binary)
+}
+
+/// Where sources are on this machine, and what the binary calls these places.
+fn places() -> Result<Vec<(PathBuf, &'static str)>> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let workspace = fs::canonicalize(cargo::workspace())?;
+    Ok([(workspace, ".")].into_iter().chain(home.map(|home| (home, "cargo"))).collect())
 }
 
 /// Makes an archive, and gives back the manifest's digest.
