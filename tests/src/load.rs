@@ -35,14 +35,14 @@ pub enum Load {
     Connections(Tunnel),
     /// Connections that ask nothing of a proxy, one after the other: a request to a server, its answer, the end.
     Short(Tunnel),
-    /// CONNECTs at a steady pace, and beside them ten times as many requests of other sorts.
+    /// CONNECTs at a steady pace, and beside them ten times as many requests of other sorts, or none.
     Paced {
         /// The proxies, in turn.
         proxies: Vec<SocketAddr>,
         /// What they are asked for.
         authority: String,
         /// An echo, for the other requests: nine on a connection that stays, one on a connection of its own.
-        other: SocketAddr,
+        other: Option<SocketAddr>,
         /// CONNECTs a second.
         rate: u32,
         /// CONNECTs in all.

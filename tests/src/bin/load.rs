@@ -125,16 +125,16 @@ fn again_and_again(tunnel: &Tunnel, work: impl Fn(&Tunnel) -> io::Result<()>) ->
 fn paced(
     proxies: &[SocketAddr],
     authority: &str,
-    other: SocketAddr,
+    other: Option<SocketAddr>,
     rate: u32,
     count: u32,
 ) -> io::Result<Done> {
     let (next, made, failed) = (AtomicU32::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let server = Tunnel { to: other, authority: None, seconds: 0.0 };
+    let server = other.map(|to| Tunnel { to, authority: None, seconds: 0.0 });
     warm();
     let start = Instant::now();
     let work = || -> io::Result<()> {
-        let mut staying = open(&server)?;
+        let mut staying = server.as_ref().map(open).transpose()?;
         loop {
             let nth = next.fetch_add(1, Ordering::Relaxed);
             if nth >= count {
@@ -147,10 +147,12 @@ fn paced(
                 Ok(_) => made.fetch_add(1, Ordering::Relaxed),
                 Err(_) => failed.fetch_add(1, Ordering::Relaxed),
             };
-            for _ in 0..9 {
-                echo(&mut staying)?;
+            if let (Some(staying), Some(server)) = (&mut staying, &server) {
+                for _ in 0..9 {
+                    echo(staying)?;
+                }
+                echo(&mut open(server)?)?;
             }
-            echo(&mut open(&server)?)?;
         }
     };
     let results: Vec<io::Result<()>> = thread::scope(|scope| {

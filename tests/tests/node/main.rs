@@ -3,6 +3,7 @@
 
 mod containerd;
 mod cri;
+mod density;
 mod events;
 mod manifest;
 mod stage;

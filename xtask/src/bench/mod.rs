@@ -10,6 +10,7 @@ mod feel;
 mod figures;
 mod guests;
 mod kernel;
+mod node;
 mod observer;
 mod page;
 mod stage;
@@ -24,6 +25,7 @@ use clap::ValueEnum;
 use lab::load::Generator;
 
 use crate::cargo;
+use crate::image;
 use crate::interrupt;
 use crate::progress;
 use crate::requirement::Purpose;
@@ -46,6 +48,8 @@ pub(crate) enum Part {
     Feel,
     /// The fentry and kprobe families, and bpftrace and libbpf-tools, in a guest
     Guests,
+    /// The agent on a node with 250 pods
+    Node,
 }
 
 /// Measures these parts, or all. Only a whole run that is not quick writes docs/performance.md.
@@ -56,7 +60,7 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
     let wanted = |part| parts.is_empty() || parts.contains(&part);
     let mut figures = Figures::default();
     // Those that need no pod on this machine.
-    let alone = [Part::Core, Part::Guests];
+    let alone = [Part::Core, Part::Guests, Part::Node];
     if parts.is_empty() || parts.iter().any(|part| !alone.contains(part)) {
         let tracer = cargo::build_tracer(true)?;
         let generator = Generator(cargo::build_load()?);
@@ -85,6 +89,10 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
     }
     if wanted(Part::Guests) {
         guests::measure(quick, &mut figures)?;
+    }
+    if wanted(Part::Node) {
+        let (image, load) = (image::build()?, cargo::build_load()?);
+        node::measure(&image.archive, &load, quick, &mut figures)?;
     }
     if wanted(Part::Core) {
         core::measure(quick, &mut figures)?;

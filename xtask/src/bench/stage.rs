@@ -75,7 +75,7 @@ impl Stage {
     /// CONNECTs of which Envoy answers every other itself, with ten times as many other requests beside them.
     pub(crate) fn paced(rate: u32, count: u32) -> Load {
         let authority = format!("{NAME}:{}", ECHO.port());
-        Load::Paced { proxies: vec![HANDLED, PASSED], authority, other: ECHO, rate, count }
+        Load::Paced { proxies: vec![HANDLED, PASSED], authority, other: Some(ECHO), rate, count }
     }
 }
 

@@ -1,0 +1,163 @@
+//! A full node, for the benchmark: what the agent from the image costs there at rest, with as many real pods as a kubelet
+//! allows by default and more, and while some of them ask a thousand times a second. It measures and prints a line of JSON;
+//! `cargo xtask bench node` judges.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::thread::park_timeout;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_cri::v1::{NamespaceMode, NamespaceOption};
+use lab::load::{Done, Load};
+use lab::{Cgroup, demo_sidecar};
+use serde_json::json;
+
+use crate::containerd::{HOST, Release};
+use crate::cri::PodSpec;
+use crate::stage::{Agent, Stage};
+
+/// Of these pods, [`ASKING`] have a sidecar each, and an app that asks.
+const PODS: usize = 250;
+const ASKING: usize = 8;
+const RATE: u32 = 1_000;
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A number that the benchmark may set.
+fn asked_for(name: &str, otherwise: u32) -> u32 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+#[test]
+#[ignore = "a benchmark of minutes: `cargo xtask bench node`"]
+fn a_full_node() {
+    let (rest, seconds) = (asked_for("EGRESS_TRACER_REST", 10), asked_for("EGRESS_TRACER_SECONDS", 20));
+    let rest = Duration::from_secs(rest.into());
+    let mut stage = Stage::build(Release::TellsOfChanges).expect("a node");
+    let agent = stage.agent("egress-tracer-1", &[]).expect("an agent");
+    let empty = at_rest(&agent, rest).expect("its cost");
+    let start = Instant::now();
+    let done: Vec<PathBuf> =
+        (0..PODS).filter_map(|nth| pod(&mut stage, nth, seconds).expect("a pod")).collect();
+    let started = start.elapsed();
+    println!("{PODS} pods: {started:?}");
+    let full = at_rest(&agent, rest).expect("its cost");
+    let before = cpu(&agent).expect("its cost");
+    let loaded = Instant::now();
+    fs::write(stage.lab.dir().join("shared/go"), "").expect("told to go on");
+    let loads: Vec<Done> = done.iter().map(|path| wait_for_result(path).expect("a result")).collect();
+    let cpu_share =
+        cpu(&agent).expect("its cost").saturating_sub(before).as_secs_f64() / loaded.elapsed().as_secs_f64();
+    let [resident, peak] = ["VmRSS", "VmHWM"].map(|which| memory_kb(&agent, which).expect("its memory"));
+    let made: u64 = loads.iter().map(|done| done.count).sum();
+    let took = loads.iter().map(|done| done.seconds).fold(0.0, f64::max);
+    let metrics = stage.wait_for("metrics", |stage| Ok(stage.metrics(&agent).ok())).expect("metrics");
+    let sum = |name: &str| -> f64 {
+        let series = metrics.lines().filter(|line| line.starts_with(name));
+        series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    let labelled =
+        metrics.lines().filter(|line| line.starts_with("egress_tracer_connect_sessions_total{")).count();
+    println!(
+        "FIGURES {}",
+        json!({
+            "empty": empty, "full": full, "pods": PODS, "asking": ASKING, "start_seconds": started.as_secs_f64(),
+            "sessions": made, "failed": loads.iter().map(|done| done.failed).sum::<u64>(), "seconds": took,
+            "resident_kb": resident, "peak_kb": peak, "cpu_share": cpu_share,
+            "counted": sum("egress_tracer_connect_sessions_total{"), "series": labelled,
+            "misses": sum("egress_tracer_enrichment_misses_total"), "lost": sum("egress_tracer_lost_events_total"),
+        })
+    );
+}
+
+/// Makes a pod; says where the result will be of one that asks.
+fn pod(stage: &mut Stage, nth: usize, seconds: u32) -> Result<Option<PathBuf>> {
+    // The specification's words are constants elsewhere; these live as long as the test.
+    let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+    let name = leak(format!("app-{nth}-5d9f8b6c5d-x2x4z"));
+    let spec = PodSpec {
+        namespace: leak(format!("team-{}", nth % 12)),
+        name,
+        labels: vec![
+            ("app.kubernetes.io/name", leak(format!("app-{nth}"))),
+            ("pod-template-hash", "5d9f8b6c5d"),
+        ],
+        ..PodSpec::default()
+    };
+    if nth < PODS - ASKING {
+        let namespaces = NamespaceOption { network: NamespaceMode::Node as i32, ..Default::default() };
+        let pod = stage.cri.run_pod(&PodSpec { namespaces, ..spec })?;
+        let config = stage.container(1000, ["sleep", "infinity"].map(str::to_owned).to_vec());
+        stage.cri.start(&pod, "app", HOST, config)?;
+        return Ok(None);
+    }
+    let shared = stage.lab.dir().join("shared");
+    let load = shared.join("load");
+    if !load.exists() {
+        let built =
+            std::env::var_os("EGRESS_TRACER_LOAD").context("EGRESS_TRACER_LOAD: the load generator")?;
+        fs::copy(built, &load)?;
+        fs::set_permissions(&load, fs::Permissions::from_mode(0o755))?;
+        let rate = RATE / u32::try_from(ASKING)?;
+        let load = Load::Paced {
+            proxies: vec!["10.0.0.1:3128".parse()?],
+            authority: "www.example.com:443".to_owned(),
+            other: None,
+            rate,
+            count: rate * seconds,
+        };
+        fs::write(shared.join("load.json"), serde_json::to_vec(&load)?)?;
+    }
+    let command = format!(
+        "until [ -e /shared/go ]; do sleep 0.05; done; /shared/load < /shared/load.json > /shared/{name}.part; \
+         mv /shared/{name}.part /shared/{name}; sleep infinity"
+    );
+    stage.meshed(&spec, &demo_sidecar(), &["sh", "-c", &command])?;
+    Ok(Some(shared.join(name)))
+}
+
+/// Its resident memory, and the share of a processor that it used in this time, in which nothing was asked.
+fn at_rest(agent: &Agent, length: Duration) -> Result<serde_json::Value> {
+    // What it has to do with the pods that have just begun is no rest: it looks at most so much later.
+    wait(Duration::from_secs(1));
+    let (start, before) = (Instant::now(), cpu(agent)?);
+    wait(length);
+    let cpu_share = cpu(agent)?.saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
+    Ok(json!({"resident_kb": memory_kb(agent, "VmRSS")?, "cpu_share": cpu_share}))
+}
+
+/// The processor time of its container so far, threads that have ended included.
+fn cpu(agent: &Agent) -> Result<Duration> {
+    let table = fs::read_to_string(format!("/proc/{}/cgroup", agent.pid))?;
+    let path = table.lines().find_map(|line| line.strip_prefix("0::/")).context("no v2 cgroup")?;
+    let stat = fs::read_to_string(Cgroup::top()?.dir().join(path).join("cpu.stat"))?;
+    let used = stat.lines().find_map(|line| line.strip_prefix("usage_usec ")).context("no usage_usec")?;
+    Ok(Duration::from_micros(used.parse()?))
+}
+
+/// Time itself is what is waited for.
+fn wait(length: Duration) {
+    let end = Instant::now() + length;
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        park_timeout(left);
+    }
+}
+
+fn wait_for_result(path: &Path) -> Result<Done> {
+    let end = Instant::now() + PATIENCE;
+    while !path.exists() {
+        ensure!(Instant::now() < end, "no {} within {PATIENCE:?}", path.display());
+        wait(Duration::from_millis(50));
+    }
+    let text = fs::read_to_string(path)?;
+    let line = text.lines().last().context("no result")?;
+    serde_json::from_str(line).with_context(|| format!("the load said {text}"))
+}
+
+fn memory_kb(agent: &Agent, which: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid))?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(which)).with_context(|| format!("no {which}"))?;
+    Ok(line.trim_matches([':', '\t', ' ']).trim_end_matches(" kB").trim().parse()?)
+}
