@@ -2,6 +2,7 @@
 //! does no IO, has no clock (time arrives inside the input), and never fails.
 
 mod describe;
+mod lines;
 mod naming;
 mod tables;
 mod upstream;
@@ -174,7 +175,7 @@ impl Core {
                 }
             }
             What::Sent { offset, total, data } => {
-                let connection = self.tables.connection_or_new(event);
+                let Some(connection) = self.tables.connection_or_new(event) else { return };
                 let added = connection.app_sent(event, *offset, *total, data);
                 if connection.is_idle() {
                     self.tables.remove_connection(event.flow);
@@ -261,6 +262,9 @@ impl Core {
             connection.settle();
             if granted {
                 connection.becomes_opaque();
+                if let Some(upstream) = connection.tunnel {
+                    self.tables.upstreams.settle(upstream);
+                }
             }
         }
     }
@@ -283,7 +287,7 @@ impl Core {
 
     /// The sidecar's own sockets.
     fn upstream(&mut self, event: &Event) {
-        let upstream = self.tables.upstreams.entry(event);
+        let Some(upstream) = self.tables.upstreams.entry(event) else { return };
         match &event.what {
             What::Dialed => {}
             What::Ended(end) => {

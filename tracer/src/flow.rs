@@ -1,19 +1,21 @@
 //! What is known of one leg's bytes, and of the sockets that the sidecar dialled. It judges nothing.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::SocketAddr,
-};
+use std::{collections::VecDeque, hash::Hash, net::SocketAddr};
 
+use foldhash::HashMap;
 use tracer_ebpf::HEAD_MAX;
 
-use crate::event::{End, Event, Task};
+use crate::{
+    event::{End, Event, Task},
+    place::{Index, Place, Places},
+};
 
 /// The bytes of one head, put together from the pieces in which they were sent.
 #[derive(Clone, Debug, Default)]
 pub struct Bytes {
     bytes: Vec<u8>,
     next: Option<u32>,
+    is_closed: bool,
 }
 
 impl Bytes {
@@ -46,9 +48,19 @@ impl Bytes {
         *self = Self::default();
     }
 
+    /// Drops all, and takes no more.
+    pub fn close(&mut self) {
+        *self = Self { is_closed: true, ..Self::default() };
+    }
+
+    /// They were dropped for good.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
     /// No more is kept.
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= HEAD_MAX
+        self.is_closed || self.bytes.len() >= HEAD_MAX
     }
 
     /// Nothing is there.
@@ -60,6 +72,8 @@ impl Bytes {
 /// A socket that the sidecar dialled.
 #[derive(Clone, Debug)]
 pub struct Upstream {
+    /// Its own flow.
+    pub flow: u64,
     /// Where to.
     pub remote: SocketAddr,
     /// The sidecar's network namespace; 0: unknown.
@@ -78,8 +92,8 @@ pub struct Upstream {
     pub answered: bool,
     /// How it ended.
     pub ended: Option<End>,
-    /// The request that these are, where they are one.
-    line: Option<String>,
+    /// The line of the request that these are, where they are one.
+    line: Option<u64>,
     /// The session that it belongs to.
     pub claim: Option<Claim>,
 }
@@ -132,62 +146,71 @@ pub struct Upstreams {
     /// The latest failure of each sidecar (network namespace) towards each address.
     failures: HashMap<(u64, SocketAddr), Failure>,
     failures_order: VecDeque<(u64, (u64, SocketAddr))>,
-    /// Boxed, as the map has room for about twice as many as are in it.
-    by_flow: HashMap<u64, Box<Upstream>>,
-    by_remote: HashMap<SocketAddr, Vec<u64>>,
-    by_thread: HashMap<u32, Vec<u64>>,
-    by_line: HashMap<String, Vec<u64>>,
+    sockets: Places<Upstream>,
+    by_flow: Index,
+    by_remote: HashMap<SocketAddr, VecDeque<u64>>,
+    by_thread: HashMap<u32, VecDeque<u64>>,
+    by_line: HashMap<u64, VecDeque<u64>>,
     /// Oldest first; may name some that are gone.
     order: VecDeque<(u64, u64)>,
 }
 
 impl Upstreams {
     /// The socket of `event`, as it is known by now.
-    pub fn entry(&mut self, event: &Event) -> &mut Upstream {
-        let flow = event.flow;
-        if !self.by_flow.contains_key(&flow) {
-            self.by_remote.entry(event.remote).or_default().push(flow);
-            if let Some(task) = &event.task {
-                self.by_thread.entry(task.tid).or_default().push(flow);
-            }
-            self.order.push_back((event.time, flow));
-        }
-        let upstream = self.by_flow.entry(flow).or_insert_with(|| {
-            Box::new(Upstream {
-                remote: event.remote,
-                netns: event.netns,
-                task: event.task.clone(),
-                dialed: event.opened,
-                link: None,
-                bytes: Bytes::default(),
-                sent: None,
-                answered: false,
-                ended: None,
-                line: None,
-                claim: None,
-            })
-        });
+    pub fn entry(&mut self, event: &Event) -> Option<&mut Upstream> {
+        let place = self.place(event.flow).unwrap_or_else(|| self.add(event));
+        let upstream = self.sockets.get_mut(place)?;
         upstream.link = upstream.link.or(event.link);
         upstream.answered |= event.answered;
-        upstream
+        Some(upstream)
+    }
+
+    fn add(&mut self, event: &Event) -> Place {
+        let flow = event.flow;
+        self.by_remote.entry(event.remote).or_default().push_back(flow);
+        if let Some(task) = &event.task {
+            self.by_thread.entry(task.tid).or_default().push_back(flow);
+        }
+        self.order.push_back((event.time, flow));
+        let place = self.sockets.put(Upstream {
+            flow,
+            remote: event.remote,
+            netns: event.netns,
+            task: event.task.clone(),
+            dialed: event.opened,
+            link: None,
+            bytes: Bytes::default(),
+            sent: None,
+            answered: false,
+            ended: None,
+            line: None,
+            claim: None,
+        });
+        let Self { sockets, by_flow, .. } = self;
+        by_flow.put(flow, place, |place| sockets.get(place).map(|socket| socket.flow));
+        place
+    }
+
+    fn place(&self, flow: u64) -> Option<Place> {
+        self.by_flow.get(flow, |place| self.sockets.get(place).map(|socket| socket.flow))
     }
 
     /// A socket.
     pub fn get(&self, flow: u64) -> Option<&Upstream> {
-        self.by_flow.get(&flow).map(Box::as_ref)
+        self.sockets.get(self.place(flow)?)
     }
 
     /// A socket, to change it.
     pub fn get_mut(&mut self, flow: u64) -> Option<&mut Upstream> {
-        self.by_flow.get_mut(&flow).map(Box::as_mut)
+        self.sockets.get_mut(self.place(flow)?)
     }
 
     /// A socket that nobody has claimed carries the request `line`.
-    pub fn asks(&mut self, flow: u64, line: String) {
-        let Some(upstream) = self.by_flow.get_mut(&flow) else { return };
+    pub fn asks(&mut self, flow: u64, line: u64) {
+        let Some(upstream) = self.get_mut(flow) else { return };
         if upstream.line.is_none() && upstream.claim.is_none() {
-            self.by_line.entry(line.clone()).or_default().push(flow);
             upstream.line = Some(line);
+            self.by_line.entry(line).or_default().push_back(flow);
         }
     }
 
@@ -197,37 +220,51 @@ impl Upstreams {
         &self,
         remote: SocketAddr,
         thread: Option<u32>,
-        line: &str,
+        line: u64,
     ) -> impl Iterator<Item = (u64, &Upstream)> {
         let to_remote = self.by_remote.get(&remote).into_iter().flatten();
         let of_thread = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
-        let with_line = self.by_line.get(line).into_iter().flatten();
+        let with_line = self.by_line.get(&line).into_iter().flatten();
         to_remote.chain(of_thread).chain(with_line).filter_map(|&flow| Some((flow, self.get(flow)?)))
     }
 
     /// Gives a socket to a session: nobody else will be offered it.
     pub fn claim(&mut self, flow: u64, claim: Claim) {
-        if let Some(upstream) = self.by_flow.get_mut(&flow) {
+        if let Some(upstream) = self.get_mut(flow) {
             upstream.claim = Some(claim);
         }
         self.unindex(flow);
     }
 
+    /// What a socket carried will not be held against anything any more: it was dialled for its session, which is a
+    /// tunnel by now. There are as many as there are tunnels.
+    pub fn settle(&mut self, flow: u64) {
+        if let Some(upstream) = self.get_mut(flow)
+            && upstream.claim.is_some_and(|claim| claim.ground == Ground::Link)
+        {
+            upstream.bytes.close();
+        }
+    }
+
     /// Takes a socket back from the session that it was given to.
     pub fn unclaim(&mut self, flow: u64) -> Option<Claim> {
-        let upstream = self.by_flow.get_mut(&flow)?;
+        let place = self.place(flow)?;
+        let upstream = self.sockets.get_mut(place)?;
         let claim = upstream.claim.take()?;
-        self.by_remote.entry(upstream.remote).or_default().push(flow);
+        self.by_remote.entry(upstream.remote).or_default().push_back(flow);
         if let Some(task) = &upstream.task {
-            self.by_thread.entry(task.tid).or_default().push(flow);
+            self.by_thread.entry(task.tid).or_default().push_back(flow);
         }
         Some(claim)
     }
 
     /// A socket ended. If that was before it could carry a request, it is remembered beyond its own session.
     pub fn ended(&mut self, flow: u64, time: u64, end: End) {
-        let Some(upstream) = self.by_flow.get_mut(&flow) else { return };
+        let Some(upstream) = self.get_mut(flow) else { return };
         upstream.ended = Some(end);
+        if upstream.bytes.is_closed() {
+            return;
+        }
         let stage = match (end, upstream.bytes.as_slice()) {
             (End::DialFailed, _) => Stage::Dial,
             (End::ClosedByPeer | End::Reset, []) => Stage::Open,
@@ -252,11 +289,14 @@ impl Upstreams {
     /// Forgets one.
     pub fn remove(&mut self, flow: u64) {
         self.unindex(flow);
-        self.by_flow.remove(&flow);
+        if let Some(place) = self.place(flow) {
+            self.by_flow.take(flow, place);
+            self.sockets.take(place);
+        }
     }
 
     fn unindex(&mut self, flow: u64) {
-        let Some(upstream) = self.by_flow.get(&flow) else { return };
+        let Some(upstream) = self.place(flow).and_then(|place| self.sockets.get(place)) else { return };
         forget(&mut self.by_remote, &upstream.remote, flow);
         if let Some(task) = &upstream.task {
             forget(&mut self.by_thread, &task.tid, flow);
@@ -279,7 +319,7 @@ impl Upstreams {
             }
         }
         while let Some(&(seen, flow)) = self.order.front() {
-            if seen >= time && self.by_flow.len() <= most {
+            if seen >= time && self.sockets.len() <= most {
                 break;
             }
             self.order.pop_front();
@@ -291,18 +331,23 @@ impl Upstreams {
 
     /// How many are known.
     pub fn len(&self) -> usize {
-        self.by_flow.len()
+        self.sockets.len()
     }
 
     /// None is known.
     pub fn is_empty(&self) -> bool {
-        self.by_flow.is_empty()
+        self.sockets.is_empty()
     }
 }
 
-fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<u64>>, key: &K, flow: u64) {
+/// What is forgotten is mostly the oldest, whose time is over, or one of the youngest, whose bytes have just come.
+fn forget<K: Hash + Eq>(index: &mut HashMap<K, VecDeque<u64>>, key: &K, flow: u64) {
     if let Some(flows) = index.get_mut(key) {
-        flows.retain(|&other| other != flow);
+        let is_oldest = flows.front() == Some(&flow);
+        let at = if is_oldest { Some(0) } else { flows.iter().rposition(|&other| other == flow) };
+        if let Some(at) = at {
+            flows.remove(at);
+        }
         if flows.is_empty() {
             index.remove(key);
         }

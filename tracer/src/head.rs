@@ -21,7 +21,7 @@ pub struct Request {
 }
 
 /// The two forms of request that a proxy is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Form {
     /// `CONNECT host:port HTTP/1.1`
     Connect,

@@ -1,9 +1,8 @@
 //! Takes secrets out of heads before anything else sees them: the pure core, a recording, a log. What is masked
 //! keeps its length, so that two legs which carried the same bytes still compare equal.
 
-use std::collections::HashMap;
-
 use bytes::{Bytes, BytesMut};
+use foldhash::HashMap;
 
 use tracer_ebpf::opening::OPENINGS;
 

@@ -1,8 +1,9 @@
 //! One app connection to a proxy: the app's leg, the sidecar's reply leg, and the requests that wait for an answer.
 //! It joins legs; it judges nothing and knows no other connection.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{collections::VecDeque, hash::BuildHasher, net::SocketAddr};
 
+use foldhash::quality::FixedState;
 use tracer_ebpf::HEAD_MAX;
 
 use crate::{
@@ -71,20 +72,31 @@ pub struct Asked {
     pub reported: bool,
     /// What the sidecar sent upstream for this very request, in its own words.
     pub rewritten: Option<u64>,
+    /// Its [`line`].
+    pub line: u64,
     /// Its place among all that wait.
     pub place: Option<u64>,
+    /// Where it lies among those that ask the same.
+    pub lies: Lies,
 }
 
-impl Asked {
-    /// The first line as the sidecar would repeat it.
-    pub fn line(&self) -> String {
-        request_line(&self.request)
-    }
+/// Among which requests one is found that waits for its answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lies {
+    /// Those that a socket of the sidecar's may still be found for.
+    pub open: bool,
+    /// Those that have one.
+    pub served: bool,
 }
 
-/// What names a request on both of its legs: its form and its authority.
-pub fn request_line(request: &Request) -> String {
-    format!("{} {}", request.form, request.authority)
+/// What names a request on both of its legs, its form and its authority, as a number to find it by. Two that differ may
+/// have the same number, if somebody wants them to; that tells nothing but that it is worth to compare them.
+pub fn line(request: &Request) -> u64 {
+    FixedState::default().hash_one((request.form, &request.authority))
+}
+
+fn is_same(one: &Request, other: &Request) -> bool {
+    one.form == other.form && one.authority == other.authority
 }
 
 impl Connection {
@@ -178,6 +190,7 @@ impl Connection {
 
     fn ask(&mut self, event: &Event, request: Request, complete: bool) {
         self.pending.push_back(Asked {
+            line: line(&request),
             request,
             complete,
             time: event.time,
@@ -185,6 +198,7 @@ impl Connection {
             reported: false,
             rewritten: None,
             place: None,
+            lies: Lies::default(),
         });
     }
 
@@ -270,8 +284,9 @@ pub fn carried(upstream: &Bytes, failed: bool, app: &[u8], asked: &Request) -> O
             && host(bytes) == Some(asked.authority.as_str()))
         .then_some(Carried::RewrittenRequest),
         _ => match head::request(bytes).head() {
-            Some(request) => (request_line(&request) == request_line(asked) && is_envoys_own(upstream))
-                .then_some(Carried::RewrittenRequest),
+            Some(request) => {
+                (is_same(&request, asked) && is_envoys_own(upstream)).then_some(Carried::RewrittenRequest)
+            }
             None => Some(Carried::OtherBytes),
         },
     }

@@ -1,15 +1,15 @@
 //! The core's state: connections and upstream sockets, and the indices by which one finds the other. It keeps them
 //! consistent and bounded; it decides nothing.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    net::SocketAddr,
-};
+use std::{collections::VecDeque, net::SocketAddr};
 
-use super::{Stats, waiting::Waiting};
+use foldhash::HashMap;
+
+use super::{Stats, lines::Lines, waiting::Waiting};
 use crate::{
     event::Event,
     flow::{Claim, Ground, Upstreams},
+    place::{Index, Place, Places},
     session::Connection,
     verdict::Carried,
 };
@@ -22,13 +22,12 @@ const FEW: usize = 1_024;
 
 #[derive(Default)]
 pub(super) struct Tables {
-    /// Boxed, as the map has room for about twice as many as are in it.
-    connections: HashMap<u64, Box<Connection>>,
-    by_peer: HashMap<Peer, u64>,
+    connections: Places<Connection>,
+    by_flow: Index,
+    by_peer: Index,
     /// By the socket with which the sidecar accepted them.
-    by_reply: HashMap<u64, u64>,
-    /// Connections with a request that waits for its answer, by its line, then by namespace.
-    by_line: HashMap<String, BTreeMap<u64, VecDeque<u64>>>,
+    by_reply: Index,
+    pub(super) lines: Lines,
     waiting: Waiting,
     /// Connections in the order of their first event; may name some that are gone.
     order: VecDeque<(u64, u64)>,
@@ -48,77 +47,105 @@ impl Tables {
     pub(super) fn stats(&self) -> Stats {
         Stats {
             connections: self.connections.len(),
-            pending: self.connections.values().map(|connection| connection.pending.len()).sum(),
+            pending: self.connections.iter().map(|connection| connection.pending.len()).sum(),
             upstreams: self.upstreams.len(),
             dropped: self.dropped,
         }
     }
 
     pub(super) fn connection(&self, flow: u64) -> Option<&Connection> {
-        self.connections.get(&flow).map(Box::as_ref)
+        self.connections.get(self.place(flow)?)
     }
 
     pub(super) fn connection_mut(&mut self, flow: u64) -> Option<&mut Connection> {
-        self.connections.get_mut(&flow).map(Box::as_mut)
+        self.connections.get_mut(self.place(flow)?)
+    }
+
+    fn place(&self, flow: u64) -> Option<Place> {
+        self.by_flow.get(flow, |place| self.connections.get(place).map(|connection| connection.flow))
     }
 
     /// The connection of an app's event.
-    pub(super) fn connection_or_new(&mut self, event: &Event) -> &mut Connection {
+    pub(super) fn connection_or_new(&mut self, event: &Event) -> Option<&mut Connection> {
         let flow = event.flow;
-        if !self.connections.contains_key(&flow) {
+        let place = self.place(flow).unwrap_or_else(|| {
             self.order.push_back((event.time, flow));
             self.proxies.insert(event.remote, event.time);
             self.proxies_order.push_back((event.time, event.remote));
-        }
-        let connection = self.connections.entry(flow).or_insert_with(|| Box::new(Connection::new(event)));
+            let place = self.connections.put(Connection::new(event));
+            let Self { connections, by_flow, .. } = self;
+            by_flow.put(flow, place, |place| connections.get(place).map(|connection| connection.flow));
+            place
+        });
+        let connection = self.connections.get_mut(place)?;
         connection.sidecar = connection.sidecar.or(event.sidecar);
         connection.reply = connection.reply.or(event.link);
         let (peer, reply) = (connection.peer(), connection.reply);
         if let Some(peer) = peer
-            && !self.by_peer.get(&peer).is_some_and(|&other| self.keeps_port(other, flow))
+            && !self.met_by(peer).is_some_and(|older| self.keeps_port(older, place))
         {
-            self.by_peer.insert(peer, flow);
+            let Self { connections, by_peer, .. } = self;
+            by_peer.put(Some(peer), place, |place| connections.get(place).map(Connection::peer));
         }
         if let Some(reply) = reply
-            && !self.by_reply.get(&reply).is_some_and(|&other| self.keeps_port(other, flow))
+            && !self.told_by(reply).is_some_and(|older| self.keeps_port(older, place))
         {
-            self.by_reply.insert(reply, flow);
+            self.index_reply(reply, place);
         }
-        self.connections.entry(flow).or_insert_with(|| Box::new(Connection::new(event)))
+        self.connections.get_mut(place)
     }
 
     /// Of two connections that an app has from one port, address translation leaves that port to the older one: what
     /// the sidecar accepted from there is that one's. The other's accepted socket has another peer.
-    fn keeps_port(&self, older: u64, flow: u64) -> bool {
-        let (Some(older), Some(connection)) = (self.connection(older), self.connection(flow)) else {
+    fn keeps_port(&self, older: Place, place: Place) -> bool {
+        let (Some(older), Some(connection)) = (self.connections.get(older), self.connections.get(place))
+        else {
             return false;
         };
         older.remote != connection.remote && !older.app_closed && older.opened <= connection.opened
     }
 
+    fn met_by(&self, peer: Peer) -> Option<Place> {
+        self.by_peer.get(Some(peer), |place| self.connections.get(place).map(Connection::peer))
+    }
+
+    fn told_by(&self, reply: u64) -> Option<Place> {
+        self.by_reply.get(Some(reply), |place| self.connections.get(place).map(|found| found.reply))
+    }
+
+    fn index_reply(&mut self, reply: u64, place: Place) {
+        let Self { connections, by_reply, .. } = self;
+        by_reply.put(Some(reply), place, |place| connections.get(place).map(|found| found.reply));
+    }
+
     /// The connection that the sidecar accepted with this socket, as far as its app's leg told.
     pub(super) fn by_reply(&self, reply: u64) -> Option<&Connection> {
-        self.connection(*self.by_reply.get(&reply)?)
+        self.connections.get(self.told_by(reply)?)
     }
 
     /// The connection of an event of the sidecar's accepted socket, which may be the first to tell that the two are one.
     pub(super) fn answered_by(&mut self, event: &Event) -> Option<u64> {
-        let told = self.by_reply.get(&event.flow).copied();
-        let met = self.by_peer.get(&(event.netns, event.remote)).copied();
         // A socket that was accepted before the app dialled answers another connection from the same port.
-        let is_as_old = |flow: &u64| {
-            let opened = self.connection(*flow).and_then(|connection| connection.opened);
+        let is_as_old = |place: &Place| {
+            let opened = self.connections.get(*place).and_then(|connection| connection.opened);
             opened.zip(event.opened).is_none_or(|(opened, accepted)| accepted >= opened)
         };
-        let flow = [told, met].into_iter().flatten().find(is_as_old)?;
-        let connection = self.connections.get_mut(&flow)?;
-        connection.reply = Some(event.flow);
-        self.by_reply.insert(event.flow, flow);
+        let told = self.told_by(event.flow).filter(is_as_old);
+        let place = told.or_else(|| self.met_by((event.netns, event.remote)).filter(is_as_old))?;
+        if told.is_none() {
+            let before = self.connections.get_mut(place)?.reply.replace(event.flow);
+            if before.is_some() {
+                self.by_reply.take(before, place);
+            }
+            self.index_reply(event.flow, place);
+        }
+        let connection = self.connections.get_mut(place)?;
         if let Some(task) = &event.task {
             connection.acceptor = Some(task.clone());
             connection.accepted = event.opened;
         }
         connection.dialed = connection.dialed.or(event.link);
+        let flow = connection.flow;
         if let Some(upstream) = event.link.and_then(|dialed| self.upstreams.get_mut(dialed)) {
             upstream.link = Some(event.flow);
         }
@@ -127,7 +154,9 @@ impl Tables {
 
     /// A connection has `added` new requests; with none, its latest one waits on.
     pub(super) fn wait(&mut self, flow: u64, time: u64, added: usize) {
-        let Some(connection) = self.connections.get_mut(&flow) else { return };
+        let Some(connection) = self.place(flow).and_then(|place| self.connections.get_mut(place)) else {
+            return;
+        };
         if added == 0 {
             self.waiting.push(time, flow);
         }
@@ -135,11 +164,8 @@ impl Tables {
         let new = pending.len().saturating_sub(added)..;
         for asked in pending.range_mut(new) {
             asked.place = Some(self.waiting.push(time, flow));
-            if let Some(sidecar) = connection.sidecar {
-                let flows = self.by_line.entry(asked.line()).or_default().entry(sidecar.netns).or_default();
-                flows.push_back(flow);
-            }
         }
+        self.lines.put(connection);
     }
 
     /// The next connection with a request made by `time`, each but once.
@@ -147,66 +173,56 @@ impl Tables {
         self.waiting.pop(time)
     }
 
-    /// The connections on which this request waits for its answer: in the same namespace, or where either side's is
-    /// unknown. Oldest first.
-    pub(super) fn waiting_for(&self, line: &str, netns: u64) -> impl Iterator<Item = u64> {
-        self.by_line
-            .get(line)
-            .into_iter()
-            .flatten()
-            .filter(move |(other, _)| netns == 0 || **other == 0 || **other == netns)
-            .flat_map(|(_, flows)| flows.iter().copied())
-    }
-
     /// A connection's oldest request is answered.
     pub(super) fn stop_waiting(&mut self, flow: u64) {
-        let Some(connection) = self.connections.get(&flow) else { return };
+        let Some(connection) = self.place(flow).and_then(|place| self.connections.get(place)) else { return };
         let Some(asked) = connection.pending.front() else { return };
         if let Some(place) = asked.place {
             self.waiting.give_up(place);
         }
-        let Some(sidecar) = connection.sidecar else { return };
-        let line = asked.line();
-        let Some(by_netns) = self.by_line.get_mut(&line) else { return };
-        if let Some(flows) = by_netns.get_mut(&sidecar.netns) {
-            if let Some(at) = flows.iter().position(|&other| other == flow) {
-                flows.remove(at);
-            }
-            if flows.is_empty() {
-                by_netns.remove(&sidecar.netns);
-            }
-        }
-        if by_netns.is_empty() {
-            self.by_line.remove(&line);
-        }
+        self.lines.take(connection, asked);
     }
 
     /// This socket carries the connection as it is, for as long as it lives.
     pub(super) fn claim_tunnel(&mut self, upstream: u64, flow: u64, ground: Ground) {
-        self.claim(upstream, flow, ground);
-        if let Some(connection) = self.connections.get_mut(&flow) {
+        self.give(upstream, flow, ground);
+        if let Some(connection) = self.place(flow).and_then(|place| self.connections.get_mut(place)) {
             connection.tunnel = Some(upstream);
+            self.lines.put(connection);
         }
     }
 
     /// This socket carries one request of the connection, in the sidecar's words.
-    pub(super) fn claim_rewritten(&mut self, upstream: u64, flow: u64, line: &str) {
-        self.claim(upstream, flow, Ground::Bytes);
-        if let Some(connection) = self.connections.get_mut(&flow)
-            && let Some(asked) = connection.pending.iter_mut().find(|asked| asked.line() == line)
-        {
-            asked.rewritten = Some(upstream);
+    pub(super) fn claim_rewritten(&mut self, upstream: u64, flow: u64, line: u64) {
+        self.give(upstream, flow, Ground::Bytes);
+        if let Some(connection) = self.place(flow).and_then(|place| self.connections.get_mut(place)) {
+            if let Some(asked) = connection.pending.iter_mut().find(|asked| asked.line == line) {
+                asked.rewritten = Some(upstream);
+            }
+            self.lines.put(connection);
         }
     }
 
     /// This socket is explained by the connection, and by no other; if another one had it, that must look again.
     pub(super) fn claim(&mut self, upstream: u64, flow: u64, ground: Ground) {
+        self.give(upstream, flow, ground);
+        if let Some(connection) = self.place(flow).and_then(|place| self.connections.get_mut(place)) {
+            self.lines.put(connection);
+        }
+    }
+
+    fn give(&mut self, upstream: u64, flow: u64, ground: Ground) {
         let before = self.upstreams.get(upstream).and_then(|upstream| upstream.claim);
-        if let Some(other) = before.and_then(|claim| self.connections.get_mut(&claim.by)) {
+        if let Some(other) =
+            before.and_then(|claim| self.place(claim.by)).and_then(|place| self.connections.get_mut(place))
+        {
             other.release(upstream);
+            if other.flow != flow {
+                self.lines.put(other);
+            }
         }
         self.upstreams.claim(upstream, Claim { by: flow, ground });
-        if let Some(connection) = self.connections.get_mut(&flow) {
+        if let Some(connection) = self.place(flow).and_then(|place| self.connections.get_mut(place)) {
             connection.upstreams.push(upstream);
         }
     }
@@ -259,8 +275,7 @@ impl Tables {
 
     /// A request was reported, and will not be again.
     pub(super) fn mark_reported(&mut self, flow: u64, nth: usize) {
-        if let Some(asked) =
-            self.connections.get_mut(&flow).and_then(|connection| connection.pending.get_mut(nth))
+        if let Some(asked) = self.connection_mut(flow).and_then(|connection| connection.pending.get_mut(nth))
         {
             asked.reported = true;
         }
@@ -270,7 +285,7 @@ impl Tables {
     /// yet turn out to be the dial of one.
     pub(super) fn upstream_ended(&mut self, flow: u64) {
         let claim = self.upstreams.get(flow).and_then(|upstream| upstream.claim);
-        if claim.is_some_and(|claim| !self.connections.contains_key(&claim.by)) {
+        if claim.is_some_and(|claim| self.place(claim.by).is_none()) {
             self.upstreams.remove(flow);
         }
     }
@@ -292,7 +307,7 @@ impl Tables {
 
     /// The end of this connection's sidecar socket, if that came before the app's first bytes.
     pub(super) fn take_early_end(&mut self, flow: u64) -> Option<Event> {
-        let connection = self.connections.get(&flow)?;
+        let connection = self.connection(flow)?;
         let opened = connection.opened.unwrap_or(0);
         let end = self.early_ends.remove(&connection.peer()?)?;
         // An app's port is used again, sooner or later.
@@ -301,22 +316,20 @@ impl Tables {
 
     /// Forgets a connection and what is indexed under it.
     pub(super) fn remove_connection(&mut self, flow: u64) {
-        while self.connections.get(&flow).is_some_and(|connection| !connection.pending.is_empty()) {
+        while self.connection(flow).is_some_and(|connection| !connection.pending.is_empty()) {
             self.stop_waiting(flow);
-            if let Some(connection) = self.connections.get_mut(&flow) {
+            if let Some(connection) = self.connection_mut(flow) {
                 connection.settle();
             }
         }
-        let Some(connection) = self.connections.remove(&flow) else { return };
-        if let Some(peer) = connection.peer()
-            && self.by_peer.get(&peer) == Some(&flow)
-        {
-            self.by_peer.remove(&peer);
+        let Some(place) = self.place(flow) else { return };
+        self.by_flow.take(flow, place);
+        let Some(connection) = self.connections.take(place) else { return };
+        if let Some(peer) = connection.peer() {
+            self.by_peer.take(Some(peer), place);
         }
-        if let Some(reply) = connection.reply
-            && self.by_reply.get(&reply) == Some(&flow)
-        {
-            self.by_reply.remove(&reply);
+        if let Some(reply) = connection.reply {
+            self.by_reply.take(Some(reply), place);
         }
         for upstream in connection.upstreams {
             self.forget_mute(upstream);
@@ -370,12 +383,14 @@ impl Tables {
                 break;
             }
             self.order.pop_front();
-            self.dropped += u64::from(too_many && self.connections.contains_key(&flow));
+            self.dropped += u64::from(too_many && self.place(flow).is_some());
             self.remove_connection(flow);
         }
         // Most are gone by then, and one that lives long must not keep their places for them.
         if self.order.len() > 2 * self.connections.len() + FEW {
-            self.order.retain(|(_, flow)| self.connections.contains_key(flow));
+            let Self { order, connections, by_flow, .. } = self;
+            let flow_of = |place| connections.get(place).map(|connection| connection.flow);
+            order.retain(|&(_, flow)| by_flow.get(flow, flow_of).is_some());
         }
     }
 }

@@ -8,9 +8,7 @@ use crate::{
     event::End,
     flow::{Failure, Ground, Stage, Upstream},
     head,
-    session::{
-        Asked, Connection, carried, is_envoys_own, is_origin_form, passes_on, request_line, tunnelled,
-    },
+    session::{Asked, Connection, carried, is_envoys_own, is_origin_form, line, passes_on, tunnelled},
     verdict::{Carried, Outcome},
 };
 
@@ -33,14 +31,12 @@ impl Core {
     pub(super) fn claim_by_bytes(&mut self, upstream_flow: u64) {
         let Some(upstream) = self.tables.upstreams.get(upstream_flow) else { return };
         let Some(request) = head::request(upstream.bytes.as_slice()).head() else { return };
-        let line = request_line(&request);
+        let line = line(&request);
         let mut rewritten = None;
         let mut same = None;
-        for flow in self.tables.waiting_for(&line, upstream.netns) {
-            let Some(connection) = self.tables.connection(flow).filter(|c| c.tunnel.is_none()) else {
-                continue;
-            };
-            let Some(asked) = connection.pending.iter().find(|asked| asked.line() == line) else { continue };
+        for flow in self.tables.lines.open(line, upstream.netns) {
+            let Some(connection) = self.tables.connection(flow) else { continue };
+            let Some(asked) = connection.pending.iter().find(|asked| asked.line == line) else { continue };
             // The sidecar dials what the app dialled, but for a Service's virtual address.
             if connection.remote != upstream.remote {
                 continue;
@@ -69,7 +65,7 @@ impl Core {
         if let Some(flow) = same {
             self.tables.claim_tunnel(upstream_flow, flow, Ground::Bytes);
         } else if let Some(flow) = rewritten {
-            self.tables.claim_rewritten(upstream_flow, flow, &line);
+            self.tables.claim_rewritten(upstream_flow, flow, line);
         } else {
             // Whose it is will show when one of them is answered.
             self.tables.upstreams.asks(upstream_flow, line);
@@ -103,7 +99,7 @@ impl Core {
         let thread = connection.acceptor.as_ref().map(|task| task.tid);
         let begun = connection.accepted.or(connection.opened).unwrap_or(0);
         let mut best: Option<(_, u64, Carried)> = None;
-        for (flow, upstream) in self.tables.upstreams.unclaimed(connection.remote, thread, &asked.line()) {
+        for (flow, upstream) in self.tables.upstreams.unclaimed(connection.remote, thread, asked.line) {
             let same_netns = upstream.netns == sidecar.netns || upstream.netns == 0 || sidecar.netns == 0;
             let meanwhile = upstream.dialed.is_none_or(|dialed| (begun..=time).contains(&dialed))
                 && upstream.sent.is_none_or(|sent| sent <= time);
@@ -268,7 +264,7 @@ impl Core {
     /// one that is answered first had its bytes passed on first, so it takes the socket of one that still waits.
     fn exchange(&self, connection: &Connection, asked: &Asked, time: u64) -> Option<(u64, Carried)> {
         let netns = connection.sidecar?.netns;
-        self.tables.waiting_for(&asked.line(), netns).find_map(|flow| {
+        self.tables.lines.served(asked.line, netns).find_map(|flow| {
             let other = self.tables.connection(flow)?;
             let waiting = other.pending.front().filter(|waiting| !waiting.reported)?;
             let socket = other.tunnel.or(waiting.rewritten)?;
