@@ -1,6 +1,10 @@
 //! What is known of one leg's bytes, and of the sockets that the sidecar dialled. It judges nothing.
 
-use std::{collections::VecDeque, hash::Hash, net::SocketAddr};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    hash::Hash,
+    net::SocketAddr,
+};
 
 use foldhash::HashMap;
 use tracer_ebpf::HEAD_MAX;
@@ -149,7 +153,8 @@ pub struct Upstreams {
     sockets: Places<Upstream>,
     by_flow: Index,
     by_remote: HashMap<SocketAddr, VecDeque<u64>>,
-    by_thread: HashMap<u32, VecDeque<u64>>,
+    /// By thread, when it was dialled (0: not seen), flow.
+    by_thread: BTreeSet<(u32, u64, u64)>,
     by_line: HashMap<u64, VecDeque<u64>>,
     /// Oldest first; may name some that are gone.
     order: VecDeque<(u64, u64)>,
@@ -168,9 +173,7 @@ impl Upstreams {
     fn add(&mut self, event: &Event) -> Place {
         let flow = event.flow;
         self.by_remote.entry(event.remote).or_default().push_back(flow);
-        if let Some(task) = &event.task {
-            self.by_thread.entry(task.tid).or_default().push_back(flow);
-        }
+        self.by_thread.extend(of_thread(event.task.as_ref(), event.opened, flow));
         self.order.push_back((event.time, flow));
         let place = self.sockets.put(Upstream {
             flow,
@@ -214,16 +217,19 @@ impl Upstreams {
         }
     }
 
-    /// Sockets that nobody has claimed: those to `remote`, those dialled by `thread`, those that carry the request
-    /// `line`; some more than once, the oldest of each first.
+    /// Sockets that nobody has claimed: those to `remote`, those dialled by `thread` since `begun` (or nobody knows when), those
+    /// that carry the request `line`; some more than once, the oldest of each first.
     pub fn unclaimed(
         &self,
         remote: SocketAddr,
         thread: Option<u32>,
+        begun: u64,
         line: u64,
     ) -> impl Iterator<Item = (u64, &Upstream)> {
         let to_remote = self.by_remote.get(&remote).into_iter().flatten();
-        let of_thread = thread.and_then(|tid| self.by_thread.get(&tid)).into_iter().flatten();
+        let since = |tid, time, end| self.by_thread.range((tid, time, 0)..=(tid, end, u64::MAX));
+        let dialled = thread.map(|tid| since(tid, 0, 0).chain(since(tid, begun.max(1), u64::MAX)));
+        let of_thread = dialled.into_iter().flatten().map(|(.., flow)| flow);
         let with_line = self.by_line.get(&line).into_iter().flatten();
         to_remote.chain(of_thread).chain(with_line).filter_map(|&flow| Some((flow, self.get(flow)?)))
     }
@@ -252,9 +258,7 @@ impl Upstreams {
         let upstream = self.sockets.get_mut(place)?;
         let claim = upstream.claim.take()?;
         self.by_remote.entry(upstream.remote).or_default().push_back(flow);
-        if let Some(task) = &upstream.task {
-            self.by_thread.entry(task.tid).or_default().push_back(flow);
-        }
+        self.by_thread.extend(of_thread(upstream.task.as_ref(), upstream.dialed, flow));
         Some(claim)
     }
 
@@ -298,8 +302,8 @@ impl Upstreams {
     fn unindex(&mut self, flow: u64) {
         let Some(upstream) = self.place(flow).and_then(|place| self.sockets.get(place)) else { return };
         forget(&mut self.by_remote, &upstream.remote, flow);
-        if let Some(task) = &upstream.task {
-            forget(&mut self.by_thread, &task.tid, flow);
+        if let Some(key) = of_thread(upstream.task.as_ref(), upstream.dialed, flow) {
+            self.by_thread.remove(&key);
         }
         if let Some(line) = &upstream.line {
             forget(&mut self.by_line, line, flow);
@@ -338,6 +342,10 @@ impl Upstreams {
     pub fn is_empty(&self) -> bool {
         self.sockets.is_empty()
     }
+}
+
+fn of_thread(task: Option<&Task>, dialed: Option<u64>, flow: u64) -> Option<(u32, u64, u64)> {
+    Some((task?.tid, dialed.unwrap_or(0), flow))
 }
 
 /// What is forgotten is mostly the oldest, whose time is over, or one of the youngest, whose bytes have just come.

@@ -99,7 +99,8 @@ impl Core {
         let thread = connection.acceptor.as_ref().map(|task| task.tid);
         let begun = connection.accepted.or(connection.opened).unwrap_or(0);
         let mut best: Option<(_, u64, Carried)> = None;
-        for (flow, upstream) in self.tables.upstreams.unclaimed(connection.remote, thread, asked.line) {
+        for (flow, upstream) in self.tables.upstreams.unclaimed(connection.remote, thread, begun, asked.line)
+        {
             let same_netns = upstream.netns == sidecar.netns || upstream.netns == 0 || sidecar.netns == 0;
             let meanwhile = upstream.dialed.is_none_or(|dialed| (begun..=time).contains(&dialed))
                 && upstream.sent.is_none_or(|sent| sent <= time);
