@@ -149,8 +149,8 @@ pub(crate) fn losses(stage: &Stage, rate: u32, count: u32, figures: &mut Figures
     let (made, read, told) = loop {
         let (all, some) = (reading.metrics()?, stopped.metrics()?);
         let counts = (sum(&all, "records_total{") + lost(&all), sum(&some, "records_total{"), lost(&some));
-        // It has read all that is left when both have come to the same, or when its time is over.
-        if counts.1 + counts.2 >= counts.0 || Instant::now() > end {
+        // Both have read all that is left when they have come to the same; else their time runs out.
+        if counts.1 + counts.2 == counts.0 || Instant::now() > end {
             break counts;
         }
         pause(Duration::from_millis(300))?;
