@@ -29,14 +29,23 @@ pub const fn set_of(key: u64) -> u64 {
     key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SETS.trailing_zeros())
 }
 
+/// How many entries a table has room for.
+#[allow(clippy::cast_possible_truncation, reason = "some ten thousand")]
+pub const CAPACITY: u32 = (SETS * WAYS) as u32;
+
 /// How many places are taken in a table, of which these are all bytes.
-pub fn taken(table: &[u8]) -> usize {
+pub fn taken(table: &[u8]) -> u32 {
     let sets = table.chunks_exact(table.len() / SETS);
     let keys = sets.flat_map(|set| set.as_chunks::<8>().0.iter().take(WAYS));
-    keys.filter(|key| **key != [0; 8]).count()
+    keys.map(|key| u32::from(*key != [0; 8])).sum()
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::large_stack_arrays,
+    clippy::cast_possible_truncation,
+    reason = "without std there is no heap"
+)]
 mod tests {
     use super::*;
 

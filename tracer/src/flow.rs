@@ -17,7 +17,7 @@ use crate::{
 /// The bytes of one head, put together from the pieces in which they were sent.
 #[derive(Clone, Debug, Default)]
 pub struct Bytes {
-    bytes: Vec<u8>,
+    kept: Vec<u8>,
     next: Option<u32>,
     is_closed: bool,
 }
@@ -29,8 +29,8 @@ impl Bytes {
         if self.next.is_some_and(|next| next != offset) || self.is_full() {
             return false;
         }
-        let room = HEAD_MAX - self.bytes.len();
-        self.bytes.extend_from_slice(&data[..data.len().min(room)]);
+        let room = HEAD_MAX - self.kept.len();
+        self.kept.extend_from_slice(&data[..data.len().min(room)]);
         // Behind a piece that was copied in part, there is a gap that nothing follows on from.
         let whole = data.len() == usize::try_from(total).unwrap_or(usize::MAX);
         self.next = whole.then(|| offset.wrapping_add(total)).or(Some(offset.wrapping_sub(1)));
@@ -39,12 +39,12 @@ impl Bytes {
 
     /// What is there.
     pub fn as_slice(&self) -> &[u8] {
-        &self.bytes
+        &self.kept
     }
 
     /// Drops the first `length` bytes.
     pub fn consume(&mut self, length: usize) {
-        self.bytes.drain(..length.min(self.bytes.len()));
+        self.kept.drain(..length.min(self.kept.len()));
     }
 
     /// Drops all, and forgets where they were.
@@ -64,12 +64,12 @@ impl Bytes {
 
     /// No more is kept.
     pub fn is_full(&self) -> bool {
-        self.is_closed || self.bytes.len() >= HEAD_MAX
+        self.is_closed || self.kept.len() >= HEAD_MAX
     }
 
     /// Nothing is there.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.kept.is_empty()
     }
 }
 

@@ -24,7 +24,7 @@ const DOZE: Duration = Duration::from_millis(10);
 
 /// The ring of records.
 pub struct Ring {
-    ring: AsyncFd<RingBuf<MapData>>,
+    records: AsyncFd<RingBuf<MapData>>,
     level: Level,
     /// Where the programs read what this one does.
     reader: Array<MapData, u32>,
@@ -52,7 +52,7 @@ impl Ring {
         // `AsyncFd` owns.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.context("cannot wait for the ring")?;
-        Ok(Self { ring, level, reader, next: Next::Look })
+        Ok(Self { records: ring, level, reader, next: Next::Look })
     }
 
     /// Waits until it is time to read, and puts what there is into `batch`, which has a bound; at times that is nothing.
@@ -62,14 +62,14 @@ impl Ring {
             Next::Doze(end) => {
                 self.tell(DOZING)?;
                 // Somebody who wakes it earlier does so because the ring fills up.
-                if let Ok(ready) = timeout_at(end, self.ring.readable_mut()).await {
+                if let Ok(ready) = timeout_at(end, self.records.readable_mut()).await {
                     ready?.clear_ready();
                 }
             }
             Next::Sleep => {
                 self.tell(ASLEEP)?;
                 if self.level.waiting() == 0 {
-                    self.ring.readable_mut().await?.clear_ready();
+                    self.records.readable_mut().await?.clear_ready();
                 }
             }
         }
@@ -80,7 +80,7 @@ impl Ring {
     /// Puts what is there into `batch`, also records that were too unimportant to wake anybody.
     pub fn read_now(&mut self, batch: &mut Batch) {
         self.level.look();
-        batch.fill(self.ring.get_mut());
+        batch.fill(self.records.get_mut());
         self.next = match batch.records.len() {
             0 => Next::Sleep,
             Batch::SIZE => Next::Look,

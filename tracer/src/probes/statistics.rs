@@ -14,7 +14,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 
-use tracer_ebpf::table::{SECTION, SETS, WAYS, taken};
+use tracer_ebpf::table::{CAPACITY, SECTION, taken};
 
 use super::Probes;
 
@@ -37,7 +37,7 @@ impl Probes {
     pub fn map_capacities(&self) -> Vec<(String, u32)> {
         let capacity = |info: &MapInfo, sort| match sort {
             Sort::Hash => info.max_entries(),
-            Sort::Table => (SETS * WAYS) as u32,
+            Sort::Table => CAPACITY,
         };
         self.stores().map(|(name, sort, info, _)| (name, capacity(&info, sort))).collect()
     }
@@ -135,7 +135,7 @@ fn entries(map: &OwnedFd, key_size: u32, most: u32) -> u32 {
 /// Counts the places that are taken in a table.
 fn places(map: &OwnedFd, size: u32) -> u32 {
     let mut table = vec![0_u8; size as usize];
-    if read(map, LOOKUP_ELEM, Some(&[0; 4]), &mut table) { taken(&table) as u32 } else { 0 }
+    if read(map, LOOKUP_ELEM, Some(&[0; 4]), &mut table) { taken(&table) } else { 0 }
 }
 
 /// Has the kernel write what belongs to `key` into `to`, which must be as long as the map's values, or its keys where the
