@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use lab::load::{Done, Generator, Load, Tunnel};
@@ -16,6 +17,9 @@ const PASSED: SocketAddr = SocketAddr::new(PROXY, 3130);
 const ECHO: SocketAddr = SocketAddr::new(TARGET, 7);
 const SINK: SocketAddr = SocketAddr::new(TARGET, 9);
 const NAME: &str = "server.example";
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So many connections to one address leave few ports for more in the minute after them.
+const PORTS: &str = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range";
 
 /// Everything that runs; it ends in this order, the lab last.
 pub(crate) struct Stage {
@@ -31,6 +35,11 @@ impl Stage {
     pub(crate) fn build(tracer: PathBuf, generator: Generator) -> Result<Self> {
         let lab = Lab::new()?;
         interrupt::guard(&lab);
+        for place in [lab.pod_root(), lab.outside()] {
+            let mut command = place.command("sh")?;
+            command.args(["-c", PORTS]);
+            Process::run_well(command, &[], PATIENCE)?;
+        }
         let policy = Policy {
             hosts: vec![(NAME.to_owned(), TARGET.to_string())],
             denied: Vec::new(),
