@@ -14,7 +14,7 @@ use crate::{
     link,
     maps::{FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_STRANGERS, FLOWS, Flow, Maybe, opaque_zero, settings},
     ring,
-    sidecar::{self, accepted_from, await_reply, find_sidecar, is_sidecars_port, is_watched, peer_key},
+    sidecar::{self, accepted_from, await_reply, find_sidecar, is_sidecars_port, is_watched, peer_of},
     table_map::Looked,
 };
 
@@ -111,7 +111,7 @@ pub fn is_sidecars_dial(flow: u64) -> bool {
 pub fn knocked(netns: u64, tuple: &Tuple) {
     let settings = settings();
     if settings.is_netns_in_scope(netns) {
-        let peer = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+        let peer = peer_of(settings, netns, tuple);
         sidecar::expect(peer, netns, tuple.local_port, 0, 0);
     }
 }
@@ -127,7 +127,7 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
     let flags = if settings.unnamed == NO_SCOPES { 0 } else { FLOW_STRANGERS };
     let state = flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), flags);
     FLOWS.put(flow, &state);
-    let peer = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+    let peer = peer_of(settings, netns, tuple);
     match accepted_from(&peer) {
         // SAFETY: the value lives in the map, and this is one store.
         Some(accepted) => unsafe { (*accepted).flow = state.id },
@@ -182,7 +182,7 @@ pub fn sent<C: Context>(ctx: &C, known: Looked<Flow>, sent: &Sent) {
     if is_reply.is() {
         let tuple = ctx.tuple();
         let settings = settings();
-        let peer = peer_key(settings, tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
+        let peer = peer_of(settings, state.netns, &tuple);
         let Some(accepted) = accepted_from(&peer) else { return };
         // SAFETY: the value lives in the map; a lost race costs at most the reply of a request that was pipelined.
         let accepted = unsafe { &mut *accepted };
@@ -226,7 +226,7 @@ fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
     let role = if is_reply.is() {
         // Only a reply that somebody waits for is worth an entry.
         let tuple = ctx.tuple();
-        let peer = peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+        let peer = peer_of(settings, netns, &tuple);
         accepted_from(&peer)?;
         Role::Reply
     } else if settings.is_sidecar(uid) {

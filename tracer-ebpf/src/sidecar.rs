@@ -20,8 +20,14 @@ pub fn is_sidecars_port(port: u16) -> bool {
 /// The peer of a sidecar's accepted socket, as key. A connection from outside the pod comes from another namespace,
 /// so there the namespace cannot be part of it.
 #[inline(always)]
-pub fn peer_key(settings: &Settings, sidecar_port: u16, netns: u64, addr: [u8; 16], port: u16) -> Peer {
+fn peer_key(settings: &Settings, sidecar_port: u16, netns: u64, addr: [u8; 16], port: u16) -> Peer {
     Peer::new(if settings.is_inbound(sidecar_port) { 0 } else { netns }, addr, port)
+}
+
+/// The same of an accepted socket with these ends.
+#[inline(always)]
+pub fn peer_of(settings: &Settings, netns: u64, tuple: &Tuple) -> Peer {
+    peer_key(settings, tuple.local_port, netns, tuple.remote_addr, tuple.remote_port)
 }
 
 /// What is known of the socket that the sidecar accepted from this peer.
@@ -43,7 +49,7 @@ pub fn expect(peer: Peer, netns: u64, port: u16, flow: u64, reply_left: u32) {
 /// The socket that the sidecar accepted, for a hook that does not know its cookie.
 #[inline(always)]
 pub fn accepted_flow(netns: u64, tuple: &Tuple) -> Option<u64> {
-    let peer = peer_key(settings(), tuple.local_port, netns, tuple.remote_addr, tuple.remote_port);
+    let peer = peer_of(settings(), netns, tuple);
     // SAFETY: the value is only read, in one load.
     let flow = unsafe { (*accepted_from(&peer)?).flow };
     (flow != 0).then_some(flow)
@@ -65,7 +71,7 @@ pub fn keep_port(state: &mut Flow, mut tuple: Tuple) {
 /// Does the peer of a socket that the sidecar accepted wait for a reply?
 #[inline(always)]
 pub fn is_awaited(state: &Flow, tuple: &Tuple) -> bool {
-    let peer = peer_key(settings(), tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
+    let peer = peer_of(settings(), state.netns, tuple);
     // SAFETY: the value is only read; a lost race costs at most the end of a request that came at the same time.
     accepted_from(&peer)
         .is_some_and(|accepted| unsafe { (*accepted).flow == state.id && (*accepted).reply_left != 0 })
@@ -74,7 +80,7 @@ pub fn is_awaited(state: &Flow, tuple: &Tuple) -> bool {
 /// A socket that the sidecar accepted is gone, and its peer's port may be used for another connection.
 #[inline(always)]
 pub fn forget(state: &Flow, tuple: &Tuple) {
-    let peer = peer_key(settings(), tuple.local_port, state.netns, tuple.remote_addr, tuple.remote_port);
+    let peer = peer_of(settings(), state.netns, tuple);
     // SAFETY: the value is only read, in one load.
     if accepted_from(&peer).is_some_and(|accepted| unsafe { (*accepted).flow == state.id }) {
         let _ = ACCEPTED.remove(peer); // It was there.

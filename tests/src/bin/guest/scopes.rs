@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Behaviour, Lab, PROXY, Process, Script, ScriptedProxy, Tracer, tracer_binary};
 use serde_json::{Value, json};
 
+use crate::boot;
 use crate::families::{PATIENCE, US, call, sidecars};
 
 /// Of what is out of scope, be it by cgroup or by namespace, there is not even a record.
@@ -79,7 +80,7 @@ pub(crate) fn refused(arguments: &[&str]) -> Result<Value> {
 pub(crate) fn without_btf() -> Result<Value> {
     const DIR: &str = "/sys/kernel/btf";
     let mut btf = fs::read(format!("{DIR}/vmlinux")).context("this kernel's BTF")?;
-    mount(DIR)?;
+    boot::mount("tmpfs", DIR)?; // an empty directory over this one
     let without = refused(&["--probes", "fentry"]).and_then(|said| {
         ensure!(said.as_str().is_some_and(|said| said.contains("does not describe itself")), "{said}");
         refused(&["--probes", "kprobe"])
@@ -95,13 +96,4 @@ pub(crate) fn without_btf() -> Result<Value> {
     let said = doctored?;
     ensure!(said.as_str().is_some_and(|said| said.contains("no field `bytes_acked`")), "{said}");
     Ok(Value::Null)
-}
-
-/// Lays an empty directory over this one.
-fn mount(at: &str) -> Result<()> {
-    let (kind, at) = (c"tmpfs", CString::new(at)?);
-    // SAFETY: all pointers are to strings that end with a NUL, or null where that is allowed.
-    let failed = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
-    ensure!(failed == 0, "cannot mount over {at:?}: {}", std::io::Error::last_os_error());
-    Ok(())
 }
