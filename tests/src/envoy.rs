@@ -137,9 +137,10 @@ impl Envoy {
         let mut known = seen;
         loop {
             if count(&rejected)? > rejected_before {
-                let lines = stderr.all();
+                // It counts first, and then says why.
                 let why =
-                    lines[seen..].iter().find(|line| refused(line)).map_or("no reason given", |line| line);
+                    stderr.wait(PATIENCE, |lines| lines[seen..].iter().find(|line| refused(line)).cloned());
+                let why = why.as_deref().unwrap_or("no reason given");
                 bail!("Envoy refused the new {name}: {why}");
             }
             let added =
