@@ -3,6 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use foldhash::HashMap;
+use memchr::{memchr, memchr_iter, memchr2};
 
 use tracer_ebpf::opening::OPENINGS;
 
@@ -70,15 +71,13 @@ impl Redactor {
                 } else if matches!(flow.part, Part::Rest(0)) {
                     flow.part = NEXT;
                 }
-                let mut bytes = BytesMut::from(&data[..]);
+                let mut bytes = std::mem::take(data).try_into_mut().unwrap_or_else(BytesMut::from);
                 let begins = flow.part.is_start();
-                let mut whole = begins;
-                for byte in bytes.iter_mut() {
-                    *byte = flow.part.step(*byte, whole);
-                    // Of several heads in one payload, `mask_target` sees the first alone.
-                    whole &= flow.part.is_first_line();
+                flow.part.mask(&mut bytes, begins);
+                if begins {
+                    mask_target(&mut bytes);
                 }
-                *data = if begins { mask_target(bytes) } else { bytes }.freeze();
+                *data = bytes.freeze();
                 flow.next = offset.wrapping_add(*total);
                 if self.flows.len() > FLOWS {
                     self.flows.clear();
@@ -109,55 +108,103 @@ impl Part {
         matches!(self, Self::FirstLine(_) | Self::Next(_))
     }
 
-    /// Takes one byte and gives what may be seen of it. `whole`: the first line began in this very payload, so
-    /// [`mask_target`] will see its target as one.
-    fn step(&mut self, byte: u8, whole: bool) -> u8 {
-        let (next, seen) = match std::mem::replace(self, Self::Rest(0)) {
-            Self::FirstLine(mut line) => {
-                line.push(byte);
-                if byte == b'\n' {
-                    (Self::Name(Vec::new()), byte)
-                } else if is_http_so_far(&line) {
+    /// Masks what must not be seen of the bytes that come next. `whole`: they begin with a first line, whose target
+    /// [`mask_target`] will see as one.
+    fn mask(&mut self, mut bytes: &mut [u8], mut whole: bool) {
+        while !bytes.is_empty() {
+            let taken = self.take(bytes, whole);
+            // Of several heads in one payload, `mask_target` sees the first alone.
+            whole &= self.is_first_line();
+            bytes = &mut bytes[taken..];
+        }
+    }
+
+    /// Goes through this part, as far as these bytes go; gives how many of them belong to it.
+    fn take(&mut self, bytes: &mut [u8], whole: bool) -> usize {
+        match self {
+            Self::FirstLine(line) => {
+                let end = memchr(b'\n', bytes).unwrap_or(bytes.len());
+                let (piece, before) = (&mut bytes[..end], line.len());
+                let mut spaces = memchr_iter(b' ', line).count();
+                line.extend_from_slice(piece);
+                if !is_http_so_far(line) {
+                    let http = (before..line.len()).find(|&end| !is_http_so_far(&line[..=end]));
+                    let http = http.unwrap_or(before);
+                    *self = Self::Rest(KEPT_OF_OTHER.saturating_sub(http));
+                    return http - before;
+                }
+                if !whole && !is_plain(line) {
                     // Whether this is a password or a host's name, the rest of the target would tell.
-                    let in_target = line.split(|&byte| byte == b' ').count() == 2 && byte != b' ';
-                    let mask = !whole && in_target && !is_plain(&line);
-                    (Self::FirstLine(line), if mask { MASK } else { byte })
+                    for byte in piece {
+                        match byte {
+                            b' ' => spaces += 1,
+                            _ if spaces == 1 => *byte = MASK,
+                            _ => {}
+                        }
+                    }
+                }
+                self.end_line(end, bytes)
+            }
+            Self::Name(name) => {
+                if name.is_empty() && matches!(bytes[0], b' ' | b'\t') {
+                    // The folded rest of the value above: https://www.rfc-editor.org/rfc/rfc9112#section-5.2
+                    *self = Self::Value { kept: false };
+                    return 1;
+                }
+                let end = memchr2(b'\n', b':', bytes).unwrap_or(bytes.len());
+                let Some(&behind) = bytes.get(end) else {
+                    name.extend_from_slice(bytes);
+                    return end;
+                };
+                let name = if name.is_empty() {
+                    &bytes[..end]
                 } else {
-                    let kept = KEPT_OF_OTHER.saturating_sub(line.len());
-                    (Self::Rest(kept), if line.len() <= KEPT_OF_OTHER { byte } else { MASK })
-                }
+                    name.extend_from_slice(&bytes[..end]);
+                    name
+                };
+                *self = match behind {
+                    b':' => Self::Value { kept: KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(name)) },
+                    _ if matches!(name, [] | [b'\r']) => NEXT,
+                    _ => Self::Name(Vec::new()),
+                };
+                end + 1
             }
-            Self::Name(mut name) => match byte {
-                b'\n' if name.is_empty() || name == b"\r" => (NEXT, byte),
-                b'\n' => (Self::Name(Vec::new()), byte),
-                // The folded rest of the value above: https://www.rfc-editor.org/rfc/rfc9112#section-5.2
-                b' ' | b'\t' if name.is_empty() => (Self::Value { kept: false }, byte),
-                b':' => {
-                    let kept = KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(&name));
-                    (Self::Value { kept }, byte)
-                }
-                _ => {
-                    name.push(byte);
-                    (Self::Name(name), byte)
-                }
-            },
-            Self::Value { .. } if byte == b'\n' => (Self::Name(Vec::new()), byte),
             Self::Value { kept } => {
-                let structure = byte == b'\r' || byte == b' ';
-                (Self::Value { kept }, if kept || structure { byte } else { MASK })
-            }
-            Self::Next(mut line) => {
-                line.push(byte);
-                match begins_line(&line) {
-                    Some(true) => (Self::FirstLine(line), byte),
-                    Some(false) => (Self::Next(line), byte),
-                    None => (Self::Rest(0), MASK),
+                let end = memchr(b'\n', bytes).unwrap_or(bytes.len());
+                if !*kept {
+                    let is_structure = |byte: &u8| *byte == b'\r' || *byte == b' ';
+                    bytes[..end].iter_mut().filter(|byte| !is_structure(byte)).for_each(|byte| *byte = MASK);
                 }
+                self.end_line(end, bytes)
             }
-            Self::Rest(kept) => (Self::Rest(kept.saturating_sub(1)), if kept > 0 { byte } else { MASK }),
-        };
-        *self = next;
-        seen
+            Self::Next(line) => {
+                line.push(bytes[0]);
+                match begins_line(line) {
+                    Some(true) => *self = Self::FirstLine(std::mem::take(line)),
+                    Some(false) => {}
+                    None => {
+                        *self = Self::Rest(0);
+                        bytes[0] = MASK;
+                    }
+                }
+                1
+            }
+            Self::Rest(kept) => {
+                let seen = bytes.len().min(*kept);
+                bytes[seen..].fill(MASK);
+                *kept -= seen;
+                bytes.len()
+            }
+        }
+    }
+
+    /// A line goes to `end`; if that is not the end of the bytes, a header comes next.
+    fn end_line(&mut self, end: usize, bytes: &[u8]) -> usize {
+        if end == bytes.len() {
+            return end;
+        }
+        *self = Self::Name(Vec::new());
+        end + 1
     }
 }
 
@@ -172,7 +219,7 @@ fn begins_line(line: &[u8]) -> Option<bool> {
 
 /// Methods and version: anything else in a first line's beginning is another protocol.
 fn is_http_so_far(line: &[u8]) -> bool {
-    let word = line.split(|&byte| byte == b' ').next().unwrap_or_default();
+    let word = &line[..memchr(b' ', line).unwrap_or(line.len())];
     let whole = word.len() < line.len();
     [&b"CONNECT"[..], b"GET", b"POST", b"PUT", b"HEAD", b"PATCH", b"DELETE", b"TRACE", b"OPTIONS", b"PRI"]
         .iter()
@@ -187,17 +234,17 @@ fn is_plain(line: &[u8]) -> bool {
 }
 
 /// In a target, credentials, path and query are nobody's business.
-fn mask_target(mut head: BytesMut) -> BytesMut {
+fn mask_target(head: &mut [u8]) {
     if head.starts_with(b"HTTP/") {
-        return head;
+        return;
     }
-    let line = head.iter().position(|&byte| byte == b'\n').unwrap_or(head.len());
+    let line = memchr(b'\n', head).unwrap_or(head.len());
     let is_cut = line == head.len();
     let Some(start) = head[..line].iter().position(|&byte| byte == b' ').map(|at| at + 1) else {
-        return head;
+        return;
     };
     let end = head[start..line].iter().position(|&byte| byte == b' ').map_or(line, |at| start + at);
-    let is_plain = is_plain(&head);
+    let is_plain = is_plain(head);
     let target = &mut head[start..end];
     let authority = target.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
     let path = target[authority..].iter().position(|byte| b"/?#".contains(byte));
@@ -211,7 +258,6 @@ fn mask_target(mut head: BytesMut) -> BytesMut {
     if path < target.len() {
         target[path + 1..].fill(MASK);
     }
-    head
 }
 
 #[cfg(test)]
