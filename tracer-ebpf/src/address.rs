@@ -25,3 +25,10 @@ pub fn bytes_of(words: [u64; 2]) -> [u8; 16] {
     bytes[8..].copy_from_slice(&words[1].to_ne_bytes());
     bytes
 }
+
+/// The other way.
+#[inline(always)]
+pub fn words_of(bytes: [u8; 16]) -> [u64; 2] {
+    // SAFETY: any bytes are a value of two words of the same size together.
+    unsafe { core::mem::transmute(bytes) }
+}

@@ -10,11 +10,15 @@ use tracer_ebpf::{
 };
 
 use crate::{
+    address::words_of,
     context::{Context, Owner, Sent, Tuple},
     link,
-    maps::{FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_STRANGERS, FLOWS, Flow, Maybe, opaque_zero, settings},
+    maps::{
+        FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_STRANGERS, FLOW_WANTED, FLOWS, Flow, Kept, Maybe, Recorded,
+        WATCH, opaque_zero, settings,
+    },
     ring,
-    sidecar::{self, accepted_from, await_reply, find_sidecar, is_sidecars_port, is_watched, peer_of},
+    sidecar::{self, await_reply, find_sidecar, is_sidecars_port, peer_of},
     table_map::Looked,
 };
 
@@ -41,19 +45,17 @@ fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow 
         id: id_of(flow),
         opened_ns: if flags & FLOW_LATE == 0 { now() } else { zero },
         netns,
-        cgroup: zero,
         link: 0,
+        kept: Kept { remote_addr: [zero; 2] },
         tgid: owner.tgid,
         tid: owner.tid,
         uid: owner.uid,
-        first_seq: 0,
-        next_seq: 0,
         head_left: 0,
         role: role as u8,
         flags,
         redirected_port: zero as u16,
         wire_port: zero as u16,
-        zero: zero as u16,
+        remote_port: zero as u16,
         comm: owner.comm,
     }
 }
@@ -77,11 +79,16 @@ pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple, flags: u8) {
         return;
     }
     let is_sidecar = settings.is_sidecar(owner.uid);
-    let state = flow_of(flow, if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, flags);
-    FLOWS.put(flow, &state);
+    let mut state = flow_of(flow, if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, flags);
+    state.kept.remote_addr = words_of(tuple.remote_addr);
+    state.remote_port = tuple.remote_port;
+    let state = FLOWS.put(flow, &state);
     if is_sidecar {
-        link::dialed(flow, state.id);
-        ring::dial(&state, tuple);
+        // SAFETY: the value lives in the map and is only read.
+        link::dialed(flow, unsafe { (*state).id });
+        if WATCH.is_in(netns) && WATCH.is_to(netns, tuple.remote_addr, tuple.remote_port) {
+            link::want(state);
+        }
     }
 }
 
@@ -111,8 +118,7 @@ pub fn is_sidecars_dial(flow: u64) -> bool {
 pub fn knocked(netns: u64, tuple: &Tuple) {
     let settings = settings();
     if settings.is_netns_in_scope(netns) {
-        let peer = peer_of(settings, netns, tuple);
-        sidecar::expect(peer, netns, tuple.local_port, 0, 0);
+        sidecar::expect(peer_of(netns, tuple), netns, tuple.local_port, 0);
     }
 }
 
@@ -125,14 +131,9 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
         return;
     }
     let flags = if settings.unnamed == NO_SCOPES { 0 } else { FLOW_STRANGERS };
-    let state = flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), flags);
+    let mut state = flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), flags);
+    sidecar::established(netns, tuple, flow, &mut state);
     FLOWS.put(flow, &state);
-    let peer = peer_of(settings, netns, tuple);
-    match accepted_from(&peer) {
-        // SAFETY: the value lives in the map, and this is one store.
-        Some(accepted) => unsafe { (*accepted).flow = state.id },
-        None => sidecar::expect(peer, netns, tuple.local_port, state.id, 0),
-    }
 }
 
 /// The sidecar took an established connection: now its owner is known, and when it began with it. Whatever this
@@ -180,28 +181,21 @@ pub fn sent<C: Context>(ctx: &C, known: Looked<Flow>, sent: &Sent) {
     let is_first = Maybe::new(state.flags & FLOW_SENT == 0);
     state.flags |= FLOW_SENT;
     if is_reply.is() {
-        let tuple = ctx.tuple();
-        let settings = settings();
-        let peer = peer_of(settings, state.netns, &tuple);
-        let Some(accepted) = accepted_from(&peer) else { return };
-        // SAFETY: the value lives in the map; a lost race costs at most the reply of a request that was pipelined.
-        let accepted = unsafe { &mut *accepted };
-        if accepted.reply_left == 0 {
+        let left = state.head_left;
+        if left == 0 {
             return;
         }
-        state.head_left = accepted.reply_left;
+        record(ctx, sent, state, &ctx.tuple());
         // An interim reply ends its head, but the one that counts is still to come.
-        let interim = Maybe::new(sent.len > 9 && is_interim(first, ctx.tenth()));
-        let left = record(ctx, sent, state, &tuple);
-        if !interim.is() {
-            accepted.reply_left = left;
+        if sent.len > 9 && is_interim(first, ctx.tenth()) {
+            state.head_left = left;
         }
         return;
     }
     let is_upstream = Maybe::new(state.role == Role::Upstream as u8);
     // A sidecar that wraps a connection in TLS may say hello before its app has said what it wants.
     let is_new_upstream = !opens.is() && is_upstream.is() && is_first.is();
-    if opens.is() || (is_new_upstream && (is_tls(first) || is_watched(state.netns))) {
+    if opens.is() || (is_new_upstream && (is_tls(first) || is_wanted(state))) {
         state.head_left = HEAD_MAX as u32;
     } else if state.head_left == 0 {
         return;
@@ -217,29 +211,33 @@ pub fn sent<C: Context>(ctx: &C, known: Looked<Flow>, sent: &Sent) {
     record(ctx, sent, state, &tuple);
 }
 
+/// May somebody wait for what comes of this socket, which the sidecar dialled? Where it is known for which connection that
+/// was, he does or he does not; where it is not, anybody in the namespace may.
+#[inline(always)]
+fn is_wanted(upstream: &Flow) -> bool {
+    upstream.flags & FLOW_WANTED != 0 || (upstream.link == 0 && WATCH.is_in(upstream.netns))
+}
+
 /// A flow whose beginning was not seen: it was open before the programs were attached, or fell out of the map.
 #[inline(always)]
 fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
     let netns = ctx.netns()?;
     let settings = settings();
     let uid = ctx.uid();
-    let role = if is_reply.is() {
-        // Only a reply that somebody waits for is worth an entry.
+    if is_reply.is() {
+        // Only a reply that somebody waits for is worth an entry, and his is the scope that counts.
         let tuple = ctx.tuple();
-        let peer = peer_of(settings, netns, &tuple);
-        accepted_from(&peer)?;
-        Role::Reply
-    } else if settings.is_sidecar(uid) {
-        Role::Upstream
-    } else {
-        Role::App
-    };
+        sidecar::accepted(netns, &tuple)?;
+        let mut state = flow_of(flow, Role::Reply, netns, &Owner::unknown(uid), FLOW_LATE);
+        sidecar::established(netns, &tuple, flow, &mut state);
+        return Some(FLOWS.put(flow, &state));
+    }
+    let role = if settings.is_sidecar(uid) { Role::Upstream } else { Role::App };
     // Whether this one goes to the proxy or to a sidecar cannot be told, and nothing is said of it.
     if role == Role::App && !ctx.sees_redirection() && find_sidecar(netns, &mut ctx.tuple()).is_none() {
         return None;
     }
-    // Of a reply that somebody waits for, his is the scope that counts.
-    if !is_reply.is() && !ctx.is_in_scope() {
+    if !ctx.is_in_scope() {
         return None;
     }
     Some(FLOWS.put(flow, &flow_of(flow, role, netns, &Owner::unknown(uid), FLOW_LATE)))
@@ -258,27 +256,25 @@ fn unreadable(known: Looked<Flow>, reason: Loss) {
     state.head_left = 0;
 }
 
-/// Copies a payload of a flow that is being followed, unless it was copied before; says how much of the head may still
-/// be copied.
+/// Copies a payload of a flow that is being followed, unless it was copied before.
 #[inline(always)]
-fn record<C: Context>(ctx: &C, sent: &Sent, state: &mut Flow, tuple: &Tuple) -> u32 {
+fn record<C: Context>(ctx: &C, sent: &Sent, state: &mut Flow, tuple: &Tuple) {
     if state.flags & FLOW_RECORDED == 0 {
         state.flags |= FLOW_RECORDED;
-        state.cgroup = ctx.cgroup();
-        state.first_seq = sent.seq;
-        state.next_seq = sent.seq;
+        state.kept.recorded = Recorded { cgroup: ctx.cgroup(), first_seq: sent.seq, next_seq: sent.seq };
     }
+    // SAFETY: the flag says so.
+    let recorded = unsafe { &mut state.kept.recorded };
     // A retransmission passes the egress hook again, and a send that would have blocked comes again.
-    if (sent.seq.wrapping_sub(state.next_seq) as i32) < 0 {
-        return state.head_left;
+    if (sent.seq.wrapping_sub(recorded.next_seq) as i32) < 0 {
+        return;
     }
-    state.next_seq = sent.seq.wrapping_add(sent.len);
+    recorded.next_seq = sent.seq.wrapping_add(sent.len);
+    let offset = sent.seq.wrapping_sub(recorded.first_seq);
     let len = if sent.len < state.head_left { sent.len } else { state.head_left };
     let is_whole = Maybe::new(sent.len >= 4 && ends_head(ctx.last()));
     state.head_left = if is_whole.is() { 0 } else { state.head_left - len };
-    let offset = sent.seq.wrapping_sub(state.first_seq);
     ring::payload(ctx, state, tuple, offset, sent.len, bounded(len));
-    state.head_left
 }
 
 /// 1 to `HEAD_MAX`, in a form whose bounds the verifier sees.
@@ -300,12 +296,13 @@ pub fn is_over(to: u8) -> bool {
 }
 
 /// A flow leaves a TCP state for one in which it [`is_over`]. Only what ends a flow of a session, or ends one of the
-/// sidecar's flows in silence, makes a record. `by_peer`: a reset or a timeout, not the socket's owner, is the reason.
+/// sidecar's flows in silence, makes a record. `by_peer`: a reset or a timeout, not the socket's owner, is the reason. Says
+/// whether nothing that comes later matters.
 #[inline(always)]
-pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bool, received: u64) {
+pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bool, received: u64) -> bool {
     let is_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
     // Not there: it fell out, or was never of interest.
-    let Some(state) = FLOWS.find(flow) else { return };
+    let Some(state) = FLOWS.find(flow) else { return true };
     // SAFETY: the value lives in the map and is only read.
     let state = unsafe { &*state };
     if is_open {
@@ -314,23 +311,27 @@ pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bo
             if from != tcp::SYN_SENT && !by_peer && state.flags & FLOW_RECORDED != 0 {
                 end_app(state, tuple(), to == tcp::CLOSE);
             }
-        } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT && concerns_someone(state, &tuple) {
+        } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT && concerns_someone(state) {
             ring::end(state, &tuple(), from, to, received);
         }
     }
-    if to == tcp::CLOSE {
+    // What the sidecar dialled for others sends nothing more; of all else, bytes may come once again.
+    let is_forgotten =
+        to == tcp::CLOSE || (state.role == Role::Upstream as u8 && state.flags & FLOW_RECORDED == 0);
+    if is_forgotten {
         if state.role == Role::Reply as u8 {
             sidecar::forget(state, &tuple());
         }
         FLOWS.take_out(flow);
     }
+    is_forgotten
 }
 
 /// Does somebody in scope want to know that this flow of a sidecar's ends? Of one that is out of scope itself only its peer
 /// may, who has asked something.
 #[inline(always)]
-fn concerns_someone(state: &Flow, tuple: impl Fn() -> Tuple) -> bool {
-    state.flags & (FLOW_STRANGERS | FLOW_RECORDED) != FLOW_STRANGERS || sidecar::is_awaited(state, &tuple())
+fn concerns_someone(state: &Flow) -> bool {
+    state.flags & (FLOW_STRANGERS | FLOW_RECORDED) != FLOW_STRANGERS || state.head_left != 0
 }
 
 /// An app's flow sent a FIN or an RST.

@@ -16,9 +16,7 @@ use crate::{
     address::{address, mapped},
     capture,
     context::Tuple,
-    link,
-    maps::opaque_zero,
-    scope,
+    link, scope,
     sidecar::{self, is_sidecars_port},
     task::current_task,
     uapi::{GO_ON, cookie, load, netns, tuple_of, tuple_of_ops},
@@ -72,16 +70,7 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
         (load!(ctx.sock_addr, bpf_sock_addr.protocol), load!(ctx.sock_addr, bpf_sock_addr.user_port))
     };
     if protocol == IPPROTO_TCP && scope::is_current_in_scope() {
-        let tuple = Tuple {
-            local_addr: [0; 16],
-            remote_addr: remote,
-            local_port: 0,
-            remote_port: u16::from_be(port as u16),
-            wire_port: 0,
-            sidecar_port: opaque_zero() as u16,
-            sidecar_netns: opaque_zero(),
-            sidecar_flow: opaque_zero(),
-        };
+        let tuple = Tuple::to(remote, u16::from_be(port as u16));
         let flow = cookie(ctx);
         debug!(ctx, "flow {} dials port {}", flow, tuple.remote_port);
         capture::dialed(flow, netns(ctx), &current_task(), &tuple, 0);
@@ -124,11 +113,7 @@ pub fn egress_options(ctx: SockoptContext) -> i32 {
         }
         let sk = (*option).__bindgen_anon_1.sk;
         if is_sidecars_port(load!(sk, bpf_sock.src_port) as u16) {
-            let tuple = tuple_of(sk);
-            if let Some(flow) = sidecar::accepted_flow(netns(&ctx), &tuple) {
-                debug!(&ctx, "a sidecar takes up flow {}", flow);
-                link::taken_up(flow);
-            }
+            link::taken_up(|| sidecar::accepted(netns(&ctx), &tuple_of(sk)));
         }
     }
     GO_ON
@@ -143,19 +128,23 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
         if capture::is_over(to) {
             // SAFETY: the kernel hands a valid context to each run.
             let received = unsafe { (*ctx.ops).bytes_received };
-            capture::ended(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false, received);
+            if capture::ended(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false, received) {
+                watch_states(&ctx, 0);
+            }
         }
     } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && is_sidecars_port(ctx.local_port() as u16) {
-        watch_states(&ctx);
+        watch_states(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
         capture::established(cookie(&ctx), netns(&ctx), &tuple_of_ops(&ctx));
     } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB && capture::is_sidecars_dial(cookie(&ctx)) {
-        watch_states(&ctx);
+        watch_states(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     }
     GO_ON as u32
 }
 
+/// Have this program called when the socket's state changes, or (0) no more.
 #[inline(always)]
-fn watch_states(ctx: &SockOpsContext) {
+fn watch_states(ctx: &SockOpsContext, flag: u32) {
+    let others = ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG;
     // Refused only for a flag that the kernel does not know, and this one is as old as the callback (4.16).
-    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    let _ = ctx.set_cb_flags((others | flag) as i32);
 }

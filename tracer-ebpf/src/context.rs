@@ -2,7 +2,7 @@
 
 use tracer_ebpf::{HEAD_MAX, Loss};
 
-use crate::maps::opaque_zero;
+use crate::{address::bytes_of, maps::opaque_zero};
 
 /// A socket's two ends, as the socket sees them, and the sidecar that accepted it, where that is known.
 pub struct Tuple {
@@ -17,6 +17,24 @@ pub struct Tuple {
     pub sidecar_netns: u64,
     /// What the sidecar's accepted socket is called in records; 0: not known.
     pub sidecar_flow: u64,
+}
+
+impl Tuple {
+    /// Of a dial: its own end is not chosen yet.
+    #[inline(always)]
+    pub fn to(remote_addr: [u8; 16], remote_port: u16) -> Self {
+        let zero = opaque_zero(); // of constants, LLVM would make a call of `memset`, which is a loop
+        Self {
+            local_addr: bytes_of([zero; 2]),
+            remote_addr,
+            local_port: zero as u16,
+            remote_port,
+            wire_port: zero as u16,
+            sidecar_port: zero as u16,
+            sidecar_netns: zero,
+            sidecar_flow: zero,
+        }
+    }
 }
 
 /// Who dialled or accepted.

@@ -13,5 +13,5 @@ pub mod settings;
 pub mod table;
 
 pub use layout::Layout;
-pub use record::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, Peer, RecordKind, Role};
+pub use record::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, RecordKind, Role};
 pub use settings::Settings;

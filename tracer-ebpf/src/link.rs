@@ -1,10 +1,10 @@
-//! For which accepted socket the sidecar dialled: told by what one of its threads does next. It records nothing; both
-//! flows keep the other's name, and their records say it.
-
-use tracer_ebpf::Role;
+//! For which accepted socket the sidecar dialled: told by what one of its threads does next. Both flows keep the other's
+//! name, and their records say it. A dial makes a record of its own only where somebody waits for what comes of it: most are
+//! for connections that ask nothing of a proxy.
 
 use crate::{
-    maps::{DIALED, Dialed, FLOW_SENT, FLOWS},
+    maps::{Accepted, DIALED, Dialed, FLOW_RECORDED, FLOW_SENT, FLOW_WANTED, FLOWS, Flow},
+    ring,
     task::current_thread,
 };
 
@@ -27,17 +27,21 @@ pub fn forget_dial() {
 ///
 /// What an HTTP filter dials is for a request that comes later. It may be taken for the next connection's of the thread,
 /// as long as nothing was sent on it and nothing else accepted meanwhile; so a reader holds a link against the bytes.
+///
+/// `accepted` finds what is known of that socket.
 #[inline(always)]
-pub fn taken_up(flow: u64) {
+pub fn taken_up(accepted: impl FnOnce() -> Option<*mut Accepted>) {
     let thread = current_thread();
     let Some(dialed) = DIALED.find(thread) else { return };
     // SAFETY: the value lives in the map, and only this thread writes it.
     let dialed = unsafe { *dialed };
     DIALED.take_out(thread);
-    let Some(reply) = FLOWS.find(flow) else { return };
+    let Some(accepted) = accepted() else { return };
+    // SAFETY: the value lives in the map and is only read.
+    let Some(reply) = FLOWS.find(unsafe { (*accepted).flow }) else { return };
     // SAFETY: the values live in the map; their links are written here only, by the one thread that handles both.
     unsafe {
-        if (*reply).role != Role::Reply as u8 || (*reply).link != 0 {
+        if (*reply).id != (*accepted).id || (*reply).link != 0 {
             return;
         }
         // Not there: a dial that has failed already.
@@ -48,5 +52,34 @@ pub fn taken_up(flow: u64) {
             (*upstream).link = (*reply).id;
         }
         (*reply).link = dialed.id;
+        (*accepted).dialed = dialed.flow;
+        if (*reply).head_left != 0 {
+            wanted(accepted);
+        }
+    }
+}
+
+/// Somebody waits for what this accepted socket answers.
+#[inline(always)]
+pub fn wanted(accepted: *mut Accepted) {
+    // SAFETY: the value lives in the map and is only read.
+    let (dialed, reply) = unsafe { ((*accepted).dialed, (*accepted).id) };
+    if let Some(upstream) = FLOWS.look(dialed).get()
+        // SAFETY: as above. Another socket may have come to this key, but it is not linked to this one.
+        && unsafe { (*upstream).link } == reply
+        && dialed != 0
+    {
+        want(upstream);
+    }
+}
+
+/// What the sidecar dialled may be for somebody who waits: now the dial makes its record.
+#[inline(always)]
+pub fn want(upstream: *mut Flow) {
+    // SAFETY: the value lives in the map. Who loses a race makes the record twice, which says the same.
+    let upstream = unsafe { &mut *upstream };
+    if upstream.flags & (FLOW_WANTED | FLOW_RECORDED) == 0 {
+        upstream.flags |= FLOW_WANTED;
+        ring::dial(upstream);
     }
 }

@@ -30,6 +30,8 @@ mod message;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
+mod peer;
+#[cfg(target_arch = "bpf")]
 mod ring;
 #[cfg(target_arch = "bpf")]
 mod scope;
@@ -43,6 +45,8 @@ mod table_map;
 mod task;
 #[cfg(target_arch = "bpf")]
 mod uapi;
+#[cfg(target_arch = "bpf")]
+mod watch;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

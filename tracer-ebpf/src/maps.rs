@@ -6,9 +6,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use tracer_ebpf::{HEAD_MAX, Layout, Loss, Peer, Settings};
+use tracer_ebpf::{HEAD_MAX, Layout, Loss, Settings};
 
-use crate::table_map::Table;
+use crate::{table_map::Table, watch::Watch};
 
 /// Written by the loader (`EbpfLoader::override_global`).
 #[unsafe(no_mangle)]
@@ -50,20 +50,19 @@ pub static FLOWS: Table<Flow> = Table::new();
 #[map]
 pub static EARLY: LruHashMap<u64, Early> = LruHashMap::with_max_entries(1 << 7, 0);
 
-/// The sidecar's accepted sockets, by the address of their peer, which is the app's own socket. No table: comparing such
-/// keys in place takes the verifier of Linux 6.1 beyond what is allowed.
-#[map]
-pub static ACCEPTED: LruHashMap<Peer, Accepted> = LruHashMap::with_max_entries(1 << 15, 0);
+/// The sidecar's accepted sockets, by their peer ([`crate::peer`]), which is the app's own socket.
+#[unsafe(link_section = ".bss.ACCEPTED")]
+#[unsafe(no_mangle)]
+pub static ACCEPTED: Table<Accepted> = Table::new();
 
 /// What a thread of the sidecar dialled last, until it is known for whom: by thread.
 #[unsafe(link_section = ".bss.DIALED")]
 #[unsafe(no_mangle)]
 pub static DIALED: Table<Dialed> = Table::new();
 
-/// Namespaces with a request under way, and until when (`CLOCK_MONOTONIC`, ns): there, the first bytes of the
-/// sidecar's new connections are of interest, whatever they are.
-#[map]
-pub static WATCHED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1 << 12, 0);
+/// Where requests are under way.
+#[unsafe(no_mangle)]
+pub static WATCH: Watch = Watch::new();
 
 /// Which cgroups are traced (1) and which are not (0), with what lies below them, by v2 id; `Settings::unnamed` says
 /// what holds for all others. Userspace writes it, as pods come and go.
@@ -127,18 +126,17 @@ pub struct Flow {
     pub id: u64,
     pub opened_ns: u64,
     pub netns: u64,
-    /// Of its socket; 0: nothing of it has been recorded.
-    pub cgroup: u64,
     /// What the sidecar dialled for this flow, or accepted before it dialled this: as it is called in records; 0: not
     /// seen.
     pub link: u64,
+    /// With [`FLOW_RECORDED`] what was recorded, before that where it was dialled to: the two share their place, so that what
+    /// a flow that is not ours needs lies close together.
+    pub kept: Kept,
     pub tgid: u32,
     pub tid: u32,
     pub uid: u32,
-    /// TCP sequence number of the first recorded byte, and of the first one not yet recorded.
-    pub first_seq: u32,
-    pub next_seq: u32,
-    /// How many bytes of the present head may still be recorded.
+    /// How many bytes of the present head may still be recorded. Of a socket that the sidecar accepted: while its peer waits for
+    /// a reply.
     pub head_left: u32,
     /// A `Role`.
     pub role: u8,
@@ -147,8 +145,27 @@ pub struct Flow {
     /// The sidecar's port that its SYN was redirected to, and the source port that this SYN had; 0: none.
     pub redirected_port: u16,
     pub wire_port: u16,
-    pub zero: u16,
+    pub remote_port: u16,
     pub comm: [u64; 2],
+}
+
+/// See [`Flow::kept`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub union Kept {
+    pub remote_addr: [u64; 2],
+    pub recorded: Recorded,
+}
+
+/// What was recorded of a flow.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Recorded {
+    /// Of its socket.
+    pub cgroup: u64,
+    /// TCP sequence number of the first recorded byte, and of the first one not yet recorded.
+    pub first_seq: u32,
+    pub next_seq: u32,
 }
 
 /// Nothing is known of how this flow began. Equal to the record's flag, so that it is copied as it stands.
@@ -163,6 +180,9 @@ pub const FLOW_EARLY: u8 = 8;
 
 /// The sidecar accepted it, but is not in scope, or not known to be.
 pub const FLOW_STRANGERS: u8 = 16;
+
+/// Somebody waits for what this was dialled for: its dial has made a record, and its first bytes will, whatever they are.
+pub const FLOW_WANTED: u8 = 32;
 
 /// A payload that waits.
 #[repr(C)]
@@ -193,10 +213,12 @@ pub struct Dialed {
 pub struct Accepted {
     /// The sidecar's namespace.
     pub netns: u64,
-    /// What it is called in records, which for a family that goes by cookies is its key in [`FLOWS`], too; 0: not
-    /// established yet.
+    /// Its key in [`FLOWS`], and what it is called in records; 0: not established yet.
     pub flow: u64,
-    /// How many bytes of the reply may still be recorded; 0 while no request waits for one.
+    pub id: u64,
+    /// What the sidecar dialled for it: its key in [`FLOWS`]; 0: not seen.
+    pub dialed: u64,
+    /// How many bytes of a reply to its peer's latest request may be recorded, if its flow is not known by now.
     pub reply_left: u32,
     /// The port it was accepted on.
     pub port: u16,

@@ -2,6 +2,8 @@
 
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::maps::opaque_zero;
+
 /// The protocol of both IP versions' headers.
 const IPPROTO_TCP: u8 = 6;
 pub const TCP_FIN: u8 = 1;
@@ -59,7 +61,7 @@ impl Packet {
         // aligned to nothing.
         unsafe {
             let byte = |offset: usize| *((data + at + offset) as *const u8);
-            let payload = at as u32 + (u32::from(byte(12)) >> 4) * 4;
+            let payload = at as u32 + (u32::from(byte(12)) >> 4) * 4 + opaque_zero() as u32;
             Some(Self {
                 sport: u16::from_be_bytes([byte(0), byte(1)]),
                 dport: u16::from_be_bytes([byte(2), byte(3)]),

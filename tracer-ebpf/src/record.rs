@@ -1,40 +1,14 @@
-//! The records on the ring, and the keys that both sides build alike. `repr(C)`, integers and byte arrays, sizes
+//! The records on the ring. `repr(C)`, integers and byte arrays, sizes
 //! asserted; userspace decodes them in `tracer::event`, and nowhere else.
 
 /// How many bytes of a head are copied, per request and leg.
 pub const HEAD_MAX: usize = 512;
 
-/// An address as both sides compare it: 16 bytes in network order (IPv4 as `::ffff:a.b.c.d`), the port in host
-/// order, and the network namespace (0 where a port is reached from other namespaces too, or where unknown).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Peer {
-    /// Network namespace cookie, or 0.
-    pub netns: u64,
-    /// IPv6 or IPv4-mapped address.
-    pub addr: [u8; 16],
-    /// Host byte order.
-    pub port: u16,
-    /// Keep the key free of padding, which a hash map would compare. Integers of their own size, not an array: that would
-    /// be a loop in the kernel.
-    pub zero: u16,
-    /// See `zero`.
-    pub zeros: u32,
-}
-
-impl Peer {
-    /// Makes the key.
-    #[inline(always)]
-    pub const fn new(netns: u64, addr: [u8; 16], port: u16) -> Self {
-        Self { netns, addr, port, zero: 0, zeros: 0 }
-    }
-}
-
 /// What a record is about.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
-    /// The sidecar dialled somewhere: a [`Meta`] alone.
+    /// The sidecar dialled for somebody who waits for an answer: a [`Meta`] alone.
     Dial = 1,
     /// A leg sent bytes: a [`PayloadRecord`].
     Payload = 2,
@@ -190,7 +164,6 @@ impl Loss {
 }
 
 const _: () = {
-    assert!(size_of::<Peer>() == 32);
     assert!(size_of::<Meta>() == 136);
     assert!(size_of::<PayloadRecord>() == size_of::<Meta>() + 16 + HEAD_MAX);
     assert!(size_of::<EndRecord>() == size_of::<Meta>() + 8);

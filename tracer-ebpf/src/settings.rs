@@ -14,6 +14,8 @@ pub struct Settings {
     pub watch_ns: u64,
     /// The only network namespaces to be traced, as the family of hooks numbers them; all 0: every one.
     pub netns: [u64; SLOTS],
+    /// A secret of this run: with it, nobody can choose addresses that look alike to the programs.
+    pub seed: u64,
     /// Id of the only cgroup (v2) to be traced, with what is below it; 0: every one. For the families whose hooks are
     /// not attached to a cgroup.
     pub cgroup: u64,
@@ -42,6 +44,7 @@ impl Settings {
     pub const ISTIO: Self = Self {
         watch_ns: 10_000_000_000,
         netns: [0; SLOTS],
+        seed: 0,
         cgroup: 0,
         unnamed: NO_SCOPES,
         outbound_ports: [15001, 0, 0, 0],

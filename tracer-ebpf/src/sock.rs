@@ -14,7 +14,7 @@ use crate::{
     early, link,
     maps::{FLOWS, opaque_zero, settings},
     message::Message,
-    sidecar::is_sidecars_port,
+    sidecar::{self, is_sidecars_port},
     task::current_task,
 };
 
@@ -177,7 +177,7 @@ pub fn set_option(socket: u64, level: u32, option: u32) {
     if level == IPPROTO_TCP.into() && option == TCP_NODELAY {
         let sk = Sock(read(socket, offset!(socket_sk)));
         if sk.protocol() == IPPROTO_TCP && is_sidecars_port(sk.local_port()) {
-            link::taken_up(sk.0);
+            link::taken_up(|| sidecar::accepted(sk.netns(), &sk.tuple()));
         }
     }
 }

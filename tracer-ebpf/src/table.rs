@@ -2,6 +2,8 @@
 //! so looking it up is one load of an array and a few compares, and nothing is allocated, locked or freed: it costs a small
 //! part of what the kernel's own hash maps do. Where a set is full, what came first gives way.
 
+use crate::branchless::sign;
+
 /// How many entries a set holds. A flow that matters gives way only once as many newer ones had the same set, out of
 /// thousands of sets, within the moments that its session takes.
 pub const WAYS: usize = 4;
@@ -23,10 +25,15 @@ pub struct Set<V> {
     pub values: [V; WAYS],
 }
 
-/// Which set a key belongs to. <https://en.wikipedia.org/wiki/Hash_function#Fibonacci_hashing>
+/// Spreads numbers. <https://en.wikipedia.org/wiki/Hash_function#Fibonacci_hashing>
+pub const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Which set a key belongs to. Numbers that follow each other, as sockets' cookies do, lie side by side, so that flows of one
+/// session touch few pages of memory. Addresses in the kernel, which have the highest bit, are spread.
 #[inline(always)]
-pub const fn set_of(key: u64) -> u64 {
-    key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SETS.trailing_zeros())
+pub fn set_of(key: u64) -> u64 {
+    let spread = key.wrapping_mul(MULTIPLIER) >> (64 - SETS.trailing_zeros());
+    key ^ ((key ^ spread) & sign(key))
 }
 
 /// How many entries a table has room for.
@@ -52,10 +59,11 @@ mod tests {
     #[test]
     fn keys_that_follow_each_other_spread_evenly() {
         // As sockets' cookies do, and addresses that are 2,432 bytes apart.
-        for step in [1, 2_432] {
+        for (base, step) in [(0, 1), (0xffff_8880_0000_0000_u64, 2_432)] {
             let mut counts = [0_u32; SETS];
             for n in 1..=4 * SETS as u64 {
-                counts[set_of(0xffff_8880_0000_0000_u64.wrapping_add(n * step)) as usize] += 1;
+                let set = set_of(base.wrapping_add(n * step)) % SETS as u64;
+                counts[set as usize] += 1;
             }
             assert!(counts.iter().max() <= Some(&7), "{:?} for step {step}", counts.iter().max());
         }

@@ -47,9 +47,27 @@ impl<V: Copy> Table<V> {
         Looked { at: value(set, place), found: Maybe::new(found != 0) }
     }
 
+    /// The entry of the first of two keys that has one.
+    #[inline(always)]
+    pub fn look_for_either(&self, first: u64, second: u64) -> Looked<V> {
+        let (set, other_set) = (set_of(first), set_of(second));
+        let (place, found) = place_of(self.set(set), first);
+        let (other_place, other_found) = place_of(self.set(other_set), second);
+        let other = found.wrapping_sub(1); // all bits where the first is not there
+        let set = self.set(set & !other | other_set & other);
+        let place = masked::<{ WAYS as u64 - 1 }>(place & !other | other_place & other);
+        Looked { at: value(set, place), found: Maybe::new(found | other_found != 0) }
+    }
+
     /// Puts a new entry, in place of an older one of the same key or of the set's oldest.
     #[inline(always)]
     pub fn put(&self, key: u64, entry: &V) -> *mut V {
+        self.put_over(key, |_| *entry)
+    }
+
+    /// The same, where the new entry depends on the older one of the same key.
+    #[inline(always)]
+    pub fn put_over(&self, key: u64, entry: impl FnOnce(Looked<V>) -> V) -> *mut V {
         let set = self.set(set_of(key));
         let (place, found) = place_of(set, key);
         // SAFETY: the set's counter is a number of which any value will do.
@@ -58,12 +76,16 @@ impl<V: Copy> Table<V> {
             (&raw mut (*set).next).write_volatile(next.wrapping_add(found ^ 1));
             next
         };
-        // Where it was found, there; else in the next place.
-        let place = masked::<{ WAYS as u64 - 1 }>(place | (next & found.wrapping_sub(1)));
+        let (free, is_free) = place_of(set, 0);
+        // Where it was found, there; else in a free place, the first of all, as it is the likeliest to be in the cache; else
+        // in the next.
+        let other = free | (next & is_free.wrapping_sub(1));
+        let place = masked::<{ WAYS as u64 - 1 }>(place | (other & found.wrapping_sub(1)));
         write_key(set, place, 0); // nobody finds half of it
         let value = value(set, place);
+        let entry = entry(Looked { at: value, found: Maybe::new(found != 0) });
         // SAFETY: it lies in the set, and any bytes of a `V` are one.
-        unsafe { value.write(*entry) };
+        unsafe { value.write(entry) };
         write_key(set, place, key);
         value
     }
@@ -103,13 +125,16 @@ impl<V> Looked<V> {
     }
 }
 
-/// Which place has the key, and 1; or 0 twice.
+/// Which place has the key, the first if there are several, and 1; or 0 twice.
 #[inline(always)]
 fn place_of<V>(set: *const Set<V>, key: u64) -> (u64, u64) {
     // SAFETY: each key is one aligned word, which another processor writes in one store.
     let has = |place: usize| unsafe { is_zero((&raw const (*set).keys[place]).read_volatile() ^ key) };
     let (first, second, third, fourth) = (has(0), has(1), has(2), has(3));
-    (masked::<{ WAYS as u64 - 1 }>(second | third * 2 | fourth * 3), first | second | third | fourth)
+    let (not_first, none_of_two) = (first ^ 1, (first | second) ^ 1);
+    let none_of_three = none_of_two & !third;
+    let place = second & not_first | (third & none_of_two) << 1 | (fourth & none_of_three) * 3;
+    (masked::<{ WAYS as u64 - 1 }>(place), first | second | third | fourth)
 }
 
 /// `place` must be below [`WAYS`], and the verifier must see that it is.

@@ -11,7 +11,11 @@ mod scope;
 mod statistics;
 pub mod trial;
 
-use std::{fmt, fs::File};
+use std::{
+    fmt,
+    fs::File,
+    hash::{BuildHasher as _, RandomState},
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use aya::{
@@ -125,6 +129,7 @@ impl Probes {
                     )
                 })?;
         }
+        give_back_memory();
         Ok(Self { family, ebpf, log: Some(log) })
     }
 
@@ -184,7 +189,7 @@ impl Probes {
 }
 
 /// Makes the maps, with what the programs have to know.
-fn open(family: Family, settings: Settings) -> anyhow::Result<Ebpf> {
+fn open(family: Family, mut settings: Settings) -> anyhow::Result<Ebpf> {
     if OBJECT.is_empty() {
         bail!(
             "this egress-tracer was built without its kernel programs (EGRESS_TRACER_SKIP_BPF was set); \
@@ -195,6 +200,7 @@ fn open(family: Family, settings: Settings) -> anyhow::Result<Ebpf> {
         Family::Fentry | Family::Kprobe => layout::of_this_kernel()?,
         Family::Cgroup => Layout::UNKNOWN,
     };
+    settings.seed = RandomState::new().hash_one(());
     // The verifier sees a constant, and drops what is not to be logged.
     let level = log::max_level() as u8;
     EbpfLoader::new()
@@ -203,6 +209,16 @@ fn open(family: Family, settings: Settings) -> anyhow::Result<Ebpf> {
         .override_global("LAYOUT", &GlobalLayout(layout), true)
         .load(OBJECT)
         .context("cannot load the kernel programs' maps: this needs CAP_BPF and CAP_NET_ADMIN, or root")
+}
+
+/// Reading the object takes some MB that are free by now, and an allocator would keep them for as long as the agent lives.
+fn give_back_memory() {
+    // SAFETY: gives the kernel what nobody uses; it takes a number, and may be called at any time.
+    // https://man7.org/linux/man-pages/man3/malloc_trim.3.html
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// What a fentry program is verified against.
@@ -221,9 +237,9 @@ fn kernel_btf(family: Family) -> anyhow::Result<Option<Btf>> {
 #[derive(Clone, Copy)]
 struct GlobalSettings(Settings);
 
-// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 8 + 8 + 2*4 + 2*4 + 4*4 bytes.
+// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 8 + 8 + 8 + 2*4 + 2*4 + 4*4 bytes.
 unsafe impl aya::Pod for GlobalSettings {}
-const _: () = assert!(size_of::<Settings>() == 88);
+const _: () = assert!(size_of::<Settings>() == 96);
 
 /// As above.
 #[repr(transparent)]

@@ -1,5 +1,5 @@
 //! The kernel object as a [`machine`](super::machine) can run it: linked as the loader links it, with the addresses of maps
-//! and of their data put in. It knows no map by name.
+//! and of their data put in. It tells tables from other maps, and knows none by name.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,6 +7,8 @@ use aya_obj::{
     Object,
     generated::{BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE, bpf_insn},
 };
+
+use tracer_ebpf::table::SECTION;
 
 use super::memory::Memory;
 
@@ -37,8 +39,10 @@ impl Image {
         let program = self.0.programs.get(name).unwrap_or_else(|| panic!("no program {name}"));
         let mut code = self.0.functions[&program.function_key()].instructions.clone();
         let mut memory = Memory::default();
-        for (map, number) in self.0.maps.values().zip(0..) {
-            memory.put(DATA + number * EACH, map.data());
+        for ((name, map), number) in self.0.maps.iter().zip(0..) {
+            let at = DATA + number * EACH;
+            let put = if name.starts_with(SECTION) { Memory::put_table } else { Memory::put };
+            put(&mut memory, at, map.data());
         }
         let mut at = 0;
         while at < code.len() {

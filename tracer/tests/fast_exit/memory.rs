@@ -5,19 +5,39 @@ use std::collections::BTreeMap;
 
 /// Bytes by the address of the first.
 #[derive(Default)]
-pub struct Memory(BTreeMap<u64, Vec<u8>>);
+pub struct Memory {
+    regions: BTreeMap<u64, Region>,
+    looked_up: bool,
+}
+
+struct Region {
+    bytes: Vec<u8>,
+    is_table: bool,
+}
 
 impl Memory {
     /// Puts bytes at an address, far enough from all others.
     pub fn put(&mut self, at: u64, bytes: impl Into<Vec<u8>>) {
-        self.0.insert(at, bytes.into());
+        self.regions.insert(at, Region { bytes: bytes.into(), is_table: false });
+    }
+
+    /// The same of a table: an access to it is a look-up.
+    pub fn put_table(&mut self, at: u64, bytes: impl Into<Vec<u8>>) {
+        self.regions.insert(at, Region { bytes: bytes.into(), is_table: true });
+    }
+
+    /// Was anything in a table accessed?
+    pub fn looked_up(&self) -> bool {
+        self.looked_up
     }
 
     /// `len` bytes.
     pub fn get(&mut self, at: u64, len: usize) -> Result<&mut [u8], String> {
-        let inside = self.0.range_mut(..=at).next_back().and_then(|(base, bytes)| {
+        let looked_up = &mut self.looked_up;
+        let inside = self.regions.range_mut(..=at).next_back().and_then(|(base, region)| {
+            *looked_up |= region.is_table;
             let from = usize::try_from(at - base).ok()?;
-            bytes.get_mut(from..from.checked_add(len)?)
+            region.bytes.get_mut(from..from.checked_add(len)?)
         });
         inside.ok_or_else(|| format!("no {len} bytes at {at:#x}"))
     }
