@@ -211,7 +211,8 @@ fn open(family: Family, mut settings: Settings) -> anyhow::Result<Ebpf> {
         .context("cannot load the kernel programs' maps: this needs CAP_BPF and CAP_NET_ADMIN, or root")
 }
 
-/// Reading the object takes some MB that are free by now, and an allocator would keep them for as long as the agent lives.
+/// What takes some MB for a moment, as reading the object does, leaves them to the allocator, which would keep them for as
+/// long as the agent lives.
 fn give_back_memory() {
     // SAFETY: gives the kernel what nobody uses; it takes a number, and may be called at any time.
     // https://man7.org/linux/man-pages/man3/malloc_trim.3.html

@@ -16,7 +16,7 @@ use aya::{
 
 use tracer_ebpf::table::{CAPACITY, SECTION, taken};
 
-use super::Probes;
+use super::{Probes, give_back_memory};
 
 /// `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_GET_NEXT_KEY`:
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L970>.
@@ -61,6 +61,7 @@ impl Probes {
             });
             // Nobody listens any more at the end of the process.
             let _ = to.send(counts.collect());
+            give_back_memory(); // a whole table was read
         };
         thread::Builder::new().name("map-sweep".to_owned()).spawn(count).ok()?;
         Some(Sweep(from))
