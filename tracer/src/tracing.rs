@@ -108,7 +108,7 @@ impl Tracing {
                 Ok(mut event) => {
                     self.counts.count(&event);
                     self.redactor.redact(&mut event);
-                    self.feed(Input::Event(Box::new(event)), reports)?;
+                    self.feed(Input::Event(event), reports)?;
                 }
                 Err(error) => {
                     self.counts.malformed += 1;
@@ -125,7 +125,9 @@ impl Tracing {
             runtime.ask(self.core.take_wanted());
         }
         // However much there is to read, whoever asks for the metrics has its turn.
-        tokio::task::yield_now().await;
+        if self.ring.has_more() {
+            tokio::task::yield_now().await;
+        }
         Ok(())
     }
 

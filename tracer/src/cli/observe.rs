@@ -92,12 +92,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             _ = terminate.recv() => break,
         };
-        let Some(message) = message else { break };
-        seen.count(&message);
-        printer.print(&message)?;
-        if !source.is_ready() {
-            printer.flush()?;
+        let Some(mut message) = message else { break };
+        loop {
+            seen.count(&message);
+            printer.print(&message)?;
+            if is_enough(&seen) || !source.is_ready() {
+                break;
+            }
+            let Some(next) = source.next().await? else { break };
+            message = next;
         }
+        printer.flush()?;
     }
     for message in source.finish().await? {
         if !is_enough(&seen) {

@@ -1,6 +1,7 @@
 //! Loads the kernel programs, attaches them to a scope, and holds them: they are gone when this is dropped, however
 //! the process ends. It makes nothing of what they say.
 
+mod alarm;
 mod hook;
 mod kernel_log;
 pub mod layout;

@@ -1,5 +1,5 @@
-//! The reader's end of the ring: woken by the kernel when it sleeps. While there is much to read, it is not woken for each
-//! record, but comes back by itself a moment later.
+//! The reader's end of the ring: woken by the kernel when it sleeps. While there is something to read, it is not woken for each
+//! record, but comes back by itself a moment later; the busier the node, the longer that is.
 
 use std::{
     io,
@@ -9,18 +9,18 @@ use std::{
 
 use anyhow::Context as _;
 use aya::maps::{Array, Map, MapData, RingBuf};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::{Instant, timeout_at},
-};
-use tracer_ebpf::reader::{ASLEEP, DOZING};
+use tokio::io::{Interest, unix::AsyncFd};
+use tracer_ebpf::reader::{ASLEEP, AWAKE, DOZING};
 
-use super::level::Level;
+use super::{alarm::Alarm, level::Level};
 use crate::event::{DecodeError, Event, decode};
 
-/// How long after something was read it looks again: what comes meanwhile is read together. A person does not notice, and
-/// a node with a thousand sessions a second has a hundred turns instead of thousands.
-const DOZE: Duration = Duration::from_millis(10);
+/// How long after something was read it looks again: what comes meanwhile is read together. After each of these, `FRUITFUL` looks
+/// in a row have found something. A person does not notice, and a node with a thousand sessions a second has 25 turns
+/// instead of thousands.
+const DOZES: [Duration; 3] =
+    [Duration::from_millis(10), Duration::from_millis(20), Duration::from_millis(40)];
+const FRUITFUL: usize = 4;
 
 /// The ring of records.
 pub struct Ring {
@@ -28,16 +28,21 @@ pub struct Ring {
     level: Level,
     /// Where the programs read what this one does.
     reader: Array<MapData, u32>,
+    /// What stands there, as far as this one knows: whoever wakes it writes there, too.
+    told: u32,
+    alarm: Alarm,
     next: Next,
+    /// How many looks in a row have found something.
+    fruitful: usize,
 }
 
 /// What comes before the next look into the ring.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// Nothing: there is more in it than was taken.
     Look,
     /// Some time.
-    Doze(Instant),
+    Doze,
     /// Somebody who wakes it: nothing was in it.
     Sleep,
 }
@@ -51,25 +56,35 @@ impl Ring {
         // SAFETY: the map's descriptor stays open and the same for as long as the `RingBuf` lives, which the
         // `AsyncFd` owns.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
-        let ring = ring.context("cannot wait for the ring")?;
-        Ok(Self { records: ring, level, reader, next: Next::Look })
+        let records = ring.context("cannot wait for the ring")?;
+        let alarm = Alarm::new().context("cannot make a timer")?;
+        Ok(Self { records, level, reader, told: AWAKE, alarm, next: Next::Look, fruitful: 0 })
     }
 
     /// Waits until it is time to read, and puts what there is into `batch`, which has a bound; at times that is nothing.
+    /// Nothing is lost where this is dropped half-way.
     pub async fn read(&mut self, batch: &mut Batch) -> io::Result<()> {
         match self.next {
             Next::Look => {}
-            Next::Doze(end) => {
+            Next::Doze => {
+                self.alarm.ring_every(DOZES[(self.fruitful / FRUITFUL).min(DOZES.len() - 1)])?;
                 self.tell(DOZING)?;
-                // Somebody who wakes it earlier does so because the ring fills up.
-                if let Ok(ready) = timeout_at(end, self.records.readable_mut()).await {
-                    ready?.clear_ready();
+                tokio::select! {
+                    biased;
+                    // Because the ring fills up.
+                    ready = self.records.readable_mut() => {
+                        ready?.clear_ready();
+                        self.told = AWAKE;
+                    }
+                    rang = self.alarm.rings() => rang?,
                 }
             }
             Next::Sleep => {
+                self.alarm.be_silent()?;
                 self.tell(ASLEEP)?;
                 if self.level.waiting() == 0 {
                     self.records.readable_mut().await?.clear_ready();
+                    self.told = AWAKE;
                 }
             }
         }
@@ -81,18 +96,26 @@ impl Ring {
     pub fn read_now(&mut self, batch: &mut Batch) {
         self.level.look();
         batch.fill(self.records.get_mut());
-        self.next = match batch.records.len() {
-            0 => Next::Sleep,
-            Batch::SIZE => Next::Look,
-            _ => Next::Doze(Instant::now() + DOZE),
+        (self.next, self.fruitful) = match batch.records.len() {
+            0 => (Next::Sleep, 0),
+            Batch::SIZE => (Next::Look, self.fruitful),
+            _ => (Next::Doze, self.fruitful.saturating_add(1)),
         };
+    }
+
+    /// Whether there may be more in it than was taken.
+    pub fn has_more(&self) -> bool {
+        self.next == Next::Look
     }
 
     /// Tells the programs what this one does next. What they hand in from now on, they do knowing that; what they have handed
     /// in before, whoever looks behind this sees.
     fn tell(&mut self, state: u32) -> io::Result<()> {
-        self.reader.set(0, state, 0).map_err(io::Error::other)?;
-        fence(Ordering::SeqCst);
+        if self.told != state {
+            self.reader.set(0, state, 0).map_err(io::Error::other)?;
+            self.told = state;
+            fence(Ordering::SeqCst);
+        }
         Ok(())
     }
 
@@ -105,7 +128,7 @@ impl Ring {
 /// Some records, in the order in which they were made.
 #[derive(Default)]
 pub struct Batch {
-    records: Vec<Result<Event, DecodeError>>,
+    records: Vec<Result<Box<Event>, DecodeError>>,
 }
 
 impl Batch {
@@ -115,7 +138,7 @@ impl Batch {
     fn fill(&mut self, ring: &mut RingBuf<MapData>) {
         while !self.is_full() {
             let Some(record) = ring.next() else { return };
-            self.records.push(decode(&record));
+            self.records.push(decode(&record).map(Box::new));
         }
     }
 
@@ -130,7 +153,7 @@ impl Batch {
     }
 
     /// Takes them out.
-    pub fn drain(&mut self) -> impl Iterator<Item = Result<Event, DecodeError>> {
+    pub fn drain(&mut self) -> impl Iterator<Item = Result<Box<Event>, DecodeError>> {
         self.records.drain(..)
     }
 }
