@@ -165,22 +165,20 @@ pub fn sent<C: Context>(ctx: &C, known: Looked<Flow>, sent: &Sent) {
         Ok(first) => first,
         Err(reason) => return unreadable(known, reason),
     };
-    let is_reply = Maybe::new(is_sidecars_port(ctx.local_port()));
     let opens = Maybe::new(concerns_us(first, sent.len));
     let state = match known.get() {
         Some(state) => state,
-        None if is_reply.is() || opens.is() => match late(ctx, sent.flow, is_reply) {
+        None => match late(ctx, sent.flow, opens) {
             Some(state) => state,
             None => return,
         },
-        None => return,
     };
     // SAFETY: the value lives in the map. A flow's sends come one after the other (two threads that write to one socket
     // at the same time make no head anyway), so nobody else writes.
     let state = unsafe { &mut *state };
     let is_first = Maybe::new(state.flags & FLOW_SENT == 0);
     state.flags |= FLOW_SENT;
-    if is_reply.is() {
+    if state.role == Role::Reply as u8 {
         let left = state.head_left;
         if left == 0 {
             return;
@@ -220,7 +218,11 @@ fn is_wanted(upstream: &Flow) -> bool {
 
 /// A flow whose beginning was not seen: it was open before the programs were attached, or fell out of the map.
 #[inline(always)]
-fn late<C: Context>(ctx: &C, flow: u64, is_reply: Maybe) -> Option<*mut Flow> {
+fn late<C: Context>(ctx: &C, flow: u64, opens: Maybe) -> Option<*mut Flow> {
+    let is_reply = Maybe::new(is_sidecars_port(ctx.local_port()));
+    if !is_reply.is() && !opens.is() {
+        return None;
+    }
     let netns = ctx.netns()?;
     let settings = settings();
     let uid = ctx.uid();

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread;
+use std::time::Duration;
 
-use lab::{Behaviour, POD, PROXY, PROXY_V6, Place, Script, ScriptedProxy, Step, Transcript};
+use lab::{Behaviour, POD, PROXY, PROXY_V6, Place, Process, Script, ScriptedProxy, Step, Transcript};
 
 use crate::stage::{GRANTED, HTTP, REFUSED, Shape, Stage, TCP, at, script, send};
 
@@ -55,6 +56,25 @@ fn inbound_and_no_sidecar() {
         &scripts,
         &transcripts,
     );
+}
+
+/// Whoever has no sidecar may have one of its ports for his own, where the node gives so low ones.
+#[test]
+fn the_apps_own_port_is_one_of_a_sidecars() {
+    let stage = Stage::new();
+    let _tunnel = stage.proxy(TCP, Behaviour::Tunnel);
+    let script = Script::connect(at(TCP), "a.example:443");
+    let transcripts = [15001, 15006].map(|port| {
+        let mut command = stage.lab.outside().command("sh").expect("a shell");
+        command.args(["-c", &format!("echo {port} {port} > /proc/sys/net/ipv4/ip_local_port_range")]);
+        Process::run_well(command, &[], Duration::from_secs(10)).expect("one port");
+        let scripts = std::slice::from_ref(&script);
+        let transcript = stage.lab.play_in(stage.lab.stranger(), scripts).expect("a transcript").remove(0);
+        assert_eq!(transcript.local.map(|local| local.port()), Some(port));
+        transcript
+    });
+    let dues = ["15001", "15006"].map(|port| (port, "direct".to_owned()));
+    stage.judge(&dues, &[script.clone(), script], &transcripts);
 }
 
 #[test]
