@@ -1,10 +1,14 @@
 //! Turns a record from the ring into an [`Event`]: the only place that reads the kernel's bytes. It checks every
 //! length and every number, and never panics.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    mem::offset_of,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
 use bytes::Bytes;
 use compact_str::CompactString;
+use memchr::memchr;
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{EndRecord, HEAD_MAX, Meta, PayloadRecord, RecordKind, record};
 
@@ -132,9 +136,12 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     let what = match meta.kind {
         kind if kind == RecordKind::Dial as u8 => What::Dialed,
         kind if kind == RecordKind::Payload as u8 => {
-            let PayloadRecord { offset, total, len, data, .. } = read(record)?;
+            let too_short = DecodeError::TooShort(record.len());
+            let (numbers, data) =
+                record.split_at_checked(offset_of!(PayloadRecord, data)).ok_or(too_short)?;
+            let [offset, total, len] = read(&numbers[offset_of!(PayloadRecord, offset)..])?;
             let len = usize::try_from(len).unwrap_or(HEAD_MAX).min(HEAD_MAX);
-            What::Sent { offset, total, data: Bytes::copy_from_slice(&data[..len]) }
+            What::Sent { offset, total, data: Bytes::copy_from_slice(data.get(..len).ok_or(too_short)?) }
         }
         kind if kind == RecordKind::End as u8 => {
             let EndRecord { from, to, answered: heard, .. } = read(record)?;
@@ -193,7 +200,7 @@ unsafe trait Wire: Copy {}
 // SAFETY: see the types: integers and byte arrays, `repr(C)`, sizes asserted.
 unsafe impl Wire for Meta {}
 // SAFETY: as above.
-unsafe impl Wire for PayloadRecord {}
+unsafe impl Wire for [u32; 3] {}
 // SAFETY: as above.
 unsafe impl Wire for EndRecord {}
 
@@ -214,8 +221,12 @@ fn socket_addr(addr: [u8; 16], port: u16) -> SocketAddr {
 
 /// A thread may call itself anything.
 fn comm(name: &[u8; 16]) -> CompactString {
-    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-    name[..end].iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect()
+    let end = memchr(0, name).unwrap_or(name.len());
+    let name = &name[..end];
+    match CompactString::from_utf8(name) {
+        Ok(plain) if name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/".contains(byte)) => plain,
+        _ => name.iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect(),
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

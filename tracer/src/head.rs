@@ -230,6 +230,12 @@ fn without_credentials(authority: &[u8]) -> &[u8] {
 
 /// Text from the wire in a form that no terminal, label or log can be harmed by: ASCII, controls escaped.
 pub fn printable(bytes: &[u8]) -> String {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && bytes.iter().all(is_plain)
+    {
+        return text.to_owned();
+    }
     let mut text = String::with_capacity(bytes.len());
     for &byte in bytes {
         match byte {

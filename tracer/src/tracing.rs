@@ -11,7 +11,7 @@ use crate::{
     core::{Core, Input, Settings, Stats},
     event::{Event, Role, What},
     pod::Pod,
-    probes::{Batch, Probes, Ring},
+    probes::{Probes, Ring},
     redact::Redactor,
     report::{Gap, Loser, Report},
     runtime::{News, Runtime},
@@ -23,7 +23,6 @@ pub struct Tracing {
     probes: Probes,
     runtime: Option<Runtime>,
     ring: Ring,
-    batch: Batch,
     redactor: Redactor,
     core: Core,
     capacity: usize,
@@ -76,7 +75,6 @@ impl Tracing {
             probes,
             runtime,
             ring,
-            batch: Batch::default(),
             redactor: Redactor::default(),
             capacity: settings.capacity,
             core: Core::new(settings),
@@ -92,38 +90,20 @@ impl Tracing {
         let tick = tokio::select! {
             news = news(self.runtime.as_mut()) => {
                 self.learn(news, reports)?;
-                None
+                self.ask();
+                return Ok(());
             }
-            read = self.ring.read(&mut self.batch) => read.map(|()| None).context("cannot wait for the ring")?,
-            _ = self.tick.tick() => {
-                // Nobody's time is over because of what lies in the ring unread.
-                let now = monotonic();
-                self.ring.read_now(&mut self.batch);
-                Some(self.batch.reaches().unwrap_or(now))
-            }
+            woken = self.ring.wait() => woken.map(|()| None).context("cannot wait for the ring")?,
+            _ = self.tick.tick() => Some(monotonic()),
         };
-        let mut batch = std::mem::take(&mut self.batch);
-        for record in batch.drain() {
-            match record {
-                Ok(mut event) => {
-                    self.counts.count(&event);
-                    self.redactor.redact(&mut event);
-                    self.feed(Input::Event(event), reports)?;
-                }
-                Err(error) => {
-                    self.counts.malformed += 1;
-                    log::error!("{error}; is another version of the kernel programs loaded?");
-                }
-            }
-        }
-        self.batch = batch;
-        if let Some(time) = tick {
+        let latest = self.read(reports)?;
+        if let Some(now) = tick {
             self.notice_losses()?;
+            // Nobody's time is over because of what lies in the ring unread.
+            let time = latest.filter(|_| self.ring.has_more()).unwrap_or(now);
             self.feed(Input::Tick(time), reports)?;
         }
-        if let Some(runtime) = &self.runtime {
-            runtime.ask(self.core.take_wanted());
-        }
+        self.ask();
         // However much there is to read, whoever asks for the metrics has its turn.
         if self.ring.has_more() {
             tokio::task::yield_now().await;
@@ -131,12 +111,28 @@ impl Tracing {
         Ok(())
     }
 
+    /// Feeds the core with what is in the ring; gives the time of the latest record.
+    fn read(&mut self, reports: &mut Vec<Report>) -> anyhow::Result<Option<u64>> {
+        let Self { ring, redactor, core, counts, recorder, .. } = self;
+        let (mut latest, mut result) = (None, Ok(()));
+        ring.read(|record| match record {
+            Ok(mut event) => {
+                latest = Some(event.time);
+                counts.count(&event);
+                redactor.redact(&mut event);
+                let fed = feed(core, recorder.as_mut(), Input::Event(Box::new(event)), reports);
+                result = std::mem::replace(&mut result, Ok(())).and(fed);
+            }
+            Err(error) => {
+                counts.malformed += 1;
+                log::error!("{error}; is another version of the kernel programs loaded?");
+            }
+        });
+        result.map(|()| latest)
+    }
+
     fn feed(&mut self, input: Input, reports: &mut Vec<Report>) -> anyhow::Result<()> {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.record(&input).context("cannot go on writing the recording")?;
-        }
-        self.core.feed(input, reports);
-        Ok(())
+        feed(&mut self.core, self.recorder.as_mut(), input, reports)
     }
 
     fn learn(&mut self, news: News, reports: &mut Vec<Report>) -> anyhow::Result<()> {
@@ -149,6 +145,13 @@ impl Tracing {
             log::error!("{error:#}");
         }
         Ok(())
+    }
+
+    /// Asks whose those are that the core wants to know of.
+    fn ask(&mut self) {
+        if let Some(runtime) = &self.runtime {
+            runtime.ask(self.core.take_wanted());
+        }
     }
 
     /// The pods of which nothing more will be reported, since the previous call.
@@ -204,6 +207,19 @@ impl Tracing {
     pub fn counts(&self) -> Counts {
         self.counts
     }
+}
+
+fn feed(
+    core: &mut Core,
+    recorder: Option<&mut Recorder<BufWriter<File>>>,
+    input: Input,
+    reports: &mut Vec<Report>,
+) -> anyhow::Result<()> {
+    if let Some(recorder) = recorder {
+        recorder.record(&input).context("cannot go on writing the recording")?;
+    }
+    core.feed(input, reports);
+    Ok(())
 }
 
 /// What was lost so far, by where and why, and what of it is news.

@@ -83,6 +83,10 @@ impl Color {
     }
 }
 
+/// Bytes that are written at once, where there are so many: a pipe holds as much.
+/// <https://man7.org/linux/man-pages/man7/pipe.7.html>
+const AT_ONCE: usize = 64 << 10;
+
 /// Prints reports.
 pub(super) struct Printer {
     out: BufWriter<Stdout>,
@@ -107,7 +111,7 @@ impl Printer {
             File::create(file).with_context(|| format!("cannot write the report file {}", file.display()))
         });
         Ok(Self {
-            out: BufWriter::new(stdout),
+            out: BufWriter::with_capacity(AT_ONCE, stdout),
             form: match args.format {
                 Format::Compact => Form::Compact(Compact::new(colors, zone, explain)),
                 Format::Table => Form::Table(Table::new(colors, zone, explain)),
@@ -140,7 +144,10 @@ impl Printer {
         match &mut self.form {
             Form::Compact(compact) => self.out.write_all(compact.show(report).as_bytes())?,
             Form::Table(table) => self.out.write_all(table.show(report).as_bytes())?,
-            Form::Json => writeln!(self.out, "{}", report.to_json())?,
+            Form::Json => {
+                serde_json::to_writer(&mut self.out, report)?;
+                self.out.write_all(b"\n")?;
+            }
             Form::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(report)?)?,
         }
         if let Some(copy) = &mut self.copy {

@@ -2,11 +2,11 @@
 //! have one, and what was not counted for an hour is dropped. It knows no reports.
 
 use std::{
-    collections::HashMap,
     ops::Range,
     time::{Duration, Instant},
 };
 
+use foldhash::{HashMap, HashMapExt as _};
 use prometheus::{IntCounter, IntCounterVec};
 
 /// The label value of what has no series of its own. No address, name or host begins like that.
@@ -36,10 +36,16 @@ pub(super) struct Bounded {
     counters: IntCounterVec,
     groups: Vec<Group>,
     cap: usize,
-    /// When each series was last counted in.
-    series: HashMap<Vec<String>, Instant>,
+    series: HashMap<Vec<String>, Series>,
     expired: IntCounter,
     folded: IntCounterVec,
+}
+
+#[derive(Debug)]
+struct Series {
+    counter: IntCounter,
+    /// When it was last counted in.
+    last: Instant,
 }
 
 impl Bounded {
@@ -57,9 +63,15 @@ impl Bounded {
 
     /// Counts one.
     pub(super) fn inc(&mut self, values: Vec<String>, now: Instant) {
-        let values = if self.series.contains_key(&values) { values } else { self.admit(values) };
-        self.counters.with_label_values(&values).inc();
-        self.series.insert(values, now);
+        if let Some(series) = self.series.get_mut(&values) {
+            series.counter.inc();
+            series.last = now;
+            return;
+        }
+        let values = self.admit(values);
+        let counter = self.counters.with_label_values(&values);
+        counter.inc();
+        self.series.insert(values, Series { counter, last: now });
     }
 
     /// Makes room for a series, or names the one that stands for it.
@@ -97,7 +109,7 @@ impl Bounded {
     /// Drops the series for which `gone` holds.
     pub(super) fn remove(&mut self, gone: impl Fn(&[String], Instant) -> bool) {
         let Self { counters, groups, series, expired, .. } = self;
-        series.retain(|values, last| {
+        series.retain(|values, Series { last, .. }| {
             if !gone(values, *last) {
                 return true;
             }

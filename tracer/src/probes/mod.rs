@@ -29,7 +29,7 @@ use tracer_ebpf::{Layout, Loss, Settings};
 use hook::explain;
 pub use hook::{Hook, Point};
 pub use kernel_log::KernelLog;
-pub use ring::{Batch, Ring};
+pub use ring::Ring;
 pub use scope::Scope;
 pub use statistics::{Sweep, Timing};
 

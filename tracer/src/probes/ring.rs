@@ -22,6 +22,9 @@ const DOZES: [Duration; 3] =
     [Duration::from_millis(10), Duration::from_millis(20), Duration::from_millis(40)];
 const FRUITFUL: usize = 4;
 
+/// How many records are handed on at once.
+const AT_ONCE: usize = 512;
+
 /// The ring of records.
 pub struct Ring {
     records: AsyncFd<RingBuf<MapData>>,
@@ -61,9 +64,8 @@ impl Ring {
         Ok(Self { records, level, reader, told: AWAKE, alarm, next: Next::Look, fruitful: 0 })
     }
 
-    /// Waits until it is time to read, and puts what there is into `batch`, which has a bound; at times that is nothing.
-    /// Nothing is lost where this is dropped half-way.
-    pub async fn read(&mut self, batch: &mut Batch) -> io::Result<()> {
+    /// Waits until it is time to read. Nothing is lost where this is dropped half-way.
+    pub async fn wait(&mut self) -> io::Result<()> {
         match self.next {
             Next::Look => {}
             Next::Doze => {
@@ -88,17 +90,23 @@ impl Ring {
                 }
             }
         }
-        self.read_now(batch);
         Ok(())
     }
 
-    /// Puts what is there into `batch`, also records that were too unimportant to wake anybody.
-    pub fn read_now(&mut self, batch: &mut Batch) {
+    /// Hands what is there to `each`, in the order in which it was made, also records that were too unimportant to wake
+    /// anybody; but no more than some hundred at once.
+    pub fn read(&mut self, mut each: impl FnMut(Result<Event, DecodeError>)) {
         self.level.look();
-        batch.fill(self.records.get_mut());
-        (self.next, self.fruitful) = match batch.records.len() {
+        let mut count = 0;
+        while count < AT_ONCE
+            && let Some(record) = self.records.get_mut().next()
+        {
+            each(decode(&record));
+            count += 1;
+        }
+        (self.next, self.fruitful) = match count {
             0 => (Next::Sleep, 0),
-            Batch::SIZE => (Next::Look, self.fruitful),
+            AT_ONCE => (Next::Look, self.fruitful),
             _ => (Next::Doze, self.fruitful.saturating_add(1)),
         };
     }
@@ -122,38 +130,5 @@ impl Ring {
     /// The most bytes that waited to be read since the previous call, and how many the ring can hold.
     pub fn fill(&self) -> (usize, usize) {
         self.level.take()
-    }
-}
-
-/// Some records, in the order in which they were made.
-#[derive(Default)]
-pub struct Batch {
-    records: Vec<Result<Box<Event>, DecodeError>>,
-}
-
-impl Batch {
-    /// How many records are handed on at once.
-    const SIZE: usize = 512;
-
-    fn fill(&mut self, ring: &mut RingBuf<MapData>) {
-        while !self.is_full() {
-            let Some(record) = ring.next() else { return };
-            self.records.push(decode(&record).map(Box::new));
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.records.len() >= Self::SIZE
-    }
-
-    /// The time of the last one, where there may be more than these.
-    pub fn reaches(&self) -> Option<u64> {
-        let last = self.records.iter().rev().find_map(|record| Some(record.as_ref().ok()?.time));
-        last.filter(|_| self.is_full())
-    }
-
-    /// Takes them out.
-    pub fn drain(&mut self) -> impl Iterator<Item = Result<Box<Event>, DecodeError>> {
-        self.records.drain(..)
     }
 }
