@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::HEAD_MAX;
 
@@ -13,11 +14,11 @@ pub struct Request {
     /// CONNECT, or another method with an absolute-form target.
     pub form: Form,
     /// `host:port` as it stood in the request line, without credentials, escaped.
-    pub authority: String,
+    pub authority: CompactString,
     /// `1.1` of `HTTP/1.1`; empty: the first line is longer than what is captured.
-    pub http_version: String,
+    pub http_version: CompactString,
     /// `User-Agent`, escaped.
-    pub user_agent: Option<String>,
+    pub user_agent: Option<CompactString>,
 }
 
 /// The two forms of request that a proxy is sent.
@@ -35,7 +36,7 @@ pub struct Reply {
     /// Its status; `None`: what came is not HTTP/1.
     pub status: Option<u16>,
     /// `Server`, escaped.
-    pub server: Option<String>,
+    pub server: Option<CompactString>,
     /// Does a body follow?
     pub body: Body,
 }
@@ -120,14 +121,14 @@ fn cut(bytes: &[u8]) -> Progress<Request> {
     let mut words = bytes.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
     let (Some(method), Some(target)) = (words.next(), words.next()) else { return Progress::Other };
     let Some((form, authority)) = form_of(method, target) else { return Progress::Other };
-    let mut authority_text = printable(without_credentials(authority));
+    let mut authority_text: CompactString = printable(without_credentials(authority));
     if authority.as_ptr_range().end == bytes.as_ptr_range().end {
         authority_text.push_str("...");
     }
     Progress::Begun(Request {
         form,
         authority: authority_text,
-        http_version: String::new(),
+        http_version: CompactString::default(),
         user_agent: None,
     })
 }
@@ -229,22 +230,19 @@ fn without_credentials(authority: &[u8]) -> &[u8] {
 }
 
 /// Text from the wire in a form that no terminal, label or log can be harmed by: ASCII, controls escaped.
-pub fn printable(bytes: &[u8]) -> String {
+pub fn printable<T: for<'a> From<&'a str> + FromIterator<char>>(bytes: &[u8]) -> T {
     let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
-    if let Ok(text) = std::str::from_utf8(bytes)
-        && bytes.iter().all(is_plain)
-    {
-        return text.to_owned();
+    match std::str::from_utf8(bytes) {
+        Ok(text) if bytes.iter().all(is_plain) => text.into(),
+        Ok(_) | Err(_) => bytes.iter().flat_map(|byte| escaped(*byte)).collect(),
     }
-    let mut text = String::with_capacity(bytes.len());
-    for &byte in bytes {
-        match byte {
-            // Quotes harm nobody, and are easier to read as they are.
-            b'"' | b'\'' => text.push(char::from(byte)),
-            _ => text.extend(byte.escape_ascii().map(char::from)),
-        }
-    }
-    text
+}
+
+/// One byte. Quotes harm nobody, and are easier to read as they are.
+fn escaped(byte: u8) -> impl Iterator<Item = char> {
+    let quote = matches!(byte, b'"' | b'\'').then_some(byte);
+    let other = quote.is_none().then(|| byte.escape_ascii());
+    quote.into_iter().chain(other.into_iter().flatten()).map(char::from)
 }
 
 impl fmt::Display for Form {
@@ -336,7 +334,8 @@ mod tests {
                 assert_eq!(request(&bytes[..end]), Progress::Incomplete, "{end}");
             }
             let Progress::Begun(head) = request(bytes) else { panic!("no head") };
-            assert_eq!((head.form, head.authority, head.http_version), (form, authority, String::new()));
+            assert_eq!((head.form, head.http_version), (form, CompactString::default()));
+            assert_eq!(head.authority, authority);
         }
         let origin = format!("OPTIONS /{long}");
         assert_eq!(request(&origin.as_bytes()[..HEAD_MAX]), Progress::Other);

@@ -124,6 +124,9 @@ impl Part {
         match self {
             Self::FirstLine(line) => {
                 let end = memchr(b'\n', bytes).unwrap_or(bytes.len());
+                if line.is_empty() && whole && end < bytes.len() && is_http_so_far(&bytes[..end]) {
+                    return self.end_line(end, bytes); // whole at once, as nearly all are
+                }
                 let (piece, before) = (&mut bytes[..end], line.len());
                 let mut spaces = memchr_iter(b' ', line).count();
                 line.extend_from_slice(piece);

@@ -59,14 +59,14 @@ impl Core {
                 comm: acceptor.map(|task| task.comm.to_string()),
             }),
             connect: report::Connect {
-                authority: asked.request.authority.clone(),
-                http_version: asked.request.http_version.clone(),
-                user_agent: asked.request.user_agent.clone(),
+                authority: asked.request.authority.to_string(),
+                http_version: asked.request.http_version.to_string(),
+                user_agent: asked.request.user_agent.as_ref().map(ToString::to_string),
             },
             reply: reply.map(|reply| report::Reply {
                 from: replier(verdict, evidence.upstream),
                 status: reply.status,
-                server: reply.server,
+                server: reply.server.map(String::from),
                 after_us: time.saturating_sub(asked.time) / 1_000,
             }),
             upstream: upstream.map(|remote| report::Upstream {
