@@ -236,10 +236,10 @@ impl Upstreams {
 
     /// Gives a socket to a session: nobody else will be offered it.
     pub fn claim(&mut self, flow: u64, claim: Claim) {
+        self.unindex(flow);
         if let Some(upstream) = self.get_mut(flow) {
             upstream.claim = Some(claim);
         }
-        self.unindex(flow);
     }
 
     /// What a socket carried will not be held against anything any more: it was dialled for its session, which is a
@@ -301,6 +301,9 @@ impl Upstreams {
 
     fn unindex(&mut self, flow: u64) {
         let Some(upstream) = self.place(flow).and_then(|place| self.sockets.get(place)) else { return };
+        if upstream.claim.is_some() {
+            return; // it was, when it was claimed
+        }
         forget(&mut self.by_remote, &upstream.remote, flow);
         if let Some(key) = of_thread(upstream.task.as_ref(), upstream.dialed, flow) {
             self.by_thread.remove(&key);

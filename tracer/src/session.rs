@@ -4,6 +4,7 @@
 use std::{collections::VecDeque, hash::BuildHasher, net::SocketAddr};
 
 use foldhash::quality::FixedState;
+use smallvec::SmallVec;
 use tracer_ebpf::HEAD_MAX;
 
 use crate::{
@@ -43,7 +44,7 @@ pub struct Connection {
     /// The sidecar's own socket that carries this connection as it is.
     pub tunnel: Option<u64>,
     /// All sidecar's sockets that are explained by this connection.
-    pub upstreams: Vec<u64>,
+    pub upstreams: SmallVec<[u64; 2]>,
     /// How many requests were answered.
     pub answered: u32,
     /// A CONNECT was granted: what follows is somebody else's conversation.
@@ -116,7 +117,7 @@ impl Connection {
             dialed: None,
             pending: VecDeque::new(),
             tunnel: None,
-            upstreams: Vec::new(),
+            upstreams: SmallVec::new(),
             answered: 0,
             opaque: false,
             app_closed: false,
@@ -204,7 +205,7 @@ impl Connection {
 
     /// This socket turned out to belong to another connection.
     pub fn release(&mut self, upstream: u64) {
-        self.upstreams.retain(|&other| other != upstream);
+        self.upstreams.retain(|other| *other != upstream);
         self.tunnel = self.tunnel.filter(|&other| other != upstream);
         for asked in &mut self.pending {
             asked.rewritten = asked.rewritten.filter(|&other| other != upstream);

@@ -140,8 +140,8 @@ impl Tables {
             self.index_reply(event.flow, place);
         }
         let connection = self.connections.get_mut(place)?;
-        if let Some(task) = &event.task {
-            connection.acceptor = Some(task.clone());
+        if connection.acceptor.is_none() && event.task.is_some() {
+            connection.acceptor.clone_from(&event.task);
             connection.accepted = event.opened;
         }
         connection.dialed = connection.dialed.or(event.link);
