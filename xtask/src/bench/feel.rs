@@ -29,8 +29,8 @@ pub(crate) fn measure(stage: &Stage, rounds: usize, seconds: f64, figures: &mut 
         let mut found: Vec<Vec<[f64; 2]>> = vec![Vec::new(); watchers.len()];
         for round in 0..rounds {
             for (nth, watcher) in watchers.into_iter().enumerate() {
-                // The tracer is what the target is about: it gets more pairs.
-                for _ in 0..if watcher == Observer::Tracer { 3 } else { 1 } {
+                // The tracer is what the target is about, and a percent takes many pairs.
+                for _ in 0..if watcher == Observer::Tracer { 8 } else { 1 } {
                     let order = found[nth].len() % 2 == round % 2;
                     let first = run(if order { Observer::Nobody } else { watcher })?;
                     let second = run(if order { watcher } else { Observer::Nobody })?;
