@@ -149,6 +149,16 @@ pub struct Flow {
     pub comm: [u64; 2],
 }
 
+impl Flow {
+    /// The cgroup of its socket; 0: nothing of it has been recorded.
+    #[inline(always)]
+    pub fn cgroup(&self) -> u64 {
+        let recorded = u64::from(self.flags & FLOW_RECORDED) / u64::from(FLOW_RECORDED);
+        // SAFETY: any bytes are a value of it, and the flag says whether they are one.
+        unsafe { self.kept.recorded.cgroup & recorded.wrapping_neg() }
+    }
+}
+
 /// See [`Flow::kept`].
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -61,6 +61,7 @@ impl Packet {
         // aligned to nothing.
         unsafe {
             let byte = |offset: usize| *((data + at + offset) as *const u8);
+            // To the verifier any number: else it follows packets of the two versions apart, through all that comes after.
             let payload = at as u32 + (u32::from(byte(12)) >> 4) * 4 + opaque_zero() as u32;
             Some(Self {
                 sport: u16::from_be_bytes([byte(0), byte(1)]),

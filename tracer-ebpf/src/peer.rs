@@ -1,5 +1,5 @@
 //! What names one end of a connection in the tables and in the watch: a number made of a namespace, an address and a port.
-//! Two that differ have the same one about as often as a guess at a secret of 64 bits is right.
+//! Two that differ have the same one about as often as a guess at a secret of 62 bits is right.
 
 use tracer_ebpf::table::MULTIPLIER;
 

@@ -1,5 +1,5 @@
-//! The records on the ring. `repr(C)`, integers and byte arrays, sizes
-//! asserted; userspace decodes them in `tracer::event`, and nowhere else.
+//! The records on the ring. `repr(C)`, integers and byte arrays, sizes asserted; userspace decodes them in `tracer::event`,
+//! and nowhere else.
 
 /// How many bytes of a head are copied, per request and leg.
 pub const HEAD_MAX: usize = 512;

@@ -14,7 +14,7 @@ use tracer_ebpf::{
 use crate::{
     address::bytes_of,
     context::{Bytes, Tuple},
-    maps::{FLOW_RECORDED, Flow, LOSSES, LOST, READER, RECORDS, RING_BYTES},
+    maps::{Flow, LOSSES, LOST, READER, RECORDS, RING_BYTES},
 };
 
 /// How a record is handed in: whether anybody is woken is decided behind it, by `tell`.
@@ -60,7 +60,7 @@ fn tell(settles: bool) {
 
 /// The part that all records share.
 #[inline(always)]
-fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple, cgroup: u64) -> Meta {
+fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
     Meta {
         // SAFETY: takes nothing, returns a number.
         time_ns: unsafe { bpf_ktime_get_ns() },
@@ -68,7 +68,7 @@ fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple, cgroup: u64) -> Meta {
         opened_ns: state.opened_ns,
         netns: state.netns,
         sidecar_netns: tuple.sidecar_netns,
-        cgroup,
+        cgroup: state.cgroup(),
         tgid: state.tgid,
         tid: state.tid,
         uid: state.uid,
@@ -98,7 +98,7 @@ pub fn dial(state: &Flow) {
     };
     // SAFETY: nothing of it has been recorded.
     let remote_addr = unsafe { state.kept.remote_addr };
-    entry.write(meta(RecordKind::Dial, state, &Tuple::to(bytes_of(remote_addr), state.remote_port), 0));
+    entry.write(meta(RecordKind::Dial, state, &Tuple::to(bytes_of(remote_addr), state.remote_port)));
     entry.submit(SILENTLY);
     tell(false);
 }
@@ -113,12 +113,7 @@ pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, to
     // SAFETY: `record` points to reserved, 8-aligned memory of exactly this type, ours until submitted; each field
     // is written through a raw pointer, so no reference to uninitialised memory is made.
     let copied = unsafe {
-        ptr::addr_of_mut!((*record).meta).write(meta(
-            RecordKind::Payload,
-            state,
-            tuple,
-            state.kept.recorded.cgroup,
-        ));
+        ptr::addr_of_mut!((*record).meta).write(meta(RecordKind::Payload, state, tuple));
         ptr::addr_of_mut!((*record).offset).write(offset);
         ptr::addr_of_mut!((*record).total).write(total);
         ptr::addr_of_mut!((*record).zero).write(0);
@@ -144,10 +139,7 @@ pub fn end(state: &Flow, tuple: &Tuple, from: u8, to: u8, received: u64) {
         return lost(Loss::RingFull);
     };
     let answered = u8::from(received != 0);
-    // SAFETY: any bytes are a value of it, and the flag says whether they are one.
-    let cgroup =
-        unsafe { state.kept.recorded.cgroup } & (u64::from(state.flags & FLOW_RECORDED == 0)).wrapping_sub(1);
-    let meta = meta(RecordKind::End, state, tuple, cgroup);
+    let meta = meta(RecordKind::End, state, tuple);
     entry.write(EndRecord { meta, from, to, answered, zero: 0, zeros: 0 });
     entry.submit(SILENTLY);
     tell(state.role != Role::Upstream as u8);

@@ -1,5 +1,4 @@
-//! The sidecar of an app's flow: its ports, the sockets that it accepted, and whether their reply is awaited. It records
-//! nothing.
+//! The sidecar of an app's flow: its ports, the sockets that it accepted, and whether their reply is awaited.
 
 use tracer_ebpf::{HEAD_MAX, Role, branchless::sign};
 
