@@ -76,11 +76,9 @@ impl<V: Copy> Table<V> {
             (&raw mut (*set).next).write_volatile(next.wrapping_add(found ^ 1));
             next
         };
-        let (free, is_free) = place_of(set, 0);
-        // Where it was found, there; else in a free place, the first of all, as it is the likeliest to be in the cache; else
-        // in the next.
-        let other = free | (next & is_free.wrapping_sub(1));
-        let place = masked::<{ WAYS as u64 - 1 }>(place | (other & found.wrapping_sub(1)));
+        // Where it was found, there; else in the next place, whose entry is the oldest. A free one would do as well for this
+        // entry, but the next one's would then not be the oldest any more.
+        let place = masked::<{ WAYS as u64 - 1 }>(place | (next & found.wrapping_sub(1)));
         write_key(set, place, 0); // nobody finds half of it
         let value = value(set, place);
         let entry = entry(Looked { at: value, found: Maybe::new(found != 0) });
