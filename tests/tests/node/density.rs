@@ -23,6 +23,7 @@ const PODS: usize = 250;
 const ASKING: usize = 8;
 const RATE: u32 = 1_000;
 const PATIENCE: Duration = Duration::from_mins(2);
+const COUNTED: &str = "egress_tracer_connect_sessions_total{";
 
 /// A number that the benchmark may set.
 fn asked_for(name: &str, otherwise: u32) -> u32 {
@@ -52,20 +53,25 @@ fn a_full_node() {
     let [resident, peak] = ["VmRSS", "VmHWM"].map(|which| memory_kb(&agent, which).expect("its memory"));
     let made: u64 = loads.iter().map(|done| done.count).sum();
     let took = loads.iter().map(|done| done.seconds).fold(0.0, f64::max);
-    let metrics = stage.wait_for("metrics", |stage| Ok(stage.metrics(&agent).ok())).expect("metrics");
-    let sum = |name: &str| -> f64 {
+    let sum_in = |metrics: &str, name: &str| -> f64 {
         let series = metrics.lines().filter(|line| line.starts_with(name));
         series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     };
-    let labelled =
-        metrics.lines().filter(|line| line.starts_with("egress_tracer_connect_sessions_total{")).count();
+    let mut metrics = String::new();
+    // The reader comes back a moment later. What has not come by the end of patience will not, and is what is measured.
+    let _ = stage.wait_for("count of all sessions", |stage| {
+        metrics = stage.metrics(&agent)?;
+        Ok((sum_in(&metrics, COUNTED) >= made as f64).then_some(()))
+    });
+    let sum = |name: &str| sum_in(&metrics, name);
+    let labelled = metrics.lines().filter(|line| line.starts_with(COUNTED)).count();
     println!(
         "FIGURES {}",
         json!({
             "empty": empty, "full": full, "pods": PODS, "asking": ASKING, "start_seconds": started.as_secs_f64(),
             "sessions": made, "failed": loads.iter().map(|done| done.failed).sum::<u64>(), "seconds": took,
             "resident_kb": resident, "peak_kb": peak, "cpu_share": cpu_share,
-            "counted": sum("egress_tracer_connect_sessions_total{"), "series": labelled,
+            "counted": sum(COUNTED), "series": labelled,
             "misses": sum("egress_tracer_enrichment_misses_total"), "lost": sum("egress_tracer_lost_events_total"),
         })
     );

@@ -10,7 +10,13 @@ use super::figures::{Figures, Table, quartiles, short};
 use super::observer::Observer;
 use super::stage::Stage;
 
-pub(crate) fn measure(stage: &Stage, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
+/// `pod` starts a pod: each round has a new one.
+pub(crate) fn measure(
+    pod: &impl Fn() -> Result<Stage>,
+    rounds: usize,
+    seconds: f64,
+    figures: &mut Figures,
+) -> Result<()> {
     let loads = [
         ("round trips a second", Load::RoundTrips(Stage::echo(seconds)), 1.0),
         ("connections (CONNECT granted) a second", Load::Connections(Stage::echo(seconds)), 1.0),
@@ -19,15 +25,16 @@ pub(crate) fn measure(stage: &Stage, rounds: usize, seconds: f64, figures: &mut 
     let watchers = [Observer::Tracer, Observer::Tcpdump, Observer::TcpdumpHeads, Observer::Tshark];
     let (mut rows, mut numbers) = (Vec::new(), Vec::new());
     for (title, load, unit) in loads {
-        let run = |observer: Observer| -> Result<f64> {
-            let running = observer.start(stage)?;
-            let rate = stage.run(&load)?.rate() / unit;
-            running.stop()?;
-            Ok(rate)
-        };
-        run(Observer::Nobody)?; // once to warm up
         let mut found: Vec<Vec<[f64; 2]>> = vec![Vec::new(); watchers.len()];
         for round in 0..rounds {
+            let stage = pod()?;
+            let run = |observer: Observer| -> Result<f64> {
+                let running = observer.start(&stage)?;
+                let rate = stage.run(&load)?.rate() / unit;
+                running.stop()?;
+                Ok(rate)
+            };
+            run(Observer::Nobody)?; // once to warm up
             for (nth, watcher) in watchers.into_iter().enumerate() {
                 // The tracer is what the target is about, and a percent takes many pairs.
                 for _ in 0..if watcher == Observer::Tracer { 8 } else { 1 } {
@@ -37,6 +44,7 @@ pub(crate) fn measure(stage: &Stage, rounds: usize, seconds: f64, figures: &mut 
                     found[nth].push(if order { [first, second] } else { [second, first] });
                 }
             }
+            stage.close()?;
         }
         for (watcher, pairs) in watchers.into_iter().zip(found) {
             let [_, alone, _] = quartiles(pairs.iter().map(|[alone, _]| *alone).collect());

@@ -51,6 +51,12 @@ impl Stage {
         Ok(Self { tracer, generator, _server: server, _envoy: envoy, _squid: squid, lab })
     }
 
+    /// Ends all that runs, and takes the pod away.
+    pub(crate) fn close(self) -> Result<()> {
+        let Self { lab, .. } = self;
+        lab.close()
+    }
+
     /// The tracer, scoped to the pod.
     pub(crate) fn observe(&self, args: &[&str]) -> Result<Tracer> {
         Tracer::start_at(&self.lab, &self.tracer, args)
