@@ -57,11 +57,12 @@ fn a_full_node() {
         let series = metrics.lines().filter(|line| line.starts_with(name));
         series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     };
+    let all = u32::try_from(made).expect("fewer");
     let mut metrics = String::new();
     // The reader comes back a moment later. What has not come by the end of patience will not, and is what is measured.
     let _ = stage.wait_for("count of all sessions", |stage| {
         metrics = stage.metrics(&agent)?;
-        Ok((sum_in(&metrics, COUNTED) >= made as f64).then_some(()))
+        Ok((sum_in(&metrics, COUNTED) >= f64::from(all)).then_some(()))
     });
     let sum = |name: &str| sum_in(&metrics, name);
     let labelled = metrics.lines().filter(|line| line.starts_with(COUNTED)).count();
