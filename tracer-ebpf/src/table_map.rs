@@ -123,16 +123,13 @@ impl<V> Looked<V> {
     }
 }
 
-/// Which place has the key, the first if there are several, and 1; or 0 twice.
+/// Which place has the key, and 1; or 0 twice.
 #[inline(always)]
 fn place_of<V>(set: *const Set<V>, key: u64) -> (u64, u64) {
     // SAFETY: each key is one aligned word, which another processor writes in one store.
     let has = |place: usize| unsafe { is_zero((&raw const (*set).keys[place]).read_volatile() ^ key) };
     let (first, second, third, fourth) = (has(0), has(1), has(2), has(3));
-    let (not_first, none_of_two) = (first ^ 1, (first | second) ^ 1);
-    let none_of_three = none_of_two & !third;
-    let place = second & not_first | (third & none_of_two) << 1 | (fourth & none_of_three) * 3;
-    (masked::<{ WAYS as u64 - 1 }>(place), first | second | third | fourth)
+    (masked::<{ WAYS as u64 - 1 }>(second | third * 2 | fourth * 3), first | second | third | fourth)
 }
 
 /// `place` must be below [`WAYS`], and the verifier must see that it is.
