@@ -113,26 +113,30 @@ impl Tracing {
 
     /// Feeds the core with what is in the ring; gives the time of the latest record.
     fn read(&mut self, reports: &mut Vec<Report>) -> anyhow::Result<Option<u64>> {
-        let Self { ring, redactor, core, counts, recorder, .. } = self;
-        let (mut latest, mut result) = (None, Ok(()));
-        ring.read(|record| match record {
-            Ok(mut event) => {
-                latest = Some(event.time);
-                counts.count(&event);
-                redactor.redact(&mut event);
-                let fed = feed(core, recorder.as_mut(), Input::Event(Box::new(event)), reports);
-                result = std::mem::replace(&mut result, Ok(())).and(fed);
+        let mut latest = None;
+        while let Some(record) = self.ring.take() {
+            match record {
+                Ok(mut event) => {
+                    latest = Some(event.time);
+                    self.counts.count(&event);
+                    self.redactor.redact(&mut event);
+                    self.feed(Input::Event(Box::new(event)), reports)?;
+                }
+                Err(error) => {
+                    self.counts.malformed += 1;
+                    log::error!("{error}; is another version of the kernel programs loaded?");
+                }
             }
-            Err(error) => {
-                counts.malformed += 1;
-                log::error!("{error}; is another version of the kernel programs loaded?");
-            }
-        });
-        result.map(|()| latest)
+        }
+        Ok(latest)
     }
 
     fn feed(&mut self, input: Input, reports: &mut Vec<Report>) -> anyhow::Result<()> {
-        feed(&mut self.core, self.recorder.as_mut(), input, reports)
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&input).context("cannot go on writing the recording")?;
+        }
+        self.core.feed(input, reports);
+        Ok(())
     }
 
     fn learn(&mut self, news: News, reports: &mut Vec<Report>) -> anyhow::Result<()> {
@@ -207,19 +211,6 @@ impl Tracing {
     pub fn counts(&self) -> Counts {
         self.counts
     }
-}
-
-fn feed(
-    core: &mut Core,
-    recorder: Option<&mut Recorder<BufWriter<File>>>,
-    input: Input,
-    reports: &mut Vec<Report>,
-) -> anyhow::Result<()> {
-    if let Some(recorder) = recorder {
-        recorder.record(&input).context("cannot go on writing the recording")?;
-    }
-    core.feed(input, reports);
-    Ok(())
 }
 
 /// What was lost so far, by where and why, and what of it is news.

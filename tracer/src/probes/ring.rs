@@ -37,6 +37,8 @@ pub struct Ring {
     next: Next,
     /// How many looks in a row have found something.
     fruitful: usize,
+    /// How many records the present look has taken.
+    taken: usize,
 }
 
 /// What comes before the next look into the ring.
@@ -61,7 +63,7 @@ impl Ring {
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let records = ring.context("cannot wait for the ring")?;
         let alarm = Alarm::new().context("cannot make a timer")?;
-        Ok(Self { records, level, reader, told: AWAKE, alarm, next: Next::Look, fruitful: 0 })
+        Ok(Self { records, level, reader, told: AWAKE, alarm, next: Next::Look, fruitful: 0, taken: 0 })
     }
 
     /// Waits until it is time to read. Nothing is lost where this is dropped half-way.
@@ -93,22 +95,24 @@ impl Ring {
         Ok(())
     }
 
-    /// Hands what is there to `each`, in the order in which it was made, also records that were too unimportant to wake
-    /// anybody; but no more than some hundred at once.
-    pub fn read(&mut self, mut each: impl FnMut(Result<Event, DecodeError>)) {
-        self.level.look();
-        let mut count = 0;
-        while count < AT_ONCE
+    /// The next record that is there, in the order in which they were made, also one that was too unimportant to wake anybody.
+    /// None ends a look, as some hundred records do.
+    pub fn take(&mut self) -> Option<Result<Event, DecodeError>> {
+        if self.taken == 0 {
+            self.level.look();
+        }
+        if self.taken < AT_ONCE
             && let Some(record) = self.records.get_mut().next()
         {
-            each(decode(&record));
-            count += 1;
+            self.taken += 1;
+            return Some(decode(&record));
         }
-        (self.next, self.fruitful) = match count {
+        (self.next, self.fruitful) = match std::mem::take(&mut self.taken) {
             0 => (Next::Sleep, 0),
             AT_ONCE => (Next::Look, self.fruitful),
             _ => (Next::Doze, self.fruitful.saturating_add(1)),
         };
+        None
     }
 
     /// Whether there may be more in it than was taken.
