@@ -6,7 +6,6 @@ mod lines;
 mod naming;
 mod tables;
 mod upstream;
-mod waiting;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ use tracer_ebpf::HEAD_MAX;
 use crate::{
     event::{End, Event, Task},
     place::{Index, Place, Places},
+    queue::Queue,
 };
 
 /// The bytes of one head, put together from the pieces in which they were sent.
@@ -98,6 +99,8 @@ pub struct Upstream {
     pub ended: Option<End>,
     /// The line of the request that these are, where they are one.
     line: Option<u64>,
+    /// Its place among those that nobody has claimed.
+    unclaimed: u64,
     /// The session that it belongs to.
     pub claim: Option<Claim>,
 }
@@ -156,8 +159,8 @@ pub struct Upstreams {
     /// By thread, when it was dialled (0: not seen), flow.
     by_thread: BTreeSet<(u32, u64, u64)>,
     by_line: HashMap<u64, VecDeque<u64>>,
-    /// Oldest first; may name some that are gone.
-    order: VecDeque<(u64, u64)>,
+    /// Those that nobody has claimed, in the order in which they were first seen.
+    unclaimed: Queue,
 }
 
 impl Upstreams {
@@ -174,7 +177,7 @@ impl Upstreams {
         let flow = event.flow;
         self.by_remote.entry(event.remote).or_default().push_back(flow);
         self.by_thread.extend(of_thread(event.task.as_ref(), event.opened, flow));
-        self.order.push_back((event.time, flow));
+        let unclaimed = self.unclaimed.push(event.time, flow);
         let place = self.sockets.put(Upstream {
             flow,
             remote: event.remote,
@@ -187,6 +190,7 @@ impl Upstreams {
             answered: false,
             ended: None,
             line: None,
+            unclaimed,
             claim: None,
         });
         let Self { sockets, by_flow, .. } = self;
@@ -236,8 +240,9 @@ impl Upstreams {
 
     /// Gives a socket to a session: nobody else will be offered it.
     pub fn claim(&mut self, flow: u64, claim: Claim) {
-        self.unindex(flow);
-        if let Some(upstream) = self.get_mut(flow) {
+        let Some(place) = self.place(flow) else { return };
+        self.unindex(place);
+        if let Some(upstream) = self.sockets.get_mut(place) {
             upstream.claim = Some(claim);
         }
     }
@@ -259,6 +264,7 @@ impl Upstreams {
         let claim = upstream.claim.take()?;
         self.by_remote.entry(upstream.remote).or_default().push_back(flow);
         self.by_thread.extend(of_thread(upstream.task.as_ref(), upstream.dialed, flow));
+        upstream.unclaimed = self.unclaimed.push(upstream.dialed.unwrap_or(0), flow);
         Some(claim)
     }
 
@@ -292,18 +298,20 @@ impl Upstreams {
 
     /// Forgets one.
     pub fn remove(&mut self, flow: u64) {
-        self.unindex(flow);
-        if let Some(place) = self.place(flow) {
-            self.by_flow.take(flow, place);
-            self.sockets.take(place);
-        }
+        let Some(place) = self.place(flow) else { return };
+        self.unindex(place);
+        self.by_flow.take(flow, place);
+        self.sockets.take(place);
     }
 
-    fn unindex(&mut self, flow: u64) {
-        let Some(upstream) = self.place(flow).and_then(|place| self.sockets.get(place)) else { return };
+    /// Nobody will be offered this socket any more.
+    fn unindex(&mut self, place: Place) {
+        let Some(upstream) = self.sockets.get(place) else { return };
         if upstream.claim.is_some() {
             return; // it was, when it was claimed
         }
+        let flow = upstream.flow;
+        self.unclaimed.give_up(upstream.unclaimed);
         forget(&mut self.by_remote, &upstream.remote, flow);
         if let Some(key) = of_thread(upstream.task.as_ref(), upstream.dialed, flow) {
             self.by_thread.remove(&key);
@@ -325,14 +333,10 @@ impl Upstreams {
                 self.failures.remove(&to);
             }
         }
-        while let Some(&(seen, flow)) = self.order.front() {
-            if seen >= time && self.sockets.len() <= most {
-                break;
-            }
-            self.order.pop_front();
-            if self.get(flow).is_some_and(|upstream| upstream.claim.is_none()) {
-                self.remove(flow);
-            }
+        while let Some(flow) =
+            self.unclaimed.pop(if self.sockets.len() > most { u64::MAX } else { time.saturating_sub(1) })
+        {
+            self.remove(flow);
         }
     }
 

@@ -5,11 +5,12 @@ use std::{collections::VecDeque, net::SocketAddr};
 
 use foldhash::HashMap;
 
-use super::{Stats, lines::Lines, waiting::Waiting};
+use super::{Stats, lines::Lines};
 use crate::{
     event::Event,
     flow::{Claim, Ground, Upstreams},
     place::{Index, Place, Places},
+    queue::Queue,
     session::Connection,
     verdict::Carried,
 };
@@ -24,13 +25,15 @@ const FEW: usize = 1_024;
 pub(super) struct Tables {
     connections: Places<Connection>,
     by_flow: Index,
+    /// Those of which it is not known yet with which socket the sidecar accepted them.
     by_peer: Index,
     /// By the socket with which the sidecar accepted them.
     by_reply: Index,
     pub(super) lines: Lines,
-    waiting: Waiting,
-    /// Connections in the order of their first event; may name some that are gone.
-    order: VecDeque<(u64, u64)>,
+    /// The requests that wait for an answer, in the order in which they were made.
+    waiting: Queue,
+    /// Connections in the order of their first event, by flow and place; may name some that are gone.
+    order: VecDeque<(u64, u64, Place)>,
     /// Ends of sidecar sockets whose app has not sent anything yet.
     early_ends: HashMap<Peer, Event>,
     early_order: VecDeque<(u64, Peer)>,
@@ -69,10 +72,10 @@ impl Tables {
     pub(super) fn connection_or_new(&mut self, event: &Event) -> Option<&mut Connection> {
         let flow = event.flow;
         let place = self.place(flow).unwrap_or_else(|| {
-            self.order.push_back((event.time, flow));
             self.proxies.insert(event.remote, event.time);
             self.proxies_order.push_back((event.time, event.remote));
             let place = self.connections.put(Connection::new(event));
+            self.order.push_back((event.time, flow, place));
             let Self { connections, by_flow, .. } = self;
             by_flow.put(flow, place, |place| connections.get(place).map(|connection| connection.flow));
             place
@@ -81,16 +84,15 @@ impl Tables {
         connection.sidecar = connection.sidecar.or(event.sidecar);
         connection.reply = connection.reply.or(event.link);
         let (peer, reply) = (connection.peer(), connection.reply);
-        if let Some(peer) = peer
+        if let Some(reply) = reply {
+            if !self.told_by(reply).is_some_and(|older| self.keeps_port(older, place)) {
+                self.index_reply(reply, place);
+            }
+        } else if let Some(peer) = peer
             && !self.met_by(peer).is_some_and(|older| self.keeps_port(older, place))
         {
             let Self { connections, by_peer, .. } = self;
             by_peer.put(Some(peer), place, |place| connections.get(place).map(Connection::peer));
-        }
-        if let Some(reply) = reply
-            && !self.told_by(reply).is_some_and(|older| self.keeps_port(older, place))
-        {
-            self.index_reply(reply, place);
         }
         self.connections.get_mut(place)
     }
@@ -133,10 +135,9 @@ impl Tables {
         let told = self.told_by(event.flow).filter(is_as_old);
         let place = told.or_else(|| self.met_by((event.netns, event.remote)).filter(is_as_old))?;
         if told.is_none() {
-            let before = self.connections.get_mut(place)?.reply.replace(event.flow);
-            if before.is_some() {
-                self.by_reply.take(before, place);
-            }
+            let connection = self.connections.get_mut(place)?;
+            connection.reply = Some(event.flow);
+            self.by_peer.take(connection.peer(), place);
             self.index_reply(event.flow, place);
         }
         let connection = self.connections.get_mut(place)?;
@@ -325,11 +326,10 @@ impl Tables {
         let Some(place) = self.place(flow) else { return };
         self.by_flow.take(flow, place);
         let Some(connection) = self.connections.take(place) else { return };
-        if let Some(peer) = connection.peer() {
-            self.by_peer.take(Some(peer), place);
-        }
-        if let Some(reply) = connection.reply {
-            self.by_reply.take(Some(reply), place);
+        if connection.reply.is_some() {
+            self.by_reply.take(connection.reply, place);
+        } else {
+            self.by_peer.take(connection.peer(), place);
         }
         for upstream in connection.upstreams {
             self.forget_mute(upstream);
@@ -377,7 +377,7 @@ impl Tables {
                 self.early_ends.remove(&peer);
             }
         }
-        while let Some(&(seen, flow)) = self.order.front() {
+        while let Some(&(seen, flow, _)) = self.order.front() {
             let too_many = self.connections.len() > capacity;
             if !too_many && seen >= kept_after {
                 break;
@@ -388,9 +388,9 @@ impl Tables {
         }
         // Most are gone by then, and one that lives long must not keep their places for them.
         if self.order.len() > 2 * self.connections.len() + FEW {
-            let Self { order, connections, by_flow, .. } = self;
-            let flow_of = |place| connections.get(place).map(|connection| connection.flow);
-            order.retain(|&(_, flow)| by_flow.get(flow, flow_of).is_some());
+            let Self { order, connections, .. } = self;
+            let flow_in = |place| connections.get(place).map(|connection| connection.flow);
+            order.retain(|&(_, flow, place)| flow_in(place) == Some(flow));
         }
     }
 }
