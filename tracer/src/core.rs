@@ -1,10 +1,12 @@
 //! The pure core: takes what the kernel saw, in order, and gives back a report for each request, exactly once. It
 //! does no IO, has no clock (time arrives inside the input), and never fails.
 
+mod connections;
 mod describe;
 mod lines;
 mod naming;
 mod tables;
+mod tunnels;
 mod upstream;
 
 use std::sync::Arc;
@@ -114,6 +116,13 @@ impl Core {
             Input::Event(event) => {
                 self.pass(event.time, reports);
                 self.lost = event.lost;
+                if let Some(tunnel) = self.tables.tunnels.get(event.flow) {
+                    // Its reply leg's end is the last of it that is told.
+                    if event.flow == tunnel.reply && matches!(event.what, What::Ended(_)) {
+                        self.tables.tunnels.remove(tunnel);
+                    }
+                    return;
+                }
                 match event.role {
                     Role::App => self.app(&event, reports),
                     Role::Reply => self.reply(&event, reports),
@@ -259,12 +268,9 @@ impl Core {
         self.tables.stop_waiting(flow);
         if let Some(connection) = self.tables.connection_mut(flow) {
             connection.settle();
-            if granted {
-                connection.becomes_opaque();
-                if let Some(upstream) = connection.tunnel {
-                    self.tables.upstreams.settle(upstream);
-                }
-            }
+        }
+        if granted {
+            self.tables.grant(flow, event.time);
         }
     }
 

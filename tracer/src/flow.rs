@@ -11,6 +11,7 @@ use tracer_ebpf::HEAD_MAX;
 
 use crate::{
     event::{End, Event, Task},
+    latest::Latest,
     place::{Index, Place, Places},
     queue::Queue,
 };
@@ -20,7 +21,6 @@ use crate::{
 pub struct Bytes {
     kept: Vec<u8>,
     next: Option<u32>,
-    is_closed: bool,
 }
 
 impl Bytes {
@@ -53,19 +53,9 @@ impl Bytes {
         *self = Self::default();
     }
 
-    /// Drops all, and takes no more.
-    pub fn close(&mut self) {
-        *self = Self { is_closed: true, ..Self::default() };
-    }
-
-    /// They were dropped for good.
-    pub fn is_closed(&self) -> bool {
-        self.is_closed
-    }
-
     /// No more is kept.
     pub fn is_full(&self) -> bool {
-        self.is_closed || self.kept.len() >= HEAD_MAX
+        self.kept.len() >= HEAD_MAX
     }
 
     /// Nothing is there.
@@ -151,8 +141,7 @@ pub enum Stage {
 #[derive(Default)]
 pub struct Upstreams {
     /// The latest failure of each sidecar (network namespace) towards each address.
-    failures: HashMap<(u64, SocketAddr), Failure>,
-    failures_order: VecDeque<(u64, (u64, SocketAddr))>,
+    failures: Latest<(u64, SocketAddr), Failure>,
     sockets: Places<Upstream>,
     by_flow: Index,
     by_remote: HashMap<SocketAddr, VecDeque<u64>>,
@@ -247,16 +236,6 @@ impl Upstreams {
         }
     }
 
-    /// What a socket carried will not be held against anything any more: it was dialled for its session, which is a
-    /// tunnel by now. There are as many as there are tunnels.
-    pub fn settle(&mut self, flow: u64) {
-        if let Some(upstream) = self.get_mut(flow)
-            && upstream.claim.is_some_and(|claim| claim.ground == Ground::Link)
-        {
-            upstream.bytes.close();
-        }
-    }
-
     /// Takes a socket back from the session that it was given to.
     pub fn unclaim(&mut self, flow: u64) -> Option<Claim> {
         let place = self.place(flow)?;
@@ -272,9 +251,6 @@ impl Upstreams {
     pub fn ended(&mut self, flow: u64, time: u64, end: End) {
         let Some(upstream) = self.get_mut(flow) else { return };
         upstream.ended = Some(end);
-        if upstream.bytes.is_closed() {
-            return;
-        }
         let stage = match (end, upstream.bytes.as_slice()) {
             (End::DialFailed, _) => Stage::Dial,
             (End::ClosedByPeer | End::Reset, []) => Stage::Open,
@@ -284,8 +260,7 @@ impl Upstreams {
         let to = (upstream.netns, upstream.remote);
         // A socket that its session has left behind has lost its bytes, and so says less than an earlier one.
         let before = self.failures.get(&to).map_or(stage, |failure| failure.stage);
-        self.failures.insert(to, Failure { flow, time, stage: stage.max(before) });
-        self.failures_order.push_back((time, to));
+        self.failures.insert(time, to, Failure { flow, time, stage: stage.max(before) });
     }
 
     /// The latest failure of a sidecar towards an address, for as long as sockets are remembered. Envoy's pool fails
@@ -324,15 +299,7 @@ impl Upstreams {
     /// Forgets what was first seen before `time`, and the oldest until no more than `most` are left. A claimed one
     /// stays as long as its session does.
     pub fn expire(&mut self, time: u64, most: usize) {
-        while let Some(&(failed, to)) = self.failures_order.front() {
-            if failed >= time && self.failures_order.len() <= most {
-                break;
-            }
-            self.failures_order.pop_front();
-            if self.failures.get(&to).is_some_and(|failure| failure.time == failed) {
-                self.failures.remove(&to);
-            }
-        }
+        self.failures.expire(time, most);
         while let Some(flow) =
             self.unclaimed.pop(if self.sockets.len() > most { u64::MAX } else { time.saturating_sub(1) })
         {

@@ -4,6 +4,7 @@
 // Pure: no IO, no clock, no async, no panic.
 pub mod place;
 pub mod queue;
+pub mod latest;
 pub mod event;
 pub mod selector;
 pub mod pod;

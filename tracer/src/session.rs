@@ -43,6 +43,8 @@ pub struct Connection {
     pub pending: VecDeque<Asked>,
     /// The sidecar's own socket that carries this connection as it is.
     pub tunnel: Option<u64>,
+    /// The sidecar was seen to dial that for this very connection, so it is no other's.
+    pub is_linked: bool,
     /// All sidecar's sockets that are explained by this connection.
     pub upstreams: SmallVec<[u64; 2]>,
     /// How many requests were answered.
@@ -117,6 +119,7 @@ impl Connection {
             dialed: None,
             pending: VecDeque::new(),
             tunnel: None,
+            is_linked: false,
             upstreams: SmallVec::new(),
             answered: 0,
             opaque: false,
@@ -206,7 +209,10 @@ impl Connection {
     /// This socket turned out to belong to another connection.
     pub fn release(&mut self, upstream: u64) {
         self.upstreams.retain(|other| *other != upstream);
-        self.tunnel = self.tunnel.filter(|&other| other != upstream);
+        if self.tunnel == Some(upstream) {
+            self.tunnel = None;
+            self.is_linked = false;
+        }
         for asked in &mut self.pending {
             asked.rewritten = asked.rewritten.filter(|&other| other != upstream);
         }

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use tracer::{
     core::{Core, Input, Settings},
-    event::{Event, Interception, Role, What},
+    event::{End, Event, Interception, Role, What},
+    verdict::Verdict,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -94,4 +95,75 @@ fn sessions_that_never_end_are_forgotten() {
     assert_eq!((reports.len(), core.stats().connections, core.stats().upstreams), (10, 10, 0));
     core.feed(Input::Tick(100 * SECOND), &mut reports);
     assert_eq!((reports.len(), core.stats().connections, core.stats().dropped), (10, 0, 0));
+}
+
+/// The `number`th connection becomes a tunnel.
+fn granted(number: u32, time: u64) -> [Event; 4] {
+    let [app, dial] = asks(number, time);
+    let reply = 1_000_000 + u64::from(number);
+    let passed_on = Event { link: Some(reply), what: app.what.clone(), ..dial.clone() };
+    let granted = Event {
+        flow: reply,
+        role: Role::Reply,
+        sidecar: None,
+        link: Some(dial.flow),
+        uid: 1337,
+        local: SocketAddr::from(([127, 0, 0, 1], 15001)),
+        remote: app.local,
+        what: sent("HTTP/1.1 200 OK\r\n\r\n"),
+        ..app.clone()
+    };
+    [app, dial, passed_on, granted]
+}
+
+fn sent(text: &'static str) -> What {
+    let total = u32::try_from(text.len()).expect("short");
+    What::Sent { offset: 0, total, data: Bytes::from_static(text.as_bytes()) }
+}
+
+#[test]
+fn so_are_tunnels_and_the_oldest_of_a_flood() {
+    let mut core = core();
+    let mut reports = Vec::new();
+    for number in 0..1_000 {
+        for event in granted(number, SECOND + u64::from(number)) {
+            core.feed(Input::Event(Box::new(event)), &mut reports);
+        }
+        assert!(core.stats().connections <= CAPACITY + 1, "{:?}", core.stats());
+    }
+    core.feed(Input::Tick(2 * SECOND), &mut reports);
+    assert_eq!((core.stats().connections, core.stats().dropped, reports.len()), (CAPACITY, 900, 1_000));
+    assert!(reports.iter().all(|report| report.verdict == Verdict::Tunneled));
+    core.feed(Input::Tick(100 * SECOND), &mut reports);
+    assert_eq!((core.stats().connections, core.stats().upstreams, core.stats().dropped), (0, 0, 900));
+}
+
+#[test]
+fn what_goes_through_a_tunnel_is_nobodys_request() {
+    let mut core = core();
+    let mut reports = Vec::new();
+    let events = granted(1, SECOND);
+    for event in &events {
+        core.feed(Input::Event(Box::new(event.clone())), &mut reports);
+    }
+    let [app, _, upstream, reply] = events;
+    let inside = || sent("CONNECT inside.example:443 HTTP/1.1\r\n\r\n");
+    for mut event in [app.clone(), upstream] {
+        event.what = inside();
+        core.feed(Input::Event(Box::new(event)), &mut reports);
+    }
+    core.feed(
+        Input::Event(Box::new(Event { what: sent("HTTP/1.1 404 Not Found\r\n\r\n"), ..reply.clone() })),
+        &mut reports,
+    );
+    assert_eq!((core.stats().connections, core.stats().pending, reports.len()), (1, 0, 1));
+    // Its sidecar's end of it is the last.
+    for event in [app, reply] {
+        assert_eq!(core.stats().connections, 1);
+        core.feed(
+            Input::Event(Box::new(Event { what: What::Ended(End::ClosedHere), ..event })),
+            &mut reports,
+        );
+    }
+    assert_eq!((core.stats().connections, core.stats().upstreams, reports.len()), (0, 0, 1));
 }

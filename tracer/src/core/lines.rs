@@ -1,5 +1,5 @@
 //! The requests that wait for an answer, by what they ask and in whose network namespace: apart those that a socket of
-//! the sidecar's may still be found for, and those that have one to exchange. It knows no sockets.
+//! the sidecar's may still be found for, and those that have one which they may exchange. It knows no sockets.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,8 @@ impl Lines {
     /// Puts a connection's requests where they belong by now.
     pub(super) fn put(&mut self, connection: &mut Connection) {
         let open = connection.tunnel.is_none();
-        let served = !open || connection.pending.iter().any(|asked| asked.rewritten.is_some());
+        let may_be_exchanged = !open && !connection.is_linked;
+        let served = may_be_exchanged || connection.pending.iter().any(|asked| asked.rewritten.is_some());
         let Some(sidecar) = connection.sidecar else { return };
         for asked in &mut connection.pending {
             let Some(key) = key(sidecar, asked) else { continue };
