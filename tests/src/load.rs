@@ -29,7 +29,7 @@ pub enum Load {
     },
     /// Through one tunnel: a hundred bytes there and back, again and again.
     RoundTrips(Tunnel),
-    /// Through one tunnel: as many bytes as it takes.
+    /// Through one tunnel: as many bytes as it takes, some blocks of them under way at once.
     Bulk(Tunnel),
     /// Tunnels, one after the other, each closed as soon as it is granted or refused.
     Connections(Tunnel),
@@ -59,10 +59,31 @@ pub struct Tunnel {
     pub authority: Option<String>,
     /// How long.
     pub seconds: f64,
+    /// Only every other moment, and another one in between.
+    #[serde(default)]
+    pub turns: Option<Turns>,
+}
+
+/// When it is one's turn: time, as `CLOCK_MONOTONIC` has it, is cut into turns of the same length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turns {
+    /// How long one is, in ms.
+    pub ms: u64,
+    /// Those with odd numbers are one's own.
+    pub odd: bool,
+}
+
+/// What came of one turn.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Turn {
+    /// Its number.
+    pub number: u64,
+    /// Round trips, bytes, or connections a second.
+    pub rate: f64,
 }
 
 /// What came of it.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Done {
     /// Round trips, bytes, or connections.
     pub count: u64,
@@ -70,14 +91,22 @@ pub struct Done {
     pub seconds: f64,
     /// Connections that came to nothing.
     pub failed: u64,
+    /// Each turn, where they were taken in turns.
+    #[serde(default)]
+    pub turns: Vec<Turn>,
 }
 
 impl Done {
     /// A second.
-    #[expect(clippy::cast_precision_loss, reason = "a rate is no exact number")]
     pub fn rate(&self) -> f64 {
-        self.count as f64 / self.seconds
+        rate(self.count, self.seconds)
     }
+}
+
+/// So many in so long, a second.
+#[expect(clippy::cast_precision_loss, reason = "a rate is no exact number")]
+pub fn rate(count: u64, seconds: f64) -> f64 {
+    count as f64 / seconds
 }
 
 /// The load generator, where it was built. It has to be an optimised build, or it would be what is measured.

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab::load::{Done, Load, Tunnel, WARM};
+use lab::load::{Done, Load, Tunnel, Turn, Turns, WARM, rate};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{ClockId, clock_gettime};
 
 const ECHO: &[u8] =
     b"GET /index.html HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: load/1\r\nAccept: */*\r\n\r\n";
@@ -17,6 +18,8 @@ const ECHO: &[u8] =
 const FIRST_BYTES: usize = 256 << 10;
 /// Of bulk data.
 const BLOCK: usize = 128 << 10;
+/// So many blocks are under way at once.
+const UNDER_WAY: usize = 16;
 /// Sessions under way at once.
 const AT_ONCE: u32 = 64;
 /// How long a tunnel stays open after its last byte, for whoever looks at it.
@@ -27,8 +30,8 @@ fn main() -> anyhow::Result<()> {
         Load::Serve { echo, sink } => return serve(echo, sink),
         Load::RoundTrips(tunnel) => round_trips(&tunnel)?,
         Load::Bulk(tunnel) => bulk(&tunnel)?,
-        Load::Connections(tunnel) => again_and_again(&tunnel, |tunnel| open(tunnel).map(drop))?,
-        Load::Short(tunnel) => again_and_again(&tunnel, |tunnel| echo(&mut open(tunnel)?))?,
+        Load::Connections(tunnel) => one_by_one(&tunnel, |tunnel| open(tunnel).map(drop))?,
+        Load::Short(tunnel) => one_by_one(&tunnel, |tunnel| echo(&mut open(tunnel)?))?,
         Load::Paced { proxies, authority, other, rate, count } => {
             paced(&proxies, &authority, other, rate, count)?
         }
@@ -72,12 +75,14 @@ fn round_trips(tunnel: &Tunnel) -> io::Result<Done> {
         echo(&mut stream)?;
     }
     warm();
-    let (start, length, mut count) = (Instant::now(), Duration::from_secs_f64(tunnel.seconds), 0);
-    while start.elapsed() < length {
-        echo(&mut stream)?;
-        count += 1;
-    }
-    let done = Done { count, seconds: start.elapsed().as_secs_f64(), failed: 0 };
+    let done = for_as_long(tunnel, |until| {
+        let mut count = 0;
+        while Instant::now() < until {
+            echo(&mut stream)?;
+            count += 1;
+        }
+        Ok(count)
+    })?;
     println!("{}", serde_json::to_string(&done)?);
     linger(&stream)?;
     Ok(done)
@@ -91,35 +96,69 @@ fn bulk(tunnel: &Tunnel) -> io::Result<Done> {
     }
     warm();
     // What counts is what has arrived: the server gives back a byte for each block.
-    let arrived = AtomicU64::new(0);
-    let mut reader = stream.try_clone()?;
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = reader.read(&mut buffer) {
-                arrived.fetch_add(count as u64, Ordering::Relaxed);
+    let mut under_way = FIRST_BYTES / block.len();
+    let mut bytes = [0; UNDER_WAY];
+    let done = for_as_long(tunnel, |until| {
+        let mut arrived = 0;
+        loop {
+            let is_over = Instant::now() >= until;
+            if !is_over {
+                stream.write_all(&block)?;
+                under_way += 1;
             }
-        });
-        let (start, length) = (Instant::now(), Duration::from_secs_f64(tunnel.seconds));
-        let before = arrived.load(Ordering::Relaxed);
-        while start.elapsed() < length {
-            stream.write_all(&block)?;
+            // All, at the end of a turn: what is still under way would take from the next one.
+            while under_way >= UNDER_WAY || is_over && under_way > 0 {
+                let count = stream.read(&mut bytes)?;
+                if count == 0 {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                under_way -= count;
+                arrived += count as u64 * block.len() as u64;
+            }
+            if is_over {
+                return Ok(arrived);
+            }
         }
-        let (blocks, seconds) = (arrived.load(Ordering::Relaxed) - before, start.elapsed().as_secs_f64());
-        stream.shutdown(Shutdown::Both)?;
-        Ok(Done { count: blocks * block.len() as u64, seconds, failed: 0 })
+    })?;
+    stream.shutdown(Shutdown::Both)?;
+    Ok(done)
+}
+
+fn one_by_one(tunnel: &Tunnel, work: impl Fn(&Tunnel) -> io::Result<()>) -> io::Result<Done> {
+    work(tunnel)?;
+    warm();
+    for_as_long(tunnel, |until| {
+        let mut count = 0;
+        while Instant::now() < until {
+            work(tunnel)?;
+            count += 1;
+        }
+        Ok(count)
     })
 }
 
-fn again_and_again(tunnel: &Tunnel, work: impl Fn(&Tunnel) -> io::Result<()>) -> io::Result<Done> {
-    work(tunnel)?;
-    warm();
-    let (start, length, mut count) = (Instant::now(), Duration::from_secs_f64(tunnel.seconds), 0);
+/// Works for as long as it should, all the time or in turns; `work` goes on until a moment, and says how much it got done.
+fn for_as_long(tunnel: &Tunnel, mut work: impl FnMut(Instant) -> io::Result<u64>) -> io::Result<Done> {
+    let (start, length) = (Instant::now(), Duration::from_secs_f64(tunnel.seconds));
+    let Some(Turns { ms, odd }) = tunnel.turns else {
+        let count = work(start + length)?;
+        return Ok(Done { count, seconds: start.elapsed().as_secs_f64(), failed: 0, turns: Vec::new() });
+    };
+    let (mut turns, mut all, mut worked) = (Vec::new(), 0, Duration::ZERO);
+    let turn = Duration::from_millis(ms);
     while start.elapsed() < length {
-        work(tunnel)?;
-        count += 1;
+        let since_boot = Duration::try_from(clock_gettime(ClockId::Monotonic)).map_err(io::Error::other)?;
+        let next = u64::try_from(since_boot.as_millis() / u128::from(ms)).map_err(io::Error::other)? + 1;
+        let number = next + u64::from((next % 2 == 1) != odd);
+        pause(Duration::from_millis(number * ms).saturating_sub(since_boot));
+        let begin = Instant::now();
+        let count = work(begin + turn)?;
+        let took = begin.elapsed();
+        turns.push(Turn { number, rate: rate(count, took.as_secs_f64()) });
+        all += count;
+        worked += took;
     }
-    Ok(Done { count, seconds: start.elapsed().as_secs_f64(), failed: 0 })
+    Ok(Done { count: all, seconds: worked.as_secs_f64(), failed: 0, turns })
 }
 
 fn paced(
@@ -130,7 +169,7 @@ fn paced(
     count: u32,
 ) -> io::Result<Done> {
     let (next, made, failed) = (AtomicU32::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let server = other.map(|to| Tunnel { to, authority: None, seconds: 0.0 });
+    let server = other.map(|to| Tunnel { to, authority: None, seconds: 0.0, turns: None });
     warm();
     let start = Instant::now();
     let work = || -> io::Result<()> {
@@ -142,7 +181,7 @@ fn paced(
             }
             pause(Duration::from_secs_f64(f64::from(nth) / f64::from(rate)).saturating_sub(start.elapsed()));
             let to = proxies[nth as usize % proxies.len()];
-            let session = Tunnel { to, authority: Some(authority.to_owned()), seconds: 0.0 };
+            let session = Tunnel { to, authority: Some(authority.to_owned()), seconds: 0.0, turns: None };
             match open(&session) {
                 Ok(_) => made.fetch_add(1, Ordering::Relaxed),
                 Err(_) => failed.fetch_add(1, Ordering::Relaxed),
@@ -161,7 +200,7 @@ fn paced(
     });
     results.into_iter().collect::<io::Result<()>>()?;
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Done { count: made.into_inner(), seconds, failed: failed.into_inner() })
+    Ok(Done { count: made.into_inner(), seconds, failed: failed.into_inner(), turns: Vec::new() })
 }
 
 /// The pace itself: there is no event to wait for.

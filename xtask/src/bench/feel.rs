@@ -1,69 +1,115 @@
 //! What an application feels of whoever watches it: round trips, connections a second and bulk throughput through a real
-//! Envoy and a real squid. Runs are short and interleaved, and each is held against its neighbour without a watcher, so
-//! that what else this machine does falls on both.
+//! Envoy and a real squid. Two pods alike take turns of some milliseconds, on one core, and one of them is watched: what
+//! else this machine does falls on both. Each is watched in its turn, so whatever is faster about one of them cancels out.
+//! All of it, whoever watches as well, runs on one core: where the scheduler may choose, which two share a core decides a
+//! tenth of the rate, and another choice may decide it a moment later.
 
-use anyhow::Result;
-use lab::load::Load;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::load::{Generator, Load, Tunnel, Turns};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::json;
 
 use super::figures::{Figures, Table, quartiles, short};
 use super::observer::Observer;
 use super::stage::Stage;
 
-/// `pod` starts a pod: each round has a new one.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Something to do, and its unit.
+struct Kind {
+    title: &'static str,
+    tunnel: fn(f64) -> Tunnel,
+    load: fn(Tunnel) -> Load,
+    /// What the tracer copies, its process takes up to 40 ms later: a turn in which that matters is long beside it.
+    turn: u64,
+    unit: f64,
+}
+
+const KINDS: [Kind; 3] = [
+    Kind { title: "round trips a second", tunnel: Stage::echo, load: Load::RoundTrips, turn: 50, unit: 1.0 },
+    Kind {
+        title: "connections (CONNECT granted) a second",
+        tunnel: Stage::echo,
+        load: Load::Connections,
+        turn: 200,
+        unit: 1.0,
+    },
+    Kind { title: "bulk, MB a second", tunnel: Stage::sink, load: Load::Bulk, turn: 50, unit: 1e6 },
+];
+
+/// What was found of one watcher and one kind.
+#[derive(Default)]
+struct Found {
+    /// Watched by unwatched, one for each round.
+    ratios: Vec<f64>,
+    alone: Vec<f64>,
+    pairs: usize,
+}
+
+/// `pod` starts a pod: each round has two new ones. `seconds`: how long one of them is watched in a round.
 pub(crate) fn measure(
     pod: &impl Fn() -> Result<Stage>,
     rounds: usize,
     seconds: f64,
     figures: &mut Figures,
 ) -> Result<()> {
-    let loads = [
-        ("round trips a second", Load::RoundTrips(Stage::echo(seconds)), 1.0),
-        ("connections (CONNECT granted) a second", Load::Connections(Stage::echo(seconds)), 1.0),
-        ("bulk, MB a second", Load::Bulk(Stage::sink(seconds)), 1e6),
+    // The tracer is what the target is about. Nobody is the control: what differs there is this machine's noise.
+    let watchers = [
+        (Observer::Nobody, rounds),
+        (Observer::Tracer, rounds),
+        (Observer::Tcpdump, rounds.min(2)),
+        (Observer::TcpdumpHeads, rounds.min(2)),
+        (Observer::Tshark, rounds.min(2)),
     ];
-    let watchers = [Observer::Tracer, Observer::Tcpdump, Observer::TcpdumpHeads, Observer::Tshark];
-    let (mut rows, mut numbers) = (Vec::new(), Vec::new());
-    for (title, load, unit) in loads {
-        let mut found: Vec<Vec<[f64; 2]>> = vec![Vec::new(); watchers.len()];
-        for round in 0..rounds {
-            let stage = pod()?;
-            let run = |observer: Observer| -> Result<f64> {
-                let running = observer.start(&stage)?;
-                let rate = stage.run(&load)?.rate() / unit;
-                running.stop()?;
-                Ok(rate)
-            };
-            run(Observer::Nobody)?; // once to warm up
-            for (nth, watcher) in watchers.into_iter().enumerate() {
-                // The tracer is what the target is about, and a percent takes many pairs.
-                for _ in 0..if watcher == Observer::Tracer { 8 } else { 1 } {
-                    let order = found[nth].len() % 2 == round % 2;
-                    let first = run(if order { Observer::Nobody } else { watcher })?;
-                    let second = run(if order { watcher } else { Observer::Nobody })?;
-                    found[nth].push(if order { [first, second] } else { [second, first] });
-                }
+    let _one = OneCore::keep_to()?;
+    let mut found: Vec<[Found; KINDS.len()]> = watchers.iter().map(|_| Default::default()).collect();
+    for round in 0..rounds {
+        let pods = [pod()?, pod()?];
+        for (nth, (watcher, _)) in watchers.iter().enumerate().filter(|(_, (_, rounds))| round < *rounds) {
+            for (kind, found) in KINDS.iter().zip(&mut found[nth]) {
+                let [first, second] = [
+                    in_turns(&pods, 0, *watcher, kind, seconds)?,
+                    in_turns(&pods, 1, *watcher, kind, seconds)?,
+                ];
+                let median = |pairs: &[[f64; 2]]| {
+                    let [_, median, _] =
+                        quartiles(pairs.iter().map(|[watched, alone]| watched / alone).collect());
+                    median
+                };
+                // A pod that is faster than the other is so on both sides of this.
+                found.ratios.push((median(&first) * median(&second)).sqrt());
+                found.alone.extend(first.iter().chain(&second).map(|[_, alone]| alone / kind.unit));
+                found.pairs += first.len() + second.len();
             }
-            stage.close()?;
         }
-        for (watcher, pairs) in watchers.into_iter().zip(found) {
-            let [_, alone, _] = quartiles(pairs.iter().map(|[alone, _]| *alone).collect());
-            let [low, median, high] = quartiles(pairs.iter().map(|[alone, seen]| seen / alone).collect());
+        for pod in pods {
+            pod.close()?;
+        }
+    }
+    let (mut rows, mut numbers) = (Vec::new(), Vec::new());
+    for (at, Kind { title, .. }) in KINDS.iter().enumerate() {
+        for ((watcher, _), found) in watchers.iter().zip(&found) {
+            let Found { ratios, alone, pairs } = &found[at];
+            let [_, alone, _] = quartiles(alone.clone());
+            let [low, median, high] = quartiles(ratios.clone());
             let percent = |ratio: f64| format!("{:+.1} %", (ratio - 1.0) * 100.0);
             rows.push(vec![
-                title.to_owned(),
+                (*title).to_owned(),
                 watcher.name().to_owned(),
                 short(alone),
                 format!("**{}**", percent(median)),
                 format!("{} to {}", percent(low), percent(high)),
-                pairs.len().to_string(),
+                ratios.len().to_string(),
+                pairs.to_string(),
             ]);
             numbers.push(json!({"what": title, "watcher": watcher.name(), "alone": alone, "ratio": median,
-                "quartiles": [low, high], "pairs": pairs.len()}));
-            if watcher == Observer::Tracer {
-                let what = title.split(" (").next().unwrap_or(title).split(',').next().unwrap_or(title);
+                "quartiles": [low, high], "rounds": ratios, "pairs": pairs}));
+            if *watcher == Observer::Tracer {
                 figures.at_least(
-                    format!("application, {what}: share of those without a tracer"),
+                    format!("application, {title}: share of that without a tracer"),
                     median,
                     0.99,
                 );
@@ -74,12 +120,72 @@ pub(crate) fn measure(
     figures.table(Table {
         title: "What an application feels",
         note: format!(
-            "Through Envoy (TCP) and squid's tunnel, client, Envoy, squid and server on the same two cores. The median of \
-             pairs of neighbouring runs of {seconds} s, with and without a watcher, in turn first; half of all pairs lie \
-             within the spread. On a machine that does other things, a spread wider than a percent cannot tell a percent."
+            "Through Envoy (TCP) and squid's tunnel. Two pods alike take turns of {} ms (connections: of {} ms) on one core, \
+             clients, Envoys, squids, servers and watcher; one of them is watched for {seconds} s, then the other. A turn is \
+             held against the next one, which is the other pod's. What is shown is the median of rounds, each with new pods, \
+             and half of all rounds lie within the spread. Nobody held against nobody is the control: so much is this \
+             machine's noise.",
+            KINDS[0].turn, KINDS[1].turn
         ),
-        head: &["what", "watched by", "unwatched", "difference", "spread", "pairs"],
+        head: &["what", "watched by", "unwatched", "difference", "spread", "rounds", "pairs of turns"],
         rows,
     });
     Ok(())
+}
+
+/// Both pods at work, in turns, one of them watched: the rates of the watched one's turns, each with that of the
+/// other's turn after it.
+fn in_turns(
+    pods: &[Stage; 2],
+    watched: usize,
+    watcher: Observer,
+    kind: &Kind,
+    seconds: f64,
+) -> Result<Vec<[f64; 2]>> {
+    let running = watcher.start(&pods[watched])?;
+    let start = |pod: usize| {
+        let turns = Some(Turns { ms: kind.turn, odd: pod == 1 });
+        pods[pod].start(&(kind.load)(Tunnel { turns, ..(kind.tunnel)(2.0 * seconds) }))
+    };
+    let processes = [start(0)?, start(1)?];
+    let mut rates = Vec::new();
+    for process in &processes {
+        let turns = Generator::done(process)?.turns;
+        rates.push(turns.iter().map(|turn| (turn.number, turn.rate)).collect::<HashMap<u64, f64>>());
+    }
+    for process in processes {
+        process.finish(PATIENCE)?;
+    }
+    running.stop()?;
+    let pairs: Vec<[f64; 2]> = rates[watched]
+        .iter()
+        .filter_map(|(number, rate)| Some([*rate, *rates[1 - watched].get(&(number + 1))?]))
+        .collect();
+    ensure!(!pairs.is_empty(), "the pods had no turns that follow each other");
+    Ok(pairs)
+}
+
+/// Keeps what this thread starts to one core, until it is dropped.
+struct OneCore {
+    before: CpuSet,
+}
+
+impl OneCore {
+    fn keep_to() -> Result<Self> {
+        let before = sched_getaffinity(None)?;
+        let last =
+            (0..CpuSet::MAX_CPU).rev().find(|&core| before.is_set(core)).context("a core to run on")?;
+        let mut one = CpuSet::new();
+        one.set(last);
+        sched_setaffinity(None, &one)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for OneCore {
+    fn drop(&mut self) {
+        if let Err(error) = sched_setaffinity(None, &self.before) {
+            eprintln!("What is measured next runs on one core, too: {error}");
+        }
+    }
 }

@@ -91,7 +91,7 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
             stage.close()?;
         }
         if wanted(Part::Feel) {
-            let (rounds, seconds) = if quick { (1, 0.3) } else { (5, 0.8) };
+            let (rounds, seconds) = if quick { (1, 1.0) } else { (6, 2.5) };
             feel::measure(&pod, rounds, seconds, &mut figures)?;
         }
     }

@@ -74,17 +74,17 @@ impl Stage {
 
     /// A tunnel through Envoy and squid to the echo.
     pub(crate) fn echo(seconds: f64) -> Tunnel {
-        Tunnel { to: PASSED, authority: Some(format!("{NAME}:{}", ECHO.port())), seconds }
+        Tunnel { to: PASSED, authority: Some(format!("{NAME}:{}", ECHO.port())), seconds, turns: None }
     }
 
     /// A tunnel through Envoy and squid to the sink.
     pub(crate) fn sink(seconds: f64) -> Tunnel {
-        Tunnel { to: PASSED, authority: Some(format!("{NAME}:{}", SINK.port())), seconds }
+        Tunnel { to: PASSED, authority: Some(format!("{NAME}:{}", SINK.port())), seconds, turns: None }
     }
 
     /// A connection through Envoy to the echo, without a proxy.
     pub(crate) fn server(seconds: f64) -> Tunnel {
-        Tunnel { to: ECHO, authority: None, seconds }
+        Tunnel { to: ECHO, authority: None, seconds, turns: None }
     }
 
     /// CONNECTs of which Envoy answers every other itself, with ten times as many other requests beside them.

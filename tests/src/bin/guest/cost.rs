@@ -52,7 +52,7 @@ type Counts = BTreeMap<u32, Runs>;
 /// What is done, by its letter in the tables.
 fn loads(seconds: f64) -> [(&'static str, Load); 3] {
     let to = SocketAddr::new(PROXY, 3128);
-    let plain = Tunnel { to, authority: None, seconds };
+    let plain = Tunnel { to, authority: None, seconds, turns: None };
     let asked = Tunnel { authority: Some("www.example.com:443".to_owned()), ..plain.clone() };
     [
         // First, as for some time after a CONNECT other first bytes are of interest, too.
@@ -154,6 +154,7 @@ fn peer_cost(
         to: SocketAddr::new(PROXY, 3128),
         authority: Some("www.example.com:443".to_owned()),
         seconds: 0.2,
+        turns: None,
     });
     let mut ran: Option<BTreeSet<u32>> = None;
     for turn in 0.. {
