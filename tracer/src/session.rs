@@ -9,7 +9,7 @@ use tracer_ebpf::HEAD_MAX;
 
 use crate::{
     event::{Event, Interception, Task},
-    flow::Bytes,
+    flow::{Bytes, Ground},
     head::{self, Form, Progress, Reply, Request},
     verdict::Carried,
 };
@@ -37,14 +37,16 @@ pub struct Connection {
     pub accepted: Option<u64>,
     /// The socket with which it did; `None`: not told yet.
     pub reply: Option<u64>,
+    /// That socket itself was seen.
+    pub is_met: bool,
     /// What it dialled for that, as far as that was told; see [`Event::link`].
     pub dialed: Option<u64>,
     /// The requests that have not been answered, oldest first.
     pub pending: VecDeque<Asked>,
     /// The sidecar's own socket that carries this connection as it is.
     pub tunnel: Option<u64>,
-    /// The sidecar was seen to dial that for this very connection, so it is no other's.
-    pub is_linked: bool,
+    /// What that rests on.
+    pub ground: Option<Ground>,
     /// All sidecar's sockets that are explained by this connection.
     pub upstreams: SmallVec<[u64; 2]>,
     /// How many requests were answered.
@@ -116,10 +118,11 @@ impl Connection {
             acceptor: None,
             accepted: None,
             reply: event.link,
+            is_met: false,
             dialed: None,
             pending: VecDeque::new(),
             tunnel: None,
-            is_linked: false,
+            ground: None,
             upstreams: SmallVec::new(),
             answered: 0,
             opaque: false,
@@ -211,11 +214,16 @@ impl Connection {
         self.upstreams.retain(|other| *other != upstream);
         if self.tunnel == Some(upstream) {
             self.tunnel = None;
-            self.is_linked = false;
+            self.ground = None;
         }
         for asked in &mut self.pending {
             asked.rewritten = asked.rewritten.filter(|&other| other != upstream);
         }
+    }
+
+    /// The sidecar was seen to dial its tunnel for this very connection, so that is no other's.
+    pub fn is_linked(&self) -> bool {
+        self.ground == Some(Ground::Link)
     }
 
     /// Nothing was asked here, and nothing is about to be.

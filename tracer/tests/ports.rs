@@ -18,6 +18,8 @@ const DENIED: &str = "HTTP/1.1 404 Not Found\r\nserver: envoy\r\ncontent-length:
 struct Pod {
     core: Core,
     reports: Vec<Report>,
+    /// The accepted socket that the app's leg tells of.
+    told: Option<u64>,
 }
 
 impl Pod {
@@ -33,7 +35,7 @@ impl Pod {
             naming: 0,
             remember: 0,
         });
-        Self { core, reports: Vec::new() }
+        Self { core, reports: Vec::new(), told: None }
     }
 
     fn event(mut self, time: u64, flow: u64, opened: u64, role: Role, port: u16, what: What) -> Self {
@@ -48,7 +50,7 @@ impl Pod {
             netns: 1,
             sidecar: (role == Role::App).then_some(Interception { port: 15006, netns: 1, client_port: None }),
             task: None,
-            link: None,
+            link: self.told.filter(|_| role == Role::App),
             cgroup: 0,
             uid: 0,
             lost: 0,
@@ -106,4 +108,11 @@ fn a_port_that_was_given_back_is_the_new_connections() {
     let pod = Pod::new().asks(1, 100, 3128).event(150, 1, 100, Role::App, 3128, What::Ended(End::ClosedHere));
     let verdicts = pod.asks(2, 200, 8080).answers(300, 210).verdicts();
     assert!(verdicts.contains(&(8080, Verdict::HandledAsHttp)), "{verdicts:?}");
+}
+
+/// The kernel knows a peer by its address: until the sidecar accepts the new connection, that is the socket it accepted before.
+#[test]
+fn the_socket_of_an_earlier_connection_from_the_port_does_not_hide_the_answer() {
+    let pod = Pod { told: Some(7), ..Pod::new() };
+    assert_eq!(pod.asks(2, 200, 8080).answers(300, 210).verdicts(), [(8080, Verdict::HandledAsHttp)]);
 }

@@ -1,5 +1,5 @@
-//! The apps' connections, and by what each is found: its own flow, the socket with which the sidecar accepted it, or, as
-//! long as that is not known, the address that the sidecar sees.
+//! The apps' connections, and by what each is found: its own flow, the socket with which the sidecar accepted it, or, until
+//! that was seen itself, the address that the sidecar sees.
 
 use std::{collections::VecDeque, net::SocketAddr};
 
@@ -19,9 +19,10 @@ const FEW: usize = 1_024;
 pub(super) struct Connections {
     places: Places<Connection>,
     by_flow: Index,
-    /// Those of which it is not known yet with which socket the sidecar accepted them.
+    /// Those whose accepted socket was not seen yet.
     by_peer: Index,
-    /// By the socket with which the sidecar accepted them.
+    /// By the socket with which the sidecar accepted them. Where only the app's leg told, it may be that of an earlier
+    /// connection from the same port, if the sidecar has not accepted this one yet.
     by_reply: Index,
     /// In the order of their first event, by flow and place; may name some that are gone.
     order: VecDeque<(u64, u64, Place)>,
@@ -47,11 +48,14 @@ impl Connections {
         connection.sidecar = connection.sidecar.or(event.sidecar);
         connection.reply = connection.reply.or(event.link);
         let (peer, reply) = (connection.peer(), connection.reply);
-        if let Some(reply) = reply {
-            if !self.told_by(reply).is_some_and(|older| self.keeps_port(older, place)) {
-                self.index_reply(reply, place);
-            }
-        } else if let Some(peer) = peer
+        let is_met = connection.is_met;
+        if let Some(reply) = reply
+            && !self.told_by(reply).is_some_and(|older| self.keeps_port(older, place))
+        {
+            self.index_reply(reply, place);
+        }
+        if let Some(peer) = peer
+            && !is_met
             && !self.met_by(peer).is_some_and(|older| self.keeps_port(older, place))
         {
             let Self { places, by_peer, .. } = self;
@@ -110,10 +114,15 @@ impl Connections {
         };
         let told = self.told_by(event.flow).filter(is_as_old);
         let place = told.or_else(|| self.met_by((event.netns, event.remote)).filter(is_as_old))?;
-        if told.is_none() {
-            let connection = self.places.get_mut(place)?;
-            connection.reply = Some(event.flow);
+        let connection = self.places.get_mut(place)?;
+        if !std::mem::replace(&mut connection.is_met, true) {
             self.by_peer.take(connection.peer(), place);
+        }
+        if told.is_none() {
+            let before = connection.reply.replace(event.flow);
+            if before.is_some() {
+                self.by_reply.take(before, place);
+            }
             self.index_reply(event.flow, place);
         }
         let connection = self.places.get_mut(place)?;
@@ -132,7 +141,8 @@ impl Connections {
         let connection = self.places.take(place)?;
         if connection.reply.is_some() {
             self.by_reply.take(connection.reply, place);
-        } else {
+        }
+        if !connection.is_met {
             self.by_peer.take(connection.peer(), place);
         }
         Some(connection)

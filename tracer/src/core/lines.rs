@@ -22,7 +22,7 @@ impl Lines {
     /// Puts a connection's requests where they belong by now.
     pub(super) fn put(&mut self, connection: &mut Connection) {
         let open = connection.tunnel.is_none();
-        let may_be_exchanged = !open && !connection.is_linked;
+        let may_be_exchanged = !open && !connection.is_linked();
         let served = may_be_exchanged || connection.pending.iter().any(|asked| asked.rewritten.is_some());
         let Some(sidecar) = connection.sidecar else { return };
         for asked in &mut connection.pending {

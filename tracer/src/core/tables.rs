@@ -118,7 +118,7 @@ impl Tables {
         self.give(upstream, flow, ground);
         if let Some(connection) = self.connections.get_mut(flow) {
             connection.tunnel = Some(upstream);
-            connection.is_linked = ground == Ground::Link;
+            connection.ground = Some(ground);
             self.lines.put(connection);
         }
     }
@@ -128,7 +128,7 @@ impl Tables {
         let Some(connection) = self.connection_mut(flow) else { return };
         connection.becomes_opaque();
         if let (Some(reply), Some(upstream)) = (connection.reply, connection.tunnel)
-            && connection.is_linked
+            && connection.is_linked()
             && connection.pending.is_empty()
             && connection.upstreams.as_slice() == [upstream]
         {
