@@ -60,10 +60,13 @@ fn a_full_node() {
     let all = u32::try_from(made).expect("fewer");
     let mut metrics = String::new();
     // The reader comes back a moment later. What has not come by the end of patience will not, and is what is measured.
-    let _ = stage.wait_for("count of all sessions", |stage| {
+    let counted = stage.wait_for("count of all sessions", |stage| {
         metrics = stage.metrics(&agent)?;
         Ok((sum_in(&metrics, COUNTED) >= f64::from(all)).then_some(()))
     });
+    if let Err(error) = counted {
+        println!("not all sessions were counted: {error:#}");
+    }
     let sum = |name: &str| sum_in(&metrics, name);
     let labelled = metrics.lines().filter(|line| line.starts_with(COUNTED)).count();
     println!(
