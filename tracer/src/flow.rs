@@ -120,8 +120,6 @@ pub enum Ground {
 pub struct Failure {
     /// Which socket.
     pub flow: u64,
-    /// When it ended.
-    pub time: u64,
     /// What it had come to by then.
     pub stage: Stage,
 }
@@ -260,7 +258,7 @@ impl Upstreams {
         let to = (upstream.netns, upstream.remote);
         // A socket that its session has left behind has lost its bytes, and so says less than an earlier one.
         let before = self.failures.get(&to).map_or(stage, |failure| failure.stage);
-        self.failures.insert(time, to, Failure { flow, time, stage: stage.max(before) });
+        self.failures.insert(time, to, Failure { flow, stage: stage.max(before) });
     }
 
     /// The latest failure of a sidecar towards an address, for as long as sockets are remembered. Envoy's pool fails

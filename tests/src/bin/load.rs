@@ -75,14 +75,7 @@ fn round_trips(tunnel: &Tunnel) -> io::Result<Done> {
         echo(&mut stream)?;
     }
     warm();
-    let done = for_as_long(tunnel, |until| {
-        let mut count = 0;
-        while Instant::now() < until {
-            echo(&mut stream)?;
-            count += 1;
-        }
-        Ok(count)
-    })?;
+    let done = for_as_long(tunnel, |until| repeat(until, || echo(&mut stream)))?;
     println!("{}", serde_json::to_string(&done)?);
     linger(&stream)?;
     Ok(done)
@@ -127,14 +120,17 @@ fn bulk(tunnel: &Tunnel) -> io::Result<Done> {
 fn one_by_one(tunnel: &Tunnel, work: impl Fn(&Tunnel) -> io::Result<()>) -> io::Result<Done> {
     work(tunnel)?;
     warm();
-    for_as_long(tunnel, |until| {
-        let mut count = 0;
-        while Instant::now() < until {
-            work(tunnel)?;
-            count += 1;
-        }
-        Ok(count)
-    })
+    for_as_long(tunnel, |until| repeat(until, || work(tunnel)))
+}
+
+/// Does it time and again until a moment; says how often.
+fn repeat(until: Instant, mut work: impl FnMut() -> io::Result<()>) -> io::Result<u64> {
+    let mut count = 0;
+    while Instant::now() < until {
+        work()?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// Works for as long as it should, all the time or in turns; `work` goes on until a moment, and says how much it got done.

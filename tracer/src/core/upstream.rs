@@ -161,7 +161,7 @@ impl Core {
         let is_mute = best.is_none_or(|(_, carried)| carried == Carried::Nothing);
         if outcome == Outcome::Closed && is_mute {
             let failure = self.tables.upstreams.failure(sidecar.netns, connection.remote);
-            let failure = failure.map(|Failure { flow, stage, .. }| match stage {
+            let failure = failure.map(|Failure { flow, stage }| match stage {
                 Stage::Dial => (flow, Carried::DialFailed),
                 Stage::Open => (flow, Carried::Nothing),
                 Stage::Tls => (flow, Carried::Tls),
