@@ -19,6 +19,8 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::stage::pause;
+
 /// A pod to be.
 #[derive(Debug, Clone, Default)]
 pub struct PodSpec {
@@ -83,7 +85,7 @@ impl Cri {
                 Err(error) if Instant::now() > end => {
                     return Err(error).context("the runtime does not serve");
                 }
-                Err(_) => std::thread::park_timeout(Duration::from_millis(20)),
+                Err(_) => pause(Duration::from_millis(20)),
             }
         }
     }
