@@ -1,13 +1,34 @@
 //! The words of a report: the evidence, a sentence for each piece, and the one sentence that an engineer on call
 //! understands without knowing Envoy. No sentence says more than was seen.
 
-use std::net::SocketAddr;
+use std::{
+    fmt::{self, Display, Write as _},
+    net::SocketAddr,
+};
 
 use super::shown::shortened;
 use crate::{
     head::{Body, Form, Request},
     verdict::{Carried, Evidence, Judgement, Outcome, Reason, Verdict},
 };
+
+/// Room for most sentences.
+const LENGTH: usize = 192;
+
+/// A sentence, as `format!` would have it, written into room that need not grow step by step: there are three of them for
+/// each report.
+macro_rules! say {
+    ($($words:tt)*) => {
+        sentence(format_args!($($words)*))
+    };
+}
+
+fn sentence(words: fmt::Arguments<'_>) -> String {
+    let mut sentence = String::with_capacity(LENGTH);
+    // A string takes all that is written into it.
+    let _ = sentence.write_fmt(words);
+    sentence
+}
 
 /// What the sentences are about.
 pub(crate) struct Subject<'a> {
@@ -31,20 +52,34 @@ impl Subject<'_> {
         if self.inbound { "The HTTP listener of the proxy's own Envoy" } else { "Envoy's HTTP listener" }
     }
 
-    fn asked(&self) -> String {
+    fn asked(&self) -> impl Display {
         let authority = shortened(&self.request.authority);
-        match self.request.form {
-            Form::Connect => format!("CONNECT {authority}"),
-            Form::Absolute => format!("the request for http://{authority}"),
-        }
+        let what = match self.request.form {
+            Form::Connect => "CONNECT ",
+            Form::Absolute => "the request for http://",
+        };
+        fmt::from_fn(move |f| {
+            f.write_str(what)?;
+            f.write_str(&authority)
+        })
     }
 
     /// Whom the sidecar dialled: the proxy as the app knows it, or an endpoint behind that address.
-    fn dialled(&self) -> String {
-        match self.upstream {
-            Some(to) if to != self.proxy => format!("the proxy {} (at {to})", self.proxy),
-            Some(_) | None => format!("the proxy {}", self.proxy),
-        }
+    fn dialled(&self) -> impl Display {
+        self.dialled_with("the")
+    }
+
+    /// The same at the beginning of a sentence.
+    fn dialled_first(&self) -> impl Display {
+        self.dialled_with("The")
+    }
+
+    fn dialled_with(&self, article: &'static str) -> impl Display {
+        let Self { proxy, upstream, .. } = *self;
+        fmt::from_fn(move |f| match upstream {
+            Some(to) if to != proxy => write!(f, "{article} proxy {proxy} (at {to})"),
+            Some(_) | None => write!(f, "{article} proxy {proxy}"),
+        })
     }
 }
 
@@ -52,31 +87,31 @@ impl Subject<'_> {
 pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String> {
     let proxy = subject.proxy;
     let Some(port) = subject.sidecar_port else {
-        return vec![format!("the connection to {proxy} was not redirected to a sidecar")];
+        return vec![say!("the connection to {proxy} was not redirected to a sidecar")];
     };
     let whose = subject.whose();
     let mut said = Vec::new();
     said.push(match evidence.outcome {
         Outcome::Replied { .. } if subject.inbound => {
-            format!("the reply came from the socket of {whose} on port {port}")
+            say!("the reply came from the socket of {whose} on port {port}")
         }
-        Outcome::Replied { .. } => format!("the reply came from {whose}'s socket on port {port}"),
-        Outcome::Closed => format!("{whose} closed the connection without a byte"),
+        Outcome::Replied { .. } => say!("the reply came from {whose}'s socket on port {port}"),
+        Outcome::Closed => say!("{whose} closed the connection without a byte"),
         Outcome::GivenUp => "the app closed the connection before there was a reply".to_owned(),
         Outcome::Pending => "there was no reply before the deadline".to_owned(),
     });
     let to = subject.upstream.unwrap_or(proxy);
     said.push(match evidence.upstream {
-        Carried::NoConnection if saw_all(evidence) => format!("{whose} opened no connection to {proxy}"),
-        Carried::NoConnection => format!("no connection of {whose} to {proxy} was seen"),
-        Carried::DialFailed => format!("the connection of {whose} to {to} failed"),
+        Carried::NoConnection if saw_all(evidence) => say!("{whose} opened no connection to {proxy}"),
+        Carried::NoConnection => say!("no connection of {whose} to {proxy} was seen"),
+        Carried::DialFailed => say!("the connection of {whose} to {to} failed"),
         Carried::Nothing => {
-            format!("{whose} had opened a connection to {to}, and was not seen to send anything on it")
+            say!("{whose} had opened a connection to {to}, and was not seen to send anything on it")
         }
-        Carried::SameBytes => format!("{whose} sent the app's own bytes to {to}"),
-        Carried::RewrittenRequest => format!("{whose} sent a request in its own words to {to}"),
-        Carried::Tls => format!("{whose} sent TLS to {to}; what is inside was not seen"),
-        Carried::OtherBytes => format!("{whose} sent other bytes than the app's to {to}"),
+        Carried::SameBytes => say!("{whose} sent the app's own bytes to {to}"),
+        Carried::RewrittenRequest => say!("{whose} sent a request in its own words to {to}"),
+        Carried::Tls => say!("{whose} sent TLS to {to}; what is inside was not seen"),
+        Carried::OtherBytes => say!("{whose} sent other bytes than the app's to {to}"),
     });
     if !evidence.nothing_lost {
         said.push("records were lost meanwhile, so a connection may have gone unseen".to_owned());
@@ -104,27 +139,27 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
             let granted = status(evidence);
             match evidence.upstream {
                 Carried::SameBytes => {
-                    format!(
+                    say!(
                         "{} granted {asked} ({granted}); {whose} only passed the bytes on",
-                        first(&dialled)
+                        subject.dialled_first()
                     )
                 }
-                Carried::Tls => format!(
+                Carried::Tls => say!(
                     "{asked} was granted ({granted}); {whose} had sent TLS to {dialled}, so what it asked there was not seen"
                 ),
-                Carried::OtherBytes => format!(
+                Carried::OtherBytes => say!(
                     "{asked} was granted ({granted}); {whose} had sent other bytes than the app's to {dialled}"
                 ),
                 Carried::NoConnection
                 | Carried::DialFailed
                 | Carried::Nothing
-                | Carried::RewrittenRequest => format!(
+                | Carried::RewrittenRequest => say!(
                     "{asked} was granted ({granted}); how {whose} reached the proxy {proxy} was not seen, so nobody is blamed"
                 ),
             }
         }
         Verdict::RefusedByProxy => refused(subject, evidence),
-        Verdict::Blackholed => format!(
+        Verdict::Blackholed => say!(
             "{whose_first} dropped {asked}: it closed the connection without a byte and never dialled the proxy {proxy}, so its configuration gives it nowhere to send what goes there"
         ),
         Verdict::WrappedInTls => {
@@ -132,15 +167,15 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
                 Outcome::Closed => "the connection ended without an answer",
                 Outcome::Replied { .. } | Outcome::GivenUp | Outcome::Pending => "there is no answer yet",
             };
-            format!(
+            say!(
                 "{whose_first} began TLS with {dialled} where the app had sent a plaintext {asked}, and {since}"
             )
         }
         Verdict::Unreachable => match (judgement.reason, evidence.upstream) {
             (Some(Reason::ConnectFailed), _) => {
-                format!("{whose_first} could not connect to {dialled}, so {asked} got no answer")
+                say!("{whose_first} could not connect to {dialled}, so {asked} got no answer")
             }
-            (_, Carried::SameBytes) => format!(
+            (_, Carried::SameBytes) => say!(
                 "{whose_first} passed {asked} on to {dialled}, and the connection was closed without an answer"
             ),
             (
@@ -151,18 +186,18 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
                 | Carried::RewrittenRequest
                 | Carried::Tls
                 | Carried::OtherBytes,
-            ) => format!(
+            ) => say!(
                 "{whose_first} connected to {dialled}, and the connection was closed without an answer to {asked}"
             ),
         },
         Verdict::Direct => {
-            format!("The app sent {asked} directly to {proxy}; no sidecar took the connection")
+            say!("The app sent {asked} directly to {proxy}; no sidecar took the connection")
         }
         Verdict::Unanswered => unanswered(subject, evidence),
         Verdict::AbsoluteFormRewritten => {
             let (listener, got) = (subject.listener(), status(evidence));
             match evidence.upstream {
-                Carried::RewrittenRequest => format!(
+                Carried::RewrittenRequest => say!(
                     "{listener} took {asked}, meant for the proxy {proxy}, for one of its own and sent a rewritten one to {to}; the app got {got}",
                     to = subject.upstream.unwrap_or(*proxy),
                 ),
@@ -171,7 +206,7 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
                 | Carried::Nothing
                 | Carried::SameBytes
                 | Carried::Tls
-                | Carried::OtherBytes => format!(
+                | Carried::OtherBytes => say!(
                     "{listener} took {asked}, meant for the proxy {proxy}, for one of its own; the app got {got}, and the proxy did not get the request as the app wrote it"
                 ),
             }
@@ -183,33 +218,30 @@ fn handled_as_http(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Re
     let proxy = subject.proxy;
     let (listener, asked, dialled) = (subject.listener(), subject.asked(), subject.dialled());
     let status = status(evidence);
-    let nothing_sent = match evidence.upstream {
-        Carried::NoConnection if saw_all(evidence) => format!("it never dialled the proxy {proxy}"),
-        Carried::NoConnection => format!("it was not seen to dial the proxy {proxy}"),
+    let nothing = match evidence.upstream {
+        Carried::NoConnection if saw_all(evidence) => "it never dialled",
+        Carried::NoConnection => "it was not seen to dial",
         Carried::DialFailed
         | Carried::Nothing
         | Carried::SameBytes
         | Carried::RewrittenRequest
         | Carried::Tls
-        | Carried::OtherBytes => format!("it sent nothing of it to the proxy {proxy}"),
+        | Carried::OtherBytes => "it sent nothing of it to",
     };
+    let nothing_sent = fmt::from_fn(|f| write!(f, "{nothing} the proxy {proxy}"));
     match (reason, evidence.upstream) {
         (Some(Reason::Forwarded | Reason::UpstreamFailed), Carried::RewrittenRequest) => {
-            let then = match evidence.outcome {
-                Outcome::Replied { .. } => format!("the app got {status}"),
-                Outcome::Closed | Outcome::GivenUp | Outcome::Pending => "the app got no answer".to_owned(),
-            };
-            format!(
-                "{listener} took {asked} for a request of its own and sent a rewritten one to {dialled}; {then}"
+            say!(
+                "{listener} took {asked} for a request of its own and sent a rewritten one to {dialled}; the app got {status}"
             )
         }
-        (Some(Reason::Terminated), _) => format!(
+        (Some(Reason::Terminated), _) => say!(
             "{listener} itself granted {asked} ({status}) and had sent no CONNECT to {dialled}, so the proxy cannot know where the tunnel should go"
         ),
-        (Some(Reason::UpstreamFailed), Carried::DialFailed) => format!(
+        (Some(Reason::UpstreamFailed), Carried::DialFailed) => say!(
             "{listener} answered {status} to {asked}: it took it for a request of its own, and could not connect to {dialled}"
         ),
-        (Some(Reason::UpstreamFailed), _) => format!(
+        (Some(Reason::UpstreamFailed), _) => say!(
             "{listener} answered {status} to {asked}: it took it for a request of its own, and {nothing_sent}"
         ),
         (Some(Reason::UpgradeFailed), _) => {
@@ -217,23 +249,21 @@ fn handled_as_http(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Re
                 Outcome::Replied { body: Body::Empty, .. } => " without a body",
                 Outcome::Replied { .. } | Outcome::Closed | Outcome::GivenUp | Outcome::Pending => "",
             };
-            format!(
+            say!(
                 "{listener} answered {status}{body} to {asked}, as it does where it has a route for CONNECT but may not use it; {nothing_sent}"
             )
         }
-        (Some(Reason::FilterDenied), _) => format!(
+        (Some(Reason::FilterDenied), _) => say!(
             "{listener} answered {status} to {asked}, most likely by an access rule or a limit in one of its filters; {nothing_sent}"
         ),
-        (Some(Reason::Http10Refused), _) => format!(
+        (Some(Reason::Http10Refused), _) => say!(
             "{listener} answered {status} to {asked}, which came as HTTP/{version}: it wants a newer one; {nothing_sent}",
             version = subject.request.http_version,
         ),
         (Some(Reason::BadRequest), _) => {
-            format!(
-                "{listener} answered {status} to {asked}: to it, that is no valid request; {nothing_sent}"
-            )
+            say!("{listener} answered {status} to {asked}: to it, that is no valid request; {nothing_sent}")
         }
-        (Some(Reason::NotImplemented), _) => format!(
+        (Some(Reason::NotImplemented), _) => say!(
             "{listener} answered {status} to {asked}: it does not support what the request asks for; {nothing_sent}"
         ),
         (
@@ -246,7 +276,7 @@ fn handled_as_http(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Re
             )
             | None,
             _,
-        ) => format!("{listener} answered {status} to {asked}; {nothing_sent}"),
+        ) => say!("{listener} answered {status} to {asked}; {nothing_sent}"),
     }
 }
 
@@ -254,18 +284,18 @@ fn refused(subject: &Subject<'_>, evidence: &Evidence) -> String {
     let (asked, dialled, whose) = (subject.asked(), subject.dialled(), subject.whose());
     let status = status(evidence);
     match evidence.upstream {
-        Carried::SameBytes => format!(
+        Carried::SameBytes => say!(
             "{} itself answered {status} to {asked}; {whose} only passed the bytes on and is not at fault",
-            first(&dialled)
+            subject.dialled_first()
         ),
-        Carried::Tls => format!(
+        Carried::Tls => say!(
             "The app got {status} for {asked}; {whose} had sent TLS to {dialled}, which cannot be read, so nobody is blamed"
         ),
-        Carried::OtherBytes => format!(
+        Carried::OtherBytes => say!(
             "The app got {status} for {asked}; {whose} had sent other bytes than the app's to {dialled}, so nobody is blamed"
         ),
         Carried::NoConnection | Carried::DialFailed | Carried::Nothing | Carried::RewrittenRequest => {
-            format!(
+            say!(
                 "The app got {status} for {asked}; whether {whose} or the proxy {proxy} made it was not seen, so nobody is blamed",
                 proxy = subject.proxy,
             )
@@ -277,51 +307,46 @@ fn unanswered(subject: &Subject<'_>, evidence: &Evidence) -> String {
     let proxy = subject.proxy;
     let (asked, dialled, whose) = (subject.asked(), subject.dialled(), subject.whose_first());
     match (evidence.outcome, evidence.upstream) {
-        (Outcome::GivenUp, Carried::SameBytes) => format!(
+        (Outcome::GivenUp, Carried::SameBytes) => say!(
             "The app closed the connection before {dialled} had answered {asked}, which {whose} had passed on",
             whose = subject.whose(),
         ),
         (Outcome::GivenUp, _) => {
-            format!("The app closed the connection to {proxy} before {asked} was answered")
+            say!("The app closed the connection to {proxy} before {asked} was answered")
         }
-        (Outcome::Closed, _) => format!(
+        (Outcome::Closed, _) => say!(
             "{whose} closed the connection to {proxy} without an answer to {asked}; not all that it did before was seen, so nobody is blamed"
         ),
         (_, Carried::SameBytes) => {
-            format!("{whose} passed {asked} on to {dialled}, which has not answered yet")
+            say!("{whose} passed {asked} on to {dialled}, which has not answered yet")
         }
-        (_, Carried::RewrittenRequest) => format!(
+        (_, Carried::RewrittenRequest) => say!(
             "{} took {asked} for a request of its own and sent a rewritten one to {dialled}, which has not answered yet",
             subject.listener(),
         ),
         (_, Carried::DialFailed) => {
-            format!("{whose} could not connect to {dialled}, and {asked} has no answer yet")
+            say!("{whose} could not connect to {dialled}, and {asked} has no answer yet")
         }
         (_, Carried::Nothing) => {
-            format!(
+            say!(
                 "{whose} has dialled {dialled} and was not seen to send anything there; {asked} has no answer yet"
             )
         }
         (_, Carried::Tls | Carried::OtherBytes) => {
-            format!("{whose} has not passed {asked} on to {dialled} as it was, and there is no answer yet")
+            say!("{whose} has not passed {asked} on to {dialled} as it was, and there is no answer yet")
         }
         (_, Carried::NoConnection) => {
-            format!("{whose} has neither answered {asked} nor been seen to dial the proxy {proxy}")
+            say!("{whose} has neither answered {asked} nor been seen to dial the proxy {proxy}")
         }
     }
 }
 
 /// What the app got.
-fn status(evidence: &Evidence) -> String {
-    match evidence.outcome {
-        Outcome::Replied { status: Some(status), .. } => status.to_string(),
-        Outcome::Replied { status: None, .. } => "something that is not HTTP".to_owned(),
-        Outcome::Closed | Outcome::GivenUp | Outcome::Pending => "no answer".to_owned(),
-    }
-}
-
-/// At the beginning of a sentence.
-fn first(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+fn status(evidence: &Evidence) -> impl Display {
+    let outcome = evidence.outcome;
+    fmt::from_fn(move |f| match outcome {
+        Outcome::Replied { status: Some(status), .. } => Display::fmt(&status, f),
+        Outcome::Replied { status: None, .. } => f.write_str("something that is not HTTP"),
+        Outcome::Closed | Outcome::GivenUp | Outcome::Pending => f.write_str("no answer"),
+    })
 }

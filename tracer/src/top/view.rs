@@ -143,7 +143,7 @@ fn table(frame: &mut Frame<'_>, look: &Look, board: &Board, keys: &Keys, now: i6
         let cut = cells
             .iter()
             .zip(columns.iter())
-            .map(|(cell, area)| Cell::new(cut(cell, usize::from(area.width))));
+            .map(|(cell, area)| Cell::new(cut(cell, usize::from(area.width)).into_owned()));
         Row::new(cut.collect::<Vec<_>>()).style(look.of(key.verdict))
     };
     let selected =
