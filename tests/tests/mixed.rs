@@ -370,6 +370,10 @@ fn every_session_is_reported_once_and_rightly() {
     let _ = writeln!(table, "  lost: {lost:?}");
     stderr().write_all(table.as_bytes()).expect("stderr");
     assert!(losses.len() > 2, "{metrics}");
+    // Whoever asks for the first time is told how full the kernel's tables are, too.
+    let flows =
+        metrics.lines().find_map(|line| line.strip_prefix("egress_tracer_map_entries{map=\"FLOWS\"} "));
+    assert!(flows.is_some_and(|flows| flows != "0"), "{metrics}");
     assert!(lost.is_empty(), "{lost:?}");
     // By what was said instead, an example of each.
     let mut mistakes: BTreeMap<String, (usize, String)> = BTreeMap::new();

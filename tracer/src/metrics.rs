@@ -1,5 +1,5 @@
 //! Prometheus metrics: reports are counted here, under labels that stay few. What is counted is in `catalogue`, the
-//! bounds in `bounded`, the tracer's own state in `health`; `server` serves it.
+//! bounds in `bounded`, the tracer's own state in `health` and `fill`; `server` serves it.
 
 mod bounded;
 #[cfg_attr(
@@ -9,6 +9,7 @@ mod bounded;
 mod catalogue;
 #[cfg(test)]
 mod document;
+mod fill;
 mod health;
 mod openmetrics;
 mod server;
@@ -31,6 +32,7 @@ use crate::{
     verdict,
 };
 use bounded::{Bounded, Group, OTHER};
+use fill::Fill;
 use health::Health;
 use openmetrics::Format;
 
@@ -79,6 +81,7 @@ struct Inner {
     config_fetches: IntCounterVec,
     rejected: IntCounterVec,
     health: RefCell<Health>,
+    fill: Fill,
     ready: Cell<bool>,
 }
 
@@ -87,6 +90,7 @@ impl Metrics {
     pub fn new(probes: &Probes, args: &Args) -> anyhow::Result<Self> {
         let metrics = Self::empty(&args.metrics_label)?;
         metrics.0.health.borrow_mut().watch(probes, args.metrics_programs)?;
+        metrics.0.fill.watch(probes);
         Ok(metrics)
     }
 
@@ -147,6 +151,7 @@ impl Metrics {
             config_fetches,
             rejected,
             health: RefCell::new(Health::new(&registry)?),
+            fill: Fill::new(&registry)?,
             ready: Cell::default(),
             process,
             registry,
@@ -228,6 +233,11 @@ impl Metrics {
 
     fn count_rejected(&self, reason: &'static str) {
         self.0.rejected.with_label_values(&[reason]).inc();
+    }
+
+    /// Brings up to date what costs too much to be kept so while nobody asks.
+    async fn refresh(&self) {
+        self.0.fill.refresh().await;
     }
 
     /// The exposition.

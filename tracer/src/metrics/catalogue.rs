@@ -151,7 +151,7 @@ pub(super) const RING_CAPACITY: Family =
 pub(super) const MAP_ENTRIES: Family = family(
     "map_entries",
     Kind::Gauge,
-    "Entries of a kernel map, counted every 30 seconds; a full one forgets its oldest ones",
+    "Entries of a kernel map, counted when asked for, at most every 30 seconds; a full one forgets its oldest ones",
     &[MAP],
 );
 pub(super) const MAP_CAPACITY: Family =

@@ -6,14 +6,12 @@ use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, R
 
 use super::catalogue;
 use crate::{
-    probes::{Probes, Sweep, Timing},
+    probes::{Probes, Timing},
     tracing::Tracing,
 };
 
 /// The kernel's counters are read no more often than this.
 const REFRESH: Duration = Duration::from_secs(1);
-/// Its maps are counted no more often than this: it takes a system call for each entry.
-const SWEEP: Duration = Duration::from_secs(30);
 
 /// The metrics.
 pub(super) struct Health {
@@ -25,14 +23,10 @@ pub(super) struct Health {
     lost: IntCounterVec,
     ring_used: IntGauge,
     ring_capacity: IntGauge,
-    map_entries: IntGaugeVec,
-    map_capacity: IntGaugeVec,
     attached: IntGaugeVec,
     program_seconds: CounterVec,
     program_runs: IntCounterVec,
     refreshed: Option<Instant>,
-    swept: Option<Instant>,
-    sweep: Option<Sweep>,
     timing: Option<Timing>,
 }
 
@@ -49,14 +43,10 @@ impl Health {
             lost: catalogue::LOST.counters(registry)?,
             ring_used: catalogue::RING_USED.gauge(registry)?,
             ring_capacity: catalogue::RING_CAPACITY.gauge(registry)?,
-            map_entries: catalogue::MAP_ENTRIES.gauges(registry)?,
-            map_capacity: catalogue::MAP_CAPACITY.gauges(registry)?,
             attached: catalogue::ATTACHED.gauges(registry)?,
             program_seconds: catalogue::PROGRAM_SECONDS.seconds(registry)?,
             program_runs: catalogue::PROGRAM_RUNS.counters(registry)?,
             refreshed: None,
-            swept: None,
-            sweep: None,
             timing: None,
         })
     }
@@ -66,9 +56,6 @@ impl Health {
         self.timing = timed.then(Timing::begin).transpose()?;
         for program in probes.programs() {
             self.attached.with_label_values(&[program, probes.family().name()]).set(1);
-        }
-        for (map, capacity) in probes.map_capacities() {
-            self.map_capacity.with_label_values(&[&map]).set(i64::from(capacity));
         }
         Ok(())
     }
@@ -94,7 +81,6 @@ impl Health {
             counted.inc_by((seconds - counted.get()).max(0.0));
             raise(&self.program_runs.with_label_values(&[&program]), runs);
         }
-        self.count_entries(probes, now);
         true
     }
 
@@ -120,20 +106,6 @@ impl Health {
         let (used, capacity) = tracing.ring_fill();
         self.ring_used.set(signed(used));
         self.ring_capacity.set(signed(capacity));
-    }
-
-    /// On a thread of its own, because it can take tens of milliseconds.
-    fn count_entries(&mut self, probes: &Probes, now: Instant) {
-        if let Some(counts) = self.sweep.as_mut().and_then(Sweep::take) {
-            self.sweep = None;
-            for (map, entries) in counts {
-                self.map_entries.with_label_values(&[&map]).set(i64::from(entries));
-            }
-        }
-        if self.sweep.is_none() && self.swept.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
-            self.swept = Some(now);
-            self.sweep = probes.sweep();
-        }
     }
 }
 

@@ -89,8 +89,8 @@ impl Server {
             let task = tokio::task::spawn_local(async move {
                 let service = service_fn(|request| {
                     ours.active(id);
-                    let response = respond(&metrics, &limits, &request);
-                    async move { Ok::<_, Infallible>(response) }
+                    let (metrics, limits) = (metrics.clone(), Rc::clone(&limits));
+                    async move { Ok::<_, Infallible>(respond(&metrics, &limits, &request).await) }
                 });
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -111,7 +111,7 @@ impl Server {
     }
 }
 
-fn respond(metrics: &Metrics, limits: &Limits, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(metrics: &Metrics, limits: &Limits, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     const TEXT: &str = "text/plain; charset=utf-8";
     if !limits.requests.take() || (request.uri().path() == "/metrics" && !limits.scrapes.take()) {
         metrics.count_rejected("rate");
@@ -124,6 +124,7 @@ fn respond(metrics: &Metrics, limits: &Limits, request: &Request<Incoming>) -> R
         (&Method::GET | &Method::HEAD, "/metrics") => {
             let accept = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
             let format = Format::accepted(&accept.collect::<Vec<_>>().join(","));
+            metrics.refresh().await;
             match metrics.exposition(format) {
                 Ok(text) => answer(StatusCode::OK, format.content_type(), text),
                 Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),

@@ -31,7 +31,7 @@ pub use hook::{Hook, Point};
 pub use kernel_log::KernelLog;
 pub use ring::Ring;
 pub use scope::Scope;
-pub use statistics::{Sweep, Timing};
+pub use statistics::{Stores, Timing};
 
 /// The kernel object, built by `build.rs`; empty where it was told to skip that.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EGRESS_TRACER_BPF_OBJECT"));

@@ -18,8 +18,12 @@ use crate::event::{DecodeError, Event, decode};
 /// How long after something was read it looks again: what comes meanwhile is read together. After each of these, `FRUITFUL` looks
 /// in a row have found something. A person does not notice, and a node with a thousand sessions a second has 25 turns
 /// instead of thousands.
-const DOZES: [Duration; 3] =
-    [Duration::from_millis(10), Duration::from_millis(20), Duration::from_millis(40)];
+const DOZES: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+    Duration::from_millis(100),
+];
 const FRUITFUL: usize = 4;
 
 /// How many records are handed on at once.

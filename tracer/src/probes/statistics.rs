@@ -4,13 +4,11 @@
 use std::{
     ffi::c_long,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    sync::mpsc::{Receiver, TryRecvError, channel},
-    thread,
 };
 
 use anyhow::Context as _;
 use aya::{
-    maps::{Map, MapFd, MapInfo},
+    maps::{Map, MapInfo},
     sys::{Stats, enable_stats},
 };
 
@@ -33,56 +31,62 @@ impl Probes {
             .collect()
     }
 
-    /// Name and capacity of each map that holds entries.
-    pub fn map_capacities(&self) -> Vec<(String, u32)> {
-        let capacity = |info: &MapInfo, sort| match sort {
-            Sort::Hash => info.max_entries(),
-            Sort::Table => CAPACITY,
-        };
-        self.stores().map(|(name, sort, info, _)| (name, capacity(&info, sort))).collect()
-    }
-
-    /// Begins to count the entries of these maps, beside the caller. `None`: there is no thread to be had.
-    pub fn sweep(&self) -> Option<Sweep> {
-        let maps: Vec<_> = self
-            .stores()
-            .filter_map(|(name, sort, info, map)| {
-                Some((name, sort, info, map.as_fd().try_clone_to_owned().ok()?))
-            })
-            .collect();
-        let (to, from) = channel();
-        let count = move || {
-            let counts = maps.iter().map(|(name, sort, info, map)| {
-                let count = match sort {
-                    Sort::Hash => entries(map, info.key_size(), info.max_entries()),
-                    Sort::Table => places(map, info.value_size()),
-                };
-                (name.clone(), count)
-            });
-            // Nobody listens any more at the end of the process.
-            let _ = to.send(counts.collect());
-            give_back_memory(); // a whole table was read
-        };
-        thread::Builder::new().name("map-sweep".to_owned()).spawn(count).ok()?;
-        Some(Sweep(from))
-    }
-
     /// The maps that hold entries. Other arrays are full by nature, and the ring is none.
-    fn stores(&self) -> impl Iterator<Item = (String, Sort, MapInfo, &MapFd)> {
-        self.ebpf.maps().filter_map(|(name, map)| match (map, name.strip_prefix(SECTION)) {
-            (Map::HashMap(data) | Map::LruHashMap(data), _) => {
-                Some((name.to_owned(), Sort::Hash, data.info().ok()?, data.fd()))
-            }
-            (Map::Array(data), Some(table)) => {
-                Some((table.to_owned(), Sort::Table, data.info().ok()?, data.fd()))
-            }
-            _ => None,
+    pub fn stores(&self) -> Stores {
+        let stores = self.ebpf.maps().filter_map(|(name, map)| {
+            let (name, sort, data) = match (map, name.strip_prefix(SECTION)) {
+                (Map::HashMap(data) | Map::LruHashMap(data), _) => (name, Sort::Hash, data),
+                (Map::Array(data), Some(table)) => (table, Sort::Table, data),
+                _ => return None,
+            };
+            let map = data.fd().as_fd().try_clone_to_owned().ok()?;
+            Some(Store { name: name.to_owned(), sort, info: data.info().ok()?, map })
+        });
+        Stores(stores.collect())
+    }
+}
+
+/// Maps that hold entries. They stay open for as long as this lives.
+#[derive(Debug)]
+pub struct Stores(Vec<Store>);
+
+#[derive(Debug)]
+struct Store {
+    name: String,
+    sort: Sort,
+    info: MapInfo,
+    map: OwnedFd,
+}
+
+impl Stores {
+    /// Name and capacity of each.
+    pub fn capacities(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.0.iter().map(|Store { name, sort, info, .. }| {
+            let capacity = match sort {
+                Sort::Hash => info.max_entries(),
+                Sort::Table => CAPACITY,
+            };
+            (name.as_str(), capacity)
         })
+    }
+
+    /// Name and entries of each. It reads whole tables, which takes some ten milliseconds.
+    pub fn count(&self) -> Vec<(String, u32)> {
+        let counts = self.0.iter().map(|Store { name, sort, info, map }| {
+            let count = match sort {
+                Sort::Hash => entries(map, info.key_size(), info.max_entries()),
+                Sort::Table => places(map, info.value_size()),
+            };
+            (name.clone(), count)
+        });
+        let counts = counts.collect();
+        give_back_memory();
+        counts
     }
 }
 
 /// How a map keeps its entries.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sort {
     /// One of the kernel's own.
     Hash,
@@ -102,21 +106,6 @@ impl Timing {
         let fd = enable_stats(Stats::RunTime)
             .context("cannot have the kernel time its programs: this needs Linux 5.8 and CAP_SYS_ADMIN")?;
         Ok(Self(fd))
-    }
-}
-
-/// A count of maps' entries under way.
-#[derive(Debug)]
-pub struct Sweep(Receiver<Vec<(String, u32)>>);
-
-impl Sweep {
-    /// Name and entries of each map, once it is done; empty where it was not completed.
-    pub fn take(&mut self) -> Option<Vec<(String, u32)>> {
-        match self.0.try_recv() {
-            Ok(counts) => Some(counts),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(Vec::new()),
-        }
     }
 }
 
