@@ -11,6 +11,7 @@ mod upstream;
 
 use std::sync::Arc;
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,7 +30,7 @@ use tables::Tables;
 #[serde(rename_all = "snake_case")]
 pub enum Input {
     /// The kernel saw something.
-    Event(Box<Event>),
+    Event(Event),
     /// The container runtime said whose processes are whose, at this time; `CLOCK_MONOTONIC`, ns.
     Fact(u64, Fact),
     /// Time passes; `CLOCK_MONOTONIC`, ns.
@@ -52,7 +53,7 @@ pub struct Settings {
     /// The node's name, for reports.
     pub node: Option<String>,
     /// The family of probes, for reports.
-    pub probes: String,
+    pub probes: CompactString,
     /// How long a report may wait for its owner's name, in ns; 0: there is nobody who knows names.
     #[serde(default)]
     pub naming: u64,

@@ -111,7 +111,12 @@ impl Cause {
         let source = &report.source;
         Self {
             namespace: source.namespace.clone(),
-            workload: source.workload.as_ref().or(source.pod.as_ref()).or(source.comm.as_ref()).cloned(),
+            workload: source
+                .workload
+                .as_deref()
+                .or(source.pod.as_deref())
+                .or(source.comm.as_deref())
+                .map(str::to_owned),
             proxy: report.proxy,
             verdict: report.verdict,
             reason: report.reason,
@@ -191,7 +196,7 @@ mod tests {
             }
         };
         for n in 0..3000_u64 {
-            report.source.comm = Some(format!("app-{}", n / 2));
+            report.source.comm = Some(format!("app-{}", n / 2).into());
             for _ in 0..5 {
                 count(&log.lines(&report, start + Duration::from_millis(n)));
             }

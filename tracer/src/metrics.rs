@@ -167,20 +167,24 @@ impl Metrics {
         let Self(inner) = self;
         let verdict = report.verdict.name();
         let Report { source, proxy, connect, .. } = report;
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (ip, port) = (proxy.ip.to_string(), proxy.port.to_string());
         let mut values = vec![
-            verdict.to_owned(),
-            report.reason.map_or("", verdict::Reason::name).to_owned(),
-            text(&source.namespace),
-            if source.kind == Some(Kind::Host) { HOST.to_owned() } else { text(&source.workload) },
-            proxy.ip.to_string(),
-            proxy.port.to_string(),
+            verdict,
+            report.reason.map_or("", verdict::Reason::name),
+            source.namespace.as_deref().unwrap_or_default(),
+            if source.kind == Some(Kind::Host) {
+                HOST
+            } else {
+                source.workload.as_deref().unwrap_or_default()
+            },
+            &ip,
+            &port,
         ];
         values.extend(inner.extra.iter().map(|extra| match extra {
-            Extra::Pod => text(&source.pod),
-            Extra::Authority => connect.authority.clone(),
+            Extra::Pod => source.pod.as_deref().unwrap_or_default(),
+            Extra::Authority => &connect.authority,
         }));
-        inner.sessions.borrow_mut().inc(values, now);
+        inner.sessions.borrow_mut().inc(&values, now);
         if source.kind.is_none() {
             inner.enrichment_misses.inc();
         }
@@ -192,8 +196,7 @@ impl Metrics {
                 known @ ("1.0" | "1.1") => known,
                 _ => OTHER,
             };
-            let values = vec![verdict.to_owned(), status.to_string(), version.to_owned()];
-            inner.refused.borrow_mut().inc(values, now);
+            inner.refused.borrow_mut().inc(&[verdict, &status.to_string(), version], now);
         }
     }
 
@@ -294,7 +297,7 @@ mod tests {
         ] {
             let metrics = Metrics::empty(extra).unwrap();
             for n in 0..100_000_u32 {
-                report.connect.authority = format!("host-{n}.example.com:443");
+                report.connect.authority = format!("host-{n}.example.com:443").into();
                 report.source.pod = Some(format!("pod-{}", n % 700));
                 metrics.count(&report);
             }

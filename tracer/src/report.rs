@@ -14,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -70,7 +71,7 @@ pub struct Report {
     #[serde(default)]
     pub manifest: Option<String>,
     /// The family of probes that saw it.
-    pub probes: String,
+    pub probes: CompactString,
     /// The connection was open before the probes were attached.
     pub joined_late: bool,
 }
@@ -98,7 +99,7 @@ pub struct Source {
     /// Process id on the node.
     pub pid: Option<u32>,
     /// Thread name.
-    pub comm: Option<String>,
+    pub comm: Option<CompactString>,
     /// The app's address.
     pub ip: IpAddr,
     /// The app's port.
@@ -156,18 +157,18 @@ pub struct Sidecar {
     /// Its process id on the node.
     pub pid: Option<u32>,
     /// Its thread's name.
-    pub comm: Option<String>,
+    pub comm: Option<CompactString>,
 }
 
 /// What was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connect {
     /// `host:port`, escaped.
-    pub authority: String,
+    pub authority: CompactString,
     /// `1.0` or `1.1`; empty where the first line is longer than the 512 bytes that are captured.
-    pub http_version: String,
+    pub http_version: CompactString,
     /// Escaped.
-    pub user_agent: Option<String>,
+    pub user_agent: Option<CompactString>,
 }
 
 /// The answer.
@@ -178,7 +179,7 @@ pub struct Reply {
     /// Its status; null: not HTTP.
     pub status: Option<u16>,
     /// `Server`, escaped.
-    pub server: Option<String>,
+    pub server: Option<CompactString>,
     /// Microseconds from the request to its first byte.
     pub after_us: u64,
 }

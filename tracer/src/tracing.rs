@@ -120,7 +120,7 @@ impl Tracing {
                     latest = Some(event.time);
                     self.counts.count(&event);
                     self.redactor.redact(&mut event);
-                    self.feed(Input::Event(Box::new(event)), reports)?;
+                    self.feed(Input::Event(event), reports)?;
                 }
                 Err(error) => {
                     self.counts.malformed += 1;

@@ -21,7 +21,7 @@ fn core() -> Core {
         capacity: CAPACITY,
         keep: 60 * SECOND,
         node: None,
-        probes: "cgroup".to_owned(),
+        probes: "cgroup".into(),
         naming: 0,
         remember: 0,
     })
@@ -69,7 +69,7 @@ fn a_flood_drops_the_oldest_and_counts_them() {
     let mut reports = Vec::new();
     for number in 0..1_000 {
         for event in asks(number, SECOND + u64::from(number)) {
-            core.feed(Input::Event(Box::new(event)), &mut reports);
+            core.feed(Input::Event(event), &mut reports);
         }
         let stats = core.stats();
         // One may come in before the next input makes room.
@@ -88,7 +88,7 @@ fn sessions_that_never_end_are_forgotten() {
     let mut reports = Vec::new();
     for number in 0..10 {
         for event in asks(number, SECOND) {
-            core.feed(Input::Event(Box::new(event)), &mut reports);
+            core.feed(Input::Event(event), &mut reports);
         }
     }
     core.feed(Input::Tick(20 * SECOND), &mut reports);
@@ -127,7 +127,7 @@ fn so_are_tunnels_and_the_oldest_of_a_flood() {
     let mut reports = Vec::new();
     for number in 0..1_000 {
         for event in granted(number, SECOND + u64::from(number)) {
-            core.feed(Input::Event(Box::new(event)), &mut reports);
+            core.feed(Input::Event(event), &mut reports);
         }
         assert!(core.stats().connections <= CAPACITY + 1, "{:?}", core.stats());
     }
@@ -144,26 +144,23 @@ fn what_goes_through_a_tunnel_is_nobodys_request() {
     let mut reports = Vec::new();
     let events = granted(1, SECOND);
     for event in &events {
-        core.feed(Input::Event(Box::new(event.clone())), &mut reports);
+        core.feed(Input::Event(event.clone()), &mut reports);
     }
     let [app, _, upstream, reply] = events;
     let inside = || sent("CONNECT inside.example:443 HTTP/1.1\r\n\r\n");
     for mut event in [app.clone(), upstream] {
         event.what = inside();
-        core.feed(Input::Event(Box::new(event)), &mut reports);
+        core.feed(Input::Event(event), &mut reports);
     }
     core.feed(
-        Input::Event(Box::new(Event { what: sent("HTTP/1.1 404 Not Found\r\n\r\n"), ..reply.clone() })),
+        Input::Event(Event { what: sent("HTTP/1.1 404 Not Found\r\n\r\n"), ..reply.clone() }),
         &mut reports,
     );
     assert_eq!((core.stats().connections, core.stats().pending, reports.len()), (1, 0, 1));
     // Its sidecar's end of it is the last.
     for event in [app, reply] {
         assert_eq!(core.stats().connections, 1);
-        core.feed(
-            Input::Event(Box::new(Event { what: What::Ended(End::ClosedHere), ..event })),
-            &mut reports,
-        );
+        core.feed(Input::Event(Event { what: What::Ended(End::ClosedHere), ..event }), &mut reports);
     }
     assert_eq!((core.stats().connections, core.stats().upstreams, reports.len()), (0, 0, 1));
 }

@@ -154,13 +154,13 @@ fn a_report_that_somebody_else_wrote_is_only_text() {
     // Its JSON is read from a socket or a file, so nothing in it was necessarily escaped.
     let wicked = "\u{1b}]52;c;x\u{7}\u{202e}\u{0}\n✗▶";
     let mut report = Scene::outbound().asks().answers(ENVOY_404).report();
-    report.connect.authority = wicked.to_owned();
+    report.connect.authority = wicked.into();
     report.explanation = wicked.to_owned();
     report.time = wicked.to_owned();
     report.fix = Some(format!("{wicked}: egress-tracer explain {wicked}"));
     report.manifest = Some(wicked.repeat(20));
     report.listener = Some(Listener { name: wicked.to_owned(), because: Some(wicked.to_owned()) });
-    report.source.comm = Some(wicked.to_owned());
+    report.source.comm = Some(wicked.into());
     for named in [false, true] {
         if named {
             report.source.namespace = Some(wicked.to_owned());
@@ -187,7 +187,7 @@ fn a_long_authority_is_cut_for_display_and_whole_in_json() {
     insta::assert_snapshot!(line(&report, Colors::Off, true));
 
     for long in ["\u{1b}".repeat(4096), "x".repeat(4096)] {
-        report.connect.authority = long;
+        report.connect.authority = long.into();
         for shown in
             [line(&report, Colors::Off, false), Table::new(Colors::Off, TimeZone::UTC, false).show(&report)]
         {

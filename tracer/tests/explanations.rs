@@ -161,7 +161,7 @@ fn every_sentence_names_what_was_asked_and_of_whom() {
         let (verdict, proxy) = (name(&report), std::net::SocketAddr::from(*proxy).to_string());
         assert!(explanation.starts_with(|first: char| first.is_ascii_uppercase()), "{explanation}");
         assert!(!explanation.ends_with('.') && !explanation.contains("  "), "{explanation}");
-        assert!(explanation.contains(&connect.authority), "{verdict} ({title}): {explanation}");
+        assert!(explanation.contains(&*connect.authority), "{verdict} ({title}): {explanation}");
         assert!(explanation.contains(&proxy), "{verdict} ({title}): {explanation}");
         assert!(!evidence.is_empty(), "{verdict} ({title})");
         // Who is not flagged is not blamed, and the other way round.

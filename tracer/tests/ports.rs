@@ -31,7 +31,7 @@ impl Pod {
             capacity: 100,
             keep: 3600 * SECOND,
             node: None,
-            probes: "cgroup".to_owned(),
+            probes: "cgroup".into(),
             naming: 0,
             remember: 0,
         });
@@ -59,7 +59,7 @@ impl Pod {
             answered: false,
             what,
         };
-        self.core.feed(Input::Event(Box::new(event)), &mut self.reports);
+        self.core.feed(Input::Event(event), &mut self.reports);
         self
     }
 

@@ -216,7 +216,7 @@ fn its_size_is_bounded() {
     let mut board = Board::default();
     for n in 0..5_000_u32 {
         let mut report = flagged();
-        report.connect.authority = format!("host-{n}.example:443");
+        report.connect.authority = format!("host-{n}.example:443").into();
         report.time = format!("2026-11-20T{:02}:{:02}:{:02}.000000Z", n / 3600, n / 60 % 60, n % 60);
         board.take(Message::Report(Box::new(report)));
     }
@@ -231,14 +231,14 @@ fn what_somebody_else_wrote_is_only_text() {
     let (mut board, mut keys) = (Board::default(), Keys::default());
     for text in [wicked.to_owned(), wicked.repeat(100), "x".repeat(4096)] {
         let mut report = flagged();
-        report.connect.authority.clone_from(&text);
+        report.connect.authority = text.as_str().into();
         report.explanation.clone_from(&text);
         report.evidence = vec![text.clone(); 3];
         report.fix = Some(format!("{text}: egress-tracer explain {text}"));
         report.manifest = Some(text.clone());
         report.listener = Some(Listener { name: text.clone(), because: Some(text.clone()) });
         (report.source.namespace, report.source.workload) = (Some(text.clone()), Some(text.clone()));
-        (report.source.pod, report.source.comm) = (Some(text.clone()), Some(text.clone()));
+        (report.source.pod, report.source.comm) = (Some(text.clone()), Some(text.into()));
         board.take(Message::Report(Box::new(report)));
     }
     let rows = board.rows(keys.sort, false, "", false, NOW).len();

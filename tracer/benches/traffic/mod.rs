@@ -30,7 +30,7 @@ pub fn core(sessions: usize) -> Core {
         capacity: sessions.saturating_mul(2).max(65_536),
         keep: 3_600_000_000_000,
         node: Some("node-1".to_owned()),
-        probes: "cgroup".to_owned(),
+        probes: "cgroup".into(),
         naming: 0,
         remember: 0,
     })
@@ -44,7 +44,7 @@ pub fn recorded(times: u64) -> Vec<Input> {
     let inputs = lines.map(|line| serde_json::from_str::<Input>(&line).expect("an input"));
     let events: Vec<Event> = inputs
         .filter_map(|input| match input {
-            Input::Event(event) => Some(*event),
+            Input::Event(event) => Some(event),
             Input::Tick(_) | Input::Fact(..) => None,
         })
         .collect();
@@ -64,7 +64,7 @@ pub fn recorded(times: u64) -> Vec<Input> {
         if let Some(sidecar) = &mut event.sidecar {
             sidecar.netns = nth % PODS + 1;
         }
-        Input::Event(Box::new(event))
+        Input::Event(event)
     };
     (0..times).flat_map(|nth| events.iter().map(move |event| again(nth, event))).collect()
 }
@@ -151,7 +151,7 @@ impl Node {
             Role::Reply => (1, SocketAddr::from(([127, 0, 0, 1], 15001)), app, worker()),
             Role::Upstream => (2, app, proxy, worker()),
         };
-        Input::Event(Box::new(Event {
+        Input::Event(Event {
             time: self.time,
             flow: number * 3 + leg,
             role,
@@ -167,6 +167,6 @@ impl Node {
             remote,
             answered: false,
             what,
-        }))
+        })
     }
 }

@@ -113,7 +113,7 @@ impl Args {
             capacity: 65_536,
             keep: nanoseconds(Duration::from_hours(1)),
             node: self.node.clone(),
-            probes: family.name().to_owned(),
+            probes: family.name().into(),
             naming: if endpoint.is_some() { nanoseconds(NAMING) } else { 0 },
             remember: nanoseconds(self.pods.remember_pods),
         };

@@ -127,7 +127,7 @@ mod tests {
             node: Some("node-1".to_owned()),
             pid: 4711,
             since: "2026-11-20T09:41:12.123456Z".to_owned(),
-            probes: "cgroup".to_owned(),
+            probes: "cgroup".into(),
             scope: Scope::default(),
             sessions: Verdict::ALL.iter().map(|verdict| (verdict.name().to_owned(), 0)).collect(),
             flagged: 0,

@@ -47,7 +47,7 @@ impl Core {
                 injected: None,
                 owner: None,
                 pid: task.map(|task| task.pid),
-                comm: task.map(|task| task.comm.to_string()),
+                comm: task.map(|task| task.comm.clone()),
                 ip: connection.local.ip(),
                 port: connection.local.port(),
             },
@@ -56,17 +56,17 @@ impl Core {
             sidecar: connection.sidecar.map(|sidecar| report::Sidecar {
                 port: sidecar.port,
                 pid: acceptor.map(|task| task.pid),
-                comm: acceptor.map(|task| task.comm.to_string()),
+                comm: acceptor.map(|task| task.comm.clone()),
             }),
             connect: report::Connect {
-                authority: asked.request.authority.to_string(),
-                http_version: asked.request.http_version.to_string(),
-                user_agent: asked.request.user_agent.as_ref().map(ToString::to_string),
+                authority: asked.request.authority.clone(),
+                http_version: asked.request.http_version.clone(),
+                user_agent: asked.request.user_agent.clone(),
             },
             reply: reply.map(|reply| report::Reply {
                 from: replier(verdict, evidence.upstream),
                 status: reply.status,
-                server: reply.server.map(String::from),
+                server: reply.server,
                 after_us: time.saturating_sub(asked.time) / 1_000,
             }),
             upstream: upstream.map(|remote| report::Upstream {

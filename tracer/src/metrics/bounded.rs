@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foldhash::{HashMap, HashMapExt as _};
+use foldhash::fast::RandomState;
+use hashbrown::{Equivalent, HashMap};
 use prometheus::{IntCounter, IntCounterVec};
 
 /// The label value of what has no series of its own. No address, name or host begins like that.
@@ -21,12 +22,12 @@ pub(super) struct Group {
     labels: Range<usize>,
     cap: usize,
     /// How many live series have these values.
-    live: HashMap<Vec<String>, usize>,
+    live: HashMap<Vec<String>, usize, RandomState>,
 }
 
 impl Group {
     pub(super) fn new(name: &'static str, labels: Range<usize>, cap: usize) -> Self {
-        Self { name, labels, cap, live: HashMap::new() }
+        Self { name, labels, cap, live: HashMap::default() }
     }
 }
 
@@ -36,7 +37,7 @@ pub(super) struct Bounded {
     counters: IntCounterVec,
     groups: Vec<Group>,
     cap: usize,
-    series: HashMap<Vec<String>, Series>,
+    series: HashMap<Vec<String>, Series, RandomState>,
     expired: IntCounter,
     folded: IntCounterVec,
 }
@@ -46,6 +47,16 @@ struct Series {
     counter: IntCounter,
     /// When it was last counted in.
     last: Instant,
+}
+
+/// The values of a series' labels, by which it is found without a copy of them.
+#[derive(Hash)]
+struct Labels<'a>(&'a [&'a str]);
+
+impl Equivalent<Vec<String>> for Labels<'_> {
+    fn equivalent(&self, values: &Vec<String>) -> bool {
+        self.0 == *values
+    }
 }
 
 impl Bounded {
@@ -58,17 +69,17 @@ impl Bounded {
         expired: IntCounter,
         folded: IntCounterVec,
     ) -> Self {
-        Self { counters, groups, cap, series: HashMap::new(), expired, folded }
+        Self { counters, groups, cap, series: HashMap::default(), expired, folded }
     }
 
     /// Counts one.
-    pub(super) fn inc(&mut self, values: Vec<String>, now: Instant) {
-        if let Some(series) = self.series.get_mut(&values) {
+    pub(super) fn inc(&mut self, values: &[&str], now: Instant) {
+        if let Some(series) = self.series.get_mut(&Labels(values)) {
             series.counter.inc();
             series.last = now;
             return;
         }
-        let values = self.admit(values);
+        let values = self.admit(values.iter().copied().map(str::to_owned).collect());
         let counter = self.counters.with_label_values(&values);
         counter.inc();
         self.series.insert(values, Series { counter, last: now });
@@ -157,6 +168,10 @@ mod tests {
         vec![verdict.to_owned(), format!("w{workload}"), format!("10.0.0.{ip}"), port.to_string()]
     }
 
+    fn inc(bounded: &mut Bounded, row: &[String], now: Instant) {
+        bounded.inc(&row.iter().map(String::as_str).collect::<Vec<_>>(), now);
+    }
+
     /// The sum over all series, as a scrape would give it, and their number.
     fn exposed(bounded: &Bounded) -> (u64, usize) {
         let families = bounded.counters.collect();
@@ -170,7 +185,7 @@ mod tests {
     fn a_hundred_thousand_destinations_are_a_bounded_number_of_series_and_no_count_is_lost() {
         let (mut bounded, now) = (bounded(1000), Instant::now());
         for n in 0..100_000 {
-            bounded.inc(row("tunneled", 0, n, 3128), now);
+            inc(&mut bounded, &row("tunneled", 0, n, 3128), now);
         }
         assert_eq!(exposed(&bounded), (100_000, 5), "four of their own, and ~other");
         assert_eq!(bounded.folded.with_label_values(&["destination"]).get(), 100_000 - 4);
@@ -182,7 +197,7 @@ mod tests {
         for verdict in ["a", "b"] {
             for workload in 0..3 {
                 for ip in 0..4 {
-                    bounded.inc(row(verdict, workload, ip, 1), now);
+                    inc(&mut bounded, &row(verdict, workload, ip, 1), now);
                 }
             }
         }
@@ -194,13 +209,13 @@ mod tests {
     fn what_is_idle_goes_and_gives_its_room_back() {
         let (mut bounded, start) = (bounded(1000), Instant::now());
         for ip in 0..4 {
-            bounded.inc(row("a", 0, ip, 1), start);
+            inc(&mut bounded, &row("a", 0, ip, 1), start);
         }
         let later = start + IDLE / 2;
-        bounded.inc(row("a", 0, 0, 1), later);
+        inc(&mut bounded, &row("a", 0, 0, 1), later);
         bounded.expire(start + IDLE);
         assert_eq!((bounded.len(), bounded.expired.get()), (1, 3));
-        bounded.inc(row("a", 0, 77, 1), start + IDLE);
+        inc(&mut bounded, &row("a", 0, 77, 1), start + IDLE);
         assert!(bounded.series.contains_key(&row("a", 0, 77, 1)), "there is room again");
         assert_eq!(bounded.folded.with_label_values(&["destination"]).get(), 0);
     }
@@ -208,8 +223,8 @@ mod tests {
     #[test]
     fn what_is_removed_is_no_longer_exposed() {
         let (mut bounded, now) = (bounded(1000), Instant::now());
-        bounded.inc(row("a", 0, 0, 1), now);
-        bounded.inc(row("a", 1, 0, 1), now);
+        inc(&mut bounded, &row("a", 0, 0, 1), now);
+        inc(&mut bounded, &row("a", 1, 0, 1), now);
         bounded.remove(|values, _| values[1] == "w0");
         assert_eq!(exposed(&bounded), (1, 1));
         assert_eq!(bounded.groups[0].live.len(), 1);

@@ -67,7 +67,8 @@ impl Report {
             None => name.to_owned(),
         };
         let name = source.workload.as_deref().or(source.pod.as_deref()).map(of);
-        plain(&shortened(&name.or_else(|| source.comm.clone()).unwrap_or_else(|| source.ip.to_string())))
+        let name = name.or_else(|| source.comm.as_deref().map(str::to_owned));
+        plain(&shortened(&name.unwrap_or_else(|| source.ip.to_string())))
     }
 
     /// What the verdict rests on, one sentence each.

@@ -69,7 +69,7 @@ fn play(sessions: &[Session], picks: &[usize], links: bool) -> BTreeMap<(u64, So
         capacity: 1000,
         keep: 3600 * SECOND,
         node: None,
-        probes: "cgroup".to_owned(),
+        probes: "cgroup".into(),
         naming: 0,
         remember: 0,
     });
@@ -106,7 +106,7 @@ fn play(sessions: &[Session], picks: &[usize], links: bool) -> BTreeMap<(u64, So
         let known = Sockets { dialed: sockets[at].dialed, accepted: sockets[at].accepted, ..known };
         if let Some(event) = sessions[at].event(step, time, &known) {
             let mut reports = Vec::new();
-            core.feed(Input::Event(Box::new(event)), &mut reports);
+            core.feed(Input::Event(event), &mut reports);
             for report in reports {
                 let app = SocketAddr::new(report.source.ip, report.source.port);
                 // A report follows from a step of its own session.

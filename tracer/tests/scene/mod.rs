@@ -215,7 +215,7 @@ impl Scene {
             answered: false,
             what,
         };
-        self.core.feed(Input::Event(Box::new(event)), &mut self.reports);
+        self.core.feed(Input::Event(event), &mut self.reports);
         self
     }
 }
@@ -228,7 +228,7 @@ fn core(naming: u64) -> Core {
         capacity: 100,
         keep: 3600 * SECOND,
         node: Some("node-1".to_owned()),
-        probes: "cgroup".to_owned(),
+        probes: "cgroup".into(),
         naming,
         remember: 60_000_000_000,
     })
