@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use compact_str::ToCompactString as _;
+
 use super::Core;
 use crate::{
     report::{self, Report},
@@ -20,10 +22,11 @@ impl Core {
         time: u64,
     ) -> Report {
         let inbound = connection.sidecar.is_some_and(|s| self.settings.inbound_ports.contains(&s.port));
+        let endpoint = upstream.filter(|to| *to != connection.remote);
         let subject = report::Subject {
             request: &asked.request,
-            proxy: connection.remote,
-            upstream,
+            proxy: connection.remote.to_compact_string(),
+            endpoint: endpoint.map(|to| to.to_compact_string()),
             sidecar_port: connection.sidecar.map(|sidecar| sidecar.port),
             inbound,
         };

@@ -1,10 +1,9 @@
 //! The words of a report: the evidence, a sentence for each piece, and the one sentence that an engineer on call
 //! understands without knowing Envoy. No sentence says more than was seen.
 
-use std::{
-    fmt::{self, Display, Write as _},
-    net::SocketAddr,
-};
+use std::fmt::{self, Display, Write as _};
+
+use compact_str::CompactString;
 
 use super::shown::shortened;
 use crate::{
@@ -33,8 +32,10 @@ fn sentence(words: fmt::Arguments<'_>) -> String {
 /// What the sentences are about.
 pub(crate) struct Subject<'a> {
     pub(crate) request: &'a Request,
-    pub(crate) proxy: SocketAddr,
-    pub(crate) upstream: Option<SocketAddr>,
+    /// What the app dialled, as it is shown: several sentences name it.
+    pub(crate) proxy: CompactString,
+    /// What the sidecar dialled in place of that, as it is shown.
+    pub(crate) endpoint: Option<CompactString>,
     pub(crate) sidecar_port: Option<u16>,
     pub(crate) inbound: bool,
 }
@@ -64,6 +65,10 @@ impl Subject<'_> {
         })
     }
 
+    fn dialled_address(&self) -> &str {
+        self.endpoint.as_ref().unwrap_or(&self.proxy)
+    }
+
     /// Whom the sidecar dialled: the proxy as the app knows it, or an endpoint behind that address.
     fn dialled(&self) -> impl Display {
         self.dialled_with("the")
@@ -75,17 +80,17 @@ impl Subject<'_> {
     }
 
     fn dialled_with(&self, article: &'static str) -> impl Display {
-        let Self { proxy, upstream, .. } = *self;
-        fmt::from_fn(move |f| match upstream {
-            Some(to) if to != proxy => write!(f, "{article} proxy {proxy} (at {to})"),
-            Some(_) | None => write!(f, "{article} proxy {proxy}"),
+        let Self { proxy, endpoint, .. } = self;
+        fmt::from_fn(move |f| match endpoint {
+            Some(endpoint) => write!(f, "{article} proxy {proxy} (at {endpoint})"),
+            None => write!(f, "{article} proxy {proxy}"),
         })
     }
 }
 
 /// What the verdict rests on, one sentence each.
 pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String> {
-    let proxy = subject.proxy;
+    let proxy = &subject.proxy;
     let Some(port) = subject.sidecar_port else {
         return vec![say!("the connection to {proxy} was not redirected to a sidecar")];
     };
@@ -100,7 +105,7 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
         Outcome::GivenUp => "the app closed the connection before there was a reply".to_owned(),
         Outcome::Pending => "there was no reply before the deadline".to_owned(),
     });
-    let to = subject.upstream.unwrap_or(proxy);
+    let to = subject.dialled_address();
     said.push(match evidence.upstream {
         Carried::NoConnection if saw_all(evidence) => say!("{whose} opened no connection to {proxy}"),
         Carried::NoConnection => say!("no connection of {whose} to {proxy} was seen"),
@@ -199,7 +204,7 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
             match evidence.upstream {
                 Carried::RewrittenRequest => say!(
                     "{listener} took {asked}, meant for the proxy {proxy}, for one of its own and sent a rewritten one to {to}; the app got {got}",
-                    to = subject.upstream.unwrap_or(*proxy),
+                    to = subject.dialled_address(),
                 ),
                 Carried::NoConnection
                 | Carried::DialFailed
@@ -215,7 +220,7 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgement:
 }
 
 fn handled_as_http(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Reason>) -> String {
-    let proxy = subject.proxy;
+    let proxy = &subject.proxy;
     let (listener, asked, dialled) = (subject.listener(), subject.asked(), subject.dialled());
     let status = status(evidence);
     let nothing = match evidence.upstream {
@@ -304,7 +309,7 @@ fn refused(subject: &Subject<'_>, evidence: &Evidence) -> String {
 }
 
 fn unanswered(subject: &Subject<'_>, evidence: &Evidence) -> String {
-    let proxy = subject.proxy;
+    let proxy = &subject.proxy;
     let (asked, dialled, whose) = (subject.asked(), subject.dialled(), subject.whose_first());
     match (evidence.outcome, evidence.upstream) {
         (Outcome::GivenUp, Carried::SameBytes) => say!(
