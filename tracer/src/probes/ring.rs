@@ -16,7 +16,7 @@ use super::{alarm::Alarm, level::Level};
 use crate::event::{DecodeError, Event, decode};
 
 /// How long after something was read it looks again: what comes meanwhile is read together. After each of these, `FRUITFUL` looks
-/// in a row have found something. A person does not notice, and a node with a thousand sessions a second has 25 turns
+/// in a row have found something. A person does not notice, and a node with a thousand sessions a second has ten turns
 /// instead of thousands.
 const DOZES: [Duration; 4] = [
     Duration::from_millis(10),

@@ -8,9 +8,9 @@ use lab::{Tracer, Usage, program_runs};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::figures::{Figures, Table, short};
+use super::figures::{Figures, Table, quartiles, short};
 use super::observer::{Observer, Running};
-use super::stage::{Stage, right};
+use super::stage::{Pods, Stage, right};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// CONNECTs a second, rising.
@@ -72,60 +72,99 @@ pub(crate) fn rising(stage: &Stage, seconds: u32, figures: &mut Figures) -> Resu
     Ok(sustained)
 }
 
-/// What so many sessions cost each watcher.
-pub(crate) fn cost(stage: &Stage, count: u32, rate: u32, figures: &mut Figures) -> Result<()> {
-    let (mut rows, mut numbers, mut found) = (Vec::new(), Vec::new(), Vec::new());
-    for observer in Observer::ALL.into_iter().filter(|observer| *observer != Observer::Nobody) {
-        let running = observer.start(stage)?;
-        let before = running.usage()?;
-        let done = stage.run(&Stage::paced(rate, count))?;
-        if let Running::Tracer(tracer) = &running {
-            tracer.wait_reports(usize::try_from(done.count)?, PATIENCE)?;
+/// What so many sessions cost each watcher: one after the other, `rounds` times, each in a pod of its own.
+pub(crate) fn cost(pods: &Pods, rounds: usize, count: u32, rate: u32, figures: &mut Figures) -> Result<()> {
+    let mut found: [Vec<Cost>; Observer::WATCHERS.len()] = Default::default();
+    for _ in 0..rounds {
+        for (observer, found) in Observer::WATCHERS.iter().zip(&mut found) {
+            found.push(pods.with_one(|stage| cost_of(stage, *observer, count, rate))?);
         }
-        pause(Duration::from_millis(1_500))?; // for those that have not yet looked at all that they hold
-        let Usage { cpu, peak_kb } = running.usage()?;
-        let cpu = cpu.saturating_sub(before.cpu).as_secs_f64();
-        let dropped = running.stop()?;
-        let mb = peak_kb as f64 / 1024.0;
-        found.push((observer, cpu, mb));
+    }
+    let (mut rows, mut numbers) = (Vec::new(), Vec::new());
+    for (observer, costs) in Observer::WATCHERS.iter().zip(&found) {
+        let [low, cpu, high] = quartiles(costs.iter().map(|cost| cost.cpu).collect());
+        let mb = peak(costs);
+        let dropped = &costs[costs.len() - 1].said;
         rows.push(vec![
             observer.name().to_owned(),
-            format!("{cpu:.2}"),
-            short(cpu / found[0].1),
+            format!("{cpu:.3}"),
+            format!("{low:.3} to {high:.3}"),
+            short(1.0 / share(&found[0], costs)),
             short(mb),
             dropped.clone(),
             observer.blind_spot().to_owned(),
         ]);
-        numbers.push(
-            json!({"watcher": observer.name(), "sessions": done.count, "cpu_seconds": cpu, "peak_mb": mb,
-            "said": dropped}),
-        );
+        let seconds: Vec<f64> = costs.iter().map(|cost| cost.cpu).collect();
+        numbers.push(json!({"watcher": observer.name(), "sessions": count, "cpu_seconds": seconds,
+            "peak_mb": mb, "said": dropped}));
     }
-    let of =
-        |observer| found.iter().find(|(other, ..)| *other == observer).map_or(f64::NAN, |(_, cpu, _)| *cpu);
-    let ours = of(Observer::Tracer);
-    figures.at_most("CPU of 10,000 sessions: share of tshark's", ours / of(Observer::Tshark), 0.1);
+    let [ours, tcpdump, _, tshark] = &found;
+    figures.at_most("CPU of 10,000 sessions: share of tshark's", share(ours, tshark), 0.1);
     figures.at_most(
         "CPU of 10,000 sessions: share of tcpdump's, writing to a file",
-        ours / of(Observer::Tcpdump),
+        share(ours, tcpdump),
         1.0 / 3.0,
     );
-    figures.at_most("peak memory, MB", found[0].2, 64.0);
-    let in_kernel = in_kernel(stage, count / 10, rate)? * 10.0;
+    figures.at_most("peak memory, MB", peak(ours), 64.0);
+    let in_kernel = pods.with_one(|stage| in_kernel(stage, count / 10, rate))? * 10.0;
     figures.numbers("cost", json!({"watchers": numbers, "programs_seconds": in_kernel}));
     figures.table(Table {
         title: "What sessions cost whoever watches",
         note: format!(
             "{count} CONNECT sessions at {rate} a second, with ten times as many other requests beside them; user and system \
-             time of the processes. What the kernel does for a watcher in the application's own time is not in it: for the \
-             tracer, its programs took {in_kernel:.2} s besides (measured in a run of their own); what a packet socket costs \
-             there the kernel does not count. Memory is the most that was resident at once, shared pages included. The \
+             time of the processes: the median of {rounds} rounds in which one watched after the other, and the quartiles; \
+             shares are of the same round. What the kernel does for a watcher in the application's own time is not in it: for \
+             the tracer, its programs took {in_kernel:.2} s besides (measured in a run of their own); what a packet socket \
+             costs there the kernel does not count. Memory is the most that was resident at once, shared pages included. The \
              tracer writes each report as JSON to a pipe; tshark its fields."
         ),
-        head: &["watcher", "CPU, s", "times the tracer's", "peak memory, MB", "losses it told of", "what it cannot tell"],
+        head: &[
+            "watcher",
+            "CPU, s",
+            "spread",
+            "times the tracer's",
+            "peak memory, MB",
+            "losses it told of",
+            "what it cannot tell",
+        ],
         rows,
     });
     Ok(())
+}
+
+/// What one watcher took for its sessions.
+struct Cost {
+    /// Seconds of processor time.
+    cpu: f64,
+    /// The most memory, in MB.
+    peak: f64,
+    /// What it said of its losses.
+    said: String,
+}
+
+fn cost_of(stage: &Stage, observer: Observer, count: u32, rate: u32) -> Result<Cost> {
+    let running = observer.start(stage)?;
+    let before = running.usage()?;
+    let done = stage.run(&Stage::paced(rate, count))?;
+    if let Running::Tracer(tracer) = &running {
+        tracer.wait_reports(usize::try_from(done.count)?, PATIENCE)?;
+    }
+    pause(Duration::from_millis(1_500))?; // for those that have not yet looked at all that they hold
+    let Usage { cpu, peak_kb } = running.usage()?;
+    let cpu = cpu.saturating_sub(before.cpu).as_secs_f64();
+    Ok(Cost { cpu, peak: peak_kb as f64 / 1024.0, said: running.stop()? })
+}
+
+/// The median of `ours` as a share of `theirs`, round by round.
+fn share(ours: &[Cost], theirs: &[Cost]) -> f64 {
+    let [_, median, _] =
+        quartiles(ours.iter().zip(theirs).map(|(ours, theirs)| ours.cpu / theirs.cpu).collect());
+    median
+}
+
+/// The most memory of all rounds, in MB.
+fn peak(costs: &[Cost]) -> f64 {
+    costs.iter().map(|cost| cost.peak).fold(0.0, f64::max)
 }
 
 /// Seconds of the tracer's own programs.

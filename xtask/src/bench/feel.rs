@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::figures::{Figures, Table, quartiles, short};
 use super::observer::Observer;
-use super::stage::Stage;
+use super::stage::{Pods, Stage};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -23,7 +23,7 @@ struct Kind {
     title: &'static str,
     tunnel: fn(f64) -> Tunnel,
     load: fn(Tunnel) -> Load,
-    /// What the tracer copies, its process takes up to 40 ms later: a turn in which that matters is long beside it.
+    /// What the tracer copies, its process takes up to 100 ms later: a turn in which that matters is long beside it.
     turn: u64,
     unit: f64,
 }
@@ -34,7 +34,7 @@ const KINDS: [Kind; 3] = [
         title: "connections (CONNECT granted) a second",
         tunnel: Stage::echo,
         load: Load::Connections,
-        turn: 200,
+        turn: 500,
         unit: 1.0,
     },
     Kind { title: "bulk, MB a second", tunnel: Stage::sink, load: Load::Bulk, turn: 50, unit: 1e6 },
@@ -49,13 +49,8 @@ struct Found {
     pairs: usize,
 }
 
-/// `pod` starts a pod: each round has two new ones. `seconds`: how long one of them is watched in a round.
-pub(crate) fn measure(
-    pod: &impl Fn() -> Result<Stage>,
-    rounds: usize,
-    seconds: f64,
-    figures: &mut Figures,
-) -> Result<()> {
+/// Each round has two new pods. `seconds`: how long one of them is watched in a round.
+pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
     // The tracer is what the target is about. Nobody is the control: what differs there is this machine's noise.
     let watchers = [
         (Observer::Nobody, rounds),
@@ -67,12 +62,12 @@ pub(crate) fn measure(
     let _one = OneCore::keep_to()?;
     let mut found: Vec<[Found; KINDS.len()]> = watchers.iter().map(|_| Default::default()).collect();
     for round in 0..rounds {
-        let pods = [pod()?, pod()?];
+        let pair = [pods.start()?, pods.start()?];
         for (nth, (watcher, _)) in watchers.iter().enumerate().filter(|(_, (_, rounds))| round < *rounds) {
             for (kind, found) in KINDS.iter().zip(&mut found[nth]) {
                 let [first, second] = [
-                    in_turns(&pods, 0, *watcher, kind, seconds)?,
-                    in_turns(&pods, 1, *watcher, kind, seconds)?,
+                    in_turns(&pair, 0, *watcher, kind, seconds)?,
+                    in_turns(&pair, 1, *watcher, kind, seconds)?,
                 ];
                 let median = |pairs: &[[f64; 2]]| {
                     let [_, median, _] =
@@ -85,7 +80,7 @@ pub(crate) fn measure(
                 found.pairs += first.len() + second.len();
             }
         }
-        for pod in pods {
+        for pod in pair {
             pod.close()?;
         }
     }

@@ -27,11 +27,10 @@ use lab::load::Generator;
 use crate::cargo;
 use crate::image;
 use crate::interrupt;
-use crate::progress;
 use crate::requirement::Purpose;
 use crate::setup;
 use figures::Figures;
-use stage::Stage;
+use stage::Pods;
 
 /// A part that can be measured alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,37 +61,24 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
     // Those that need no pod on this machine.
     let alone = [Part::Core, Part::Guests, Part::Node];
     if parts.is_empty() || parts.iter().any(|part| !alone.contains(part)) {
-        let tracer = cargo::build_tracer(true)?;
-        let generator = Generator(cargo::build_load()?);
-        // Each part has a pod of its own: some ten thousand connections leave one that takes fifty a second.
-        let pod = || {
-            progress::step("Starting a pod with Envoy, squid and a server", |_| {
-                Stage::build(tracer.clone(), generator.clone())
-            })
-        };
+        let pods = Pods::new(cargo::build_tracer(true)?, Generator(cargo::build_load()?));
         if wanted(Part::Kernel) {
-            let stage = pod()?;
-            kernel::measure(&stage, if quick { 1.0 } else { 5.0 }, &mut figures)?;
-            stage.close()?;
+            let seconds = if quick { 1.0 } else { 5.0 };
+            pods.with_one(|stage| kernel::measure(stage, seconds, &mut figures))?;
         }
         if wanted(Part::Start) {
-            let stage = pod()?;
-            start::measure(&stage, if quick { 3 } else { 15 }, &mut figures)?;
-            stage.close()?;
+            let rounds = if quick { 3 } else { 15 };
+            pods.with_one(|stage| start::measure(stage, rounds, &mut figures))?;
         }
         if wanted(Part::Capture) {
-            let (seconds, count) = if quick { (1, 1_000) } else { (4, 10_000) };
-            let stage = pod()?;
-            let sustained = capture::rising(&stage, seconds, &mut figures)?;
-            stage.close()?;
-            let stage = pod()?;
-            capture::cost(&stage, count, sustained / 2, &mut figures)?;
-            capture::losses(&stage, sustained, 4_000, &mut figures)?;
-            stage.close()?;
+            let (seconds, count, rounds) = if quick { (1, 1_000, 1) } else { (4, 10_000, 3) };
+            let sustained = pods.with_one(|stage| capture::rising(stage, seconds, &mut figures))?;
+            capture::cost(&pods, rounds, count, sustained / 2, &mut figures)?;
+            pods.with_one(|stage| capture::losses(stage, sustained, 4_000, &mut figures))?;
         }
         if wanted(Part::Feel) {
             let (rounds, seconds) = if quick { (1, 1.0) } else { (6, 2.5) };
-            feel::measure(&pod, rounds, seconds, &mut figures)?;
+            feel::measure(&pods, rounds, seconds, &mut figures)?;
         }
     }
     if wanted(Part::Guests) {

@@ -36,8 +36,8 @@ pub(crate) enum Running {
 }
 
 impl Observer {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Nobody, Self::Tracer, Self::Tcpdump, Self::TcpdumpHeads, Self::Tshark];
+    /// All that watch.
+    pub(crate) const WATCHERS: [Self; 4] = [Self::Tracer, Self::Tcpdump, Self::TcpdumpHeads, Self::Tshark];
 
     pub(crate) fn name(self) -> &'static str {
         match self {

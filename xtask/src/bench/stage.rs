@@ -9,6 +9,7 @@ use lab::load::{Done, Generator, Load, Tunnel};
 use lab::{Envoy, Lab, PROXY, Policy, Process, Squid, TARGET, Tracer, demo_sidecar};
 
 use crate::interrupt;
+use crate::progress;
 
 /// The proxy as the app knows it, on the port for which Envoy has an HTTP listener: every CONNECT gets its 404.
 const HANDLED: SocketAddr = SocketAddr::new(PROXY, 3128);
@@ -21,6 +22,33 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// So many connections to one address leave few ports for more in the minute after them.
 const PORTS: &str = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range";
 
+/// Where pods come from. Each part of the benchmark, and each round of one, has its own: some ten thousand connections leave
+/// one that takes fifty a second.
+pub(crate) struct Pods {
+    tracer: PathBuf,
+    generator: Generator,
+}
+
+impl Pods {
+    pub(crate) fn new(tracer: PathBuf, generator: Generator) -> Self {
+        Self { tracer, generator }
+    }
+
+    pub(crate) fn start(&self) -> Result<Stage> {
+        progress::step("Starting a pod with Envoy, squid and a server", |_| {
+            Stage::build(self.tracer.clone(), self.generator.clone())
+        })
+    }
+
+    /// Does something in a new one, and takes it away.
+    pub(crate) fn with_one<T>(&self, work: impl FnOnce(&Stage) -> Result<T>) -> Result<T> {
+        let stage = self.start()?;
+        let done = work(&stage)?;
+        stage.close()?;
+        Ok(done)
+    }
+}
+
 /// Everything that runs; it ends in this order, the lab last.
 pub(crate) struct Stage {
     pub(crate) tracer: PathBuf,
@@ -32,7 +60,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn build(tracer: PathBuf, generator: Generator) -> Result<Self> {
+    fn build(tracer: PathBuf, generator: Generator) -> Result<Self> {
         let lab = Lab::new()?;
         interrupt::guard(&lab);
         for place in [lab.pod_root(), lab.outside()] {
