@@ -41,9 +41,10 @@ impl Connections {
         self.by_flow.get(flow, |place| self.places.get(place).map(|connection| connection.flow))
     }
 
-    /// The connection of an app's event.
-    pub(super) fn get_or_new(&mut self, event: &Event) -> Option<&mut Connection> {
-        let place = self.place(event.flow).unwrap_or_else(|| self.add(event));
+    /// The connection of an app's event, and whether this is the first of it.
+    pub(super) fn get_or_new(&mut self, event: &Event) -> Option<(&mut Connection, bool)> {
+        let known = self.place(event.flow);
+        let place = known.unwrap_or_else(|| self.add(event));
         let connection = self.places.get_mut(place)?;
         connection.sidecar = connection.sidecar.or(event.sidecar);
         connection.reply = connection.reply.or(event.link);
@@ -61,7 +62,7 @@ impl Connections {
             let Self { places, by_peer, .. } = self;
             by_peer.put(Some(peer), place, |place| places.get(place).map(Connection::peer));
         }
-        self.places.get_mut(place)
+        Some((self.places.get_mut(place)?, known.is_none()))
     }
 
     fn add(&mut self, event: &Event) -> Place {

@@ -62,10 +62,11 @@ impl Tables {
 
     /// The connection of an app's event.
     pub(super) fn connection_or_new(&mut self, event: &Event) -> Option<&mut Connection> {
-        if self.connections.get(event.flow).is_none() {
+        let (connection, is_new) = self.connections.get_or_new(event)?;
+        if is_new {
             self.proxies.insert(event.time, event.remote, ());
         }
-        self.connections.get_or_new(event)
+        Some(connection)
     }
 
     /// The connection that the sidecar accepted with this socket, as far as its app's leg told.
