@@ -1,13 +1,13 @@
 //! How full the kernel side's maps are. They are counted when somebody asks, and not too often: it means to read them whole.
 
 use std::{
-    cell::{Cell, OnceCell},
+    cell::OnceCell,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use prometheus::{IntGaugeVec, Registry};
-use tokio::task::spawn_blocking;
+use tokio::{sync::Mutex, task::spawn_blocking};
 
 use super::catalogue;
 use crate::probes::{Probes, Stores};
@@ -20,7 +20,8 @@ pub(super) struct Fill {
     entries: IntGaugeVec,
     capacity: IntGaugeVec,
     stores: OnceCell<Arc<Stores>>,
-    counted: Cell<Option<Instant>>,
+    /// When they were last counted. Whoever asks while somebody else's count is under way waits for that.
+    counted: Mutex<Option<Instant>>,
 }
 
 impl Fill {
@@ -29,7 +30,7 @@ impl Fill {
             entries: catalogue::MAP_ENTRIES.gauges(registry)?,
             capacity: catalogue::MAP_CAPACITY.gauges(registry)?,
             stores: OnceCell::new(),
-            counted: Cell::default(),
+            counted: Mutex::default(),
         })
     }
 
@@ -43,12 +44,13 @@ impl Fill {
 
     /// Counts them, unless that was done a moment ago: beside the caller's thread, which has more urgent things to do.
     pub(super) async fn refresh(&self) {
-        let now = Instant::now();
         let Some(stores) = self.stores.get().cloned() else { return };
-        if self.counted.get().is_some_and(|at| now.saturating_duration_since(at) < PERIOD) {
+        let mut counted = self.counted.lock().await;
+        if counted.is_some_and(|at| at.elapsed() < PERIOD) {
             return;
         }
-        self.counted.set(Some(now));
+        // Before it is done: whoever asks and goes away at once does not have them counted each time.
+        *counted = Some(Instant::now());
         match spawn_blocking(move || stores.count()).await {
             Ok(counts) => {
                 for (map, entries) in counts {

@@ -49,7 +49,7 @@ struct Found {
     pairs: usize,
 }
 
-/// Each round has two new pods. `seconds`: how long one of them is watched in a round.
+/// Each watcher has two new pods in each round. `seconds`: how long one of them is watched in a round.
 pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
     // The tracer is what the target is about. Nobody is the control: what differs there is this machine's noise.
     let watchers = [
@@ -62,8 +62,8 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
     let _one = OneCore::keep_to()?;
     let mut found: Vec<[Found; KINDS.len()]> = watchers.iter().map(|_| Default::default()).collect();
     for round in 0..rounds {
-        let pair = [pods.start()?, pods.start()?];
         for (nth, (watcher, _)) in watchers.iter().enumerate().filter(|(_, (_, rounds))| round < *rounds) {
+            let pair = [pods.start()?, pods.start()?];
             for (kind, found) in KINDS.iter().zip(&mut found[nth]) {
                 let [first, second] = [
                     in_turns(&pair, 0, *watcher, kind, seconds)?,
@@ -79,9 +79,9 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
                 found.alone.extend(first.iter().chain(&second).map(|[_, alone]| alone / kind.unit));
                 found.pairs += first.len() + second.len();
             }
-        }
-        for pod in pair {
-            pod.close()?;
+            for pod in pair {
+                pod.close()?;
+            }
         }
     }
     let (mut rows, mut numbers) = (Vec::new(), Vec::new());
@@ -119,7 +119,8 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
              clients, Envoys, squids, servers and watcher; one of them is watched for {seconds} s, then the other. A turn is \
              held against the next one, which is the other pod's. What is shown is the median of rounds, each with new pods, \
              and half of all rounds lie within the spread. Nobody held against nobody is the control: so much is this \
-             machine's noise.",
+             machine's noise. A watcher that reads later than a turn is long takes its time from the other pod's: so tshark's \
+             connections say little.",
             KINDS[0].turn, KINDS[1].turn
         ),
         head: &["what", "watched by", "unwatched", "difference", "spread", "rounds", "pairs of turns"],
