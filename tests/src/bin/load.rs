@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::load::{Done, Load, Tunnel, Turn, Turns, WARM, rate};
+use lab::pause;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -197,14 +198,6 @@ fn paced(
     results.into_iter().collect::<io::Result<()>>()?;
     let seconds = start.elapsed().as_secs_f64();
     Ok(Done { count: made.into_inner(), seconds, failed: failed.into_inner(), turns: Vec::new() })
-}
-
-/// The pace itself: there is no event to wait for.
-fn pause(length: Duration) {
-    if !length.is_zero() {
-        let length = Timespec { tv_sec: 0, tv_nsec: length.subsec_nanos().into() };
-        let _ = poll(&mut [], Some(&length)); // a signal would end it early, which does no harm
-    }
 }
 
 fn linger(stream: &TcpStream) -> io::Result<()> {

@@ -19,8 +19,6 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::stage::pause;
-
 /// A pod to be.
 #[derive(Debug, Clone, Default)]
 pub struct PodSpec {
@@ -85,7 +83,7 @@ impl Cri {
                 Err(error) if Instant::now() > end => {
                     return Err(error).context("the runtime does not serve");
                 }
-                Err(_) => pause(Duration::from_millis(20)),
+                Err(_) => lab::pause(Duration::from_millis(20)),
             }
         }
     }

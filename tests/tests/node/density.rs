@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1::{NamespaceMode, NamespaceOption};
 use lab::load::{Done, Load};
-use lab::{Cgroup, demo_sidecar};
+use lab::{Cgroup, demo_sidecar, pause};
 use serde_json::json;
 
 use crate::containerd::{HOST, Release};
 use crate::cri::PodSpec;
-use crate::stage::{Agent, Stage, pause};
+use crate::stage::{Agent, Stage};
 
 /// Of these pods, [`ASKING`] have a sidecar each, and an app that asks.
 const PODS: usize = 250;

@@ -223,17 +223,8 @@ impl Stage {
                 return Ok(answer);
             }
             ensure!(Instant::now() < end, "no {what} within {PATIENCE:?}");
-            pause(Duration::from_millis(100));
+            lab::pause(Duration::from_millis(100));
         }
-    }
-}
-
-/// Lets this time pass. One `park_timeout` alone may come back at once: a scope of threads that this thread has waited for
-/// leaves it an unpark.
-pub fn pause(length: Duration) {
-    let end = Instant::now() + length;
-    while let Some(left) = end.checked_duration_since(Instant::now()) {
-        std::thread::park_timeout(left);
     }
 }
 

@@ -20,10 +20,6 @@ pub(super) fn shortened(name: &str) -> Cow<'_, str> {
 /// The same for any length. Less of the end is left than of the beginning: a third of it, where the port is, and the
 /// domain that was registered.
 pub(crate) fn cut(name: &str, most: usize) -> Cow<'_, str> {
-    // A letter takes a byte or more.
-    if name.len() <= most {
-        return Cow::Borrowed(name);
-    }
     let length = name.chars().count();
     if length <= most {
         return Cow::Borrowed(name);

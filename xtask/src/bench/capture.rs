@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Tracer, Usage, program_runs};
+use lab::{Tracer, Usage, pause, program_runs};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::figures::{Figures, Table, quartiles, short};
+use super::figures::{Figures, Table, median, quartiles, short};
 use super::observer::{Observer, Running};
 use super::stage::{Pods, Stage, right};
 
@@ -80,25 +80,25 @@ pub(crate) fn cost(pods: &Pods, rounds: usize, count: u32, rate: u32, figures: &
             found.push(pods.with_one(|stage| cost_of(stage, *observer, count, rate))?);
         }
     }
+    let [ours, tcpdump, _, tshark] = &found;
     let (mut rows, mut numbers) = (Vec::new(), Vec::new());
     for (observer, costs) in Observer::WATCHERS.iter().zip(&found) {
-        let [low, cpu, high] = quartiles(costs.iter().map(|cost| cost.cpu).collect());
+        let seconds: Vec<f64> = costs.iter().map(|cost| cost.cpu).collect();
+        let [low, cpu, high] = quartiles(seconds.clone());
         let mb = peak(costs);
         let dropped = &costs[costs.len() - 1].said;
         rows.push(vec![
             observer.name().to_owned(),
             format!("{cpu:.3}"),
             format!("{low:.3} to {high:.3}"),
-            short(1.0 / share(&found[0], costs)),
+            short(1.0 / share(ours, costs)),
             short(mb),
             dropped.clone(),
             observer.blind_spot().to_owned(),
         ]);
-        let seconds: Vec<f64> = costs.iter().map(|cost| cost.cpu).collect();
         numbers.push(json!({"watcher": observer.name(), "sessions": count, "cpu_seconds": seconds,
             "peak_mb": mb, "said": dropped}));
     }
-    let [ours, tcpdump, _, tshark] = &found;
     figures.at_most("CPU of 10,000 sessions: share of tshark's", share(ours, tshark), 0.1);
     figures.at_most(
         "CPU of 10,000 sessions: share of tcpdump's, writing to a file",
@@ -149,7 +149,7 @@ fn cost_of(stage: &Stage, observer: Observer, count: u32, rate: u32) -> Result<C
     if let Running::Tracer(tracer) = &running {
         tracer.wait_reports(usize::try_from(done.count)?, PATIENCE)?;
     }
-    pause(Duration::from_millis(1_500))?; // for those that have not yet looked at all that they hold
+    pause(Duration::from_millis(1_500)); // for those that have not yet looked at all that they hold
     let Usage { cpu, peak_kb } = running.usage()?;
     let cpu = cpu.saturating_sub(before.cpu).as_secs_f64();
     Ok(Cost { cpu, peak: peak_kb as f64 / 1024.0, said: running.stop()? })
@@ -157,9 +157,7 @@ fn cost_of(stage: &Stage, observer: Observer, count: u32, rate: u32) -> Result<C
 
 /// The median of `ours` as a share of `theirs`, round by round.
 fn share(ours: &[Cost], theirs: &[Cost]) -> f64 {
-    let [_, median, _] =
-        quartiles(ours.iter().zip(theirs).map(|(ours, theirs)| ours.cpu / theirs.cpu).collect());
-    median
+    median(ours.iter().zip(theirs).map(|(ours, theirs)| ours.cpu / theirs.cpu).collect())
 }
 
 /// The most memory of all rounds, in MB.
@@ -192,7 +190,7 @@ pub(crate) fn losses(stage: &Stage, rate: u32, count: u32, figures: &mut Figures
         if counts.1 + counts.2 == counts.0 || Instant::now() > end {
             break counts;
         }
-        pause(Duration::from_millis(300))?;
+        pause(Duration::from_millis(300));
     };
     let wrong = {
         let lines = stopped.report_lines().all();
@@ -218,12 +216,6 @@ pub(crate) fn losses(stage: &Stage, rate: u32, count: u32, figures: &mut Figures
         head: &["records made", "read", "truly lost", "reported as lost", "tunnels flagged wrongly"],
         rows: vec![[made, read, missing, told, wrong as u64].map(|n| n.to_string()).to_vec()],
     });
-    Ok(())
-}
-
-/// There is no event to wait for: what is waited for is that nothing more happens.
-fn pause(length: Duration) -> Result<()> {
-    rustix::event::poll(&mut [], Some(&length.try_into()?))?;
     Ok(())
 }
 

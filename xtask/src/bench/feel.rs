@@ -12,7 +12,7 @@ use lab::load::{Generator, Load, Tunnel, Turns};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::json;
 
-use super::figures::{Figures, Table, quartiles, short};
+use super::figures::{Figures, Table, median, quartiles, short};
 use super::observer::Observer;
 use super::stage::{Pods, Stage};
 
@@ -69,13 +69,11 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
                     in_turns(&pair, 0, *watcher, kind, seconds)?,
                     in_turns(&pair, 1, *watcher, kind, seconds)?,
                 ];
-                let median = |pairs: &[[f64; 2]]| {
-                    let [_, median, _] =
-                        quartiles(pairs.iter().map(|[watched, alone]| watched / alone).collect());
-                    median
+                let ratio = |pairs: &[[f64; 2]]| {
+                    median(pairs.iter().map(|[watched, alone]| watched / alone).collect())
                 };
                 // A pod that is faster than the other is so on both sides of this.
-                found.ratios.push((median(&first) * median(&second)).sqrt());
+                found.ratios.push((ratio(&first) * ratio(&second)).sqrt());
                 found.alone.extend(first.iter().chain(&second).map(|[_, alone]| alone / kind.unit));
                 found.pairs += first.len() + second.len();
             }
@@ -88,7 +86,7 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
     for (at, Kind { title, .. }) in KINDS.iter().enumerate() {
         for ((watcher, _), found) in watchers.iter().zip(&found) {
             let Found { ratios, alone, pairs } = &found[at];
-            let [_, alone, _] = quartiles(alone.clone());
+            let alone = median(alone.clone());
             let [low, median, high] = quartiles(ratios.clone());
             let percent = |ratio: f64| format!("{:+.1} %", (ratio - 1.0) * 100.0);
             rows.push(vec![

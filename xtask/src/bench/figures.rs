@@ -105,6 +105,12 @@ pub(crate) fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     [1, 2, 3].map(|share| at(share).unwrap_or(f64::NAN))
 }
 
+/// The middle one.
+pub(crate) fn median(values: Vec<f64>) -> f64 {
+    let [_, median, _] = quartiles(values);
+    median
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::figures::{Figures, Table, quartiles, short};
+use super::figures::{Figures, Table, median, short};
 use crate::cargo;
 use crate::guest::{self, Clock, Said};
 use crate::initramfs::Initramfs;
@@ -105,7 +105,7 @@ fn families(found: &Found, figures: &mut Figures) -> Result<()> {
             numbers.insert(format!("{family} {letter}"), json!(ratio));
         }
     }
-    let [_, bare, _] = quartiles(bare);
+    let bare = median(bare);
     numbers.insert("an empty program, instructions".to_owned(), json!(bare));
     figures.numbers("guest families", Value::Object(numbers));
     figures.table(Table {

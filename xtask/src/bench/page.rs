@@ -37,7 +37,8 @@ and two counters of the socket, 35 ns, beside an empty program's 60, which are m
 * **Processor time beside tcpdump's**: tcpdump's process writes packets from memory that the kernel shares with it; copying \
 them happens in the application's time, which is not counted as tcpdump's. The tracer's process reads some eight records of a \
 session, masks their secrets, joins and judges them, and writes a JSON line of 900 bytes, all of it from a cache that others \
-have used meanwhile: 7 to 8 µs where it is woken ten times a second, of which 1.5 are the line. To be woken costs 20 µs more each time.\n\
+have used meanwhile: 7 to 8 µs where it is woken ten times a second, of which 1.5 are the line. To be woken \
+costs 20 µs more each time.\n\
 * **What an application feels of the kernel's part**: a round trip runs the programs three times and a tunnel that is opened and \
 closed again some fifty times, on all of its sockets; the tables below have their time. Beside 80 µs of a round trip on one core it \
 is less than half a percent, beside 650 µs of such a tunnel about two.\n\

@@ -7,7 +7,7 @@ use lab::attached;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::figures::{Figures, Table, quartiles, short};
+use super::figures::{Figures, Table, median, quartiles, short};
 use super::stage::Stage;
 
 pub(crate) fn measure(stage: &Stage, times: usize, figures: &mut Figures) -> Result<()> {
@@ -41,8 +41,7 @@ pub(crate) fn measure(stage: &Stage, times: usize, figures: &mut Figures) -> Res
     for (name, _, took, left) in &ended {
         rows.push(row(&format!("{name} to its end"), took, left.to_string()));
     }
-    let [_, median, _] = quartiles(started.clone());
-    figures.at_most("attached after exec, ms", median, 300.0);
+    figures.at_most("attached after exec, ms", median(started.clone()), 300.0);
     figures.at_most("hooks left behind by SIGTERM and SIGKILL", f64::from(ended[0].3 + ended[1].3), 0.0);
     figures.numbers(
         "start",
