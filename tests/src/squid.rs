@@ -43,7 +43,10 @@ impl Squid {
         let access_log = dir.join("access.log");
         fs::write(&access_log, "")?;
         fs::set_permissions(&access_log, fs::Permissions::from_mode(0o666))?;
-        let mut command = lab.outside().command("squid")?;
+        // Squids make shared memory under one and the same name, also those of other labs, and do not start where another
+        // has just done so. Each has a place of its own for it, which is gone with the process.
+        let mut command = lab.outside().command("unshare")?;
+        command.args(["--mount", "sh", "-c", "mount -t tmpfs shm /dev/shm && exec squid \"$@\"", "squid"]);
         // -N: one process in the foreground; -d 1: its own log also on stderr.
         command.args(["-N", "-d", "1", "-n", "lab", "-f"]).arg(dir.join("squid.conf"));
         let process = Process::spawn(command, &[])?;
