@@ -1,21 +1,17 @@
 //! The requests that wait for an answer, by what they ask and in whose network namespace: apart those that a socket of
 //! the sidecar's may still be found for, and those that have one which they may exchange. It knows no sockets.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
-use crate::{
-    event::Interception,
-    session::{Asked, Connection, Lies},
-};
+use foldhash::HashMap;
+use smallvec::SmallVec;
 
-/// Line, network namespace (0: unknown), place among all that wait: what asks the same lies together, oldest first.
-type Key = (u64, u64, u64);
+use crate::session::{Asked, Connection, Lies};
 
 #[derive(Default)]
 pub(super) struct Lines {
-    /// To the flow.
-    open: BTreeMap<Key, u64>,
-    served: BTreeMap<Key, u64>,
+    open: Waiting,
+    served: Waiting,
 }
 
 impl Lines {
@@ -26,14 +22,14 @@ impl Lines {
         let served = may_be_exchanged || connection.pending.iter().any(|asked| asked.rewritten.is_some());
         let Some(sidecar) = connection.sidecar else { return };
         for asked in &mut connection.pending {
-            let Some(key) = key(sidecar, asked) else { continue };
+            let Some(place) = asked.place else { continue };
             let before = std::mem::replace(&mut asked.lies, Lies { open, served });
             for (before, now, map) in
                 [(before.open, open, &mut self.open), (before.served, served, &mut self.served)]
             {
                 match (before, now) {
-                    (false, true) => drop(map.insert(key, connection.flow)),
-                    (true, false) => drop(map.remove(&key)),
+                    (false, true) => map.insert(asked.line, sidecar.netns, place, connection.flow),
+                    (true, false) => map.remove(asked.line, sidecar.netns, place),
                     (true, true) | (false, false) => {}
                 }
             }
@@ -42,35 +38,104 @@ impl Lines {
 
     /// A request waits no longer.
     pub(super) fn take(&mut self, connection: &Connection, asked: &Asked) {
-        let Some(key) = connection.sidecar.and_then(|sidecar| key(sidecar, asked)) else { return };
+        let Some((sidecar, place)) = connection.sidecar.zip(asked.place) else { return };
         if asked.lies.open {
-            self.open.remove(&key);
+            self.open.remove(asked.line, sidecar.netns, place);
         }
         if asked.lies.served {
-            self.served.remove(&key);
+            self.served.remove(asked.line, sidecar.netns, place);
         }
     }
 
     /// The connections that wait for this, and have no socket that carries them as they are: in the same namespace, or
-    /// where either side's is unknown. Oldest first.
+    /// where either side's is unknown. Oldest of each namespace first.
     pub(super) fn open(&self, line: u64, netns: u64) -> impl Iterator<Item = u64> {
-        find(&self.open, line, netns)
+        self.open.find(line, netns)
     }
 
     /// The connections that wait for this, and have a socket; as above.
     pub(super) fn served(&self, line: u64, netns: u64) -> impl Iterator<Item = u64> {
-        find(&self.served, line, netns)
+        self.served.find(line, netns)
     }
 }
 
-fn key(sidecar: Interception, asked: &Asked) -> Option<Key> {
-    Some((asked.line, sidecar.netns, asked.place?))
+/// Requests by what they ask.
+#[derive(Default)]
+struct Waiting(HashMap<u64, SmallVec<[Namespace; 1]>>);
+
+/// What of one namespace asks the same.
+struct Namespace {
+    /// 0: unknown.
+    netns: u64,
+    /// Place among all that wait and flow, oldest first.
+    requests: VecDeque<(u64, u64)>,
 }
 
-fn find(map: &BTreeMap<Key, u64>, line: u64, netns: u64) -> impl Iterator<Item = u64> {
-    // Of the two ranges, the first has whose namespace is unknown.
-    let unknown = if netns == 0 { u64::MAX } else { 0 };
-    let known = (netns != 0).then(|| map.range((line, netns, 0)..=(line, netns, u64::MAX)));
-    let unknown = map.range((line, 0, 0)..=(line, unknown, u64::MAX));
-    unknown.chain(known.into_iter().flatten()).map(|(_, &flow)| flow)
+impl Waiting {
+    fn insert(&mut self, line: u64, netns: u64, place: u64, flow: u64) {
+        let namespaces = self.0.entry(line).or_default();
+        let known = namespaces.iter().position(|namespace| namespace.netns == netns);
+        let at = known.unwrap_or_else(|| {
+            namespaces.push(Namespace { netns, requests: VecDeque::new() });
+            namespaces.len() - 1
+        });
+        let Namespace { requests, .. } = &mut namespaces[at];
+        // Most come in their order.
+        match requests.back() {
+            Some(&(last, _)) if last > place => {
+                requests.insert(requests.partition_point(|&(other, _)| other < place), (place, flow));
+            }
+            Some(_) | None => requests.push_back((place, flow)),
+        }
+    }
+
+    fn remove(&mut self, line: u64, netns: u64, place: u64) {
+        let Some(namespaces) = self.0.get_mut(&line) else { return };
+        let Some(at) = namespaces.iter().position(|namespace| namespace.netns == netns) else { return };
+        let Namespace { requests, .. } = &mut namespaces[at];
+        if let Ok(index) = requests.binary_search_by_key(&place, |&(other, _)| other) {
+            requests.remove(index);
+        }
+        if requests.is_empty() {
+            namespaces.swap_remove(at);
+        }
+        if namespaces.is_empty() {
+            self.0.remove(&line);
+        }
+    }
+
+    /// The flows of those that ask this in a namespace, or where either is unknown.
+    fn find(&self, line: u64, netns: u64) -> impl Iterator<Item = u64> {
+        let namespaces = self.0.get(&line).into_iter().flatten();
+        let may_be_same = move |other: &&Namespace| other.netns == netns || other.netns == 0 || netns == 0;
+        namespaces.filter(may_be_same).flat_map(|namespace| &namespace.requests).map(|&(_, flow)| flow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_of_a_namespace_comes_first_and_an_unknown_one_is_any() {
+        let mut waiting = Waiting::default();
+        for (line, netns, place, flow) in
+            [(1, 7, 0, 70), (1, 7, 2, 72), (1, 7, 1, 71), (1, 8, 3, 83), (1, 0, 4, 4), (2, 7, 5, 75)]
+        {
+            waiting.insert(line, netns, place, flow);
+        }
+        let find = |waiting: &Waiting, netns| waiting.find(1, netns).collect::<Vec<_>>();
+        assert_eq!(find(&waiting, 7), [70, 71, 72, 4]);
+        assert_eq!(find(&waiting, 8), [83, 4]);
+        assert_eq!(find(&waiting, 9), [4]);
+        assert_eq!(find(&waiting, 0), [70, 71, 72, 83, 4]);
+        waiting.remove(1, 7, 1);
+        waiting.remove(1, 8, 1); // another's place
+        waiting.remove(1, 0, 4);
+        assert_eq!(find(&waiting, 0), [70, 72, 83]);
+        for (line, netns, place) in [(1, 7, 0), (1, 7, 2), (1, 8, 3), (2, 7, 5)] {
+            waiting.remove(line, netns, place);
+        }
+        assert!(waiting.0.is_empty());
+    }
 }
