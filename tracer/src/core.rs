@@ -1,6 +1,7 @@
 //! The pure core: takes what the kernel saw, in order, and gives back a report for each request, exactly once. It
 //! does no IO, has no clock (time arrives inside the input), and never fails.
 
+mod ages;
 mod connections;
 mod describe;
 mod lines;
@@ -117,10 +118,10 @@ impl Core {
             Input::Event(event) => {
                 self.pass(event.time, reports);
                 self.lost = event.lost;
-                if let Some(tunnel) = self.tables.tunnels.get(event.flow) {
+                if self.tables.tunnels.contains(event.flow) {
                     // Its reply leg's end is the last of it that is told.
-                    if event.flow == tunnel.reply && matches!(event.what, What::Ended(_)) {
-                        self.tables.tunnels.remove(tunnel);
+                    if event.role == Role::Reply && matches!(event.what, What::Ended(_)) {
+                        self.tables.tunnels.remove(event.flow);
                     }
                     return;
                 }

@@ -10,6 +10,7 @@ use foldhash::HashMap;
 use tracer_ebpf::HEAD_MAX;
 
 use crate::{
+    beside::Beside,
     event::{End, Event, Task},
     latest::Latest,
     place::{Index, Place, Places},
@@ -141,7 +142,7 @@ pub struct Upstreams {
     /// The latest failure of each sidecar (network namespace) towards each address.
     failures: Latest<(u64, SocketAddr), Failure>,
     sockets: Places<Upstream>,
-    by_flow: Index,
+    by_flow: Index<Beside>,
     by_remote: HashMap<SocketAddr, VecDeque<u64>>,
     /// By thread, when it was dialled (0: not seen), flow.
     by_thread: BTreeSet<(u32, u64, u64)>,

@@ -15,6 +15,7 @@ pub mod verdict;
 pub mod session;
 pub mod report;
 pub mod filter;
+mod beside;
 pub mod core;
 pub mod mesh;
 

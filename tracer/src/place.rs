@@ -93,12 +93,12 @@ impl<T> Places<T> {
 /// Places by a key of what is there. Keys come from the traffic, so where one lies is secret: nobody can choose those that
 /// lie at the same spot.
 #[derive(Default)]
-pub struct Index {
+pub struct Index<S = RandomState> {
     places: HashTable<Place>,
-    hasher: RandomState,
+    hasher: S,
 }
 
-impl Index {
+impl<S: BuildHasher> Index<S> {
     /// The place of the value with this key; `key_of` gives that of a value that is indexed here.
     pub fn get<K: Hash + Eq + Copy>(&self, key: K, key_of: impl Fn(Place) -> Option<K>) -> Option<Place> {
         let hash = self.hasher.hash_one(key);
@@ -107,11 +107,23 @@ impl Index {
 
     /// From now on, this place is found by `key`, and no other is.
     pub fn put<K: Hash + Eq + Copy>(&mut self, key: K, place: Place, key_of: impl Fn(Place) -> Option<K>) {
+        self.put_unless(key, place, key_of, |_| false);
+    }
+
+    /// From now on, this place is found by `key`, unless another is that `stays`.
+    pub fn put_unless<K: Hash + Eq + Copy>(
+        &mut self,
+        key: K,
+        place: Place,
+        key_of: impl Fn(Place) -> Option<K>,
+        stays: impl Fn(Place) -> bool,
+    ) {
         let Self { places, hasher } = self;
         let hash = hasher.hash_one(key);
         let is_same = |&other: &Place| key_of(other).as_ref() == Some(&key);
         let rehash = |&other: &Place| key_of(other).map_or(0, |key| hasher.hash_one(key));
         match places.entry(hash, is_same, rehash) {
+            Entry::Occupied(entry) if stays(*entry.get()) => {}
             Entry::Occupied(mut entry) => *entry.get_mut() = place,
             Entry::Vacant(entry) => drop(entry.insert(place)),
         }
@@ -143,7 +155,7 @@ mod tests {
     #[test]
     fn a_key_finds_one_place() {
         let mut places = Places::default();
-        let mut index = Index::default();
+        let mut index: Index = Index::default();
         let all: Vec<Place> = (0..1_000).map(|n| places.put(n / 2)).collect();
         for &place in &all {
             let key = places.get(place).copied();

@@ -1,9 +1,11 @@
 //! The apps' connections, and by what each is found: its own flow, the socket with which the sidecar accepted it, or, until
 //! that was seen itself, the address that the sidecar sees.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::net::SocketAddr;
 
+use super::ages::Ages;
 use crate::{
+    beside::Beside,
     event::Event,
     place::{Index, Place, Places},
     session::Connection,
@@ -12,20 +14,17 @@ use crate::{
 /// A sidecar's accepted socket, by its peer: network namespace and address.
 pub(super) type Peer = (u64, SocketAddr);
 
-/// So many names of connections that are gone are not worth looking for.
-const FEW: usize = 1_024;
-
 #[derive(Default)]
 pub(super) struct Connections {
     places: Places<Connection>,
-    by_flow: Index,
+    by_flow: Index<Beside>,
     /// Those whose accepted socket was not seen yet.
     by_peer: Index,
     /// By the socket with which the sidecar accepted them. Where only the app's leg told, it may be that of an earlier
     /// connection from the same port, if the sidecar has not accepted this one yet.
-    by_reply: Index,
-    /// In the order of their first event, by flow and place; may name some that are gone.
-    order: VecDeque<(u64, u64, Place)>,
+    by_reply: Index<Beside>,
+    /// Flow and place, by the time of the first event.
+    ages: Ages<(u64, Place)>,
 }
 
 impl Connections {
@@ -48,19 +47,21 @@ impl Connections {
         let connection = self.places.get_mut(place)?;
         connection.sidecar = connection.sidecar.or(event.sidecar);
         connection.reply = connection.reply.or(event.link);
-        let (peer, reply) = (connection.peer(), connection.reply);
-        let is_met = connection.is_met;
-        if let Some(reply) = reply
-            && !self.told_by(reply).is_some_and(|older| self.keeps_port(older, place))
-        {
-            self.index_reply(reply, place);
+        let (peer, reply) = (connection.peer().filter(|_| !connection.is_met), connection.reply);
+        let Self { places, by_peer, by_reply, .. } = self;
+        // Of two connections that an app has from one port, address translation leaves that port to the older one: what
+        // the sidecar accepted from there is that one's. The other's accepted socket has another peer.
+        let keeps_port = |older: Place| {
+            places.get(older).zip(places.get(place)).is_some_and(|(older, connection)| {
+                older.remote != connection.remote && !older.app_closed && older.opened <= connection.opened
+            })
+        };
+        if reply.is_some() {
+            let reply_in = |place| places.get(place).map(|connection| connection.reply);
+            by_reply.put_unless(reply, place, reply_in, keeps_port);
         }
-        if let Some(peer) = peer
-            && !is_met
-            && !self.met_by(peer).is_some_and(|older| self.keeps_port(older, place))
-        {
-            let Self { places, by_peer, .. } = self;
-            by_peer.put(Some(peer), place, |place| places.get(place).map(Connection::peer));
+        if peer.is_some() {
+            by_peer.put_unless(peer, place, |place| places.get(place).map(Connection::peer), keeps_port);
         }
         Some((self.places.get_mut(place)?, known.is_none()))
     }
@@ -68,24 +69,11 @@ impl Connections {
     fn add(&mut self, event: &Event) -> Place {
         let flow = event.flow;
         let place = self.places.put(Connection::new(event));
-        let Self { places, by_flow, order, .. } = self;
+        let Self { places, by_flow, ages, .. } = self;
         let flow_in = |place| places.get(place).map(|connection| connection.flow);
         by_flow.put(flow, place, flow_in);
-        // Most are gone by then, and one that lives long must not keep their places for them.
-        if order.len() > 2 * places.len() + FEW {
-            order.retain(|&(_, flow, place)| flow_in(place) == Some(flow));
-        }
-        order.push_back((event.time, flow, place));
+        ages.push(event.time, (flow, place), places.len(), |&(flow, place)| flow_in(place) == Some(flow));
         place
-    }
-
-    /// Of two connections that an app has from one port, address translation leaves that port to the older one: what
-    /// the sidecar accepted from there is that one's. The other's accepted socket has another peer.
-    fn keeps_port(&self, older: Place, place: Place) -> bool {
-        let (Some(older), Some(connection)) = (self.places.get(older), self.places.get(place)) else {
-            return false;
-        };
-        older.remote != connection.remote && !older.app_closed && older.opened <= connection.opened
     }
 
     fn met_by(&self, peer: Peer) -> Option<Place> {
@@ -94,11 +82,6 @@ impl Connections {
 
     fn told_by(&self, reply: u64) -> Option<Place> {
         self.by_reply.get(Some(reply), |place| self.places.get(place).map(|found| found.reply))
-    }
-
-    fn index_reply(&mut self, reply: u64, place: Place) {
-        let Self { places, by_reply, .. } = self;
-        by_reply.put(Some(reply), place, |place| places.get(place).map(|found| found.reply));
     }
 
     /// The connection that the sidecar accepted with this socket, as far as its app's leg told.
@@ -121,10 +104,12 @@ impl Connections {
         }
         if told.is_none() {
             let before = connection.reply.replace(event.flow);
+            let Self { places, by_reply, .. } = self;
             if before.is_some() {
-                self.by_reply.take(before, place);
+                by_reply.take(before, place);
             }
-            self.index_reply(event.flow, place);
+            by_reply
+                .put(Some(event.flow), place, |place| places.get(place).map(|connection| connection.reply));
         }
         let connection = self.places.get_mut(place)?;
         if connection.acceptor.is_none() && event.task.is_some() {
@@ -151,12 +136,12 @@ impl Connections {
 
     /// When the first event was that is remembered.
     pub(super) fn first(&self) -> Option<u64> {
-        self.order.front().map(|(seen, ..)| *seen)
+        self.ages.first()
     }
 
     /// Forgets that one; gives its flow, if that is still there.
     pub(super) fn pop_first(&mut self) -> Option<u64> {
-        let (_, flow, place) = self.order.pop_front()?;
+        let (flow, place) = self.ages.pop()?;
         self.places.get(place).is_some_and(|connection| connection.flow == flow).then_some(flow)
     }
 

@@ -9,7 +9,7 @@ use super::{
     Stats,
     connections::{Connections, Peer},
     lines::Lines,
-    tunnels::{Tunnel, Tunnels},
+    tunnels::Tunnels,
 };
 use crate::{
     event::Event,
@@ -134,7 +134,7 @@ impl Tables {
             && connection.upstreams.as_slice() == [upstream]
         {
             self.remove_connection(flow);
-            self.tunnels.add(time, Tunnel { app: flow, reply, upstream });
+            self.tunnels.add(time, [flow, reply, upstream]);
         }
     }
 

@@ -1,106 +1,96 @@
 //! The tunnels that were granted, and whose sockets are all known. Nothing more is judged of one, so all that is kept is
 //! which sockets are its own: a node may have very many, and what they do from then on must not be taken for something new.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    hash::{BuildHasher, Hasher},
-};
+use std::collections::HashMap;
 
-use foldhash::fast::{FoldHasher, RandomState};
-
-/// So many names of tunnels that are gone are not worth looking for.
-const FEW: usize = 1_024;
-
-/// The flows of a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tunnel {
-    pub(super) app: u64,
-    pub(super) reply: u64,
-    pub(super) upstream: u64,
-}
+use super::ages::Ages;
+use crate::beside::Beside;
 
 #[derive(Default)]
 pub(super) struct Tunnels {
-    /// By each of its flows.
-    by_flow: HashMap<u64, Tunnel, Beside>,
-    /// The reply's flow, oldest first; may name some that are gone.
-    order: VecDeque<(u64, u64)>,
+    /// From each flow of a tunnel to the next one, and from the last to the first: a look at any of them is a look at
+    /// sixteen bytes.
+    next: HashMap<u64, u64, Beside>,
+    /// One flow of each, by when it was granted.
+    ages: Ages<u64>,
 }
+
+/// A tunnel's flows: the app's, the sidecar's accepted one, and the sidecar's own.
+pub(super) type Legs = [u64; 3];
 
 impl Tunnels {
     /// A tunnel was granted at `time`.
-    pub(super) fn add(&mut self, time: u64, tunnel: Tunnel) {
-        for flow in [tunnel.app, tunnel.reply, tunnel.upstream] {
-            self.by_flow.insert(flow, tunnel);
+    pub(super) fn add(&mut self, time: u64, legs: Legs) {
+        let [app, reply, upstream] = legs;
+        for flow in legs {
+            self.remove(flow); // a flow is in one tunnel
         }
-        self.order.push_back((time, tunnel.reply));
-        // Most are gone by then, and one that lives long must not keep their places for them.
-        if self.order.len() > 2 * self.len() + FEW {
-            let Self { by_flow, order } = self;
-            order.retain(|(_, reply)| by_flow.contains_key(reply));
+        for (flow, next) in [(app, reply), (reply, upstream), (upstream, app)] {
+            self.next.insert(flow, next);
         }
+        let tunnels = self.len();
+        let Self { next, ages } = self;
+        ages.push(time, reply, tunnels, |flow| next.contains_key(flow));
     }
 
-    /// The tunnel of this flow.
-    pub(super) fn get(&self, flow: u64) -> Option<Tunnel> {
-        self.by_flow.get(&flow).copied()
+    /// Is this one of a tunnel's flows?
+    pub(super) fn contains(&self, flow: u64) -> bool {
+        self.next.contains_key(&flow)
     }
 
-    /// It is over.
-    pub(super) fn remove(&mut self, tunnel: Tunnel) {
-        for flow in [tunnel.app, tunnel.reply, tunnel.upstream] {
-            self.by_flow.remove(&flow);
+    /// The tunnel of this flow is over.
+    pub(super) fn remove(&mut self, mut flow: u64) {
+        while let Some(next) = self.next.remove(&flow) {
+            flow = next;
         }
     }
 
     /// When the one was granted that [`Self::remove_first`] forgets.
     pub(super) fn first(&self) -> Option<u64> {
-        self.order.front().map(|(granted, _)| *granted)
+        self.ages.first()
     }
 
     /// Forgets the oldest, if that is still there.
     pub(super) fn remove_first(&mut self) {
-        if let Some(tunnel) = self.order.pop_front().and_then(|(_, reply)| self.get(reply)) {
-            self.remove(tunnel);
+        if let Some(flow) = self.ages.pop() {
+            self.remove(flow);
         }
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.by_flow.len() / 3
+        self.next.len() / Legs::default().len()
     }
 }
 
-/// Puts eight flows with successive numbers side by side. The kernel numbers sockets as they are made, so a tunnel's lie
-/// together: <https://github.com/torvalds/linux/blob/v6.12/include/linux/cookie.h>. Where is a secret all the same.
-#[derive(Default)]
-struct Beside(RandomState);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl BuildHasher for Beside {
-    type Hasher = BesideHasher;
-
-    fn build_hasher(&self) -> BesideHasher {
-        BesideHasher { eight: self.0.build_hasher(), which: 0 }
-    }
-}
-
-struct BesideHasher {
-    eight: FoldHasher<'static>,
-    which: u64,
-}
-
-impl Hasher for BesideHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        self.eight.write(bytes);
+    fn known(tunnels: &Tunnels) -> Vec<u64> {
+        (1..=9).filter(|&flow| tunnels.contains(flow)).collect()
     }
 
-    fn write_u64(&mut self, flow: u64) {
-        self.eight.write_u64(flow / 8);
-        self.which = flow % 8;
+    #[test]
+    fn a_tunnel_goes_with_any_of_its_flows() {
+        let mut tunnels = Tunnels::default();
+        tunnels.add(10, [1, 2, 3]);
+        tunnels.add(20, [4, 5, 6]);
+        tunnels.add(30, [7, 8, 9]);
+        tunnels.remove(6);
+        assert_eq!((known(&tunnels), tunnels.len(), tunnels.first()), (vec![1, 2, 3, 7, 8, 9], 2, Some(10)));
+        tunnels.remove_first();
+        tunnels.remove_first(); // long gone
+        assert_eq!((known(&tunnels), tunnels.first()), (vec![7, 8, 9], Some(30)));
     }
 
-    fn finish(&self) -> u64 {
-        // The table's place is in the low bits, and in the high ones what it compares before the key.
-        ((self.eight.finish() & !7) | self.which) ^ (self.which << 60)
+    #[test]
+    fn a_flow_is_in_one_tunnel() {
+        let mut tunnels = Tunnels::default();
+        tunnels.add(10, [1, 2, 3]);
+        tunnels.add(20, [4, 2, 6]);
+        assert_eq!((known(&tunnels), tunnels.len()), (vec![2, 4, 6], 1));
+        tunnels.remove(4);
+        assert_eq!((known(&tunnels), tunnels.len()), (vec![], 0));
     }
 }
