@@ -16,6 +16,7 @@ mod server;
 
 use std::{
     cell::{Cell, RefCell},
+    fmt::Display,
     net::SocketAddr,
     rc::Rc,
     time::Instant,
@@ -31,7 +32,7 @@ use crate::{
     tracing::Tracing,
     verdict,
 };
-use bounded::{Bounded, Group, OTHER};
+use bounded::{Bounded, Group, OTHER, value};
 use fill::Fill;
 use health::Health;
 use openmetrics::Format;
@@ -167,24 +168,17 @@ impl Metrics {
         let Self(inner) = self;
         let verdict = report.verdict.name();
         let Report { source, proxy, connect, .. } = report;
-        let (ip, port) = (proxy.ip.to_string(), proxy.port.to_string());
-        let mut values = vec![
-            verdict,
-            report.reason.map_or("", verdict::Reason::name),
-            source.namespace.as_deref().unwrap_or_default(),
-            if source.kind == Some(Kind::Host) {
-                HOST
-            } else {
-                source.workload.as_deref().unwrap_or_default()
-            },
-            &ip,
-            &port,
-        ];
-        values.extend(inner.extra.iter().map(|extra| match extra {
-            Extra::Pod => source.pod.as_deref().unwrap_or_default(),
+        let reason = report.reason.map_or("", verdict::Reason::name);
+        let namespace = source.namespace.as_deref().unwrap_or_default();
+        let workload = source.workload.as_deref().unwrap_or_default();
+        let workload = if source.kind == Some(Kind::Host) { HOST } else { workload };
+        let pod = source.pod.as_deref().unwrap_or_default();
+        let usual: [&dyn Display; 6] = [&verdict, &reason, &namespace, &workload, &proxy.ip, &proxy.port];
+        let extra = inner.extra.iter().map(|extra| match extra {
+            Extra::Pod => &pod as &dyn Display,
             Extra::Authority => &connect.authority,
-        }));
-        inner.sessions.borrow_mut().inc(&values, now);
+        });
+        inner.sessions.borrow_mut().inc(usual.into_iter().chain(extra), now);
         if source.kind.is_none() {
             inner.enrichment_misses.inc();
         }
@@ -196,7 +190,8 @@ impl Metrics {
                 known @ ("1.0" | "1.1") => known,
                 _ => OTHER,
             };
-            inner.refused.borrow_mut().inc(&[verdict, &status.to_string(), version], now);
+            let values: [&dyn Display; 3] = [&verdict, &status, &version];
+            inner.refused.borrow_mut().inc(values, now);
         }
     }
 
@@ -206,7 +201,8 @@ impl Metrics {
         let Self(inner) = self;
         let usual = catalogue::SESSIONS.labels.len();
         let Some(at) = inner.extra.iter().position(|extra| *extra == Extra::Pod) else { return };
-        inner.sessions.borrow_mut().remove(|values, _| values[2] == namespace && values[usual + at] == pod);
+        let is_its = |key: &str| value(key, 2) == namespace && value(key, usual + at) == pod;
+        inner.sessions.borrow_mut().remove(|key, _| is_its(key));
     }
 
     /// Counts a configuration asked of a sidecar.

@@ -1,6 +1,6 @@
 //! Makes the report on a judged request out of what is known of its legs.
 
-use std::net::SocketAddr;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use compact_str::ToCompactString as _;
 
@@ -99,5 +99,9 @@ fn replier(verdict: Verdict, upstream: Carried) -> report::Replier {
 /// RFC 3339 with microseconds, of ns since the epoch.
 fn timestamp(ns: u64) -> String {
     let micros = i64::try_from(ns / 1_000).unwrap_or(i64::MAX);
-    format!("{:.6}", jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::MAX))
+    let time = jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::MAX);
+    let mut text = String::with_capacity("2026-11-20T11:45:15.123456Z".len());
+    // A string takes all that is written into it.
+    let _ = write!(text, "{time:.6}");
+    text
 }

@@ -2,12 +2,12 @@
 //! have one, and what was not counted for an hour is dropped. It knows no reports.
 
 use std::{
+    fmt::{Display, Write as _},
     ops::Range,
     time::{Duration, Instant},
 };
 
-use foldhash::fast::RandomState;
-use hashbrown::{Equivalent, HashMap};
+use foldhash::HashMap;
 use prometheus::{IntCounter, IntCounterVec};
 
 /// The label value of what has no series of its own. No address, name or host begins like that.
@@ -22,7 +22,7 @@ pub(super) struct Group {
     labels: Range<usize>,
     cap: usize,
     /// How many live series have these values.
-    live: HashMap<Vec<String>, usize, RandomState>,
+    live: HashMap<Vec<String>, usize>,
 }
 
 impl Group {
@@ -37,7 +37,10 @@ pub(super) struct Bounded {
     counters: IntCounterVec,
     groups: Vec<Group>,
     cap: usize,
-    series: HashMap<Vec<String>, Series, RandomState>,
+    /// By the values of its labels, each with an [`END`]: a look-up is one of one string, wherever the values come from.
+    series: HashMap<String, Series>,
+    /// The one that is looked up.
+    key: String,
     expired: IntCounter,
     folded: IntCounterVec,
 }
@@ -49,14 +52,20 @@ struct Series {
     last: Instant,
 }
 
-/// The values of a series' labels, by which it is found without a copy of them.
-#[derive(Hash)]
-struct Labels<'a>(&'a [&'a str]);
+/// Behind each value of a key; what comes from the wire was escaped, so no value has one.
+const END: char = '\0';
 
-impl Equivalent<Vec<String>> for Labels<'_> {
-    fn equivalent(&self, values: &Vec<String>) -> bool {
-        self.0 == *values
-    }
+fn key_of(values: &[String]) -> String {
+    values.iter().flat_map(|value| [value, "\0"]).collect()
+}
+
+/// The value of a key's `nth` label.
+pub(super) fn value(key: &str, nth: usize) -> &str {
+    key.split(END).nth(nth).unwrap_or_default()
+}
+
+fn values_of(key: &str) -> Vec<String> {
+    key.split_terminator(END).map(str::to_owned).collect()
 }
 
 impl Bounded {
@@ -69,20 +78,27 @@ impl Bounded {
         expired: IntCounter,
         folded: IntCounterVec,
     ) -> Self {
-        Self { counters, groups, cap, series: HashMap::default(), expired, folded }
+        Self { counters, groups, cap, series: HashMap::default(), key: String::new(), expired, folded }
     }
 
     /// Counts one.
-    pub(super) fn inc(&mut self, values: &[&str], now: Instant) {
-        if let Some(series) = self.series.get_mut(&Labels(values)) {
+    pub(super) fn inc<'a>(&mut self, values: impl IntoIterator<Item = &'a dyn Display>, now: Instant) {
+        let Self { series, key, .. } = self;
+        key.clear();
+        for value in values {
+            // A string takes all that is written into it.
+            let _ = write!(key, "{value}{END}");
+        }
+        if let Some(series) = series.get_mut(key.as_str()) {
             series.counter.inc();
             series.last = now;
             return;
         }
-        let values = self.admit(values.iter().copied().map(str::to_owned).collect());
+        let values = values_of(key);
+        let values = self.admit(values);
         let counter = self.counters.with_label_values(&values);
         counter.inc();
-        self.series.insert(values, Series { counter, last: now });
+        self.series.insert(key_of(&values), Series { counter, last: now });
     }
 
     /// Makes room for a series, or names the one that stands for it.
@@ -94,13 +110,13 @@ impl Bounded {
                 self.folded.with_label_values(&[name]).inc();
             }
         }
-        if self.series.len() >= self.cap && !self.series.contains_key(&values) {
+        if self.series.len() >= self.cap && !self.series.contains_key(&key_of(&values)) {
             for Group { labels, .. } in &self.groups {
                 values[labels.clone()].fill(OTHER.to_owned());
             }
             self.folded.with_label_values(&["series"]).inc();
         }
-        if !self.series.contains_key(&values) {
+        if !self.series.contains_key(&key_of(&values)) {
             for Group { labels, live, .. } in &mut self.groups {
                 let own = &values[labels.clone()];
                 // `~other` takes nobody's place.
@@ -117,15 +133,16 @@ impl Bounded {
         self.remove(|_, last| now.saturating_duration_since(last) >= IDLE);
     }
 
-    /// Drops the series for which `gone` holds.
-    pub(super) fn remove(&mut self, gone: impl Fn(&[String], Instant) -> bool) {
+    /// Drops the series for whose key, of which [`value`] gives a label's, `gone` holds.
+    pub(super) fn remove(&mut self, gone: impl Fn(&str, Instant) -> bool) {
         let Self { counters, groups, series, expired, .. } = self;
-        series.retain(|values, Series { last, .. }| {
-            if !gone(values, *last) {
+        series.retain(|key, Series { last, .. }| {
+            if !gone(key, *last) {
                 return true;
             }
+            let values = values_of(key);
             // It fails only for a series that is not there, which is what is wanted.
-            let _ = counters.remove_label_values(values);
+            let _ = counters.remove_label_values(&values);
             for Group { labels, live, .. } in &mut *groups {
                 let own = &values[labels.clone()];
                 if let Some(count) = live.get_mut(own) {
@@ -169,7 +186,7 @@ mod tests {
     }
 
     fn inc(bounded: &mut Bounded, row: &[String], now: Instant) {
-        bounded.inc(&row.iter().map(String::as_str).collect::<Vec<_>>(), now);
+        bounded.inc(row.iter().map(|value| value as &dyn Display), now);
     }
 
     /// The sum over all series, as a scrape would give it, and their number.
@@ -216,7 +233,7 @@ mod tests {
         bounded.expire(start + IDLE);
         assert_eq!((bounded.len(), bounded.expired.get()), (1, 3));
         inc(&mut bounded, &row("a", 0, 77, 1), start + IDLE);
-        assert!(bounded.series.contains_key(&row("a", 0, 77, 1)), "there is room again");
+        assert!(bounded.series.contains_key(&key_of(&row("a", 0, 77, 1))), "there is room again");
         assert_eq!(bounded.folded.with_label_values(&["destination"]).get(), 0);
     }
 
@@ -225,7 +242,7 @@ mod tests {
         let (mut bounded, now) = (bounded(1000), Instant::now());
         inc(&mut bounded, &row("a", 0, 0, 1), now);
         inc(&mut bounded, &row("a", 1, 0, 1), now);
-        bounded.remove(|values, _| values[1] == "w0");
+        bounded.remove(|key, _| value(key, 1) == "w0");
         assert_eq!(exposed(&bounded), (1, 1));
         assert_eq!(bounded.groups[0].live.len(), 1);
         assert_eq!(bounded.groups[1].live.values().sum::<usize>(), 1);
