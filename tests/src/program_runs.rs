@@ -6,7 +6,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use crate::empty_program::HOOKS;
+use crate::bare_programs::HOOKS;
 
 /// Runs of one program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

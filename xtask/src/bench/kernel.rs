@@ -1,11 +1,14 @@
 //! What a kernel program of the tracer costs each time it runs, beside empty programs on the same hooks in the same runs:
-//! one attached before it, one behind it, as the first to touch a packet pays for the cache.
+//! one attached before it, one behind it, as the first to touch a packet pays for the cache. Then the same for the least
+//! programs that could do the job, in its place.
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab::load::{Generator, Load};
-use lab::{EmptyPrograms, Runs, program_runs};
+use lab::{BarePrograms, Runs, Tracer, count_runs, program_runs};
 use serde_json::{Value, json};
 
 use super::figures::{Figures, Table, short};
@@ -13,94 +16,176 @@ use super::stage::Stage;
 
 type Counts = HashMap<&'static str, Runs>;
 
+/// Whose programs are held against empty ones.
+enum Watcher {
+    Tracer(Tracer),
+    Least(BarePrograms),
+}
+
+impl Watcher {
+    fn runs(&self) -> Result<Counts> {
+        match self {
+            Self::Tracer(tracer) => program_runs(tracer.pid()),
+            Self::Least(programs) => programs.runs(),
+        }
+    }
+}
+
+/// A kind of traffic.
+struct Flow {
+    letter: &'static str,
+    title: &'static str,
+    load: fn(f64) -> Load,
+    /// What a watcher does for it, the least programs can stand for.
+    has_least: bool,
+}
+
+const PAST_FIRST_BYTES: &str = "a";
+const NOT_OURS: &str = "b";
+const FLOWS: [Flow; 4] = [
+    // First, as for some time after a CONNECT other first bytes are of interest, too.
+    Flow {
+        letter: NOT_OURS,
+        title: "short flow that is not ours",
+        load: |seconds| Load::Short(Stage::server(seconds)),
+        has_least: true,
+    },
+    Flow {
+        letter: PAST_FIRST_BYTES,
+        title: "long-lived flow past its first bytes",
+        load: |seconds| Load::RoundTrips(Stage::echo(seconds)),
+        has_least: true,
+    },
+    Flow {
+        letter: "c",
+        title: "CONNECT session, tunneled",
+        load: |seconds| Load::Connections(Stage::echo(seconds)),
+        has_least: false,
+    },
+    Flow {
+        letter: "d",
+        title: "short flow beside a CONNECT session",
+        load: |seconds| Load::Short(Stage::server(seconds)),
+        has_least: false,
+    },
+];
+
 /// What the programs did meanwhile.
 struct Cost {
-    ours: Counts,
+    /// The watcher's.
+    watcher: Counts,
     /// Of both empty ones.
     empty: Counts,
+    /// Flows or round trips.
+    count: u64,
 }
 
 pub(crate) fn measure(stage: &Stage, seconds: f64, figures: &mut Figures) -> Result<()> {
-    let cgroup = stage.lab.pod_cgroup();
-    let before = EmptyPrograms::attach(cgroup)?;
-    let tracer = stage.observe(&["--metrics-programs", "--probes", "cgroup"])?;
-    let behind = EmptyPrograms::attach(cgroup)?;
-    let count = || -> Result<Cost> {
-        let ours = program_runs(tracer.pid())?;
-        let mut empty = before.runs()?;
-        for (name, runs) in behind.runs()? {
-            let both = empty.get_mut(name).context("the same hooks")?;
-            *both = Runs { ns: both.ns + runs.ns, count: both.count + runs.count };
-        }
-        Ok(Cost { ours, empty })
-    };
-    let flows = [
-        // First, as for some time after a CONNECT other first bytes are of interest, too.
-        ("short flow that is not ours", "b", Load::Short(Stage::server(seconds))),
-        ("long-lived flow past its first bytes", "a", Load::RoundTrips(Stage::echo(seconds))),
-        ("CONNECT session, tunneled", "c", Load::Connections(Stage::echo(seconds))),
-        ("short flow beside a CONNECT session", "d", Load::Short(Stage::server(seconds))),
-    ];
+    let observe = |_: &Path| stage.observe(&["--probes", "cgroup"]).map(Watcher::Tracer);
+    let costs = of(stage, seconds, |_| true, observe)?;
+    let least =
+        of(stage, seconds, |flow| flow.has_least, |cgroup| BarePrograms::least(cgroup).map(Watcher::Least))?;
     let (mut rows, mut numbers) = (Vec::new(), serde_json::Map::new());
-    for (title, letter, load) in flows {
-        let cold = count()?;
-        let process = stage.start(&load)?;
-        // A long-lived flow only counts once it is past its first bytes, and before its end.
-        let start = if letter == "a" { count()? } else { cold };
-        let done = Generator::done(&process)?;
-        let cost = count()?.since(&start);
-        process.finish(std::time::Duration::from_secs(10))?;
-        let (ours, empty) = (cost.total(&cost.ours), cost.total(&cost.empty));
-        let ratio = ours / empty;
+    for flow in &FLOWS {
+        let (letter, cost, least) = (flow.letter, &costs[flow.letter], least.get(flow.letter));
+        let title = format!("({letter}) {}", flow.title);
         for (hook, runs) in cost.hooks() {
-            let beside = ns(cost.empty[hook]);
+            let (ns, empty) = (mean(runs), mean(cost.empty[hook]));
+            let least =
+                least.and_then(|least| Some(mean(*least.watcher.get(hook)?) / mean(least.empty[hook])));
             rows.push(vec![
-                format!("({letter}) {title}"),
+                title.clone(),
                 format!("`{hook}`"),
                 runs.count.to_string(),
-                short(ns(runs)),
-                short(beside),
-                short(ns(runs) / beside),
+                short(ns),
+                short(empty),
+                short(ns / empty),
+                least.map(short).unwrap_or_default(),
             ]);
         }
-        let each = |total: f64| total / done.count.max(1) as f64;
+        let unit = if letter == PAST_FIRST_BYTES { "round trip" } else { "flow" };
         rows.push(vec![
-            format!("({letter}) {title}"),
+            title,
             "all".to_owned(),
             String::new(),
-            format!("{} each {}", short(each(ours)), if letter == "a" { "round trip" } else { "flow" }),
-            short(each(empty)),
-            format!("**{}**", short(ratio)),
+            format!("{} each {unit}", short(cost.each(&cost.watcher))),
+            short(cost.each(&cost.empty)),
+            format!("**{}**", short(cost.ratio())),
+            least.map(|least| format!("**{}**", short(least.ratio()))).unwrap_or_default(),
         ]);
         let hooks: Vec<Value> = cost
             .hooks()
-            .map(|(hook, runs)| json!({"hook": hook, "runs": runs.count, "ns": ns(runs), "empty_ns": ns(cost.empty[hook])}))
+            .map(|(hook, runs)| {
+                json!({"hook": hook, "runs": runs.count, "ns": mean(runs), "empty_ns": mean(cost.empty[hook])})
+            })
             .collect();
-        numbers.insert(letter.to_owned(), json!({"flow": title, "hooks": hooks, "ratio": ratio}));
-        match letter {
-            "a" => figures.at_most("kernel, past first bytes: times an empty program", ratio, 1.5),
-            "b" => figures.at_most("kernel, not ours: times empty programs", ratio, 2.5),
-            _ => {}
-        }
+        let least = least.map(Cost::ratio);
+        numbers.insert(
+            letter.to_owned(),
+            json!({"flow": flow.title, "hooks": hooks, "ratio": cost.ratio(), "least_ratio": least}),
+        );
     }
-    tracer.stop()?;
+    let ratio = |letter| costs[letter].ratio();
+    figures.at_most("kernel, not ours: times empty programs", ratio(NOT_OURS), 2.5);
+    figures.at_most("kernel, past first bytes: times an empty program", ratio(PAST_FIRST_BYTES), 1.5);
     figures.numbers("kernel", Value::Object(numbers));
     figures.table(Table {
         title: "In the kernel, the cgroup family",
         note: "Nanoseconds a run, as the kernel counts them (`kernel.bpf_stats_enabled`), beside empty programs on the \
                same hooks in the same runs, one before the tracer's and one behind it. Counting itself takes most of an \
                empty program's time, so ratios flatter both. All legs of a flow are in the pod, so the app's, Envoy's \
-               accepted and Envoy's own socket all count."
+               accepted and Envoy's own socket all count. The last column is the ratio of the least programs that could do \
+               this part of the job (`tests/src/least_program.rs`), which then ran in the tracer's place: they remember each \
+               dial, accept and connection in one array without a look at who else is there, find it by the socket, and load \
+               a payload's first eight bytes; no scope, no record, no IPv6."
             .to_owned(),
-        head: &["flow", "program", "runs", "ns", "empty, ns", "ratio"],
+        head: &["flow", "program", "runs", "ns", "empty, ns", "ratio", "the least"],
         rows,
     });
     Ok(())
 }
 
+/// What a watcher's programs cost for the flows that are wanted, by their letters.
+fn of(
+    stage: &Stage,
+    seconds: f64,
+    wanted: impl Fn(&Flow) -> bool,
+    watch: impl FnOnce(&Path) -> Result<Watcher>,
+) -> Result<HashMap<&'static str, Cost>> {
+    let cgroup = stage.lab.pod_cgroup();
+    let _counting = count_runs()?;
+    let before = BarePrograms::empty(cgroup)?;
+    let watcher = watch(cgroup)?;
+    let behind = BarePrograms::empty(cgroup)?;
+    let count = || -> Result<Cost> {
+        let watcher = watcher.runs()?;
+        let mut empty = before.runs()?;
+        for (name, runs) in behind.runs()? {
+            let both = empty.get_mut(name).context("the same hooks")?;
+            *both = Runs { ns: both.ns + runs.ns, count: both.count + runs.count };
+        }
+        Ok(Cost { watcher, empty, count: 0 })
+    };
+    let mut costs = HashMap::new();
+    for flow in FLOWS.iter().filter(|flow| wanted(flow)) {
+        let cold = count()?;
+        let process = stage.start(&(flow.load)(seconds))?;
+        // A long-lived flow only counts once it is past its first bytes, and before its end.
+        let start = if flow.letter == PAST_FIRST_BYTES { count()? } else { cold };
+        let done = Generator::done(&process)?;
+        let cost = count()?.since(&start);
+        process.finish(Duration::from_secs(10))?;
+        costs.insert(flow.letter, Cost { count: done.count, ..cost });
+    }
+    if let Watcher::Tracer(tracer) = watcher {
+        tracer.stop()?;
+    }
+    Ok(costs)
+}
+
 impl Cost {
     fn since(mut self, earlier: &Self) -> Self {
-        for (now, then) in [(&mut self.ours, &earlier.ours), (&mut self.empty, &earlier.empty)] {
+        for (now, then) in [(&mut self.watcher, &earlier.watcher), (&mut self.empty, &earlier.empty)] {
             for (hook, runs) in now {
                 *runs = runs.since(then.get(hook).copied().unwrap_or_default());
             }
@@ -108,19 +193,28 @@ impl Cost {
         self
     }
 
-    /// The tracer's programs that ran.
+    /// The watcher's programs that ran.
     fn hooks(&self) -> impl Iterator<Item = (&'static str, Runs)> {
-        let mut hooks: Vec<_> = self.ours.iter().filter(|(_, runs)| runs.count > 0).collect();
+        let mut hooks: Vec<_> = self.watcher.iter().filter(|(_, runs)| runs.count > 0).collect();
         hooks.sort_by_key(|(name, _)| **name);
         hooks.into_iter().map(|(name, runs)| (*name, *runs))
     }
 
-    /// As many runs as the tracer's programs had, at the mean of `of`, in ns.
-    fn total(&self, of: &Counts) -> f64 {
-        self.hooks().map(|(hook, runs)| runs.count as f64 * of.get(hook).map_or(f64::NAN, |of| ns(*of))).sum()
+    /// As many runs as the watcher's programs had, at the mean of `of`, in ns for each flow or round trip.
+    fn each(&self, of: &Counts) -> f64 {
+        let runs = self.hooks();
+        let ns: f64 =
+            runs.map(|(hook, runs)| runs.count as f64 * of.get(hook).map_or(f64::NAN, |of| mean(*of))).sum();
+        ns / self.count.max(1) as f64
+    }
+
+    /// The watcher's programs, held against empty ones.
+    fn ratio(&self) -> f64 {
+        self.each(&self.watcher) / self.each(&self.empty)
     }
 }
 
-fn ns(runs: Runs) -> f64 {
+/// Nanoseconds a run.
+fn mean(runs: Runs) -> f64 {
     runs.ns as f64 / runs.count as f64
 }
