@@ -63,6 +63,11 @@ impl Figures {
         text
     }
 
+    /// Whether a target was measured whose name begins like this, and is missed.
+    pub(crate) fn misses(&self, name: &str) -> bool {
+        self.targets.iter().any(|target| target.name.starts_with(name) && !target.met)
+    }
+
     /// All tables.
     pub(crate) fn markdown(&self) -> String {
         self.tables.iter().map(Table::markdown).collect()
@@ -129,5 +134,6 @@ mod tests {
         figures.at_least("rate", 3.0, 2.0);
         assert_eq!(figures.json()["targets"][0]["met"], false);
         assert_eq!(figures.json()["targets"][1]["met"], true);
+        assert_eq!(["cost", "rate", "speed"].map(|name| figures.misses(name)), [true, false, false]);
     }
 }

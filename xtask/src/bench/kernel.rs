@@ -11,7 +11,7 @@ use lab::load::{Generator, Load};
 use lab::{BarePrograms, Runs, Tracer, count_runs, program_runs};
 use serde_json::{Value, json};
 
-use super::figures::{Figures, Table, short};
+use super::figures::{Figures, Table, median, quartiles, short};
 use super::stage::Stage;
 
 type Counts = HashMap<&'static str, Runs>;
@@ -71,6 +71,7 @@ const FLOWS: [Flow; 4] = [
 ];
 
 /// What the programs did meanwhile.
+#[derive(Default)]
 struct Cost {
     /// The watcher's.
     watcher: Counts,
@@ -78,13 +79,21 @@ struct Cost {
     empty: Counts,
     /// Flows or round trips.
     count: u64,
+    /// The watcher's as a multiple of the empty ones, round by round.
+    ratios: Vec<f64>,
 }
 
-pub(crate) fn measure(stage: &Stage, seconds: f64, figures: &mut Figures) -> Result<()> {
+/// Measures `rounds` of so many seconds for each kind of traffic.
+pub(crate) fn measure(stage: &Stage, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
     let observe = |_: &Path| stage.observe(&["--probes", "cgroup"]).map(Watcher::Tracer);
-    let costs = of(stage, seconds, |_| true, observe)?;
-    let least =
-        of(stage, seconds, |flow| flow.has_least, |cgroup| BarePrograms::least(cgroup).map(Watcher::Least))?;
+    let costs = of(stage, rounds, seconds, |_| true, observe)?;
+    let least = of(
+        stage,
+        rounds,
+        seconds,
+        |flow| flow.has_least,
+        |cgroup| BarePrograms::least(cgroup).map(Watcher::Least),
+    )?;
     let (mut rows, mut numbers) = (Vec::new(), serde_json::Map::new());
     for flow in &FLOWS {
         let (letter, cost, least) = (flow.letter, &costs[flow.letter], least.get(flow.letter));
@@ -110,8 +119,8 @@ pub(crate) fn measure(stage: &Stage, seconds: f64, figures: &mut Figures) -> Res
             String::new(),
             format!("{} each {unit}", short(cost.each(&cost.watcher))),
             short(cost.each(&cost.empty)),
-            format!("**{}**", short(cost.ratio())),
-            least.map(|least| format!("**{}**", short(least.ratio()))).unwrap_or_default(),
+            cost.shown(),
+            least.map(Cost::shown).unwrap_or_default(),
         ]);
         let hooks: Vec<Value> = cost
             .hooks()
@@ -119,10 +128,10 @@ pub(crate) fn measure(stage: &Stage, seconds: f64, figures: &mut Figures) -> Res
                 json!({"hook": hook, "runs": runs.count, "ns": mean(runs), "empty_ns": mean(cost.empty[hook])})
             })
             .collect();
-        let least = least.map(Cost::ratio);
+        let least = least.map(|least| &least.ratios);
         numbers.insert(
             letter.to_owned(),
-            json!({"flow": flow.title, "hooks": hooks, "ratio": cost.ratio(), "least_ratio": least}),
+            json!({"flow": flow.title, "hooks": hooks, "ratios": cost.ratios, "least_ratios": least}),
         );
     }
     let ratio = |letter| costs[letter].ratio();
@@ -134,7 +143,7 @@ pub(crate) fn measure(stage: &Stage, seconds: f64, figures: &mut Figures) -> Res
         note: "Nanoseconds a run, as the kernel counts them (`kernel.bpf_stats_enabled`), beside empty programs on the \
                same hooks in the same runs, one before the tracer's and one behind it. Counting itself takes most of an \
                empty program's time, so ratios flatter both. All legs of a flow are in the pod, so the app's, Envoy's \
-               accepted and Envoy's own socket all count. The last column is the ratio of the least programs that could do \
+               accepted and Envoy's own socket all count. Ratios of all of them are medians of rounds, with the quartiles. The last column is the ratio of the least programs that could do \
                this part of the job (`tests/src/least_program.rs`), which then ran in the tracer's place: they remember each \
                dial, accept and connection in one array without a look at who else is there, find it by the socket, and load \
                a payload's first eight bytes; no scope, no record, no IPv6."
@@ -148,6 +157,7 @@ pub(crate) fn measure(stage: &Stage, seconds: f64, figures: &mut Figures) -> Res
 /// What a watcher's programs cost for the flows that are wanted, by their letters.
 fn of(
     stage: &Stage,
+    rounds: usize,
     seconds: f64,
     wanted: impl Fn(&Flow) -> bool,
     watch: impl FnOnce(&Path) -> Result<Watcher>,
@@ -164,18 +174,21 @@ fn of(
             let both = empty.get_mut(name).context("the same hooks")?;
             *both = Runs { ns: both.ns + runs.ns, count: both.count + runs.count };
         }
-        Ok(Cost { watcher, empty, count: 0 })
+        Ok(Cost { watcher, empty, ..Cost::default() })
     };
     let mut costs = HashMap::new();
     for flow in FLOWS.iter().filter(|flow| wanted(flow)) {
-        let cold = count()?;
-        let process = stage.start(&(flow.load)(seconds))?;
-        // A long-lived flow only counts once it is past its first bytes, and before its end.
-        let start = if flow.letter == PAST_FIRST_BYTES { count()? } else { cold };
-        let done = Generator::done(&process)?;
-        let cost = count()?.since(&start);
-        process.finish(Duration::from_secs(10))?;
-        costs.insert(flow.letter, Cost { count: done.count, ..cost });
+        let mut all = Cost::default();
+        for _ in 0..rounds {
+            let cold = count()?;
+            let process = stage.start(&(flow.load)(seconds))?;
+            // A long-lived flow only counts once it is past its first bytes, and before its end.
+            let start = if flow.letter == PAST_FIRST_BYTES { count()? } else { cold };
+            let done = Generator::done(&process)?;
+            all.add(Cost { count: done.count, ..count()?.since(&start) });
+            process.finish(Duration::from_secs(10))?;
+        }
+        costs.insert(flow.letter, all);
     }
     if let Watcher::Tracer(tracer) = watcher {
         tracer.stop()?;
@@ -208,9 +221,27 @@ impl Cost {
         ns / self.count.max(1) as f64
     }
 
-    /// The watcher's programs, held against empty ones.
+    /// One round more.
+    fn add(&mut self, round: Self) {
+        self.ratios.push(round.each(&round.watcher) / round.each(&round.empty));
+        for (sum, counts) in [(&mut self.watcher, round.watcher), (&mut self.empty, round.empty)] {
+            for (hook, runs) in counts {
+                let all = sum.entry(hook).or_default();
+                *all = Runs { ns: all.ns + runs.ns, count: all.count + runs.count };
+            }
+        }
+        self.count += round.count;
+    }
+
+    /// The watcher's programs as a multiple of empty ones: the median of the rounds.
     fn ratio(&self) -> f64 {
-        self.each(&self.watcher) / self.each(&self.empty)
+        median(self.ratios.clone())
+    }
+
+    /// The same, with the quartiles.
+    fn shown(&self) -> String {
+        let [low, ratio, high] = quartiles(self.ratios.clone()).map(short);
+        format!("**{ratio}** ({low} to {high})")
     }
 }
 
