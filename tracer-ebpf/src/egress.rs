@@ -1,10 +1,8 @@
 //! The shell for the packets that leave a socket of the cgroup family: where first bytes are seen. It copies no more of
 //! them than the core asks for, and lets every packet pass.
 
-use core::arch::asm;
-
 use aya_ebpf::{
-    bindings::bpf_sock,
+    bindings::{__sk_buff, bpf_sock},
     helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock},
     macros::cgroup_skb,
     programs::SkBuffContext,
@@ -35,32 +33,28 @@ pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
             return GO_ON;
         }
         let tp = bpf_tcp_sock(sk);
-        if tp.is_null() {
+        if tp.is_null() || capture::is_past_first_bytes((*tp).bytes_acked, (*tp).bytes_received) {
             return GO_ON;
         }
-        go_on_if(capture::is_past_first_bytes((*tp).bytes_acked, (*tp).bytes_received));
-        if let Some(packet) = Packet::read(&ctx) {
+    }
+    look_at(ctx.skb.skb)
+}
+
+/// What is done for a packet of a flow that is not past its first bytes. A function of its own, as all registers that it uses
+/// are saved where it begins, and all of its code lies before any end: nearly every packet would have to pay for both.
+#[inline(never)]
+extern "C" fn look_at(skb: *mut __sk_buff) -> i32 {
+    let ctx = SkBuffContext::new(skb);
+    // SAFETY: the context of the program that calls this, which the kernel has made; `sk` is checked for null before use.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if !sk.is_null()
+            && let Some(packet) = Packet::read(&ctx)
+        {
             leave(&ctx, sk, &packet);
         }
     }
     GO_ON
-}
-
-/// Ends the program, here: its ends that LLVM makes lie far away, and nearly all packets would have to fetch one from memory.
-#[inline(always)]
-fn go_on_if(truth: bool) {
-    // SAFETY: either it changes nothing, or the program is over, of which nothing waits to be dropped.
-    unsafe {
-        asm!(
-            "if {truth} == 0 goto 1f",
-            "r0 = {go_on}",
-            "exit",
-            "1:",
-            truth = in(reg) u64::from(truth),
-            go_on = const GO_ON,
-            options(nomem, nostack)
-        );
-    }
 }
 
 /// # Safety
