@@ -82,10 +82,15 @@ impl Bounded {
     }
 
     /// Counts one.
-    pub(super) fn inc<'a>(&mut self, values: impl IntoIterator<Item = &'a dyn Display>, now: Instant) {
+    pub(super) fn inc<'a>(
+        &mut self,
+        values: impl IntoIterator<Item = &'a dyn Display, IntoIter: Clone>,
+        now: Instant,
+    ) {
+        let values = values.into_iter();
         let Self { series, key, .. } = self;
         key.clear();
-        for value in values {
+        for value in values.clone() {
             // A string takes all that is written into it.
             let _ = write!(key, "{value}{END}");
         }
@@ -94,8 +99,7 @@ impl Bounded {
             series.last = now;
             return;
         }
-        let values = values_of(key);
-        let values = self.admit(values);
+        let values = self.admit(values.map(ToString::to_string).collect());
         let counter = self.counters.with_label_values(&values);
         counter.inc();
         self.series.insert(key_of(&values), Series { counter, last: now });

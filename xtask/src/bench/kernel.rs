@@ -1,9 +1,8 @@
 //! What a kernel program of the tracer costs each time it runs, beside empty programs on the same hooks in the same runs:
 //! one attached before it, one behind it, as the first to touch a packet pays for the cache. Then the same for the least
-//! programs that could do the job, in its place.
+//! programs that could do the job, in its place. Each kind of traffic has a pod of its own.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,7 +11,7 @@ use lab::{BarePrograms, Runs, Tracer, count_runs, program_runs};
 use serde_json::{Value, json};
 
 use super::figures::{Figures, Table, median, quartiles, short};
-use super::stage::Stage;
+use super::stage::{Pods, Stage};
 
 type Counts = HashMap<&'static str, Runs>;
 
@@ -36,6 +35,8 @@ struct Flow {
     letter: &'static str,
     title: &'static str,
     load: fn(f64) -> Load,
+    /// For some time after a CONNECT, other first bytes are of interest, too.
+    after_connect: bool,
     /// What a watcher does for it, the least programs can stand for.
     has_least: bool,
 }
@@ -43,29 +44,32 @@ struct Flow {
 const PAST_FIRST_BYTES: &str = "a";
 const NOT_OURS: &str = "b";
 const FLOWS: [Flow; 4] = [
-    // First, as for some time after a CONNECT other first bytes are of interest, too.
     Flow {
         letter: NOT_OURS,
         title: "short flow that is not ours",
         load: |seconds| Load::Short(Stage::server(seconds)),
+        after_connect: false,
         has_least: true,
     },
     Flow {
         letter: PAST_FIRST_BYTES,
         title: "long-lived flow past its first bytes",
         load: |seconds| Load::RoundTrips(Stage::echo(seconds)),
+        after_connect: false,
         has_least: true,
     },
     Flow {
         letter: "c",
         title: "CONNECT session, tunneled",
         load: |seconds| Load::Connections(Stage::echo(seconds)),
+        after_connect: false,
         has_least: false,
     },
     Flow {
         letter: "d",
         title: "short flow beside a CONNECT session",
         load: |seconds| Load::Short(Stage::server(seconds)),
+        after_connect: true,
         has_least: false,
     },
 ];
@@ -84,16 +88,16 @@ struct Cost {
 }
 
 /// Measures `rounds` of so many seconds for each kind of traffic.
-pub(crate) fn measure(stage: &Stage, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
-    let observe = |_: &Path| stage.observe(&["--probes", "cgroup"]).map(Watcher::Tracer);
-    let costs = of(stage, rounds, seconds, |_| true, observe)?;
-    let least = of(
-        stage,
-        rounds,
-        seconds,
-        |flow| flow.has_least,
-        |cgroup| BarePrograms::least(cgroup).map(Watcher::Least),
-    )?;
+pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
+    let (mut costs, mut least) = (HashMap::new(), HashMap::new());
+    for flow in &FLOWS {
+        let observe = |stage: &Stage| stage.observe(&["--probes", "cgroup"]).map(Watcher::Tracer);
+        costs.insert(flow.letter, pods.with_one(|stage| of(stage, flow, rounds, seconds, observe))?);
+        if flow.has_least {
+            let watch = |stage: &Stage| BarePrograms::least(stage.lab.pod_cgroup()).map(Watcher::Least);
+            least.insert(flow.letter, pods.with_one(|stage| of(stage, flow, rounds, seconds, watch))?);
+        }
+    }
     let (mut rows, mut numbers) = (Vec::new(), serde_json::Map::new());
     for flow in &FLOWS {
         let (letter, cost, least) = (flow.letter, &costs[flow.letter], least.get(flow.letter));
@@ -154,18 +158,18 @@ pub(crate) fn measure(stage: &Stage, rounds: usize, seconds: f64, figures: &mut 
     Ok(())
 }
 
-/// What a watcher's programs cost for the flows that are wanted, by their letters.
+/// What a watcher's programs cost for a kind of traffic.
 fn of(
     stage: &Stage,
+    flow: &Flow,
     rounds: usize,
     seconds: f64,
-    wanted: impl Fn(&Flow) -> bool,
-    watch: impl FnOnce(&Path) -> Result<Watcher>,
-) -> Result<HashMap<&'static str, Cost>> {
+    watch: impl FnOnce(&Stage) -> Result<Watcher>,
+) -> Result<Cost> {
     let cgroup = stage.lab.pod_cgroup();
     let _counting = count_runs()?;
     let before = BarePrograms::empty(cgroup)?;
-    let watcher = watch(cgroup)?;
+    let watcher = watch(stage)?;
     let behind = BarePrograms::empty(cgroup)?;
     let count = || -> Result<Cost> {
         let watcher = watcher.runs()?;
@@ -176,24 +180,23 @@ fn of(
         }
         Ok(Cost { watcher, empty, ..Cost::default() })
     };
-    let mut costs = HashMap::new();
-    for flow in FLOWS.iter().filter(|flow| wanted(flow)) {
-        let mut all = Cost::default();
-        for _ in 0..rounds {
-            let cold = count()?;
-            let process = stage.start(&(flow.load)(seconds))?;
-            // A long-lived flow only counts once it is past its first bytes, and before its end.
-            let start = if flow.letter == PAST_FIRST_BYTES { count()? } else { cold };
-            let done = Generator::done(&process)?;
-            all.add(Cost { count: done.count, ..count()?.since(&start) });
-            process.finish(Duration::from_secs(10))?;
+    let mut all = Cost::default();
+    for _ in 0..rounds {
+        if flow.after_connect {
+            stage.run(&Load::Connections(Stage::echo(seconds / 10.0)))?;
         }
-        costs.insert(flow.letter, all);
+        let cold = count()?;
+        let process = stage.start(&(flow.load)(seconds))?;
+        // A long-lived flow only counts once it is past its first bytes, and before its end.
+        let start = if flow.letter == PAST_FIRST_BYTES { count()? } else { cold };
+        let done = Generator::done(&process)?;
+        all.add(Cost { count: done.count, ..count()?.since(&start) });
+        process.finish(Duration::from_secs(10))?;
     }
     if let Watcher::Tracer(tracer) = watcher {
         tracer.stop()?;
     }
-    Ok(costs)
+    Ok(all)
 }
 
 impl Cost {

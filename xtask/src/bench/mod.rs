@@ -63,8 +63,8 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
     if parts.is_empty() || parts.iter().any(|part| !alone.contains(part)) {
         let pods = Pods::new(cargo::build_tracer(true)?, Generator(cargo::build_load()?));
         if wanted(Part::Kernel) {
-            let (rounds, seconds) = if quick { (3, 0.5) } else { (7, 1.0) };
-            pods.with_one(|stage| kernel::measure(stage, rounds, seconds, &mut figures))?;
+            let (rounds, seconds) = if quick { (3, 0.3) } else { (7, 0.6) };
+            kernel::measure(&pods, rounds, seconds, &mut figures)?;
         }
         if wanted(Part::Start) {
             let rounds = if quick { 3 } else { 15 };
