@@ -2,6 +2,7 @@
 //! through them and use only modules above; `tests/house.rs` holds that.
 
 // Pure: no IO, no clock, no async, no panic.
+pub mod beside;
 pub mod place;
 pub mod queue;
 pub mod latest;
@@ -15,7 +16,6 @@ pub mod verdict;
 pub mod session;
 pub mod report;
 pub mod filter;
-mod beside;
 pub mod core;
 pub mod mesh;
 
