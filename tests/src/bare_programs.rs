@@ -46,8 +46,7 @@ impl BarePrograms {
     pub fn least(cgroup: &Path) -> Result<Self> {
         // An array (2) with keys of 4 bytes and one entry.
         let map = descriptor(MAP_CREATE, &[2, 4, MAP_BYTES, 1]).context("no map for the least programs")?;
-        let descriptor = map.as_raw_fd();
-        Self::attach(cgroup, |hook| least_program::code(hook, descriptor))
+        Self::attach(cgroup, |hook| least_program::code(hook, map.as_raw_fd()))
     }
 
     fn attach(cgroup: &Path, code: impl Fn(&str) -> Vec<u64>) -> Result<Self> {

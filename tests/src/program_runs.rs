@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::AddAssign;
 
 use anyhow::{Context, Result};
 
@@ -22,6 +23,13 @@ impl Runs {
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self { ns: self.ns - earlier.ns, count: self.count - earlier.count }
+    }
+}
+
+impl AddAssign for Runs {
+    fn add_assign(&mut self, others: Self) {
+        self.ns += others.ns;
+        self.count += others.count;
     }
 }
 

@@ -11,7 +11,7 @@ use foldhash::fast::{FoldHasher, RandomState};
 const BESIDE: u64 = 64;
 
 /// Hashes for tables whose keys have a flow, and nothing else that differs.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Beside(RandomState);
 
 impl BuildHasher for Beside {

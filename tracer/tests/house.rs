@@ -37,8 +37,8 @@ fn modules() -> (Vec<String>, usize) {
     let lib = fs::read_to_string(root().join("lib.rs")).expect("lib.rs");
     let (pure, edges) = lib.split_once("// The edges.").expect("lib.rs marks where the edges begin");
     let names = |part: &str| -> Vec<String> {
-        let public = part.lines().map(|line| line.strip_prefix("pub ").unwrap_or(line));
-        let declared = public.filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+        let lines = part.lines().map(|line| line.strip_prefix("pub ").unwrap_or(line));
+        let declared = lines.filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
         declared.map(str::to_owned).collect()
     };
     let pure = names(pure);

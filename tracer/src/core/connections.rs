@@ -37,7 +37,7 @@ impl Connections {
     }
 
     fn place(&self, flow: u64) -> Option<Place> {
-        self.by_flow.get(flow, |place| self.places.get(place).map(|connection| connection.flow))
+        self.by_flow.get(flow, flow_in(&self.places))
     }
 
     /// The connection of an app's event, and whether this is the first of it.
@@ -57,11 +57,10 @@ impl Connections {
             })
         };
         if reply.is_some() {
-            let reply_in = |place| places.get(place).map(|connection| connection.reply);
-            by_reply.put_unless(reply, place, reply_in, keeps_port);
+            by_reply.put_unless(reply, place, reply_in(places), keeps_port);
         }
         if peer.is_some() {
-            by_peer.put_unless(peer, place, |place| places.get(place).map(Connection::peer), keeps_port);
+            by_peer.put_unless(peer, place, peer_in(places), keeps_port);
         }
         Some((self.places.get_mut(place)?, known.is_none()))
     }
@@ -70,18 +69,18 @@ impl Connections {
         let flow = event.flow;
         let place = self.places.put(Connection::new(event));
         let Self { places, by_flow, ages, .. } = self;
-        let flow_in = |place| places.get(place).map(|connection| connection.flow);
-        by_flow.put(flow, place, flow_in);
-        ages.push(event.time, (flow, place), places.len(), |&(flow, place)| flow_in(place) == Some(flow));
+        by_flow.put(flow, place, flow_in(places));
+        let is_there = |&(flow, place): &(u64, Place)| flow_in(places)(place) == Some(flow);
+        ages.push(event.time, (flow, place), places.len(), is_there);
         place
     }
 
     fn met_by(&self, peer: Peer) -> Option<Place> {
-        self.by_peer.get(Some(peer), |place| self.places.get(place).map(Connection::peer))
+        self.by_peer.get(Some(peer), peer_in(&self.places))
     }
 
     fn told_by(&self, reply: u64) -> Option<Place> {
-        self.by_reply.get(Some(reply), |place| self.places.get(place).map(|found| found.reply))
+        self.by_reply.get(Some(reply), reply_in(&self.places))
     }
 
     /// The connection that the sidecar accepted with this socket, as far as its app's leg told.
@@ -108,8 +107,7 @@ impl Connections {
             if before.is_some() {
                 by_reply.take(before, place);
             }
-            by_reply
-                .put(Some(event.flow), place, |place| places.get(place).map(|connection| connection.reply));
+            by_reply.put(Some(event.flow), place, reply_in(places));
         }
         let connection = self.places.get_mut(place)?;
         if connection.acceptor.is_none() && event.task.is_some() {
@@ -154,4 +152,17 @@ impl Connections {
     pub(super) fn len(&self) -> usize {
         self.places.len()
     }
+}
+
+/// The keys of those in their places, as the indices ask for them.
+fn flow_in(places: &Places<Connection>) -> impl Fn(Place) -> Option<u64> {
+    |place| places.get(place).map(|connection| connection.flow)
+}
+
+fn peer_in(places: &Places<Connection>) -> impl Fn(Place) -> Option<Option<Peer>> {
+    |place| places.get(place).map(Connection::peer)
+}
+
+fn reply_in(places: &Places<Connection>) -> impl Fn(Place) -> Option<Option<u64>> {
+    |place| places.get(place).map(|connection| connection.reply)
 }

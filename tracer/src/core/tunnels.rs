@@ -16,7 +16,8 @@ pub(super) struct Tunnels {
 }
 
 /// A tunnel's flows: the app's, the sidecar's accepted one, and the sidecar's own.
-pub(super) type Legs = [u64; 3];
+pub(super) type Legs = [u64; LEGS];
+const LEGS: usize = 3;
 
 impl Tunnels {
     /// A tunnel was granted at `time`.
@@ -59,7 +60,7 @@ impl Tunnels {
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.next.len() / Legs::default().len()
+        self.next.len() / LEGS
     }
 }
 

@@ -99,14 +99,14 @@ impl Bounded {
             series.last = now;
             return;
         }
-        let values = self.admit(values.map(ToString::to_string).collect());
+        let (key, values) = self.admit(values.map(ToString::to_string).collect());
         let counter = self.counters.with_label_values(&values);
         counter.inc();
-        self.series.insert(key_of(&values), Series { counter, last: now });
+        self.series.insert(key, Series { counter, last: now });
     }
 
-    /// Makes room for a series, or names the one that stands for it.
-    fn admit(&mut self, mut values: Vec<String>) -> Vec<String> {
+    /// Makes room for a series, or names the one that stands for it: its key and values.
+    fn admit(&mut self, mut values: Vec<String>) -> (String, Vec<String>) {
         for Group { name, labels, cap, live } in &self.groups {
             let own = &mut values[labels.clone()];
             if live.len() >= *cap && !live.contains_key(&*own) && own.iter().any(|value| value != OTHER) {
@@ -114,13 +114,15 @@ impl Bounded {
                 self.folded.with_label_values(&[name]).inc();
             }
         }
-        if self.series.len() >= self.cap && !self.series.contains_key(&key_of(&values)) {
+        let mut key = key_of(&values);
+        if self.series.len() >= self.cap && !self.series.contains_key(&key) {
             for Group { labels, .. } in &self.groups {
                 values[labels.clone()].fill(OTHER.to_owned());
             }
+            key = key_of(&values);
             self.folded.with_label_values(&["series"]).inc();
         }
-        if !self.series.contains_key(&key_of(&values)) {
+        if !self.series.contains_key(&key) {
             for Group { labels, live, .. } in &mut self.groups {
                 let own = &values[labels.clone()];
                 // `~other` takes nobody's place.
@@ -129,7 +131,7 @@ impl Bounded {
                 }
             }
         }
-        values
+        (key, values)
     }
 
     /// Drops what was idle for too long.

@@ -89,21 +89,18 @@ struct Cost {
 
 /// Measures `rounds` of so many seconds for each kind of traffic.
 pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
-    let (mut costs, mut least) = (HashMap::new(), HashMap::new());
-    for flow in &FLOWS {
-        let observe = |stage: &Stage| stage.observe(&["--probes", "cgroup"]).map(Watcher::Tracer);
-        costs.insert(flow.letter, pods.with_one(|stage| of(stage, flow, rounds, seconds, observe))?);
-        if flow.has_least {
-            let watch = |stage: &Stage| BarePrograms::least(stage.lab.pod_cgroup()).map(Watcher::Least);
-            least.insert(flow.letter, pods.with_one(|stage| of(stage, flow, rounds, seconds, watch))?);
-        }
-    }
     let (mut rows, mut numbers) = (Vec::new(), serde_json::Map::new());
     for flow in &FLOWS {
-        let (letter, cost, least) = (flow.letter, &costs[flow.letter], least.get(flow.letter));
+        let letter = flow.letter;
+        let observe = |stage: &Stage| stage.observe(&["--probes", "cgroup"]).map(Watcher::Tracer);
+        let cost = pods.with_one(|stage| of(stage, flow, rounds, seconds, observe))?;
+        let watch = |stage: &Stage| BarePrograms::least(stage.lab.pod_cgroup()).map(Watcher::Least);
+        let least = flow.has_least.then(|| pods.with_one(|stage| of(stage, flow, rounds, seconds, watch)));
+        let least = least.transpose()?;
         let title = format!("({letter}) {}", flow.title);
         for (hook, runs) in cost.hooks() {
             let (ns, empty) = (mean(runs), mean(cost.empty[hook]));
+            let least = least.as_ref();
             let least =
                 least.and_then(|least| Some(mean(*least.watcher.get(hook)?) / mean(least.empty[hook])));
             rows.push(vec![
@@ -124,7 +121,7 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
             format!("{} each {unit}", short(cost.each(&cost.watcher))),
             short(cost.each(&cost.empty)),
             cost.shown(),
-            least.map(Cost::shown).unwrap_or_default(),
+            least.as_ref().map(Cost::shown).unwrap_or_default(),
         ]);
         let hooks: Vec<Value> = cost
             .hooks()
@@ -132,25 +129,30 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
                 json!({"hook": hook, "runs": runs.count, "ns": mean(runs), "empty_ns": mean(cost.empty[hook])})
             })
             .collect();
-        let least = least.map(|least| &least.ratios);
+        match letter {
+            NOT_OURS => figures.at_most("kernel, not ours: times empty programs", cost.ratio(), 2.5),
+            PAST_FIRST_BYTES => {
+                figures.at_most("kernel, past first bytes: times an empty program", cost.ratio(), 1.5);
+            }
+            _ => {}
+        }
+        let least = least.map(|least| least.ratios);
         numbers.insert(
             letter.to_owned(),
             json!({"flow": flow.title, "hooks": hooks, "ratios": cost.ratios, "least_ratios": least}),
         );
     }
-    let ratio = |letter| costs[letter].ratio();
-    figures.at_most("kernel, not ours: times empty programs", ratio(NOT_OURS), 2.5);
-    figures.at_most("kernel, past first bytes: times an empty program", ratio(PAST_FIRST_BYTES), 1.5);
     figures.numbers("kernel", Value::Object(numbers));
     figures.table(Table {
         title: "In the kernel, the cgroup family",
         note: "Nanoseconds a run, as the kernel counts them (`kernel.bpf_stats_enabled`), beside empty programs on the \
                same hooks in the same runs, one before the tracer's and one behind it. Counting itself takes most of an \
                empty program's time, so ratios flatter both. All legs of a flow are in the pod, so the app's, Envoy's \
-               accepted and Envoy's own socket all count. Ratios of all of them are medians of rounds, with the quartiles. The last column is the ratio of the least programs that could do \
-               this part of the job (`tests/src/least_program.rs`), which then ran in the tracer's place: they remember each \
-               dial, accept and connection in one array without a look at who else is there, find it by the socket, and load \
-               a payload's first eight bytes; no scope, no record, no IPv6."
+               accepted and Envoy's own socket all count. Ratios of all of them are medians of rounds, with the quartiles. \
+               The last column is the ratio of the least programs that could do this part of the job \
+               (`tests/src/least_program.rs`), which then ran in the tracer's place: they remember each dial, accept and \
+               connection in one array without a look at who else is there, find it by the socket, and load a payload's \
+               first eight bytes; no scope, no record, no IPv6."
             .to_owned(),
         head: &["flow", "program", "runs", "ns", "empty, ns", "ratio", "the least"],
         rows,
@@ -175,8 +177,7 @@ fn of(
         let watcher = watcher.runs()?;
         let mut empty = before.runs()?;
         for (name, runs) in behind.runs()? {
-            let both = empty.get_mut(name).context("the same hooks")?;
-            *both = Runs { ns: both.ns + runs.ns, count: both.count + runs.count };
+            *empty.get_mut(name).context("the same hooks")? += runs;
         }
         Ok(Cost { watcher, empty, ..Cost::default() })
     };
@@ -229,8 +230,7 @@ impl Cost {
         self.ratios.push(round.each(&round.watcher) / round.each(&round.empty));
         for (sum, counts) in [(&mut self.watcher, round.watcher), (&mut self.empty, round.empty)] {
             for (hook, runs) in counts {
-                let all = sum.entry(hook).or_default();
-                *all = Runs { ns: all.ns + runs.ns, count: all.count + runs.count };
+                *sum.entry(hook).or_default() += runs;
             }
         }
         self.count += round.count;

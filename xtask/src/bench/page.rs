@@ -33,16 +33,16 @@ const BOUNDS: [(&str, &str); 5] = [
         "kernel, not ours",
         "**A flow that is not ours**: a dial has to be remembered before it is known whether it matters, with who made it, an \
          accepted socket with whose it is, and each payload's beginning looked at. The least programs that do so take what the \
-         last column of the first table says. What the tracer takes beyond that is what they know nothing of: scopes, both IP \
+         last column of the cgroup family's table says. What the tracer takes beyond that is what they know nothing of: scopes, both IP \
          versions, reading the headers, full tables, what a redirection was to. It is memory and code that nobody has \
          touched since the last flow, more than it is instructions: a packet program that does no more than look at the \
          counters leaves 2.8 times the empty programs, as what it no longer fetches, the next one does.",
     ),
     (
         "kernel, past first bytes",
-        "**A flow past its first bytes** is at its bound, on this side or the other of it from run to run (1.3 to 1.7): one helper \
-         call and two counters of the socket, 35 ns, beside an empty program's 60, which are mostly the kernel's two looks at \
-         the clock. A program that does just this takes what the last column says. Other counters, which the kernel has just \
+        "**A flow past its first bytes** takes one helper call and two counters of the socket, some 25 ns, beside an empty \
+         program's 60 to 70, which are mostly the kernel's two looks at the clock: 1.2 to 1.5 times that from run to run. A \
+         program that does just this takes what the last column of the cgroup family's table says. Other counters, which the kernel has just \
          written, cost the same: it is the call.",
     ),
     (
