@@ -28,12 +28,13 @@ pub struct Set<V> {
 /// Spreads numbers. <https://en.wikipedia.org/wiki/Hash_function#Fibonacci_hashing>
 pub const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Which set a key belongs to. Numbers that follow each other, as sockets' cookies do, lie side by side, so that flows of one
-/// session touch few pages of memory. Addresses in the kernel, which have the highest bit, are spread.
+/// Which set a key belongs to. As many numbers in a row as a set holds belong to one, as the cookies of one session's sockets
+/// are: what is known of them lies on one page of memory. Addresses in the kernel, which have the highest bit, are spread.
 #[inline(always)]
 pub fn set_of(key: u64) -> u64 {
+    let near = key / WAYS as u64;
     let spread = key.wrapping_mul(MULTIPLIER) >> (64 - SETS.trailing_zeros());
-    key ^ ((key ^ spread) & sign(key))
+    near ^ ((near ^ spread) & sign(key))
 }
 
 /// How many entries a table has room for.
