@@ -313,7 +313,10 @@ pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bo
             if from != tcp::SYN_SENT && !by_peer && state.flags & FLOW_RECORDED != 0 {
                 end_app(state, tuple(), to == tcp::CLOSE);
             }
-        } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT && concerns_someone(state) {
+        } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT
+            && concerns_someone(state)
+            && !has_served(state, received)
+        {
             ring::end(state, &tuple(), from, to, received);
         }
     }
@@ -336,6 +339,17 @@ fn concerns_someone(state: &Flow) -> bool {
     state.flags & (FLOW_STRANGERS | FLOW_RECORDED) != FLOW_STRANGERS || state.head_left != 0
 }
 
+/// Did what the sidecar dialled do all that is asked of it? It was answered, and so was whom it was dialled for. What the
+/// sidecar accepted never has: its end is the session's. (Links are known by what records call a flow; a family that does not
+/// call it as its key does finds none, and makes the record.)
+#[inline(always)]
+fn has_served(state: &Flow, received: u64) -> bool {
+    state.role == Role::Upstream as u8
+        && state.flags & FLOW_RECORDED != 0
+        && received != 0
+        && sidecar::has_answered(state.link, state.link)
+}
+
 /// An app's flow sent a FIN or an RST.
 #[inline(always)]
 pub fn app_closed(state: *mut Flow, tuple: impl FnOnce() -> Tuple, reset: bool) {
@@ -348,7 +362,14 @@ pub fn app_closed(state: *mut Flow, tuple: impl FnOnce() -> Tuple, reset: bool) 
 
 #[inline(always)]
 fn end_app(state: &Flow, mut tuple: Tuple, reset: bool) {
-    find_sidecar(state.netns, &mut tuple);
+    let accepted = find_sidecar(state.netns, &mut tuple);
+    // Who waits for nothing may leave: his peer's side will tell that he did. But for a reset: that looks the same whoever began.
+    // SAFETY: the value lives in the map, and is only read.
+    if !reset
+        && accepted.is_some_and(|accepted| unsafe { sidecar::has_answered((*accepted).flow, (*accepted).id) })
+    {
+        return;
+    }
     // What it had received is of no interest: its peer's side is the reply's flow.
     ring::end(state, &tuple, tcp::ESTABLISHED, if reset { tcp::CLOSE } else { tcp::FIN_WAIT1 }, 0);
 }

@@ -104,7 +104,8 @@ pub struct PayloadRecord {
     pub data: [u8; HEAD_MAX],
 }
 
-/// A flow ended, seen from its own side.
+/// A flow ended, seen from its own side. An app's that was closed, and not reset, makes none once it has its answer, and
+/// neither does what the sidecar dialled for it, once that was answered.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndRecord {

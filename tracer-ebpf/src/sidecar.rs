@@ -6,7 +6,7 @@ use crate::{
     capture::now,
     context::Tuple,
     link,
-    maps::{ACCEPTED, Accepted, FLOWS, Flow, WATCH, settings},
+    maps::{ACCEPTED, Accepted, FLOW_RECORDED, FLOWS, Flow, WATCH, settings},
     peer,
 };
 
@@ -105,6 +105,17 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
         return;
     }
     WATCH.begin(tuple.sidecar_netns, tuple.remote_addr, tuple.remote_port, now() + settings().watch_ns);
+}
+
+/// Has the socket that the sidecar accepted, with this key in [`FLOWS`] and this name in records, answered all that it was
+/// asked?
+#[inline(always)]
+pub fn has_answered(flow: u64, id: u64) -> bool {
+    FLOWS.find(flow).is_some_and(|reply| {
+        // SAFETY: the value lives in the map, and is only read.
+        let reply = unsafe { &*reply };
+        reply.id == id && reply.flags & FLOW_RECORDED != 0 && reply.head_left == 0
+    })
 }
 
 /// The sidecar's accepted socket whose peer this app's flow is.
