@@ -48,11 +48,12 @@ const BOUNDS: [(&str, &str); 5] = [
     (
         "CPU of 10,000 sessions: share of tcpdump's",
         "**Processor time beside tcpdump's**: tcpdump's process writes packets from memory that the kernel shares with it; \
-         copying them happens in the application's time, which is not counted as tcpdump's. The tracer's process reads some \
-         six records of a session, masks their secrets, joins and judges them, and writes a JSON line of 900 bytes, all of it \
-         from a cache that others have used meanwhile: 6 to 7 µs where it is woken ten times a second, of which the line is \
-         one sixth, a report's sentences and facts are one fifth, writing to the pipe is one fourteenth, and no function is \
-         more than one fourteenth by itself. To be woken costs 20 µs more each time.",
+         copying them happens in the application's time, which is not counted as tcpdump's. The tracer's process reads four \
+         or five records of a session, masks their secrets, joins and judges them, and writes a JSON line of 900 bytes, all of \
+         it from a cache that others have used meanwhile: 6 to 7 µs where it is woken ten times a second, of which the line is \
+         one sixth, a report's sentences and facts are one seventh, memory that is allocated and freed again one tenth, \
+         writing to the pipe one fourteenth; one seventh goes by while others take the processor. No function is more than one \
+         twelfth by itself. To be woken costs 20 µs more each time.",
     ),
     (
         "application, ",
