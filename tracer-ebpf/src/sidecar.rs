@@ -108,7 +108,7 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
 }
 
 /// Has the socket that the sidecar accepted, with this key in [`FLOWS`] and this name in records, answered all that it was
-/// asked?
+/// asked? Of an answer whose head came with a body that is not known: it may be the beginning of a longer head.
 #[inline(always)]
 pub fn has_answered(flow: u64, id: u64) -> bool {
     FLOWS.find(flow).is_some_and(|reply| {
