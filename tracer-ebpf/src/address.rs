@@ -1,6 +1,6 @@
 //! Addresses as every record holds them: sixteen bytes in network order.
 
-use crate::maps::opaque_zero;
+use crate::opaque::opaque_zero;
 
 /// `::ffff:a.b.c.d` of an address as the kernel holds it, in network order.
 #[inline(always)]

@@ -14,9 +14,10 @@ use crate::{
     context::{Context, Owner, Sent, Tuple},
     link,
     maps::{
-        FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_STRANGERS, FLOW_WANTED, FLOWS, Flow, Kept, Maybe, Recorded,
-        WATCH, opaque_zero, settings,
+        FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_STRANGERS, FLOW_WANTED, FLOWS, Flow, Kept, Recorded, WATCH,
+        settings,
     },
+    opaque::{Maybe, opaque_zero},
     ring,
     sidecar::{self, await_reply, find_sidecar, is_sidecars_port, peer_of},
     table_map::Looked,

@@ -2,7 +2,8 @@
 //! verifier, too: it looks at them once, whatever came before.
 
 use crate::{
-    maps::{opaque_zero, settings},
+    maps::settings,
+    opaque::opaque_zero,
     scope::is_in_scope,
     sock::{offset, read},
 };

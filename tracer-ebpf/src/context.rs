@@ -2,7 +2,7 @@
 
 use tracer_ebpf::{HEAD_MAX, Loss};
 
-use crate::{address::bytes_of, maps::opaque_zero};
+use crate::{address::bytes_of, opaque::opaque_zero};
 
 /// A socket's two ends, as the socket sees them, and the sidecar that accepted it, where that is known.
 pub struct Tuple {

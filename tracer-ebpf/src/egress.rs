@@ -15,7 +15,8 @@ use tracer_ebpf::{
 use crate::{
     capture,
     context::{Bytes, Context, Sent, Tuple},
-    maps::{FLOWS, Maybe, opaque_zero, settings},
+    maps::{FLOWS, settings},
+    opaque::{Maybe, opaque_zero},
     packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN},
     scope,
     sidecar::is_sidecars_port,

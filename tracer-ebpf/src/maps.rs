@@ -1,6 +1,6 @@
 //! Every map and global of the kernel side, and the values that never leave it.
 
-use core::{arch::asm, sync::atomic::AtomicU64};
+use core::sync::atomic::AtomicU64;
 
 use aya_ebpf::{
     macros::map,
@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{HEAD_MAX, Layout, Loss, Settings};
 
-use crate::{table_map::Table, watch::Watch};
+use crate::{opaque::opaque, table_map::Table, watch::Watch};
 
 /// Written by the loader (`EbpfLoader::override_global`).
 #[unsafe(no_mangle)]
@@ -17,12 +17,8 @@ static SETTINGS: Settings = Settings::ISTIO;
 /// What the loader has written. To LLVM it is memory of which it knows nothing, to the verifier constants.
 #[inline(always)]
 pub fn settings() -> &'static Settings {
-    let mut at = &raw const SETTINGS;
-    // SAFETY: one instruction on one register, which stays the same; the object's own data, which nobody writes while a program runs.
-    unsafe {
-        asm!("{at} = {at}", at = inout(reg) at, options(pure, nomem, nostack));
-        &*at
-    }
+    // SAFETY: the object's own data, which nobody writes while a program runs.
+    unsafe { &*opaque(&raw const SETTINGS) }
 }
 
 /// Written by the loader for the families that read the kernel's own structures. Each field is loaded by itself, see
@@ -76,33 +72,6 @@ pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.le
 /// The sum of [`LOSSES`], which each record carries.
 #[unsafe(no_mangle)]
 pub static LOST: AtomicU64 = AtomicU64::new(0);
-
-static ZERO: AtomicU64 = AtomicU64::new(0);
-
-/// A zero of which the verifier does not know that it is one. It follows constants on the stack, and looks at all that
-/// comes after twice where two paths differ in nothing else.
-#[inline(always)]
-pub fn opaque_zero() -> u64 {
-    // SAFETY: an aligned word of the object's own data, which nobody writes.
-    unsafe { ZERO.as_ptr().read_volatile() }
-}
-
-/// A truth that the verifier does not know. It would follow both of them through all that comes after; like this, it
-/// meets each question anew, and what comes after it once.
-#[derive(Clone, Copy)]
-pub struct Maybe(u64);
-
-impl Maybe {
-    #[inline(always)]
-    pub fn new(truth: bool) -> Self {
-        Self(u64::from(truth) + opaque_zero())
-    }
-
-    #[inline(always)]
-    pub fn is(self) -> bool {
-        self.0 + opaque_zero() != 0 // so that the answer is not remembered
-    }
-}
 
 /// Payloads that lay in pieces, by thread: a thread is in one send at a time, wherever it is interrupted.
 #[map]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::maps::opaque_zero;
+use crate::opaque::opaque_zero;
 
 /// The protocol of both IP versions' headers.
 const IPPROTO_TCP: u8 = 6;

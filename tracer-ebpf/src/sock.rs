@@ -12,8 +12,9 @@ use crate::{
     cgroup_tree::Cgroup,
     context::{Sent, Tuple},
     early, link,
-    maps::{FLOWS, opaque_zero, settings},
+    maps::{FLOWS, settings},
     message::Message,
+    opaque::opaque_zero,
     sidecar::{self, is_sidecars_port},
     task::current_task,
 };

@@ -4,7 +4,6 @@
 //! entry.
 
 use core::{
-    arch::asm,
     cell::UnsafeCell,
     mem::{MaybeUninit, size_of},
     ptr,
@@ -16,7 +15,7 @@ use tracer_ebpf::{
     table::{SETS, Set, WAYS, set_of},
 };
 
-use crate::maps::Maybe;
+use crate::opaque::{Maybe, opaque};
 
 /// Entries by a key that is not 0. Each table has a section of its own, and so a map: [`tracer_ebpf::table::SECTION`].
 pub struct Table<V>(UnsafeCell<[Set<V>; SETS]>);
@@ -100,9 +99,7 @@ impl<V: Copy> Table<V> {
 
     #[inline(always)]
     fn set(&self, index: u64) -> *mut Set<V> {
-        let mut sets = self.0.get();
-        // SAFETY: one instruction on one register, which stays the same: to LLVM these are bytes of which it knows nothing.
-        unsafe { asm!("{sets} = {sets}", sets = inout(reg) sets, options(pure, nomem, nostack)) };
+        let sets = opaque(self.0.get()).cast_mut();
         let index = masked::<{ SETS as u64 - 1 }>(index) as usize;
         // SAFETY: within the table, as the index is below SETS.
         unsafe { sets.cast::<Set<V>>().byte_add(index * size_of::<Set<V>>()) }

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use crate::{
     address::{address, mapped},
     context::Tuple,
-    maps::opaque_zero,
+    opaque::opaque_zero,
 };
 
 /// What every program of this family returns: let it pass.

@@ -2,11 +2,11 @@
 //! dials and says first may be for one of them. It says "yes" at times where none is, which makes a record that nobody needs,
 //! and never "no" where one is.
 
-use core::{arch::asm, cell::UnsafeCell};
+use core::cell::UnsafeCell;
 
 use tracer_ebpf::branchless::masked;
 
-use crate::{capture::now, peer};
+use crate::{capture::now, opaque::opaque, peer};
 
 /// How many places there are, a power of two. What shares a place shares the interest.
 const PLACES: usize = 1 << 11;
@@ -52,9 +52,7 @@ impl Watch {
 
     #[inline(always)]
     fn place(&self, number: u64) -> *mut u64 {
-        let mut places = self.0.get();
-        // SAFETY: one instruction on one register, which stays the same: to LLVM these are bytes of which it knows nothing.
-        unsafe { asm!("{places} = {places}", places = inout(reg) places, options(pure, nomem, nostack)) };
+        let places = opaque(self.0.get()).cast_mut();
         let index = masked::<{ PLACES as u64 - 1 }>(number) as usize;
         // SAFETY: within the array, as the index is below PLACES.
         unsafe { places.cast::<u64>().add(index) }
