@@ -20,8 +20,8 @@ const WAITING: usize = 1024;
 
 /// Reports that are being explained.
 pub struct Enricher {
-    to: Option<Sender<Report>>,
-    from: Receiver<Report>,
+    to: Option<Sender<Box<Report>>>,
+    from: Receiver<Box<Report>>,
     waiting: usize,
 }
 
@@ -41,7 +41,7 @@ impl Enricher {
 
     /// Gives a report to be explained. It comes back from [`Self::next`]; or at once, where there is nothing to explain
     /// or no room.
-    pub fn enrich(&mut self, report: Report) -> Option<Report> {
+    pub fn enrich(&mut self, report: Box<Report>) -> Option<Box<Report>> {
         let Some(to) = self.to.as_ref().filter(|_| report.flagged && self.waiting < WAITING) else {
             return Some(report);
         };
@@ -58,7 +58,7 @@ impl Enricher {
     }
 
     /// The next report that is done; never, where none waits.
-    pub async fn next(&mut self) -> Report {
+    pub async fn next(&mut self) -> Box<Report> {
         match self.from.recv().await {
             Some(report) => {
                 self.waiting -= 1;
@@ -82,8 +82,8 @@ fn pid(report: &Report) -> Option<u32> {
 async fn explain_all(
     admin_port: u16,
     metrics: Metrics,
-    mut requests: Receiver<Report>,
-    done: Sender<Report>,
+    mut requests: Receiver<Box<Report>>,
+    done: Sender<Box<Report>>,
 ) {
     let mut sidecars = Sidecars::new();
     let mut counted = Fetches::default();
@@ -108,10 +108,10 @@ struct Gone;
 /// Sends the report on with its explanation, or without once its patience is at an end. The question itself is then
 /// still carried to its end, and reports that come in meanwhile do not wait for it.
 async fn answer(
-    report: Report,
+    report: Box<Report>,
     brief: impl Future<Output = Option<Brief>>,
-    requests: &mut Receiver<Report>,
-    done: &Sender<Report>,
+    requests: &mut Receiver<Box<Report>>,
+    done: &Sender<Box<Report>>,
 ) -> Result<(), Gone> {
     let mut brief = pin!(brief);
     tokio::select! {
@@ -131,7 +131,7 @@ async fn answer(
 
 /// The configuration explains the verdict; it never replaces the evidence. One under which the connection would have
 /// reached the proxy has changed since, and says nothing about this report.
-fn attach(mut report: Report, brief: Option<Brief>) -> Report {
+fn attach(mut report: Box<Report>, brief: Option<Brief>) -> Box<Report> {
     let Some(Brief { listener, because, fix, manifest, reaches_proxy: false }) = brief else { return report };
     report.listener = listener.map(|name| Listener { name, because });
     if let (Some(fix), Some(pid)) = (fix, pid(&report)) {

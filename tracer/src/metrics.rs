@@ -159,12 +159,8 @@ impl Metrics {
         })))
     }
 
-    /// Counts a report.
-    pub fn count(&self, report: &Report) {
-        self.count_at(report, Instant::now());
-    }
-
-    fn count_at(&self, report: &Report, now: Instant) {
+    /// Counts a report at this time.
+    pub fn count(&self, report: &Report, now: Instant) {
         let Self(inner) = self;
         let verdict = report.verdict.name();
         let Report { source, proxy, connect, .. } = report;
@@ -295,7 +291,7 @@ mod tests {
             for n in 0..100_000_u32 {
                 report.connect.authority = format!("host-{n}.example.com:443").into();
                 report.source.pod = Some(format!("pod-{}", n % 700));
-                metrics.count(&report);
+                metrics.count(&report, Instant::now());
             }
             let text = metrics.exposition(Format::Text).unwrap();
             let series = lines(&text, "connect_sessions_total").count();
@@ -315,7 +311,7 @@ mod tests {
             report.source.namespace = Some(format!("n{}", n % 333));
             report.verdict = verdict::Verdict::ALL[n as usize % 9];
             report.reply.as_mut().unwrap().status = Some(u16::try_from(n % 60_000).unwrap());
-            metrics.count(&report);
+            metrics.count(&report, Instant::now());
         }
         let text = metrics.exposition(Format::Text).unwrap();
         for family in [&catalogue::SESSIONS, &catalogue::REFUSED] {
@@ -332,7 +328,7 @@ mod tests {
         for (namespace, pod) in [("shop", "cart-1"), ("shop", "cart-2"), ("bank", "cart-1")] {
             report.source.namespace = Some(namespace.to_owned());
             report.source.pod = Some(pod.to_owned());
-            metrics.count(&report);
+            metrics.count(&report, Instant::now());
         }
         metrics.forget_pod("shop", "cart-1");
         let text = metrics.exposition(Format::Text).unwrap();
@@ -348,7 +344,7 @@ mod tests {
         let odd: String = "\"\\\n{}=,é".chars().cycle().take(63).collect();
         report.source.workload = Some(odd.clone());
         let metrics = Metrics::empty(&[]).unwrap();
-        metrics.count(&report);
+        metrics.count(&report, Instant::now());
         let escaped = odd.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         for format in [Format::Text, Format::OpenMetrics] {
             let text = metrics.exposition(format).unwrap();
@@ -363,7 +359,7 @@ mod tests {
         let metrics = Metrics::empty(&[]).unwrap();
         let start = Instant::now();
         for report in reports() {
-            metrics.count_at(&report, start);
+            metrics.count(&report, start);
         }
         metrics.0.sessions.borrow_mut().expire(start + bounded::IDLE / 2);
         assert_eq!(lines(&metrics.exposition(Format::Text).unwrap(), "connect_sessions_total").count(), 2);
@@ -377,7 +373,7 @@ mod tests {
     fn both_forms_say_the_same() {
         let metrics = Metrics::empty(&[]).unwrap();
         for report in reports() {
-            metrics.count(&report);
+            metrics.count(&report, Instant::now());
         }
         let (text, open) =
             (metrics.exposition(Format::Text).unwrap(), metrics.exposition(Format::OpenMetrics).unwrap());

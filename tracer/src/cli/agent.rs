@@ -79,9 +79,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         for pod in tracing.take_gone() {
             metrics.forget_pod(&pod.namespace, &pod.name);
         }
+        let now = Instant::now();
         for report in reports.drain(..) {
-            metrics.count(&report);
-            if let Some(report) = enricher.enrich(report) {
+            metrics.count(&report, now);
+            if let Some(report) = enricher.enrich(Box::new(report)) {
                 sinks.take(report)?;
             }
         }
@@ -92,7 +93,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Sinks {
-    fn take(&mut self, report: Report) -> std::io::Result<()> {
+    fn take(&mut self, report: Box<Report>) -> std::io::Result<()> {
         if report.flagged {
             write(&self.log.lines(&report, Instant::now()))?;
         }

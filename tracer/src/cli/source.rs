@@ -1,7 +1,7 @@
 //! Where sessions come from: the agent of this node, or probes of our own where there is none. Whoever shows them need
 //! not know which.
 
-use std::{collections::VecDeque, io::IsTerminal as _, path::Path};
+use std::{collections::VecDeque, io::IsTerminal as _, path::Path, time::Instant};
 
 use anyhow::bail;
 
@@ -141,14 +141,16 @@ impl Source {
 impl Own {
     async fn next(&mut self) -> anyhow::Result<Message> {
         loop {
-            // First, because what was read before this was last dropped half-way lies here, too.
-            self.sort_out();
+            if self.ready.is_empty() {
+                // First, because what was read before this was last dropped half-way lies here, too.
+                self.sort_out();
+            }
             if let Some(message) = self.ready.pop_front() {
                 return Ok(message);
             }
             tokio::select! {
                 next = self.tracing.next(&mut self.reports) => next?,
-                report = self.enricher.next() => self.ready.push_back(Message::Report(Box::new(report))),
+                report = self.enricher.next() => self.ready.push_back(Message::Report(report)),
             }
             self.metrics.update(&self.tracing);
         }
@@ -160,13 +162,12 @@ impl Own {
         for pod in self.tracing.take_gone() {
             self.metrics.forget_pod(&pod.namespace, &pod.name);
         }
+        let now = Instant::now();
         for report in self.reports.drain(..) {
-            self.metrics.count(&report);
-            if !self.filter.matches(&report) {
-                continue;
+            self.metrics.count(&report, now);
+            if self.filter.matches(&report) {
+                self.ready.extend(self.enricher.enrich(Box::new(report)).map(Message::Report));
             }
-            let complete = self.enricher.enrich(report);
-            self.ready.extend(complete.map(|report| Message::Report(Box::new(report))));
         }
     }
 
@@ -174,7 +175,7 @@ impl Own {
         self.sort_out();
         let mut rest = Vec::from(self.ready);
         while self.enricher.is_waiting() {
-            rest.push(Message::Report(Box::new(self.enricher.next().await)));
+            rest.push(Message::Report(self.enricher.next().await));
         }
         self.tracing.finish()?;
         Ok(rest)

@@ -93,13 +93,13 @@ impl Live {
     }
 
     /// Shows a report to whoever reads along.
-    pub fn report(&self, report: Report) {
+    pub fn report(&self, report: Box<Report>) {
         let mut status = self.status.borrow_mut();
         *status.sessions.entry(report.verdict.name().to_owned()).or_default() += 1;
         status.flagged += u64::from(report.flagged);
         status.last = Some(report.time.clone());
         drop(status);
-        self.recent.push(Message::Report(Box::new(report)));
+        self.recent.push(Message::Report(report));
     }
 
     /// Says that something was lost.

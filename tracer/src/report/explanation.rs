@@ -95,7 +95,7 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
         return vec![say!("the connection to {proxy} was not redirected to a sidecar")];
     };
     let whose = subject.whose();
-    let mut said = Vec::new();
+    let mut said = Vec::with_capacity(2); // of most
     said.push(match evidence.outcome {
         Outcome::Replied { .. } if subject.inbound => {
             say!("the reply came from the socket of {whose} on port {port}")
