@@ -99,6 +99,11 @@ pub enum What {
     Ended(End),
 }
 
+/// Was all of what was sent at once, `total` bytes, copied? Behind what was cut, there is a gap.
+pub fn is_whole(total: u32, data: &[u8]) -> bool {
+    usize::try_from(total) == Ok(data.len())
+}
+
 /// How a flow ended, seen from its own side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -11,7 +11,7 @@ use tracer_ebpf::HEAD_MAX;
 
 use crate::{
     beside::Beside,
-    event::{End, Event, Task},
+    event::{End, Event, Task, is_whole},
     latest::Latest,
     place::{Index, Place, Places},
     queue::Queue,
@@ -34,8 +34,8 @@ impl Bytes {
         let room = HEAD_MAX - self.kept.len();
         self.kept.extend_from_slice(&data[..data.len().min(room)]);
         // Behind a piece that was copied in part, there is a gap that nothing follows on from.
-        let whole = data.len() == usize::try_from(total).unwrap_or(usize::MAX);
-        self.next = whole.then(|| offset.wrapping_add(total)).or(Some(offset.wrapping_sub(1)));
+        let follows = if is_whole(total, data) { offset.wrapping_add(total) } else { offset.wrapping_sub(1) };
+        self.next = Some(follows);
         true
     }
 

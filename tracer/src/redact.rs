@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use foldhash::HashMap;
 
 use self::part::{NEXT, Part, START, mask_target};
-use crate::event::{Event, What};
+use crate::event::{Event, What, is_whole};
 
 /// How many flows may be in the midst of a head at once; more than that, and what comes next of them is masked whole.
 const FLOWS: usize = 16_384;
@@ -36,10 +36,8 @@ impl Redactor {
                 if begins {
                     mask_target(&mut bytes);
                 }
-                let is_cut = usize::try_from(*total).is_ok_and(|total| bytes.len() < total);
                 *data = bytes.freeze();
-                // Behind what was cut, there is a gap.
-                if part.goes_on() && !is_cut {
+                if part.goes_on() && is_whole(*total, data) {
                     if self.flows.len() >= FLOWS {
                         self.flows.clear();
                     }
