@@ -1,11 +1,10 @@
-//! The core that every shell calls: what a dial, an accept, sent bytes and an end mean for the flow they belong to,
-//! and which of them become records. It knows sockets and first bytes; it makes no verdict.
+//! The core that every shell calls: what a dial, an accept and sent bytes mean for the flow they belong to, and which of
+//! them become records (what an end means says `ending`). It knows sockets and first bytes; it makes no verdict.
 
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_ebpf::{
     HEAD_MAX, Loss, Role,
-    opening::{concerns_us, ends_head, is_interim},
-    record::tcp,
+    opening::{concerns_us, ends_head, is_interim, is_opening},
     settings::{NO_SCOPES, NO_UID},
 };
 
@@ -39,12 +38,13 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// A flow of which nothing is known but this.
 #[inline(always)]
 fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow {
     let zero = opaque_zero(); // of constants, LLVM would make a call of `memset`, which is a loop
     Flow {
         id: id_of(flow),
-        opened_ns: if flags & FLOW_LATE == 0 { now() } else { zero },
+        opened_ns: zero,
         netns,
         link: 0,
         kept: Kept { remote_addr: [zero; 2] },
@@ -81,13 +81,16 @@ pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple, flags: u8) {
     }
     let is_sidecar = settings.is_sidecar(owner.uid);
     let mut state = flow_of(flow, if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, flags);
+    let opened_ns = now();
+    state.opened_ns = opened_ns;
     state.kept.remote_addr = words_of(tuple.remote_addr);
     state.remote_port = tuple.remote_port;
     let state = FLOWS.put(flow, &state);
     if is_sidecar {
         // SAFETY: the value lives in the map and is only read.
         link::dialed(flow, unsafe { (*state).id });
-        if WATCH.is_in(netns) && WATCH.is_to(netns, tuple.remote_addr, tuple.remote_port) {
+        let at = || opened_ns;
+        if WATCH.is_in(netns, at) && WATCH.is_to(netns, tuple.remote_addr, tuple.remote_port, at) {
             link::want(state);
         }
     }
@@ -159,6 +162,34 @@ pub fn accepted(flow: u64, owner: &Owner, is_in_scope: bool) {
     }
 }
 
+/// Is nothing to be done for a payload of eight or more bytes but to remember that there was one? A first look, which takes a
+/// small part of what [`sent`] does; where in doubt, it says no. `first` gives the first eight bytes, little-endian, if they can
+/// be read.
+#[inline(always)]
+pub fn is_quiet(
+    known: Option<*mut Flow>,
+    is_at_sidecar: impl FnOnce() -> bool,
+    first: impl FnOnce() -> Option<u64>,
+) -> bool {
+    let Some(state) = known else {
+        return !is_at_sidecar() && first().is_some_and(|first| !is_opening(first));
+    };
+    // SAFETY: see `sent`.
+    let state = unsafe { &mut *state };
+    if state.head_left != 0 {
+        return false;
+    }
+    if state.role != Role::Reply as u8 {
+        let Some(first) = first() else { return false };
+        let is_upstream = state.role == Role::Upstream as u8;
+        if is_opening(first) || (is_upstream && (is_tls(first) || is_wanted(state))) {
+            return false;
+        }
+    }
+    state.flags |= FLOW_SENT;
+    true
+}
+
 /// A flow, of which this is known, sent bytes.
 #[inline(always)]
 pub fn sent<C: Context>(ctx: &C, known: Looked<Flow>, sent: &Sent) {
@@ -214,7 +245,7 @@ pub fn sent<C: Context>(ctx: &C, known: Looked<Flow>, sent: &Sent) {
 /// was, he does or he does not; where it is not, anybody in the namespace may.
 #[inline(always)]
 fn is_wanted(upstream: &Flow) -> bool {
-    upstream.flags & FLOW_WANTED != 0 || (upstream.link == 0 && WATCH.is_in(upstream.netns))
+    upstream.flags & FLOW_WANTED != 0 || (upstream.link == 0 && WATCH.is_in(upstream.netns, now))
 }
 
 /// A flow whose beginning was not seen: it was open before the programs were attached, or fell out of the map.
@@ -290,87 +321,4 @@ pub fn bounded(len: u32) -> u32 {
 #[inline(always)]
 fn is_tls(first: u64) -> bool {
     first & 0xffff == u64::from_le_bytes([0x16, 3, 0, 0, 0, 0, 0, 0])
-}
-
-/// Does a flow that comes to this state end with it?
-#[inline(always)]
-pub fn is_over(to: u8) -> bool {
-    to == tcp::FIN_WAIT1 || to == tcp::LAST_ACK || to == tcp::CLOSE
-}
-
-/// A flow leaves a TCP state for one in which it [`is_over`]. Only what ends a flow of a session, or ends one of the
-/// sidecar's flows in silence, makes a record. `by_peer`: a reset or a timeout, not the socket's owner, is the reason. Says
-/// whether nothing that comes later matters.
-#[inline(always)]
-pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bool, received: u64) -> bool {
-    let is_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
-    // Not there: it fell out, or was never of interest.
-    let Some(state) = FLOWS.find(flow) else { return true };
-    // SAFETY: the value lives in the map and is only read.
-    let state = unsafe { &*state };
-    if is_open {
-        if state.role == Role::App as u8 {
-            // Of an app's flow only what its owner does ends it: its peer's side is the reply's flow.
-            if from != tcp::SYN_SENT && !by_peer && state.flags & FLOW_RECORDED != 0 {
-                end_app(state, tuple(), to == tcp::CLOSE);
-            }
-        } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT
-            && concerns_someone(state)
-            && !has_served(state, received)
-        {
-            ring::end(state, &tuple(), from, to, received);
-        }
-    }
-    // What the sidecar dialled for others sends nothing more; of all else, bytes may come once again.
-    let is_forgotten =
-        to == tcp::CLOSE || (state.role == Role::Upstream as u8 && state.flags & FLOW_RECORDED == 0);
-    if is_forgotten {
-        if state.role == Role::Reply as u8 {
-            sidecar::forget(state, &tuple());
-        }
-        FLOWS.take_out(flow);
-    }
-    is_forgotten
-}
-
-/// Does somebody in scope want to know that this flow of a sidecar's ends? Of one that is out of scope itself only its peer
-/// may, who has asked something.
-#[inline(always)]
-fn concerns_someone(state: &Flow) -> bool {
-    state.flags & (FLOW_STRANGERS | FLOW_RECORDED) != FLOW_STRANGERS || state.head_left != 0
-}
-
-/// Did what the sidecar dialled do all that is asked of it? It was answered, and so was whom it was dialled for. What the
-/// sidecar accepted never has: its end is the session's. (Links are known by what records call a flow; a family that does not
-/// call it as its key does finds none, and makes the record.)
-#[inline(always)]
-fn has_served(state: &Flow, received: u64) -> bool {
-    state.role == Role::Upstream as u8
-        && state.flags & FLOW_RECORDED != 0
-        && received != 0
-        && sidecar::has_answered(state.link, state.link)
-}
-
-/// An app's flow sent a FIN or an RST.
-#[inline(always)]
-pub fn app_closed(state: *mut Flow, tuple: impl FnOnce() -> Tuple, reset: bool) {
-    // SAFETY: the value lives in the map and is only read.
-    let state = unsafe { &*state };
-    if state.role == Role::App as u8 && state.flags & FLOW_RECORDED != 0 {
-        end_app(state, tuple(), reset);
-    }
-}
-
-#[inline(always)]
-fn end_app(state: &Flow, mut tuple: Tuple, reset: bool) {
-    let accepted = find_sidecar(state.netns, &mut tuple);
-    // Who waits for nothing may leave: his peer's side will tell that he did. But for a reset: that looks the same whoever began.
-    // SAFETY: the value lives in the map, and is only read.
-    if !reset
-        && accepted.is_some_and(|accepted| unsafe { sidecar::has_answered((*accepted).flow, (*accepted).id) })
-    {
-        return;
-    }
-    // What it had received is of no interest: its peer's side is the reply's flow.
-    ring::end(state, &tuple, tcp::ESTABLISHED, if reset { tcp::CLOSE } else { tcp::FIN_WAIT1 }, 0);
 }

@@ -16,7 +16,7 @@ use crate::{
     address::{address, mapped},
     capture,
     context::Tuple,
-    link, scope,
+    ending, link, scope,
     sidecar::{self, is_sidecars_port},
     task::current_task,
     uapi::{GO_ON, cookie, load, netns, tuple_of, tuple_of_ops},
@@ -125,10 +125,10 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
     let op = ctx.op();
     if op == BPF_SOCK_OPS_STATE_CB {
         let (from, to) = (ctx.arg(0) as u8, ctx.arg(1) as u8);
-        if capture::is_over(to) {
+        if ending::is_over(to) {
             // SAFETY: the kernel hands a valid context to each run.
             let received = unsafe { (*ctx.ops).bytes_received };
-            if capture::ended(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false, received) {
+            if ending::ended(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false, received) {
                 watch_states(&ctx, 0);
             }
         }

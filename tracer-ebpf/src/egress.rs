@@ -3,7 +3,10 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
-    helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock},
+    helpers::generated::{
+        bpf_get_socket_cookie, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes,
+        bpf_tcp_sock,
+    },
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -15,9 +18,10 @@ use tracer_ebpf::{
 use crate::{
     capture,
     context::{Bytes, Context, Sent, Tuple},
+    ending,
     maps::{FLOWS, settings},
     opaque::{Maybe, opaque_zero},
-    packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN},
+    packet::{self, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
     scope,
     sidecar::is_sidecars_port,
     uapi::{GO_ON, cookie, load, tuple_of},
@@ -25,34 +29,92 @@ use crate::{
 
 /// A packet leaves a socket, after NAT: the socket still has the address that was dialled, the IP header the one that
 /// it was redirected to.
+///
+/// Nearly all packets end here, and what they pay for is each line of code that has to be fetched for them: so this is short, and
+/// who goes on does it in functions of their own.
 #[cgroup_skb(egress)]
 pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
     // SAFETY: the kernel hands a valid context to each run; `sk` and `tp` are checked for null before use.
     unsafe {
-        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        let flags = packet::flags_of_empty(skb);
+        if flags & (TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK {
+            return GO_ON; // it only acknowledges
+        }
+        let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() {
             return GO_ON;
         }
         let tp = bpf_tcp_sock(sk);
-        if tp.is_null() || capture::is_past_first_bytes((*tp).bytes_acked, (*tp).bytes_received) {
+        if tp.is_null() {
             return GO_ON;
         }
+        let (acked, received) = ((*tp).bytes_acked, (*tp).bytes_received);
+        if capture::is_past_first_bytes(acked, received) {
+            return GO_ON;
+        }
+        if flags & TCP_FIN != 0 && !ending::matters(flags & TCP_RST != 0, received) {
+            return GO_ON;
+        }
+        consider(skb, acked, received)
     }
-    look_at(ctx.skb.skb)
 }
 
-/// What is done for a packet of a flow that is not past its first bytes. A function of its own, as all registers that it uses
-/// are saved where it begins, and all of its code lies before any end: nearly every packet would have to pay for both.
+/// A packet of a flow that is not past its first bytes, whose socket counts so much as acknowledged and as received.
 #[inline(never)]
-extern "C" fn look_at(skb: *mut __sk_buff) -> i32 {
+extern "C" fn consider(skb: *mut __sk_buff, acked: u64, received: u64) -> i32 {
+    // SAFETY: the context of the program that calls this, which the kernel has made; `sk` is checked for null before use.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return GO_ON;
+        }
+        let Some(packet) = Packet::read(skb) else { return GO_ON };
+        let local_port = || load!(sk, bpf_sock.src_port) as u16;
+        if !matters(&packet, local_port, acked, received) {
+            return GO_ON;
+        }
+        if packet.len >= 8 && packet.flags & (TCP_FIN | TCP_SYN | TCP_RST) == 0 {
+            let known = FLOWS.seek(bpf_get_socket_cookie(skb.cast()));
+            let first = || {
+                let mut first = 0u64;
+                let loaded = bpf_skb_load_bytes(skb.cast(), packet.payload, (&raw mut first).cast(), 8);
+                (loaded == 0).then_some(first)
+            };
+            if capture::is_quiet(known, || is_sidecars_port(local_port()), first) {
+                return GO_ON;
+            }
+        }
+        look_at(skb, received)
+    }
+}
+
+/// May a packet tell anything, by its headers and its socket?
+#[inline(always)]
+fn matters(packet: &Packet, local_port: impl FnOnce() -> u16, acked: u64, received: u64) -> bool {
+    let begins = packet.flags & TCP_SYN != 0;
+    let resets = packet.flags & TCP_RST != 0;
+    if packet.len != 0 {
+        // Who dials has his SYN acknowledged first, which counts as a byte (`tcp_rcv_synsent_state_process` calls `tcp_ack`). So
+        // this socket was accepted, and of those only a sidecar's are followed:
+        // https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/tcp_input.c
+        return acked != 0 || begins || is_sidecars_port(local_port());
+    }
+    let ends = resets || packet.flags & TCP_FIN != 0;
+    (ends && ending::matters(resets, received)) || (begins && is_sidecars_port(packet.dport))
+}
+
+/// A packet that may tell something. A function of its own, as all registers that it uses are saved where it begins.
+#[inline(never)]
+extern "C" fn look_at(skb: *mut __sk_buff, received: u64) -> i32 {
     let ctx = SkBuffContext::new(skb);
     // SAFETY: the context of the program that calls this, which the kernel has made; `sk` is checked for null before use.
     unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
         if !sk.is_null()
-            && let Some(packet) = Packet::read(&ctx)
+            && let Some(packet) = Packet::read(skb)
         {
-            leave(&ctx, sk, &packet);
+            leave(&ctx, sk, &packet, received);
         }
     }
     GO_ON
@@ -61,12 +123,9 @@ extern "C" fn look_at(skb: *mut __sk_buff) -> i32 {
 /// # Safety
 /// `sk` must be the packet's socket, not null.
 #[inline(always)]
-unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet) {
+unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet, received: u64) {
     let closes = Maybe::new(packet.flags & (TCP_FIN | TCP_RST) != 0);
     let begins = Maybe::new(packet.flags & TCP_SYN != 0);
-    if packet.len == 0 && !closes.is() && !begins.is() {
-        return;
-    }
     let flow = cookie(ctx);
     let known = FLOWS.look(flow);
     if begins.is()
@@ -84,7 +143,8 @@ unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet) {
     if closes.is()
         && let Some(state) = known.get()
     {
-        capture::app_closed(state, || payload.tuple(), packet.flags & TCP_RST != 0);
+        // SAFETY: the value lives in the map and is only read.
+        ending::app_closed(unsafe { &*state }, || payload.tuple(), packet.flags & TCP_RST != 0, received);
     }
 }
 

@@ -18,6 +18,8 @@ mod early;
 #[cfg(target_arch = "bpf")]
 mod egress;
 #[cfg(target_arch = "bpf")]
+mod ending;
+#[cfg(target_arch = "bpf")]
 mod fentry;
 #[cfg(target_arch = "bpf")]
 mod kprobe;

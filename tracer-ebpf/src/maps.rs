@@ -98,8 +98,8 @@ pub struct Flow {
     /// What the sidecar dialled for this flow, or accepted before it dialled this: as it is called in records; 0: not
     /// seen.
     pub link: u64,
-    /// With [`FLOW_RECORDED`] what was recorded, before that where it was dialled to: the two share their place, so that what
-    /// a flow that is not ours needs lies close together.
+    /// With [`FLOW_RECORDED`] what was recorded, before that where it was dialled to, or who is its peer: they share their place,
+    /// so that what a flow that is not ours needs lies close together.
     pub kept: Kept,
     pub tgid: u32,
     pub tid: u32,
@@ -132,7 +132,10 @@ impl Flow {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub union Kept {
+    /// Of a flow that was dialled.
     pub remote_addr: [u64; 2],
+    /// Of one that the sidecar accepted: its key in [`ACCEPTED`].
+    pub peer: u64,
     pub recorded: Recorded,
 }
 

@@ -20,6 +20,19 @@ pub const OPENINGS: [[u8; OPENING]; 9] = [
     *b"OPTIONS ",
 ];
 
+/// Are these eight bytes (little-endian, as below) one of the openings?
+#[inline(always)]
+pub fn is_opening(first: u64) -> bool {
+    let mut i = 0;
+    while i < OPENINGS.len() {
+        if first == u64::from_le_bytes(OPENINGS[i]) {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
 /// Could a payload that begins with the low `len` bytes of `first` (little-endian, so the first byte is the lowest)
 /// be a request to a proxy? With fewer than eight bytes: could it become one?
 #[inline(always)]
@@ -99,6 +112,14 @@ mod tests {
         ] {
             assert!(!concerns(other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn eight_bytes_are_an_opening_or_not() {
+        for opening in OPENINGS {
+            assert!(is_opening(u64::from_le_bytes(opening)));
+        }
+        assert!(!is_opening(u64::from_le_bytes(*b"GET / HT")) && !is_opening(0));
     }
 
     #[test]

@@ -104,8 +104,8 @@ pub struct PayloadRecord {
     pub data: [u8; HEAD_MAX],
 }
 
-/// A flow ended, seen from its own side. An app's that was closed, and not reset, makes none once it has its answer, and
-/// neither does what the sidecar dialled for it, once that was answered.
+/// A flow ended, seen from its own side. An app's that was closed, and not reset, makes none once it has received anything,
+/// and what the sidecar dialled for it makes none once both were answered.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndRecord {

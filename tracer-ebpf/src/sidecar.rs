@@ -6,7 +6,7 @@ use crate::{
     capture::now,
     context::Tuple,
     link,
-    maps::{ACCEPTED, Accepted, FLOW_RECORDED, FLOWS, Flow, WATCH, settings},
+    maps::{ACCEPTED, Accepted, FLOW_RECORDED, FLOWS, Flow, Kept, WATCH, settings},
     peer,
 };
 
@@ -47,7 +47,9 @@ pub fn expect(peer: u64, netns: u64, port: u16, reply_left: u32) {
 #[inline(always)]
 pub fn established(netns: u64, tuple: &Tuple, flow: u64, state: &mut Flow) {
     let (id, port) = (state.id, tuple.local_port);
-    ACCEPTED.put_over(peer_of(netns, tuple), |known| {
+    let peer = peer_of(netns, tuple);
+    state.kept = Kept { peer };
+    ACCEPTED.put_over(peer, |known| {
         // SAFETY: the value lives in the map and is only read.
         state.head_left = known.get().map_or(0, |accepted| unsafe { (*accepted).reply_left });
         Accepted { netns, flow, id, dialed: 0, reply_left: state.head_left, port, zero: 0 }
@@ -69,8 +71,10 @@ pub fn keep_port(state: &mut Flow, mut tuple: Tuple) {
 
 /// A socket that the sidecar accepted is gone, and its peer's port may be used for another connection.
 #[inline(always)]
-pub fn forget(state: &Flow, tuple: &Tuple) {
-    let peer = peer_of(state.netns, tuple);
+pub fn forget(state: &Flow, tuple: impl FnOnce() -> Tuple) {
+    // SAFETY: nothing of it has been recorded.
+    let kept = || unsafe { state.kept.peer };
+    let peer = if state.flags & FLOW_RECORDED == 0 { kept() } else { peer_of(state.netns, &tuple()) };
     // SAFETY: the value is only read, in one load.
     if ACCEPTED.find(peer).is_some_and(|accepted| unsafe { (*accepted).id == state.id }) {
         ACCEPTED.take_out(peer);
@@ -107,14 +111,14 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
     WATCH.begin(tuple.sidecar_netns, tuple.remote_addr, tuple.remote_port, now() + settings().watch_ns);
 }
 
-/// Has the socket that the sidecar accepted, with this key in [`FLOWS`] and this name in records, answered all that it was
-/// asked? Of an answer whose head came with a body that is not known: it may be the beginning of a longer head.
+/// Has the socket that the sidecar accepted, which has this key in [`FLOWS`] and the same name in records, answered all that it
+/// was asked? Of an answer whose head came with a body that is not known: it may be the beginning of a longer head.
 #[inline(always)]
-pub fn has_answered(flow: u64, id: u64) -> bool {
-    FLOWS.find(flow).is_some_and(|reply| {
+pub fn has_answered(reply: u64) -> bool {
+    FLOWS.find(reply).is_some_and(|state| {
         // SAFETY: the value lives in the map, and is only read.
-        let reply = unsafe { &*reply };
-        reply.id == id && reply.flags & FLOW_RECORDED != 0 && reply.head_left == 0
+        let state = unsafe { &*state };
+        state.id == reply && state.flags & FLOW_RECORDED != 0 && state.head_left == 0
     })
 }
 

@@ -11,7 +11,7 @@ use crate::{
     capture,
     cgroup_tree::Cgroup,
     context::{Sent, Tuple},
-    early, link,
+    early, ending, link,
     maps::{FLOWS, settings},
     message::Message,
     opaque::opaque_zero,
@@ -190,10 +190,10 @@ pub fn change(sk: Sock, from: u8, to: u8) {
     if sk.protocol() != IPPROTO_TCP {
         return;
     }
-    if capture::is_over(to) {
+    if ending::is_over(to) {
         let reset_or_timeout = read::<u32>(sk.0, offset!(err)) != 0;
         let received = read(sk.0, offset!(bytes_received));
-        capture::ended(sk.0, || sk.tuple(), from, to, reset_or_timeout, received);
+        ending::ended(sk.0, || sk.tuple(), from, to, reset_or_timeout, received);
     } else if to == tcp::ESTABLISHED && from == tcp::SYN_SENT {
         early::connected(sk);
     } else if to == tcp::ESTABLISHED && from == SYN_RECV && is_sidecars_port(sk.local_port()) {

@@ -38,6 +38,21 @@ impl<V: Copy> Table<V> {
         (found != 0).then(|| value(set, place))
     }
 
+    /// The same of a key without the highest bit, in fewer instructions, but with branches: for who asks little else.
+    #[inline(always)]
+    pub fn seek(&self, key: u64) -> Option<*mut V> {
+        let set = self.set(key / WAYS as u64);
+        let mut place = 0;
+        while place < WAYS {
+            // SAFETY: see `place_of`.
+            if unsafe { (&raw const (*set).keys[place]).read_volatile() } == key {
+                return Some(value(set, place as u64));
+            }
+            place += 1;
+        }
+        None
+    }
+
     /// The same, or no entry, as one value: for whoever asks more than once whether it is there.
     #[inline(always)]
     pub fn look(&self, key: u64) -> Looked<V> {

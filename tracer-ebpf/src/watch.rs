@@ -6,7 +6,7 @@ use core::cell::UnsafeCell;
 
 use tracer_ebpf::branchless::masked;
 
-use crate::{capture::now, opaque::opaque, peer};
+use crate::{opaque::opaque, peer};
 
 /// How many places there are, a power of two. What shares a place shares the interest.
 const PLACES: usize = 1 << 11;
@@ -32,22 +32,23 @@ impl Watch {
         }
     }
 
-    /// Is a request under way in this namespace?
+    /// Is a request under way in this namespace at this time? Which it is, is asked only where one ever was.
     #[inline(always)]
-    pub fn is_in(&self, netns: u64) -> bool {
-        self.is_under_way(of_namespace(netns))
+    pub fn is_in(&self, netns: u64, at: impl FnOnce() -> u64) -> bool {
+        self.is_under_way(of_namespace(netns), at)
     }
 
     /// Is one under way to this proxy?
     #[inline(always)]
-    pub fn is_to(&self, netns: u64, addr: [u8; 16], port: u16) -> bool {
-        self.is_under_way(peer::number(netns, addr, port))
+    pub fn is_to(&self, netns: u64, addr: [u8; 16], port: u16, at: impl FnOnce() -> u64) -> bool {
+        self.is_under_way(peer::number(netns, addr, port), at)
     }
 
     #[inline(always)]
-    fn is_under_way(&self, number: u64) -> bool {
+    fn is_under_way(&self, number: u64, at: impl FnOnce() -> u64) -> bool {
         // SAFETY: an aligned word.
-        now() < unsafe { self.place(number).read_volatile() }
+        let until = unsafe { self.place(number).read_volatile() };
+        until != 0 && at() < until
     }
 
     #[inline(always)]

@@ -21,6 +21,7 @@ use crate::{
     head::Form,
     pod::{Fact, Key, Pod},
     report::Report,
+    session::Connection,
     verdict::{Carried, Evidence, Outcome, judge},
 };
 use naming::Naming;
@@ -181,7 +182,6 @@ impl Core {
                 });
                 if gone {
                     self.settle_direct(event.flow, event, true, reports);
-                    self.tables.remove_connection(event.flow);
                 }
             }
             What::Sent { offset, total, data } => {
@@ -206,7 +206,8 @@ impl Core {
         }
     }
 
-    /// Without a sidecar there is nothing to wait for but the rest of the head.
+    /// Without a sidecar there is nothing to wait for but the rest of the head. Whether the request was granted cannot be seen
+    /// from here, and its end may not be told.
     fn settle_direct(&mut self, flow: u64, event: &Event, at_last: bool, reports: &mut Vec<Report>) {
         while let Some(asked) = self.tables.connection(flow).and_then(|connection| connection.pending.front())
         {
@@ -219,8 +220,10 @@ impl Core {
             }
             if let Some(connection) = self.tables.connection_mut(flow) {
                 connection.settle();
-                // Granted or not, the answer cannot be seen from here.
             }
+        }
+        if at_last || self.tables.connection(flow).is_some_and(Connection::is_settled) {
+            self.tables.remove_connection(flow);
         }
     }
 

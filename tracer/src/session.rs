@@ -228,7 +228,12 @@ impl Connection {
 
     /// Nothing was asked here, and nothing is about to be.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.answered == 0 && self.head.is_empty()
+        self.is_settled() && self.answered == 0
+    }
+
+    /// Is nothing asked that was not answered, nor about to be?
+    pub fn is_settled(&self) -> bool {
+        self.pending.is_empty() && self.head.is_empty()
     }
 
     /// A CONNECT was granted.

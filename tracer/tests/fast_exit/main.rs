@@ -31,6 +31,12 @@ const MESSAGE: u64 = 0xffff_8003_0000_0000;
 const PACKET: u32 = 0x1000_0000;
 const PAYLOAD: u64 = 0x5555_0000_0000;
 
+/// TCP's flags: <https://www.rfc-editor.org/rfc/rfc9293.html#section-3.1>
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
 const REQUEST: &[u8] = b"CONNECT www.example.com:443 HTTP/1.1\r\nHost: www.example.com:443\r\n\r\n";
 
 /// A program that looks at bytes that leave, and how its context is made.
@@ -53,12 +59,31 @@ const SHELLS: [Shell; 3] = [
 static LAYOUT: Layout =
     Layout { bytes_acked: 8, bytes_received: 16, iter_mask: 0xff, iter_ubuf: 0, ubuf: 0, ..Layout::UNKNOWN };
 
-/// A `struct __sk_buff` of a packet that holds a CONNECT, its socket, and that one's counters.
-/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6198>
+/// What a packet is, apart from its socket's counters.
+struct Packet {
+    flags: u8,
+    /// Of the packet's header.
+    to_port: u16,
+    /// Of its socket.
+    local_port: u16,
+    payload: &'static [u8],
+}
+
+/// A packet that holds a CONNECT.
+const CONNECT: Packet = Packet { flags: ACK, to_port: 3128, local_port: 40_000, payload: REQUEST };
+
 fn packet(memory: &mut Memory, sent: u64, received: u64) {
+    put_packet(memory, &CONNECT, sent, received);
+}
+
+/// A `struct __sk_buff`, its socket, and that one's counters.
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6198>
+fn put_packet(memory: &mut Memory, from: &Packet, sent: u64, received: u64) {
     let mut packet = vec![0; 40];
     (packet[0], packet[32]) = (0x45, 0x50); // the lengths of its headers
-    packet.extend_from_slice(REQUEST);
+    packet[22..24].copy_from_slice(&from.to_port.to_be_bytes());
+    packet[33] = from.flags;
+    packet.extend_from_slice(from.payload);
     let len = u32::try_from(packet.len()).expect("a short packet");
     let mut context = vec![0; 192];
     context[..4].copy_from_slice(&len.to_le_bytes());
@@ -70,7 +95,9 @@ fn packet(memory: &mut Memory, sent: u64, received: u64) {
     counters[88..96].copy_from_slice(&sent.to_le_bytes());
     memory.put(CONTEXT, context);
     memory.put(PACKET.into(), packet);
-    memory.put(SOCKET, vec![0; 80]); // `struct bpf_sock`
+    let mut socket = vec![0; 80]; // `struct bpf_sock`
+    socket[44..48].copy_from_slice(&u32::from(from.local_port).to_le_bytes());
+    memory.put(SOCKET, socket);
     memory.put(COUNTERS, counters);
 }
 
@@ -109,10 +136,15 @@ struct Ran {
 
 /// Runs a program for a flow that has sent and received so many bytes.
 fn run(shell: &Shell, sent: u64, received: u64) -> Ran {
+    run_on(shell.program, |memory| (shell.context)(memory, sent, received))
+}
+
+/// Runs a program on what `put` puts into memory.
+fn run_on(program: &str, put: impl FnOnce(&mut Memory)) -> Ran {
     // SAFETY: a `repr(C)` structure of `u32`s, without padding, that lives as long as the program.
     let layout = unsafe { slice::from_raw_parts((&raw const LAYOUT).cast::<u8>(), size_of::<Layout>()) };
-    let (code, mut memory) = Image::link(HashMap::from([("LAYOUT", (layout, true))])).program(shell.program);
-    (shell.context)(&mut memory, sent, received);
+    let (code, mut memory) = Image::link(HashMap::from([("LAYOUT", (layout, true))])).program(program);
+    put(&mut memory);
     let mut called = Vec::new();
     let helper = |memory: &mut Memory, number, [first, second, third, fourth, _]: [u64; 5]| {
         called.push(number);
@@ -124,7 +156,7 @@ fn run(shell: &Shell, sent: u64, received: u64) -> Ran {
         }
     };
     let returned = machine::run(&code, CONTEXT, &mut memory, helper);
-    let returned = returned.unwrap_or_else(|error| panic!("{}: {error}", shell.program));
+    let returned = returned.unwrap_or_else(|error| panic!("{program}: {error}"));
     Ran { returned, called, looked_up: memory.looked_up() }
 }
 
@@ -155,10 +187,39 @@ fn a_flow_past_its_first_bytes_leaves_without_a_look_up() {
 #[cfg_attr(without_kernel_programs, ignore = "built without the kernel programs")]
 fn one_before_that_is_looked_up() {
     for shell in SHELLS {
-        for (sent, received) in [(0, 0), (FIRST_BYTES - 1, FIRST_BYTES - 1)] {
+        // Whoever dials has had his SYN acknowledged, which counts as a byte.
+        for (sent, received) in [(1, 0), (FIRST_BYTES - 1, FIRST_BYTES - 1)] {
             let Ran { returned, called, looked_up } = run(&shell, sent, received);
             assert_eq!(returned, shell.returns, "{}", shell.program);
             assert!(looked_up, "{} looks into no table, and calls {called:?}", shell.program);
         }
+    }
+}
+
+/// Most packets of a short flow say nothing either.
+#[test]
+#[cfg_attr(without_kernel_programs, ignore = "built without the kernel programs")]
+fn only_packets_that_may_tell_something_are_looked_up() {
+    let empty = |flags| Packet { flags, payload: b"", ..CONNECT };
+    let to_sidecar = |flags| Packet { to_port: 15001, ..empty(flags) };
+    let from = |local_port, flags| Packet { flags, local_port, ..CONNECT };
+    for (what, packet, sent, received, due) in [
+        ("an acknowledgement", empty(ACK), 1, 0, false),
+        ("a SYN-ACK", to_sidecar(SYN | ACK), 0, 0, false),
+        ("a SYN to somebody", empty(SYN), 0, 0, false),
+        ("a SYN to a sidecar", to_sidecar(SYN), 0, 0, true),
+        ("a FIN behind an answer", empty(FIN | ACK), 100, 1, false),
+        ("a FIN before an answer", empty(FIN | ACK), 100, 0, true),
+        ("a reset behind an answer", empty(RST), 100, 1, true),
+        ("a reset that acknowledges", empty(RST | ACK), 100, 1, true),
+        ("a request", CONNECT, 1, 0, true),
+        ("a request with its SYN", from(40_000, SYN), 0, 0, true),
+        ("the first that a server sends", from(8080, ACK), 0, 100, false),
+        ("the second", from(8080, ACK), 100, 200, true),
+        ("the first that a sidecar answers", from(15006, ACK), 0, 100, true),
+    ] {
+        let Ran { returned, looked_up, called } =
+            run_on("egress_bytes", |memory| put_packet(memory, &packet, sent, received));
+        assert_eq!((returned, looked_up), (1, due), "{what}: calls {called:?}");
     }
 }

@@ -33,10 +33,10 @@ const BOUNDS: [(&str, &str); 5] = [
         "kernel, not ours",
         "**A flow that is not ours**: a dial has to be remembered before it is known whether it matters, with who made it, an \
          accepted socket with whose it is, and each payload's beginning looked at. The least programs that do so take what the \
-         last column of the cgroup family's table says. What the tracer takes beyond that is what they know nothing of: scopes, both IP \
-         versions, reading the headers, full tables, what a redirection was to. It is memory and code that nobody has \
-         touched since the last flow, more than it is instructions: a packet program that does no more than look at the \
-         counters leaves 2.8 times the empty programs, as what it no longer fetches, the next one does.",
+         last column of the cgroup family's table says. What the tracer takes beyond that is what they know nothing of: whom a \
+         dial was for (0.1 of the ratio), whose answer is awaited, which the states of the sidecar's sockets begin and end \
+         (0.2), both IP versions, openings and where a dial was redirected to (0.1), scopes and full tables (0.1). It is code \
+         and memory that nobody has touched since the last flow, more than it is instructions.",
     ),
     (
         "kernel, past first bytes",
