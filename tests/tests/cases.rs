@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Write as _, stderr};
 use std::net::SocketAddr;
 
+use jiff::Timestamp;
 use lab::{
     Behaviour, ENVOY_OLDEST, ENVOY_VERSION, Envoy, EnvoyOptions, Lab, Script, ScriptedProxy, Step, Watch,
     case,
@@ -116,8 +117,8 @@ fn show_report(report: &Value) -> String {
 
 /// Who made a probe's connection.
 enum Who {
-    /// The raw client, from this port.
-    Port(u16),
+    /// The raw client, from this port, at some time after this moment. The kernel may give the port to a later probe again.
+    Port(u16, Timestamp),
     /// A program: whatever is reported between these two moments and is nobody else's.
     Program(std::ops::Range<usize>),
 }
@@ -139,6 +140,7 @@ impl Stage {
         let proxy = proxy.transpose().expect("a proxy outside");
         let who = match &probe.client {
             None => {
+                let began = Timestamp::now();
                 let script = Script { dialled: probe.dialled, steps: probe.steps.clone() };
                 let transcript = self.lab.play(&[script]).expect("a transcript").remove(0);
                 let port =
@@ -146,7 +148,7 @@ impl Stage {
                 self.watch
                     .wait(port, probe.dialled, probe.report.least())
                     .unwrap_or_else(|e| panic!("{}: {e:#}", probe.name));
-                Who::Port(port)
+                Who::Port(port, began)
             }
             Some(client) => {
                 let before = self.watch.tracer().report_lines().all().len();
@@ -209,9 +211,9 @@ fn play(folder: &str, version: &str) {
         .collect();
     let ports: HashSet<u64> = played
         .iter()
-        .filter_map(|who| if let Who::Port(port) = who { Some(u64::from(*port)) } else { None })
+        .filter_map(|who| if let Who::Port(port, _) = who { Some(u64::from(*port)) } else { None })
         .collect();
-    for (probe, who) in expected.probes.iter().zip(&played) {
+    for (nth, (probe, who)) in expected.probes.iter().zip(&played).enumerate() {
         let own: Vec<(usize, Value)> = reports
             .iter()
             .enumerate()
@@ -219,7 +221,10 @@ fn play(folder: &str, version: &str) {
                 let port = report["source"]["port"].as_u64().unwrap_or_default();
                 !marks.contains(&report.to_string())
                     && match who {
-                        Who::Port(own) => port == u64::from(*own),
+                        Who::Port(own, began) => {
+                            port == u64::from(*own)
+                                && (*began..next_from(*own, &played[nth + 1..])).contains(&made(report))
+                        }
                         Who::Program(between) => between.contains(at) && !ports.contains(&port),
                     }
             })
@@ -250,6 +255,20 @@ fn play(folder: &str, version: &str) {
     for line in metrics.lines().filter(|line| line.starts_with("egress_tracer_lost_events_total")) {
         assert!(line.ends_with(" 0"), "{line}");
     }
+}
+
+/// When a later probe began that has the same port.
+fn next_from(port: u16, later: &[Who]) -> Timestamp {
+    let same = later.iter().find_map(|who| match who {
+        Who::Port(other, began) if *other == port => Some(*began),
+        _ => None,
+    });
+    same.unwrap_or(Timestamp::MAX)
+}
+
+/// When a report's request was sent.
+fn made(report: &Value) -> Timestamp {
+    report["time"].as_str().expect("a time").parse().expect("in RFC 3339")
 }
 
 /// Each in a test of its own, so that they run side by side and fail one by one.
