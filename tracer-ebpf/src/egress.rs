@@ -3,10 +3,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
-    helpers::generated::{
-        bpf_get_socket_cookie, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes,
-        bpf_tcp_sock,
-    },
+    helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -75,12 +72,13 @@ extern "C" fn consider(skb: *mut __sk_buff, acked: u64, received: u64) -> i32 {
             return GO_ON;
         }
         if packet.len >= 8 && packet.flags & (TCP_FIN | TCP_SYN | TCP_RST) == 0 {
-            let known = FLOWS.seek(bpf_get_socket_cookie(skb.cast()));
+            let ctx = SkBuffContext::new(skb);
+            let payload = Payload::new(&ctx, sk, &packet);
             let first = || {
                 let mut first = 0u64;
-                let loaded = bpf_skb_load_bytes(skb.cast(), packet.payload, (&raw mut first).cast(), 8);
-                (loaded == 0).then_some(first)
+                payload.load(0, (&raw mut first).cast(), 8).then_some(first)
             };
+            let known = FLOWS.seek(cookie(&ctx));
             if capture::is_quiet(known, || is_sidecars_port(local_port()), first) {
                 return GO_ON;
             }
@@ -133,8 +131,7 @@ unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet, receive
     {
         capture::began(state, packet.sport, packet.dport);
     }
-    let payload =
-        Payload { ctx, sk, at: packet.payload, len: packet.len, sport: packet.sport, dport: packet.dport };
+    let payload = Payload::new(ctx, sk, packet);
     if packet.len != 0 {
         // A SYN has a number of its own; bytes that come with it (TCP fast open) begin with the next.
         let seq = packet.seq.wrapping_add(u32::from(begins.is()));
@@ -159,7 +156,13 @@ struct Payload<'a> {
     dport: u16,
 }
 
-impl Payload<'_> {
+impl<'a> Payload<'a> {
+    #[inline(always)]
+    fn new(ctx: &'a SkBuffContext, sk: *mut bpf_sock, packet: &Packet) -> Self {
+        let Packet { payload, len, sport, dport, .. } = *packet;
+        Self { ctx, sk, at: payload, len, sport, dport }
+    }
+
     /// # Safety
     /// `to` must be valid for writes of `len` bytes.
     #[inline(always)]

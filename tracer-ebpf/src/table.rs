@@ -32,9 +32,15 @@ pub const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// are: what is known of them lies on one page of memory. Addresses in the kernel, which have the highest bit, are spread.
 #[inline(always)]
 pub fn set_of(key: u64) -> u64 {
-    let near = key / WAYS as u64;
+    let near = near_set_of(key);
     let spread = key.wrapping_mul(MULTIPLIER) >> (64 - SETS.trailing_zeros());
     near ^ ((near ^ spread) & sign(key))
+}
+
+/// The same for a key that is known not to have the highest bit.
+#[inline(always)]
+pub fn near_set_of(key: u64) -> u64 {
+    key / WAYS as u64
 }
 
 /// How many entries a table has room for.

@@ -12,7 +12,7 @@ use core::{
 
 use tracer_ebpf::{
     branchless::{is_zero, masked},
-    table::{SETS, Set, WAYS, set_of},
+    table::{SETS, Set, WAYS, near_set_of, set_of},
 };
 
 use crate::opaque::{Maybe, opaque};
@@ -41,7 +41,7 @@ impl<V: Copy> Table<V> {
     /// The same of a key without the highest bit, in fewer instructions, but with branches: for who asks little else.
     #[inline(always)]
     pub fn seek(&self, key: u64) -> Option<*mut V> {
-        let set = self.set(key / WAYS as u64);
+        let set = self.set(near_set_of(key));
         let mut place = 0;
         while place < WAYS {
             // SAFETY: see `place_of`.

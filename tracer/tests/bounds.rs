@@ -164,3 +164,17 @@ fn what_goes_through_a_tunnel_is_nobodys_request() {
     }
     assert_eq!((core.stats().connections, core.stats().upstreams, reports.len()), (0, 0, 1));
 }
+
+/// Nothing more can be learned of it, and its end may not be told.
+#[test]
+fn a_connection_without_a_sidecar_is_forgotten_once_reported() {
+    let (mut core, mut reports) = (core(), Vec::new());
+    let [mut app, _] = asks(1, SECOND);
+    app.sidecar = None;
+    for nth in 1..=2 {
+        core.feed(Input::Event(app.clone()), &mut reports);
+        assert_eq!((reports.len(), core.stats().connections), (nth, 0));
+        let What::Sent { offset, total, .. } = &mut app.what else { panic!("it sends") };
+        *offset += *total; // the next on the same connection
+    }
+}

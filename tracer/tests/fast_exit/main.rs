@@ -72,6 +72,7 @@ struct Packet {
 /// A packet that holds a CONNECT.
 const CONNECT: Packet = Packet { flags: ACK, to_port: 3128, local_port: 40_000, payload: REQUEST };
 
+/// The same as a context, with its socket.
 fn packet(memory: &mut Memory, sent: u64, received: u64) {
     put_packet(memory, &CONNECT, sent, received);
 }
