@@ -10,7 +10,7 @@ use tracer_ebpf::{
 
 use crate::{
     address::words_of,
-    context::{Context, Owner, Sent, Tuple},
+    context::{Context, Sent, Tuple},
     link,
     maps::{
         FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_STRANGERS, FLOW_WANTED, FLOWS, Flow, Kept, Recorded, WATCH,
@@ -20,6 +20,7 @@ use crate::{
     ring,
     sidecar::{self, await_reply, find_sidecar, is_sidecars_port, peer_of},
     table_map::Looked,
+    task,
 };
 
 /// A flow that has sent or received this many bytes (as a power of two) is past its first bytes: nothing more of it
@@ -38,9 +39,9 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// A flow of which nothing is known but this.
+/// A flow of which nothing is known but this. `role`: a `Role`.
 #[inline(always)]
-fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow {
+fn flow_of(flow: u64, role: u8, netns: u64, flags: u8) -> Flow {
     let zero = opaque_zero(); // of constants, LLVM would make a call of `memset`, which is a loop
     Flow {
         id: id_of(flow),
@@ -48,47 +49,50 @@ fn flow_of(flow: u64, role: Role, netns: u64, owner: &Owner, flags: u8) -> Flow 
         netns,
         link: 0,
         kept: Kept { remote_addr: [zero; 2] },
-        tgid: owner.tgid,
-        tid: owner.tid,
-        uid: owner.uid,
+        tgid: zero as u32,
+        tid: zero as u32,
+        uid: NO_UID,
         head_left: 0,
-        role: role as u8,
+        role,
         flags,
         redirected_port: zero as u16,
         wire_port: zero as u16,
         remote_port: zero as u16,
-        comm: owner.comm,
+        comm: [zero; 2],
     }
 }
 
-/// What a flow is called in records: something that never comes again. A socket's cookie is that; a socket's address,
-/// which has the top bit of all kernel addresses, is given to another socket as soon as it is free.
+/// What a flow is called in records: something that never comes again. A socket's cookie is that; a socket's address is given to
+/// another socket as soon as it is free.
 #[inline(always)]
 fn id_of(flow: u64) -> u64 {
-    if flow >> 63 == 0 {
+    if settings().has_cookies() {
         return flow;
     }
     // SAFETY: takes nothing, returns a number.
     (now() << 8) | u64::from(unsafe { bpf_get_smp_processor_id() } & 0xff)
 }
 
-/// A task dials. The source port may not be chosen yet. `flags`: what is known beyond that.
+/// The current task dials. The source port may not be chosen yet. `flags`: what is known beyond that.
 #[inline(always)]
-pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple, flags: u8) {
+pub fn dialed(flow: u64, netns: u64, tuple: &Tuple, flags: u8) {
     let settings = settings();
     if !settings.is_netns_in_scope(netns) {
         return;
     }
-    let is_sidecar = settings.is_sidecar(owner.uid);
-    let mut state = flow_of(flow, if is_sidecar { Role::Upstream } else { Role::App }, netns, owner, flags);
     let opened_ns = now();
+    let thread = task::current(opened_ns);
+    // SAFETY: the value lives in the map, and only this thread writes it.
+    let thread = unsafe { &mut *thread };
+    let mut state = flow_of(flow, thread.role as u8, netns, flags);
+    state.take_owner(thread);
     state.opened_ns = opened_ns;
     state.kept.remote_addr = words_of(tuple.remote_addr);
     state.remote_port = tuple.remote_port;
+    let id = state.id;
     let state = FLOWS.put(flow, &state);
-    if is_sidecar {
-        // SAFETY: the value lives in the map and is only read.
-        link::dialed(flow, unsafe { (*state).id });
+    if thread.role == Role::Upstream as u32 {
+        (thread.dialed, thread.dialed_id) = (flow, id);
         let at = || opened_ns;
         if WATCH.is_in(netns, at) && WATCH.is_to(netns, tuple.remote_addr, tuple.remote_port, at) {
             link::want(state);
@@ -96,17 +100,12 @@ pub fn dialed(flow: u64, netns: u64, owner: &Owner, tuple: &Tuple, flags: u8) {
     }
 }
 
-/// A dial's first packet leaves. What it was redirected to is kept: a packet that leaves after the sidecar has reset the
+/// A dial's first packet leaves for a sidecar's port. That is kept: a packet that leaves after the sidecar has reset the
 /// connection is not translated any more.
 #[inline(always)]
 pub fn began(state: *mut Flow, wire_port: u16, port: u16) {
-    if is_sidecars_port(port) {
-        // SAFETY: the value lives in the map; a flow's packets leave one after the other.
-        unsafe {
-            (*state).redirected_port = port;
-            (*state).wire_port = wire_port;
-        }
-    }
+    // SAFETY: the value lives in the map; a flow's packets leave one after the other.
+    unsafe { ((*state).redirected_port, (*state).wire_port) = (port, wire_port) };
 }
 
 /// Is this the sidecar's own dial, whose end matters from the start?
@@ -135,7 +134,7 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
         return;
     }
     let flags = if settings.unnamed == NO_SCOPES { 0 } else { FLOW_STRANGERS };
-    let mut state = flow_of(flow, Role::Reply, netns, &Owner::unknown(NO_UID), flags);
+    let mut state = flow_of(flow, Role::Reply as u8, netns, flags);
     sidecar::established(netns, tuple, flow, &mut state);
     FLOWS.put(flow, &state);
 }
@@ -143,20 +142,20 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
 /// The sidecar took an established connection: now its owner is known, and when it began with it. Whatever this
 /// thread dials for the connection, it dials later; what it has dialled was for another. `is_in_scope`: the sidecar is.
 #[inline(always)]
-pub fn accepted(flow: u64, owner: &Owner, is_in_scope: bool) {
-    link::forget_dial();
+pub fn accepted(flow: u64, is_in_scope: bool) {
+    let at = now();
+    let thread = task::current(at);
+    // SAFETY: the value lives in the map, and only this thread writes it.
+    let thread = unsafe { &mut *thread };
+    thread.dialed = 0;
     if let Some(state) = FLOWS.find(flow) {
         // SAFETY: the value lives in the map; the socket is the caller's, and nobody else writes its owner.
-        unsafe {
-            if (*state).tgid == 0 {
-                (*state).opened_ns = now();
-                (*state).tgid = owner.tgid;
-                (*state).tid = owner.tid;
-                (*state).uid = owner.uid;
-                (*state).comm = owner.comm;
-                if is_in_scope {
-                    (*state).flags &= !FLOW_STRANGERS;
-                }
+        let state = unsafe { &mut *state };
+        if state.tgid == 0 {
+            state.opened_ns = at;
+            state.take_owner(thread);
+            if is_in_scope {
+                state.flags &= !FLOW_STRANGERS;
             }
         }
     }
@@ -262,7 +261,8 @@ fn late<C: Context>(ctx: &C, flow: u64, opens: Maybe) -> Option<*mut Flow> {
         // Only a reply that somebody waits for is worth an entry, and his is the scope that counts.
         let tuple = ctx.tuple();
         sidecar::accepted(netns, &tuple)?;
-        let mut state = flow_of(flow, Role::Reply, netns, &Owner::unknown(uid), FLOW_LATE);
+        let mut state = flow_of(flow, Role::Reply as u8, netns, FLOW_LATE);
+        state.uid = uid;
         sidecar::established(netns, &tuple, flow, &mut state);
         return Some(FLOWS.put(flow, &state));
     }
@@ -274,7 +274,9 @@ fn late<C: Context>(ctx: &C, flow: u64, opens: Maybe) -> Option<*mut Flow> {
     if !ctx.is_in_scope() {
         return None;
     }
-    Some(FLOWS.put(flow, &flow_of(flow, role, netns, &Owner::unknown(uid), FLOW_LATE)))
+    let mut state = flow_of(flow, role as u8, netns, FLOW_LATE);
+    state.uid = uid;
+    Some(FLOWS.put(flow, &state))
 }
 
 /// The bytes of a send cannot be read. That matters where they belong to a head.

@@ -16,10 +16,12 @@ use crate::{
     address::{address, mapped},
     capture,
     context::Tuple,
-    ending, link, scope,
+    ending::{self, End},
+    link,
+    maps::ASKED,
+    scope,
     sidecar::{self, is_sidecars_port},
-    task::current_task,
-    uapi::{GO_ON, cookie, load, netns, tuple_of, tuple_of_ops},
+    uapi::{GO_ON, cookie, load, netns, remote_port_of_ops, tuple_of, tuple_of_ops},
 };
 
 const IPPROTO_TCP: u32 = 6;
@@ -73,7 +75,7 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
         let tuple = Tuple::to(remote, u16::from_be(port as u16));
         let flow = cookie(ctx);
         debug!(ctx, "flow {} dials port {}", flow, tuple.remote_port);
-        capture::dialed(flow, netns(ctx), &current_task(), &tuple, 0);
+        capture::dialed(flow, netns(ctx), &tuple, 0);
     }
     GO_ON
 }
@@ -91,7 +93,7 @@ fn accept(ctx: &SockAddrContext) -> i32 {
     if is_sidecars_port(port as u16) {
         let flow = cookie(ctx);
         debug!(ctx, "a sidecar takes flow {} on port {}", flow, port);
-        capture::accepted(flow, &current_task(), scope::is_current_in_scope());
+        capture::accepted(flow, scope::is_current_in_scope());
     }
     GO_ON
 }
@@ -127,16 +129,23 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
         let (from, to) = (ctx.arg(0) as u8, ctx.arg(1) as u8);
         if ending::is_over(to) {
             // SAFETY: the kernel hands a valid context to each run.
-            let received = unsafe { (*ctx.ops).bytes_received };
-            if ending::ended(cookie(&ctx), || tuple_of_ops(&ctx), from, to, false, received) {
+            let (received, segments) = unsafe { ((*ctx.ops).bytes_received, (*ctx.ops).data_segs_out) };
+            let end = End { from, to, by_peer: false, received, segments };
+            if ending::ended(cookie(&ctx), || tuple_of_ops(&ctx), &end) {
                 watch_states(&ctx, 0);
             }
         }
     } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && is_sidecars_port(ctx.local_port() as u16) {
         watch_states(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
         capture::established(cookie(&ctx), netns(&ctx), &tuple_of_ops(&ctx));
-    } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB && capture::is_sidecars_dial(cookie(&ctx)) {
-        watch_states(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+    } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
+        if is_sidecars_port(ctx.local_port() as u16) {
+            // No sidecar's socket is dialled from such a port, and `egress_bytes` must not take this one for one.
+            ASKED.put(remote_port_of_ops(&ctx));
+        }
+        if capture::is_sidecars_dial(cookie(&ctx)) {
+            watch_states(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+        }
     }
     GO_ON as u32
 }

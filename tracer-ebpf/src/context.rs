@@ -37,24 +37,6 @@ impl Tuple {
     }
 }
 
-/// Who dialled or accepted.
-pub struct Owner {
-    pub tgid: u32,
-    pub tid: u32,
-    pub uid: u32,
-    /// Its name, NUL-padded.
-    pub comm: [u64; 2],
-}
-
-impl Owner {
-    /// Nobody saw it; the socket itself knows the user.
-    #[inline(always)]
-    pub fn unknown(uid: u32) -> Self {
-        let zero = opaque_zero(); // of constants, LLVM would make a call of `memset`, which is a loop
-        Self { tgid: zero as u32, tid: zero as u32, uid, comm: [zero; 2] }
-    }
-}
-
 /// Bytes that can be copied into a record.
 pub trait Bytes {
     /// Copies the first `len` bytes, 1 to `HEAD_MAX`, and says how many these were in the end; 0: none.

@@ -10,15 +10,16 @@ use aya_ebpf::{
 use tracer_ebpf::{
     HEAD_MAX, Loss,
     branchless::{least, masked},
+    opening::is_opening,
 };
 
 use crate::{
     capture,
     context::{Bytes, Context, Sent, Tuple},
     ending,
-    maps::{FLOWS, settings},
+    maps::{ASKED, FLOWS, settings},
     opaque::{Maybe, opaque_zero},
-    packet::{self, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
+    packet::{Empty, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
     scope,
     sidecar::is_sidecars_port,
     uapi::{GO_ON, cookie, load, tuple_of},
@@ -27,20 +28,34 @@ use crate::{
 /// A packet leaves a socket, after NAT: the socket still has the address that was dialled, the IP header the one that
 /// it was redirected to.
 ///
-/// Nearly all packets end here, and what they pay for is each line of code that has to be fetched for them: so this is short, and
-/// who goes on does it in functions of their own.
+/// Nearly all packets end here, and what they pay for is each line of code that has to be fetched for them, and each call of the
+/// kernel: so this is short, and who goes on does it in functions of their own.
 #[cgroup_skb(egress)]
 pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the kernel hands a valid context to each run; `sk` and `tp` are checked for null before use.
     unsafe {
-        let flags = packet::flags_of_empty(skb);
+        let Empty { flags, sport, dport } = Empty::read(skb);
         if flags & (TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK {
             return GO_ON; // it only acknowledges
+        }
+        if flags & (TCP_FIN | TCP_RST | TCP_SYN) == TCP_SYN {
+            // It asks a sidecar for a connection, or somebody of whom nothing needs to be kept.
+            if is_sidecars_port(dport)
+                && let Some(state) = FLOWS.seek(cookie(&ctx))
+            {
+                capture::began(state, sport, dport);
+            }
+            return GO_ON;
         }
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() {
             return GO_ON;
+        }
+        if is_sidecars_port(load!(sk, bpf_sock.src_port) as u16)
+            && !ASKED.has(u16::from_be(load!(sk, bpf_sock.dst_port) as u16))
+        {
+            return GO_ON; // its peer waits for nothing that the sidecar says
         }
         let tp = bpf_tcp_sock(sk);
         if tp.is_null() {
@@ -78,8 +93,12 @@ extern "C" fn consider(skb: *mut __sk_buff, acked: u64, received: u64) -> i32 {
                 let mut first = 0u64;
                 payload.load(0, (&raw mut first).cast(), 8).then_some(first)
             };
-            let known = FLOWS.seek(cookie(&ctx));
-            if capture::is_quiet(known, || is_sidecars_port(local_port()), first) {
+            // Whoever is redirected to a sidecar is an app, and its flow matters from the moment on that it asks.
+            if is_sidecars_port(packet.dport) && !ASKED.has(packet.sport) {
+                if first().is_some_and(|first| !is_opening(first)) {
+                    return GO_ON;
+                }
+            } else if capture::is_quiet(FLOWS.seek(cookie(&ctx)), || is_sidecars_port(local_port()), first) {
                 return GO_ON;
             }
         }
@@ -127,6 +146,7 @@ unsafe fn leave(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet, receive
     let flow = cookie(ctx);
     let known = FLOWS.look(flow);
     if begins.is()
+        && is_sidecars_port(packet.dport)
         && let Some(state) = known.get()
     {
         capture::began(state, packet.sport, packet.dport);

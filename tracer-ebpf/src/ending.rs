@@ -4,7 +4,7 @@ use tracer_ebpf::{Role, record::tcp};
 
 use crate::{
     context::Tuple,
-    maps::{FLOW_RECORDED, FLOW_SENT, FLOW_STRANGERS, FLOWS, Flow},
+    maps::{FLOW_RECORDED, FLOW_STRANGERS, FLOWS, Flow},
     ring,
     sidecar::{self, find_sidecar},
 };
@@ -15,14 +15,27 @@ pub fn is_over(to: u8) -> bool {
     to == tcp::FIN_WAIT1 || to == tcp::LAST_ACK || to == tcp::CLOSE
 }
 
+/// How a flow leaves a TCP state for another one.
+pub struct End {
+    pub from: u8,
+    pub to: u8,
+    /// A reset or a timeout, not the socket's owner, is the reason.
+    pub by_peer: bool,
+    /// Bytes that it has received.
+    pub received: u64,
+    /// Segments with a payload that it has sent.
+    pub segments: u32,
+}
+
 /// A flow leaves a TCP state for one in which it [`is_over`]. Only what ends a flow of a session, or ends one of the
-/// sidecar's flows in silence, makes a record. `by_peer`: a reset or a timeout, not the socket's owner, is the reason. Says
-/// whether nothing that comes later matters.
+/// sidecar's flows in silence, makes a record. Says whether nothing that comes later matters.
 #[inline(always)]
-pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bool, received: u64) -> bool {
+pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, end: &End) -> bool {
+    let &End { from, to, by_peer, received, segments } = end;
     let is_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
     // Not there: it fell out, or was never of interest.
-    let Some(state) = FLOWS.find(flow) else { return true };
+    let found = FLOWS.search(flow);
+    let Some(state) = found.get() else { return true };
     // SAFETY: the value lives in the map and is only read.
     let state = unsafe { &*state };
     if is_open {
@@ -31,7 +44,7 @@ pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bo
             if from != tcp::SYN_SENT && !by_peer {
                 app_closed(state, &tuple, to == tcp::CLOSE, received);
             }
-        } else if state.flags & (FLOW_RECORDED | FLOW_SENT) != FLOW_SENT
+        } else if (state.flags & FLOW_RECORDED != 0 || segments == 0)
             && concerns_someone(state)
             && !has_served(state, received)
         {
@@ -45,7 +58,7 @@ pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, from: u8, to: u8, by_peer: bo
         if state.role == Role::Reply as u8 {
             sidecar::forget(state, tuple);
         }
-        FLOWS.take_out(flow);
+        found.take_out();
     }
     is_forgotten
 }

@@ -53,6 +53,8 @@ pub struct Layout {
     pub bytes_acked: u32,
     /// `tcp_sock.bytes_received`.
     pub bytes_received: u32,
+    /// `tcp_sock.data_segs_out`.
+    pub data_segs_out: u32,
     /// `tcp_sock.fastopen_req`: a `struct tcp_fastopen_request *`, or null.
     pub fastopen: u32,
     /// `msghdr.msg_flags`.

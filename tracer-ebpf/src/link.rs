@@ -2,23 +2,12 @@
 //! name, and their records say it. A dial makes a record of its own only where somebody waits for what comes of it: most are
 //! for connections that ask nothing of a proxy.
 
+use core::mem::replace;
+
 use crate::{
-    maps::{Accepted, DIALED, Dialed, FLOW_RECORDED, FLOW_SENT, FLOW_WANTED, FLOWS, Flow},
-    ring,
-    task::current_thread,
+    maps::{Accepted, FLOW_RECORDED, FLOW_SENT, FLOW_WANTED, FLOWS, Flow},
+    ring, task,
 };
-
-/// This thread of the sidecar dials `flow`, which records call `id`.
-#[inline(always)]
-pub fn dialed(flow: u64, id: u64) {
-    DIALED.put(current_thread(), &Dialed { flow, id });
-}
-
-/// What this thread has dialled was not for what it does from now on.
-#[inline(always)]
-pub fn forget_dial() {
-    DIALED.take_out(current_thread());
-}
 
 /// A thread of the sidecar sets `TCP_NODELAY` on a socket that it accepted. Envoy does so to each connection as soon as
 /// that has its network filters, and in a chain that passes TCP, the filter has just dialled: for this connection, in
@@ -31,11 +20,13 @@ pub fn forget_dial() {
 /// `accepted` finds what is known of that socket.
 #[inline(always)]
 pub fn taken_up(accepted: impl FnOnce() -> Option<*mut Accepted>) {
-    let thread = current_thread();
-    let Some(dialed) = DIALED.find(thread) else { return };
-    // SAFETY: the value lives in the map, and only this thread writes it.
-    let dialed = unsafe { *dialed };
-    DIALED.take_out(thread);
+    let Some(thread) = task::find_current() else { return };
+    // SAFETY: the value lives in the map, and only this thread writes it. Another one that had this address before it has left
+    // what it dialled, if at all, long ago: then that is gone, or has sent something.
+    let (dialed, dialed_id) = unsafe { (replace(&mut (*thread).dialed, 0), (*thread).dialed_id) };
+    if dialed == 0 {
+        return;
+    }
     let Some(accepted) = accepted() else { return };
     // SAFETY: the value lives in the map and is only read.
     let Some(reply) = FLOWS.find(unsafe { (*accepted).flow }) else { return };
@@ -45,14 +36,14 @@ pub fn taken_up(accepted: impl FnOnce() -> Option<*mut Accepted>) {
             return;
         }
         // Not there: a dial that has failed already.
-        if let Some(upstream) = FLOWS.find(dialed.flow) {
+        if let Some(upstream) = FLOWS.find(dialed) {
             if (*upstream).flags & FLOW_SENT != 0 {
                 return;
             }
             (*upstream).link = (*reply).id;
         }
-        (*reply).link = dialed.id;
-        (*accepted).dialed = dialed.flow;
+        (*reply).link = dialed_id;
+        (*accepted).dialed = dialed;
         if (*reply).head_left != 0 {
             wanted(accepted);
         }

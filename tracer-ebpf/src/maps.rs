@@ -8,7 +8,12 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{HEAD_MAX, Layout, Loss, Settings};
 
-use crate::{opaque::opaque, table_map::Table, watch::Watch};
+use crate::{
+    asked::Asked,
+    opaque::opaque,
+    table_map::{Addresses, Numbers, Sockets, Table},
+    watch::Watch,
+};
 
 /// Written by the loader (`EbpfLoader::override_global`).
 #[unsafe(no_mangle)]
@@ -40,7 +45,7 @@ pub static READER: Array<u32> = Array::with_max_entries(1, 0);
 /// Flows whose beginning was seen, by flow. The oldest fall out; what is known of them is then less, never wrong.
 #[unsafe(link_section = ".bss.FLOWS")]
 #[unsafe(no_mangle)]
-pub static FLOWS: Table<Flow> = Table::new();
+pub static FLOWS: Table<Sockets, Flow> = Table::new();
 
 /// What was sent on a connection that is not established yet, by flow.
 #[map]
@@ -49,16 +54,20 @@ pub static EARLY: LruHashMap<u64, Early> = LruHashMap::with_max_entries(1 << 7, 
 /// The sidecar's accepted sockets, by their peer ([`crate::peer`]), which is the app's own socket.
 #[unsafe(link_section = ".bss.ACCEPTED")]
 #[unsafe(no_mangle)]
-pub static ACCEPTED: Table<Accepted> = Table::new();
+pub static ACCEPTED: Table<Numbers, Accepted> = Table::new();
 
-/// What a thread of the sidecar dialled last, until it is known for whom: by thread.
-#[unsafe(link_section = ".bss.DIALED")]
+/// Threads that dial or accept, by the address of their `task_struct`.
+#[unsafe(link_section = ".bss.THREADS")]
 #[unsafe(no_mangle)]
-pub static DIALED: Table<Dialed> = Table::new();
+pub static THREADS: Table<Addresses, Thread> = Table::new();
 
 /// Where requests are under way.
 #[unsafe(no_mangle)]
 pub static WATCH: Watch = Watch::new();
+
+/// Who has asked a proxy for something.
+#[unsafe(no_mangle)]
+pub static ASKED: Asked = Asked::new();
 
 /// Which cgroups are traced (1) and which are not (0), with what lies below them, by v2 id; `Settings::unnamed` says
 /// what holds for all others. Userspace writes it, as pods come and go.
@@ -119,6 +128,13 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// This thread has made it.
+    #[inline(always)]
+    pub fn take_owner(&mut self, thread: &Thread) {
+        (self.tgid, self.tid) = ((thread.ids >> 32) as u32, thread.ids as u32);
+        (self.uid, self.comm) = (thread.uid, thread.comm);
+    }
+
     /// The cgroup of its socket; 0: nothing of it has been recorded.
     #[inline(always)]
     pub fn cgroup(&self) -> u64 {
@@ -179,14 +195,23 @@ pub struct Early {
     pub data: [u8; HEAD_MAX],
 }
 
-/// A socket that the sidecar dialled.
+/// A thread: who it is, and what it does.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Dialed {
-    /// Its key in [`FLOWS`].
-    pub flow: u64,
-    /// What it is called in records.
-    pub id: u64,
+pub struct Thread {
+    /// Its process and thread id, as the kernel gives them together: another thread may come to this address.
+    pub ids: u64,
+    /// Until when the rest is taken to be true (`CLOCK_MONOTONIC`, ns).
+    pub until_ns: u64,
+    /// Its name, NUL-padded.
+    pub comm: [u64; 2],
+    pub uid: u32,
+    /// What its dials are: a `Role`.
+    pub role: u32,
+    /// What it dialled last as a sidecar's, until it is known for whom: its key in [`FLOWS`]; 0: nothing.
+    pub dialed: u64,
+    /// What that is called in records.
+    pub dialed_id: u64,
 }
 
 /// What is kept of a socket that the sidecar accepted.

@@ -31,8 +31,18 @@ impl Maybe {
         Self(u64::from(truth) + opaque_zero())
     }
 
+    /// Of a 1 or a 0 that was calculated of what the verifier does not know.
+    #[inline(always)]
+    pub fn of_bit(bit: u64) -> Self {
+        Self(bit)
+    }
+
     #[inline(always)]
     pub fn is(self) -> bool {
-        self.0 + opaque_zero() != 0 // so that the answer is not remembered
+        let mut asked = self.0;
+        // SAFETY: one instruction on one register. What is calculated of a number tells nothing of it, so that the answer is not
+        // remembered.
+        unsafe { asm!("{asked} <<= 1", asked = inout(reg) asked, options(pure, nomem, nostack)) };
+        asked != 0
     }
 }

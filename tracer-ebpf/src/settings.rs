@@ -1,6 +1,6 @@
 //! What the loader tells the programs. It lies in `.rodata`, so the verifier sees constants and drops dead branches.
 
-use crate::branchless::is_zero;
+use crate::branchless::is_zero63;
 
 /// How many ports or user ids of one sort may be given.
 pub const SLOTS: usize = 4;
@@ -19,6 +19,8 @@ pub struct Settings {
     /// Id of the only cgroup (v2) to be traced, with what is below it; 0: every one. For the families whose hooks are
     /// not attached to a cgroup.
     pub cgroup: u64,
+    /// Sockets are told apart by their cookies (1), or by their addresses (0).
+    pub cookies: u64,
     /// What becomes of cgroups that the map of scopes does not name.
     pub unnamed: u64,
     /// Ports on which the sidecar accepts what iptables redirected from the app (istio: 15001).
@@ -46,6 +48,7 @@ impl Settings {
         netns: [0; SLOTS],
         seed: 0,
         cgroup: 0,
+        cookies: 1,
         unnamed: NO_SCOPES,
         outbound_ports: [15001, 0, 0, 0],
         inbound_ports: [15006, 0, 0, 0],
@@ -58,38 +61,51 @@ impl Settings {
         self.netns[0] != 0
     }
 
+    /// Are sockets told apart by their cookies?
+    #[inline(always)]
+    pub fn has_cookies(&self) -> bool {
+        self.cookies != 0
+    }
+
     /// Is this namespace one to be traced?
     #[inline(always)]
     pub fn is_netns_in_scope(&self, netns: u64) -> bool {
-        is_zero(self.netns[0]) | (contains(&self.netns, netns) & !is_zero(netns)) != 0
+        !self.is_netns_scoped() || contains(self.netns, 0, netns) != 0
     }
 
-    /// Does the sidecar accept redirected outbound connections on `port`?
+    /// Does the sidecar accept on `port`?
     #[inline(always)]
-    pub fn is_outbound(&self, port: u16) -> bool {
-        contains(&self.outbound_ports.map(u64::from), port.into()) & !is_zero(port.into()) != 0
+    pub fn is_sidecars_port(&self, port: u16) -> bool {
+        let port = port.into();
+        contains(self.outbound_ports.map(u64::from), 0, port)
+            | contains(self.inbound_ports.map(u64::from), 0, port)
+            != 0
     }
 
     /// Does the sidecar accept connections from outside the pod on `port`?
     #[inline(always)]
     pub fn is_inbound(&self, port: u16) -> bool {
-        contains(&self.inbound_ports.map(u64::from), port.into()) & !is_zero(port.into()) != 0
+        contains(self.inbound_ports.map(u64::from), 0, port.into()) != 0
     }
 
     /// Is `uid` the sidecar's?
     #[inline(always)]
     pub fn is_sidecar(&self, uid: u32) -> bool {
-        contains(&self.sidecar_uids.map(u64::from), uid.into()) & !is_zero(u64::from(uid ^ NO_UID)) != 0
+        contains(self.sidecar_uids.map(u64::from), NO_UID.into(), uid.into()) != 0
     }
 }
 
-/// 1 or 0. Unrolled by hand, and without branches, for the verifier.
+/// 1 where `wanted`, below 2^63 as all slots are, is in one of them, else 0. The first empty slot ends them, which the verifier
+/// sees: what compares the others is not part of the programs that run. What does the comparing has no branches.
 #[inline(always)]
-fn contains(slots: &[u64; SLOTS], wanted: u64) -> u64 {
-    is_zero(slots[0] ^ wanted)
-        | is_zero(slots[1] ^ wanted)
-        | is_zero(slots[2] ^ wanted)
-        | is_zero(slots[3] ^ wanted)
+fn contains(slots: [u64; SLOTS], empty: u64, wanted: u64) -> u64 {
+    let mut found = 0;
+    let mut i = 0;
+    while i < SLOTS && slots[i] != empty {
+        found |= is_zero63(slots[i] ^ wanted);
+        i += 1;
+    }
+    found
 }
 
 #[cfg(test)]
@@ -99,11 +115,11 @@ mod tests {
     #[test]
     fn empty_slots_match_nothing() {
         let settings = Settings::ISTIO;
-        assert!(settings.is_outbound(15001) && settings.is_inbound(15006) && settings.is_sidecar(1337));
-        assert!(!settings.is_outbound(0) && !settings.is_inbound(0) && !settings.is_sidecar(NO_UID));
+        assert!(settings.is_sidecars_port(15001) && settings.is_inbound(15006) && settings.is_sidecar(1337));
+        assert!(!settings.is_sidecars_port(0) && !settings.is_inbound(0) && !settings.is_sidecar(NO_UID));
         assert!(settings.is_netns_in_scope(7) && settings.is_netns_in_scope(0));
         let scoped = Settings { netns: [7, 0, 0, 0], ..Settings::ISTIO };
         assert!(scoped.is_netns_in_scope(7) && !scoped.is_netns_in_scope(8) && !scoped.is_netns_in_scope(0));
-        assert!(!settings.is_outbound(15006) && !settings.is_inbound(15001) && !settings.is_sidecar(0));
+        assert!(settings.is_sidecars_port(15006) && !settings.is_inbound(15001) && !settings.is_sidecar(0));
     }
 }

@@ -6,15 +6,14 @@ use crate::{
     capture::now,
     context::Tuple,
     link,
-    maps::{ACCEPTED, Accepted, FLOW_RECORDED, FLOWS, Flow, Kept, WATCH, settings},
+    maps::{ACCEPTED, ASKED, Accepted, FLOW_RECORDED, FLOWS, Flow, Kept, WATCH, settings},
     peer,
 };
 
 /// Does the sidecar accept on this port?
 #[inline(always)]
 pub fn is_sidecars_port(port: u16) -> bool {
-    let settings = settings();
-    settings.is_outbound(port) || settings.is_inbound(port)
+    settings().is_sidecars_port(port)
 }
 
 /// The peer of a sidecar's accepted socket. A connection from outside the pod comes from another namespace, so there the
@@ -76,9 +75,7 @@ pub fn forget(state: &Flow, tuple: impl FnOnce() -> Tuple) {
     let kept = || unsafe { state.kept.peer };
     let peer = if state.flags & FLOW_RECORDED == 0 { kept() } else { peer_of(state.netns, &tuple()) };
     // SAFETY: the value is only read, in one load.
-    if ACCEPTED.find(peer).is_some_and(|accepted| unsafe { (*accepted).id == state.id }) {
-        ACCEPTED.take_out(peer);
-    }
+    ACCEPTED.take_out_if(peer, |accepted| unsafe { (*accepted).id == state.id });
 }
 
 /// Finds the sidecar of an app's flow. When the app asks, its sidecar's reply is awaited from now on, and what the
@@ -89,6 +86,7 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
     if !asks {
         return;
     }
+    ASKED.put(tuple.wire_port);
     if let Some(accepted) = accepted {
         // SAFETY: the values live in the maps; a lost race costs at most the reply of a request that was pipelined.
         unsafe {

@@ -11,12 +11,13 @@ use crate::{
     capture,
     cgroup_tree::Cgroup,
     context::{Sent, Tuple},
-    early, ending, link,
+    early,
+    ending::{self, End},
+    link,
     maps::{FLOWS, settings},
     message::Message,
     opaque::opaque_zero,
     sidecar::{self, is_sidecars_port},
-    task::current_task,
 };
 
 const AF_INET6: u16 = 10;
@@ -127,7 +128,7 @@ impl Sock {
 pub fn connect(sk: Sock) {
     let Some(netns) = sk.netns_in_scope() else { return };
     if sk.cgroup().is_in_scope() {
-        capture::dialed(sk.0, netns, &current_task(), &sk.tuple(), early::at_dial(sk));
+        capture::dialed(sk.0, netns, &sk.tuple(), early::at_dial(sk));
     }
 }
 
@@ -168,7 +169,7 @@ pub fn knock(listener: Sock, request: Sock) {
 #[inline(always)]
 pub fn accept(sk: Sock) {
     if sk.protocol() == IPPROTO_TCP && is_sidecars_port(sk.local_port()) {
-        capture::accepted(sk.0, &current_task(), sk.cgroup().is_in_scope());
+        capture::accepted(sk.0, sk.cgroup().is_in_scope());
     }
 }
 
@@ -191,9 +192,10 @@ pub fn change(sk: Sock, from: u8, to: u8) {
         return;
     }
     if ending::is_over(to) {
-        let reset_or_timeout = read::<u32>(sk.0, offset!(err)) != 0;
+        let by_peer = read::<u32>(sk.0, offset!(err)) != 0;
         let received = read(sk.0, offset!(bytes_received));
-        ending::ended(sk.0, || sk.tuple(), from, to, reset_or_timeout, received);
+        let segments = read(sk.0, offset!(data_segs_out));
+        ending::ended(sk.0, || sk.tuple(), &End { from, to, by_peer, received, segments });
     } else if to == tcp::ESTABLISHED && from == tcp::SYN_SENT {
         early::connected(sk);
     } else if to == tcp::ESTABLISHED && from == SYN_RECV && is_sidecars_port(sk.local_port()) {

@@ -2,8 +2,6 @@
 //! so looking it up is one load of an array and a few compares, and nothing is allocated, locked or freed: it costs a small
 //! part of what the kernel's own hash maps do. Where a set is full, what came first gives way.
 
-use crate::branchless::sign;
-
 /// How many entries a set holds. A flow that matters gives way only once as many newer ones had the same set, out of
 /// thousands of sets, within the moments that its session takes.
 pub const WAYS: usize = 4;
@@ -28,19 +26,17 @@ pub struct Set<V> {
 /// Spreads numbers. <https://en.wikipedia.org/wiki/Hash_function#Fibonacci_hashing>
 pub const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Which set a key belongs to. As many numbers in a row as a set holds belong to one, as the cookies of one session's sockets
-/// are: what is known of them lies on one page of memory. Addresses in the kernel, which have the highest bit, are spread.
+/// Which set a number belongs to, where such numbers follow each other: as many in a row as a set holds belong to one, as the
+/// cookies of one session's sockets are. So what is known of them lies on one page of memory.
 #[inline(always)]
-pub fn set_of(key: u64) -> u64 {
-    let near = near_set_of(key);
-    let spread = key.wrapping_mul(MULTIPLIER) >> (64 - SETS.trailing_zeros());
-    near ^ ((near ^ spread) & sign(key))
+pub fn set_of_number(number: u64) -> u64 {
+    number / WAYS as u64
 }
 
-/// The same for a key that is known not to have the highest bit.
+/// Which set an address of the kernel belongs to.
 #[inline(always)]
-pub fn near_set_of(key: u64) -> u64 {
-    key / WAYS as u64
+pub fn set_of_address(address: u64) -> u64 {
+    address.wrapping_mul(MULTIPLIER) >> (64 - SETS.trailing_zeros())
 }
 
 /// How many entries a table has room for.
@@ -66,13 +62,14 @@ mod tests {
     #[test]
     fn keys_that_follow_each_other_spread_evenly() {
         // As sockets' cookies do, and addresses that are 2,432 bytes apart.
-        for (base, step) in [(0, 1), (0xffff_8880_0000_0000_u64, 2_432)] {
+        let number = |n| set_of_number(n);
+        let address = |n| set_of_address(0xffff_8880_0000_0000 + n * 2_432);
+        for set_of in [&number as &dyn Fn(u64) -> u64, &address] {
             let mut counts = [0_u32; SETS];
             for n in 1..=4 * SETS as u64 {
-                let set = set_of(base.wrapping_add(n * step)) % SETS as u64;
-                counts[set as usize] += 1;
+                counts[(set_of(n) % SETS as u64) as usize] += 1;
             }
-            assert!(counts.iter().max() <= Some(&7), "{:?} for step {step}", counts.iter().max());
+            assert!(counts.iter().max() <= Some(&7), "{:?}", counts.iter().max());
         }
     }
 

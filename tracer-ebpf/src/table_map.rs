@@ -5,47 +5,84 @@
 
 use core::{
     cell::UnsafeCell,
+    marker::PhantomData,
     mem::{MaybeUninit, size_of},
-    ptr,
     sync::atomic::{Ordering, compiler_fence},
 };
 
 use tracer_ebpf::{
-    branchless::{is_zero, masked},
-    table::{SETS, Set, WAYS, near_set_of, set_of},
+    branchless::{is_zero63, masked},
+    table::{SETS, Set, WAYS, set_of_address, set_of_number},
 };
 
-use crate::opaque::{Maybe, opaque};
+use crate::{
+    maps::settings,
+    opaque::{Maybe, opaque},
+};
 
-/// Entries by a key that is not 0. Each table has a section of its own, and so a map: [`tracer_ebpf::table::SECTION`].
-pub struct Table<V>(UnsafeCell<[Set<V>; SETS]>);
+/// What a table's keys are.
+pub trait Keys {
+    /// Which set a key belongs to, and what it is called there: a number below 2^63 that is not 0.
+    fn place(key: u64) -> (u64, u64);
+}
+
+/// Numbers below 2^63 that are not 0; those of one session may follow each other.
+pub struct Numbers;
+/// Addresses in the kernel, of structures.
+pub struct Addresses;
+/// What tells sockets apart: their cookies, or, in the families that read the kernel's own structures, their addresses.
+pub struct Sockets;
+
+impl Keys for Numbers {
+    #[inline(always)]
+    fn place(key: u64) -> (u64, u64) {
+        (set_of_number(key), key)
+    }
+}
+
+impl Keys for Addresses {
+    #[inline(always)]
+    fn place(key: u64) -> (u64, u64) {
+        let key = opaque(key as *const u8) as u64; // so that LLVM does not calculate this for `Numbers`, too
+        (set_of_address(key), key >> 3) // they are multiples of eight
+    }
+}
+
+impl Keys for Sockets {
+    #[inline(always)]
+    fn place(key: u64) -> (u64, u64) {
+        if settings().has_cookies() { Numbers::place(key) } else { Addresses::place(key) }
+    }
+}
+
+/// Entries by a key. Each table has a section of its own, and so a map: [`tracer_ebpf::table::SECTION`].
+pub struct Table<K, V>(UnsafeCell<[Set<V>; SETS]>, PhantomData<K>);
 
 // SAFETY: the programs reach into it through raw pointers only, word by word.
-unsafe impl<V> Sync for Table<V> {}
+unsafe impl<K, V> Sync for Table<K, V> {}
 
-impl<V: Copy> Table<V> {
+impl<K: Keys, V: Copy> Table<K, V> {
     /// `V` must be of integers, without padding.
     pub const fn new() -> Self {
         // SAFETY: zeros are a value of sets of integers.
-        Self(unsafe { MaybeUninit::zeroed().assume_init() })
+        Self(unsafe { MaybeUninit::zeroed().assume_init() }, PhantomData)
     }
 
     /// The entry of a key.
     #[inline(always)]
     pub fn find(&self, key: u64) -> Option<*mut V> {
-        let set = self.set(set_of(key));
-        let (place, found) = place_of(set, key);
-        (found != 0).then(|| value(set, place))
+        self.search(key).get()
     }
 
-    /// The same of a key without the highest bit, in fewer instructions, but with branches: for who asks little else.
+    /// The same, in fewer instructions, but with branches: for who asks little else.
     #[inline(always)]
     pub fn seek(&self, key: u64) -> Option<*mut V> {
-        let set = self.set(near_set_of(key));
+        let (set, name) = K::place(key);
+        let set = self.set(set);
         let mut place = 0;
         while place < WAYS {
             // SAFETY: see `place_of`.
-            if unsafe { (&raw const (*set).keys[place]).read_volatile() } == key {
+            if unsafe { (&raw const (*set).keys[place]).read_volatile() } == name {
                 return Some(value(set, place as u64));
             }
             place += 1;
@@ -56,21 +93,20 @@ impl<V: Copy> Table<V> {
     /// The same, or no entry, as one value: for whoever asks more than once whether it is there.
     #[inline(always)]
     pub fn look(&self, key: u64) -> Looked<V> {
-        let set = self.set(set_of(key));
-        let (place, found) = place_of(set, key);
-        Looked { at: value(set, place), found: Maybe::new(found != 0) }
+        let found = self.search(key);
+        Looked { at: found.value, found: Maybe::of_bit(found.is_there) }
     }
 
     /// The entry of the first of two keys that has one.
     #[inline(always)]
     pub fn look_for_either(&self, first: u64, second: u64) -> Looked<V> {
-        let (set, other_set) = (set_of(first), set_of(second));
-        let (place, found) = place_of(self.set(set), first);
-        let (other_place, other_found) = place_of(self.set(other_set), second);
+        let ((set, name), (other_set, other_name)) = (K::place(first), K::place(second));
+        let (place, found) = place_of(self.set(set), name);
+        let (other_place, other_found) = place_of(self.set(other_set), other_name);
         let other = found.wrapping_sub(1); // all bits where the first is not there
         let set = self.set(set & !other | other_set & other);
         let place = masked::<{ WAYS as u64 - 1 }>(place & !other | other_place & other);
-        Looked { at: value(set, place), found: Maybe::new(found | other_found != 0) }
+        Looked { at: value(set, place), found: Maybe::of_bit(found | other_found) }
     }
 
     /// Puts a new entry, in place of an older one of the same key or of the set's oldest.
@@ -82,8 +118,9 @@ impl<V: Copy> Table<V> {
     /// The same, where the new entry depends on the older one of the same key.
     #[inline(always)]
     pub fn put_over(&self, key: u64, entry: impl FnOnce(Looked<V>) -> V) -> *mut V {
-        let set = self.set(set_of(key));
-        let (place, found) = place_of(set, key);
+        let (set, name) = K::place(key);
+        let set = self.set(set);
+        let (place, found) = place_of(set, name);
         // SAFETY: the set's counter is a number of which any value will do.
         let next = unsafe {
             let next = (&raw const (*set).next).read_volatile();
@@ -92,24 +129,40 @@ impl<V: Copy> Table<V> {
         };
         // Where it was found, there; else in the next place, whose entry is the oldest. A free one would do as well for this
         // entry, but the next one's would then not be the oldest any more.
-        let place = masked::<{ WAYS as u64 - 1 }>(place | (next & found.wrapping_sub(1)));
-        write_key(set, place, 0); // nobody finds half of it
-        let value = value(set, place);
-        let entry = entry(Looked { at: value, found: Maybe::new(found != 0) });
+        let place = masked::<{ WAYS as u64 - 1 }>(place | next & found.wrapping_sub(1));
+        let (at, value) = (key_at(set, place), value(set, place));
+        write(at, 0); // nobody finds half of it
+        let entry = entry(Looked { at: value, found: Maybe::of_bit(found) });
         // SAFETY: it lies in the set, and any bytes of a `V` are one.
         unsafe { value.write(entry) };
-        write_key(set, place, key);
+        write(at, name);
         value
     }
 
     /// Takes an entry out, if it is there.
     #[inline(always)]
     pub fn take_out(&self, key: u64) {
-        let set = self.set(set_of(key));
-        let (place, found) = place_of(set, key);
-        if found != 0 {
-            write_key(set, place, 0);
+        self.take_out_if(key, |_| true);
+    }
+
+    /// Takes an entry out, if it is there and this is what it should be.
+    #[inline(always)]
+    pub fn take_out_if(&self, key: u64, is_it: impl FnOnce(*const V) -> bool) {
+        let found = self.search(key);
+        if let Some(value) = found.get()
+            && is_it(value)
+        {
+            found.take_out();
         }
+    }
+
+    /// Searches an entry that may be taken out, too.
+    #[inline(always)]
+    pub fn search(&self, key: u64) -> Found<V> {
+        let (set, name) = K::place(key);
+        let set = self.set(set);
+        let (place, is_there) = place_of(set, name);
+        Found { value: value(set, place), key: key_at(set, place), is_there }
     }
 
     #[inline(always)]
@@ -118,6 +171,28 @@ impl<V: Copy> Table<V> {
         let index = masked::<{ SETS as u64 - 1 }>(index) as usize;
         // SAFETY: within the table, as the index is below SETS.
         unsafe { sets.cast::<Set<V>>().byte_add(index * size_of::<Set<V>>()) }
+    }
+}
+
+/// Where an entry is, if it is there.
+#[derive(Clone, Copy)]
+pub struct Found<V> {
+    value: *mut V,
+    key: *mut u64,
+    /// 1 or 0.
+    is_there: u64,
+}
+
+impl<V> Found<V> {
+    #[inline(always)]
+    pub fn get(&self) -> Option<*mut V> {
+        (self.is_there != 0).then_some(self.value)
+    }
+
+    /// Takes the entry out, which must be there.
+    #[inline(always)]
+    pub fn take_out(&self) {
+        write(self.key, 0);
     }
 }
 
@@ -135,11 +210,11 @@ impl<V> Looked<V> {
     }
 }
 
-/// Which place has the key, and 1; or 0 twice.
+/// Which place has what is called so, and 1; or 0 twice.
 #[inline(always)]
-fn place_of<V>(set: *const Set<V>, key: u64) -> (u64, u64) {
+fn place_of<V>(set: *const Set<V>, name: u64) -> (u64, u64) {
     // SAFETY: each key is one aligned word, which another processor writes in one store.
-    let has = |place: usize| unsafe { is_zero((&raw const (*set).keys[place]).read_volatile() ^ key) };
+    let has = |place: usize| unsafe { is_zero63((&raw const (*set).keys[place]).read_volatile() ^ name) };
     let (first, second, third, fourth) = (has(0), has(1), has(2), has(3));
     (masked::<{ WAYS as u64 - 1 }>(second | third * 2 | fourth * 3), first | second | third | fourth)
 }
@@ -153,9 +228,16 @@ fn value<V>(set: *mut Set<V>, place: u64) -> *mut V {
 
 /// As for `value`.
 #[inline(always)]
-fn write_key<V>(set: *mut Set<V>, place: u64, key: u64) {
+fn key_at<V>(set: *mut Set<V>, place: u64) -> *mut u64 {
+    // SAFETY: within the set, as `place` is below WAYS.
+    unsafe { (&raw mut (*set).keys).cast::<u64>().byte_add(place as usize * size_of::<u64>()) }
+}
+
+/// Writes a key, which must lie in a set.
+#[inline(always)]
+fn write(at: *mut u64, key: u64) {
     compiler_fence(Ordering::SeqCst);
-    // SAFETY: an aligned word within the set, as `place` is below WAYS.
-    unsafe { ptr::write_volatile((&raw mut (*set).keys).cast::<u64>().add(place as usize), key) };
+    // SAFETY: an aligned word within a set.
+    unsafe { at.write_volatile(key) };
     compiler_fence(Ordering::SeqCst);
 }

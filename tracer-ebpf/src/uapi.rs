@@ -85,6 +85,14 @@ pub unsafe fn tuple_of(sk: *mut bpf_sock) -> Tuple {
     }
 }
 
+/// Network order in the upper half of the kernel's word:
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6800>
+#[inline(always)]
+pub fn remote_port_of_ops(ctx: &SockOpsContext) -> u16 {
+    // SAFETY: the kernel hands a valid context to each run.
+    u16::from_be((unsafe { load!(ctx.ops, bpf_sock_ops.remote_port) } >> 16) as u16)
+}
+
 #[inline(always)]
 pub fn tuple_of_ops(ctx: &SockOpsContext) -> Tuple {
     let ops = ctx.ops;
@@ -113,9 +121,7 @@ pub fn tuple_of_ops(ctx: &SockOpsContext) -> Tuple {
             remote_addr,
             local_port: load!(ops, bpf_sock_ops.local_port) as u16,
             wire_port: load!(ops, bpf_sock_ops.local_port) as u16,
-            // Network order in the upper half of the kernel's word:
-            // https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6800
-            remote_port: u16::from_be((load!(ops, bpf_sock_ops.remote_port) >> 16) as u16),
+            remote_port: remote_port_of_ops(ctx),
             sidecar_port: opaque_zero() as u16,
             sidecar_netns: opaque_zero(),
             sidecar_flow: opaque_zero(),

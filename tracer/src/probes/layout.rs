@@ -49,6 +49,7 @@ const FIELDS: &[Field] = &[
     field("tcp_sock", &["write_seq"], |l, at| l.write_seq = at),
     field("tcp_sock", &["bytes_acked"], |l, at| l.bytes_acked = at),
     field("tcp_sock", &["bytes_received"], |l, at| l.bytes_received = at),
+    field("tcp_sock", &["data_segs_out"], |l, at| l.data_segs_out = at),
     field("tcp_sock", &["fastopen_req"], |l, at| l.fastopen = at),
     field("msghdr", &["msg_flags"], |l, at| l.msg_flags = at),
     field("msghdr", &["msg_iter.iov_offset"], |l, at| l.iov_offset = at),

@@ -202,6 +202,7 @@ fn open(family: Family, mut settings: Settings) -> anyhow::Result<Ebpf> {
         Family::Cgroup => Layout::UNKNOWN,
     };
     settings.seed = RandomState::new().hash_one(());
+    settings.cookies = u64::from(family == Family::Cgroup);
     // The verifier sees a constant, and drops what is not to be logged.
     let level = log::max_level() as u8;
     EbpfLoader::new()
@@ -239,9 +240,9 @@ fn kernel_btf(family: Family) -> anyhow::Result<Option<Btf>> {
 #[derive(Clone, Copy)]
 struct GlobalSettings(Settings);
 
-// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 8 + 8 + 8 + 2*4 + 2*4 + 4*4 bytes.
+// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 8 + 8 + 8 + 8 + 2*4 + 2*4 + 4*4 bytes.
 unsafe impl aya::Pod for GlobalSettings {}
-const _: () = assert!(size_of::<Settings>() == 96);
+const _: () = assert!(size_of::<Settings>() == 104);
 
 /// As above.
 #[repr(transparent)]

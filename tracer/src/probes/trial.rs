@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tracer_ebpf::{Settings, settings::LEAVE_UNNAMED};
+use tracer_ebpf::{
+    Settings,
+    settings::{LEAVE_UNNAMED, NO_UID, SLOTS},
+};
 
 use super::{Family, Hook, explain, kernel_btf, open, preflight};
 
@@ -53,7 +56,10 @@ fn try_hooks(family: Family, cgroups: &Path, attempts: &mut Vec<Attempt>) -> any
     preflight::ring_buffers()?;
     // The last numbers of each sort, which nothing has; the verifier does not know that, and looks at all of a program.
     let settings = Settings {
-        netns: [u64::from(u32::MAX); 4],
+        netns: [u64::from(u32::MAX); SLOTS],
+        outbound_ports: [u16::MAX; SLOTS],
+        inbound_ports: [u16::MAX; SLOTS],
+        sidecar_uids: [NO_UID - 1; SLOTS],
         cgroup: u64::MAX,
         unnamed: LEAVE_UNNAMED,
         ..Settings::ISTIO

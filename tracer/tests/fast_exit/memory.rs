@@ -31,6 +31,11 @@ impl Memory {
         self.looked_up
     }
 
+    /// From now on it counts anew whether a table is accessed.
+    pub fn forget_look_ups(&mut self) {
+        self.looked_up = false;
+    }
+
     /// `len` bytes.
     pub fn get(&mut self, at: u64, len: usize) -> Result<&mut [u8], String> {
         let looked_up = &mut self.looked_up;
