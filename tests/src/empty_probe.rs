@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
 
-use crate::bare_programs::{PROG_LOAD, descriptor, halves, number, runs_of};
+use crate::empty_programs::{PROG_LOAD, descriptor, halves, number, runs_of};
 use crate::program_runs::Runs;
 
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L884>

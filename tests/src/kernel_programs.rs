@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
 
-use crate::bare_programs::{call, descriptor, halves, number};
+use crate::empty_programs::{call, descriptor, halves, number};
 use crate::program_runs::Runs;
 
 /// Commands of `bpf(2)`: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L884>.

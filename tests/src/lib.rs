@@ -6,7 +6,7 @@ mod agent;
 mod alertmanager;
 mod app;
 mod attached;
-mod bare_programs;
+mod empty_programs;
 mod cgroup;
 mod empty_probe;
 mod envoy;
@@ -14,7 +14,6 @@ mod janitor;
 mod kernel_programs;
 mod lab;
 mod latency;
-mod least_program;
 mod lines;
 pub mod load;
 mod netns;
@@ -40,9 +39,9 @@ pub use admin::get;
 pub use agent::Agent;
 pub use alertmanager::Alertmanager;
 pub use attached::{ATTACH_TYPES, attached};
-pub use bare_programs::{BarePrograms, count_runs};
 pub use cgroup::Cgroup;
 pub use empty_probe::{EmptyProbes, Probe};
+pub use empty_programs::{EmptyPrograms, count_runs};
 pub use envoy::{
     Envoy, OLDEST as ENVOY_OLDEST, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy,
 };

@@ -7,7 +7,7 @@ use std::ops::AddAssign;
 
 use anyhow::{Context, Result};
 
-use crate::bare_programs::HOOKS;
+use crate::empty_programs::HOOKS;
 
 /// Runs of one program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

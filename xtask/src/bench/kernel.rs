@@ -1,34 +1,19 @@
 //! What a kernel program of the tracer costs each time it runs, beside empty programs on the same hooks in the same runs:
-//! one attached before it, one behind it, as the first to touch a packet pays for the cache. Then the same for the least
-//! programs that could do the job, in its place. Each kind of traffic has a pod of its own.
+//! one attached before it, one behind it, as the first to touch a packet pays for the cache. Each kind of traffic has a pod of its
+//! own.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab::load::{Generator, Load};
-use lab::{BarePrograms, Runs, Tracer, count_runs, program_runs};
+use lab::{EmptyPrograms, Runs, count_runs, program_runs};
 use serde_json::{Value, json};
 
 use super::figures::{Figures, Table, median, quartiles, short};
 use super::stage::{Pods, Stage};
 
 type Counts = HashMap<&'static str, Runs>;
-
-/// Whose programs are held against empty ones.
-enum Watcher {
-    Tracer(Tracer),
-    Least(BarePrograms),
-}
-
-impl Watcher {
-    fn runs(&self) -> Result<Counts> {
-        match self {
-            Self::Tracer(tracer) => program_runs(tracer.pid()),
-            Self::Least(programs) => programs.runs(),
-        }
-    }
-}
 
 /// A kind of traffic.
 struct Flow {
@@ -37,8 +22,6 @@ struct Flow {
     load: fn(f64) -> Load,
     /// For some time after a CONNECT, other first bytes are of interest, too.
     after_connect: bool,
-    /// What a watcher does for it, the least programs can stand for.
-    has_least: bool,
 }
 
 const PAST_FIRST_BYTES: &str = "a";
@@ -49,41 +32,37 @@ const FLOWS: [Flow; 4] = [
         title: "short flow that is not ours",
         load: |seconds| Load::Short(Stage::server(seconds)),
         after_connect: false,
-        has_least: true,
     },
     Flow {
         letter: PAST_FIRST_BYTES,
         title: "long-lived flow past its first bytes",
         load: |seconds| Load::RoundTrips(Stage::echo(seconds)),
         after_connect: false,
-        has_least: true,
     },
     Flow {
         letter: "c",
         title: "CONNECT session, tunneled",
         load: |seconds| Load::Connections(Stage::echo(seconds)),
         after_connect: false,
-        has_least: false,
     },
     Flow {
         letter: "d",
         title: "short flow beside a CONNECT session",
         load: |seconds| Load::Short(Stage::server(seconds)),
         after_connect: true,
-        has_least: false,
     },
 ];
 
 /// What the programs did meanwhile.
 #[derive(Default)]
 struct Cost {
-    /// The watcher's.
-    watcher: Counts,
+    /// The tracer's.
+    tracer: Counts,
     /// Of both empty ones.
     empty: Counts,
     /// Flows or round trips.
     count: u64,
-    /// The watcher's as a multiple of the empty ones, round by round.
+    /// The tracer's as a multiple of the empty ones, round by round.
     ratios: Vec<f64>,
 }
 
@@ -92,17 +71,10 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
     let (mut rows, mut numbers) = (Vec::new(), serde_json::Map::new());
     for flow in &FLOWS {
         let letter = flow.letter;
-        let observe = |stage: &Stage| stage.observe(&["--probes", "cgroup"]).map(Watcher::Tracer);
-        let cost = pods.with_one(|stage| of(stage, flow, rounds, seconds, observe))?;
-        let watch = |stage: &Stage| BarePrograms::least(stage.lab.pod_cgroup()).map(Watcher::Least);
-        let least = flow.has_least.then(|| pods.with_one(|stage| of(stage, flow, rounds, seconds, watch)));
-        let least = least.transpose()?;
+        let cost = pods.with_one(|stage| of(stage, flow, rounds, seconds))?;
         let title = format!("({letter}) {}", flow.title);
         for (hook, runs) in cost.hooks() {
             let (ns, empty) = (mean(runs), mean(cost.empty[hook]));
-            let least = least.as_ref();
-            let least =
-                least.and_then(|least| Some(mean(*least.watcher.get(hook)?) / mean(least.empty[hook])));
             rows.push(vec![
                 title.clone(),
                 format!("`{hook}`"),
@@ -110,7 +82,6 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
                 short(ns),
                 short(empty),
                 short(ns / empty),
-                least.map(short).unwrap_or_default(),
             ]);
         }
         let unit = if letter == PAST_FIRST_BYTES { "round trip" } else { "flow" };
@@ -118,10 +89,9 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
             title,
             "all".to_owned(),
             String::new(),
-            format!("{} each {unit}", short(cost.each(&cost.watcher))),
+            format!("{} each {unit}", short(cost.each(&cost.tracer))),
             short(cost.each(&cost.empty)),
             cost.shown(),
-            least.as_ref().map(Cost::shown).unwrap_or_default(),
         ]);
         let hooks: Vec<Value> = cost
             .hooks()
@@ -136,11 +106,7 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
             }
             _ => {}
         }
-        let least = least.map(|least| least.ratios);
-        numbers.insert(
-            letter.to_owned(),
-            json!({"flow": flow.title, "hooks": hooks, "ratios": cost.ratios, "least_ratios": least}),
-        );
+        numbers.insert(letter.to_owned(), json!({"flow": flow.title, "hooks": hooks, "ratios": cost.ratios}));
     }
     figures.numbers("kernel", Value::Object(numbers));
     figures.table(Table {
@@ -148,38 +114,28 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
         note: "Nanoseconds a run, as the kernel counts them (`kernel.bpf_stats_enabled`), beside empty programs on the \
                same hooks in the same runs, one before the tracer's and one behind it. Counting itself takes most of an \
                empty program's time, so ratios flatter both. All legs of a flow are in the pod, so the app's, Envoy's \
-               accepted and Envoy's own socket all count. Ratios of all of them are medians of rounds, with the quartiles. \
-               The last column is the ratio of the least programs that could do this part of the job \
-               (`tests/src/least_program.rs`), which then ran in the tracer's place: they remember each dial, accept and \
-               connection in one array without a look at who else is there, find it by the socket, and load a payload's \
-               first eight bytes; no scope, no record, no IPv6."
+               accepted and Envoy's own socket all count. Ratios of all of them are medians of rounds, with the quartiles."
             .to_owned(),
-        head: &["flow", "program", "runs", "ns", "empty, ns", "ratio", "the least"],
+        head: &["flow", "program", "runs", "ns", "empty, ns", "ratio"],
         rows,
     });
     Ok(())
 }
 
-/// What a watcher's programs cost for a kind of traffic.
-fn of(
-    stage: &Stage,
-    flow: &Flow,
-    rounds: usize,
-    seconds: f64,
-    watch: impl FnOnce(&Stage) -> Result<Watcher>,
-) -> Result<Cost> {
+/// What the tracer's programs cost for a kind of traffic.
+fn of(stage: &Stage, flow: &Flow, rounds: usize, seconds: f64) -> Result<Cost> {
     let cgroup = stage.lab.pod_cgroup();
     let _counting = count_runs()?;
-    let before = BarePrograms::empty(cgroup)?;
-    let watcher = watch(stage)?;
-    let behind = BarePrograms::empty(cgroup)?;
+    let before = EmptyPrograms::attach(cgroup)?;
+    let tracer = stage.observe(&["--probes", "cgroup"])?;
+    let behind = EmptyPrograms::attach(cgroup)?;
     let count = || -> Result<Cost> {
-        let watcher = watcher.runs()?;
+        let tracer = program_runs(tracer.pid())?;
         let mut empty = before.runs()?;
         for (name, runs) in behind.runs()? {
             *empty.get_mut(name).context("the same hooks")? += runs;
         }
-        Ok(Cost { watcher, empty, ..Cost::default() })
+        Ok(Cost { tracer, empty, ..Cost::default() })
     };
     let mut all = Cost::default();
     for _ in 0..rounds {
@@ -194,15 +150,13 @@ fn of(
         all.add(Cost { count: done.count, ..count()?.since(&start) });
         process.finish(Duration::from_secs(10))?;
     }
-    if let Watcher::Tracer(tracer) = watcher {
-        tracer.stop()?;
-    }
+    tracer.stop()?;
     Ok(all)
 }
 
 impl Cost {
     fn since(mut self, earlier: &Self) -> Self {
-        for (now, then) in [(&mut self.watcher, &earlier.watcher), (&mut self.empty, &earlier.empty)] {
+        for (now, then) in [(&mut self.tracer, &earlier.tracer), (&mut self.empty, &earlier.empty)] {
             for (hook, runs) in now {
                 *runs = runs.since(then.get(hook).copied().unwrap_or_default());
             }
@@ -210,14 +164,14 @@ impl Cost {
         self
     }
 
-    /// The watcher's programs that ran.
+    /// The tracer's programs that ran.
     fn hooks(&self) -> impl Iterator<Item = (&'static str, Runs)> {
-        let mut hooks: Vec<_> = self.watcher.iter().filter(|(_, runs)| runs.count > 0).collect();
+        let mut hooks: Vec<_> = self.tracer.iter().filter(|(_, runs)| runs.count > 0).collect();
         hooks.sort_by_key(|(name, _)| **name);
         hooks.into_iter().map(|(name, runs)| (*name, *runs))
     }
 
-    /// As many runs as the watcher's programs had, at the mean of `of`, in ns for each flow or round trip.
+    /// As many runs as the tracer's programs had, at the mean of `of`, in ns for each flow or round trip.
     fn each(&self, of: &Counts) -> f64 {
         let runs = self.hooks();
         let ns: f64 =
@@ -227,8 +181,8 @@ impl Cost {
 
     /// One round more.
     fn add(&mut self, round: Self) {
-        self.ratios.push(round.each(&round.watcher) / round.each(&round.empty));
-        for (sum, counts) in [(&mut self.watcher, round.watcher), (&mut self.empty, round.empty)] {
+        self.ratios.push(round.each(&round.tracer) / round.each(&round.empty));
+        for (sum, counts) in [(&mut self.tracer, round.tracer), (&mut self.empty, round.empty)] {
             for (hook, runs) in counts {
                 *sum.entry(hook).or_default() += runs;
             }
@@ -236,7 +190,7 @@ impl Cost {
         self.count += round.count;
     }
 
-    /// The watcher's programs as a multiple of empty ones: the median of the rounds.
+    /// The tracer's programs as a multiple of empty ones: the median of the rounds.
     fn ratio(&self) -> f64 {
         median(self.ratios.clone())
     }

@@ -31,19 +31,16 @@ pub(crate) fn write(figures: &Figures, took: Duration) -> Result<()> {
 const BOUNDS: [(&str, &str); 5] = [
     (
         "kernel, not ours",
-        "**A flow that is not ours**: a dial has to be remembered before it is known whether it matters, with who made it, an \
-         accepted socket with whose it is, and each payload's beginning looked at. The least programs that do so take what the \
-         last column of the cgroup family's table says. What the tracer takes beyond that is what they know nothing of: whom a \
-         dial was for (0.1 of the ratio), whose answer is awaited, which the states of the sidecar's sockets begin and end \
-         (0.2), both IP versions, openings and where a dial was redirected to (0.1), scopes and full tables (0.1). It is code \
-         and memory that nobody has touched since the last flow, more than it is instructions.",
+        "**A flow that is not ours** is nearly all calls of the kernel: whose socket it is, in which namespace, which thread this is, \
+         what time it is, what a payload begins with. On a way that nobody has gone since the last flow such a call takes 50 to 180 \
+         ns, where it takes 6 to 30 in a loop; some twenty of them for each flow are two thirds of what the programs take beyond \
+         empty ones. What they calculate between the calls is hardly seen: a third fewer instructions took a twentieth less.",
     ),
     (
         "kernel, past first bytes",
-        "**A flow past its first bytes** takes one helper call and two counters of the socket, some 25 ns, beside an empty \
-         program's 60 to 70, which are mostly the kernel's two looks at the clock: 1.2 to 1.5 times that from run to run. A \
-         program that does just this takes what the last column of the cgroup family's table says. Other counters, which the kernel has just \
-         written, cost the same: it is the call.",
+        "**A flow past its first bytes** takes one call of the kernel and two counters of the socket, some 25 ns, beside an empty \
+         program's 60 to 70, which are mostly the kernel's two looks at the clock: 1.2 to 1.5 times that from run to run. Other \
+         counters, which the kernel has just written, cost the same: it is the call.",
     ),
     (
         "CPU of 10,000 sessions: share of tcpdump's",

@@ -1,5 +1,5 @@
-//! Kernel programs of a few instructions, handed to the kernel as they are and attached to a cgroup, to hold others on the
-//! same hooks against. They are gone when this is dropped.
+//! Kernel programs that do nothing, attached to a cgroup, to hold others on the same hooks against. They are gone when this is
+//! dropped.
 
 use std::collections::HashMap;
 use std::ffi::c_long;
@@ -10,7 +10,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::least_program::{self, MAP_BYTES};
 use crate::program_runs::Runs;
 
 /// The hooks of a cgroup on which the tracer has a program, by that program's name: the program's type, the hook's.
@@ -24,35 +23,23 @@ pub(crate) const HOOKS: [(&str, u32, u32); 7] = [
     ("egress_states", 13, 3),
     ("egress_bytes", 8, 1),
 ];
-const MAP_CREATE: c_long = 0;
 pub(crate) const PROG_LOAD: c_long = 5;
 const LINK_CREATE: c_long = 28;
 const ENABLE_STATS: c_long = 32;
 
 /// `r0 = 1; exit`: let it pass.
-const EMPTY: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+static EMPTY: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
 
 /// A program on each hook that the tracer has, too.
 #[derive(Debug)]
-pub struct BarePrograms(Vec<(&'static str, OwnedFd, OwnedFd)>);
+pub struct EmptyPrograms(Vec<(&'static str, OwnedFd, OwnedFd)>);
 
-impl BarePrograms {
-    /// Attaches programs that do nothing, behind what is attached already.
-    pub fn empty(cgroup: &Path) -> Result<Self> {
-        Self::attach(cgroup, |_| EMPTY.to_vec())
-    }
-
-    /// Attaches the least programs that could do the tracer's job for a flow that turns out not to matter.
-    pub fn least(cgroup: &Path) -> Result<Self> {
-        // An array (2) with keys of 4 bytes and one entry.
-        let map = descriptor(MAP_CREATE, &[2, 4, MAP_BYTES, 1]).context("no map for the least programs")?;
-        Self::attach(cgroup, |hook| least_program::code(hook, map.as_raw_fd()))
-    }
-
-    fn attach(cgroup: &Path, code: impl Fn(&str) -> Vec<u64>) -> Result<Self> {
+impl EmptyPrograms {
+    /// Attaches them, behind what is attached already.
+    pub fn attach(cgroup: &Path) -> Result<Self> {
         let target = open(cgroup)?;
         let attach = |(name, kind, at): (&'static str, u32, u32)| {
-            let program = load(kind, at, &code(name)).with_context(|| format!("no program for {name}"))?;
+            let program = load(kind, at).with_context(|| format!("no program for {name}"))?;
             let words = [number(program.as_raw_fd())?, number(target.as_raw_fd())?, at, 0];
             let link = descriptor(LINK_CREATE, &words)
                 .with_context(|| format!("the program for {name} cannot be attached"))?;
@@ -86,11 +73,11 @@ fn open(cgroup: &Path) -> Result<File> {
     File::open(cgroup).with_context(|| format!("cannot open the cgroup {}", cgroup.display()))
 }
 
-fn load(kind: u32, at: u32, code: &[u64]) -> Result<OwnedFd> {
-    let [code_low, code_high] = halves(code.as_ptr() as u64);
+fn load(kind: u32, at: u32) -> Result<OwnedFd> {
+    let [code_low, code_high] = halves(EMPTY.as_ptr() as u64);
     let [license_low, license_high] = halves(c"GPL".as_ptr() as u64);
     let mut words = [0; 18];
-    let length = u32::try_from(code.len())?;
+    let length = u32::try_from(EMPTY.len())?;
     words[..6].copy_from_slice(&[kind, length, code_low, code_high, license_low, license_high]);
     words[17] = at; // expected_attach_type
     descriptor(PROG_LOAD, &words)
