@@ -165,13 +165,9 @@ pub fn accepted(flow: u64, is_in_scope: bool) {
 /// small part of what [`sent`] does; where in doubt, it says no. `first` gives the first eight bytes, little-endian, if they can
 /// be read.
 #[inline(always)]
-pub fn is_quiet(
-    known: Option<*mut Flow>,
-    is_at_sidecar: impl FnOnce() -> bool,
-    first: impl FnOnce() -> Option<u64>,
-) -> bool {
+pub fn is_quiet(known: Option<*mut Flow>, is_at_sidecar: bool, first: impl FnOnce() -> Option<u64>) -> bool {
     let Some(state) = known else {
-        return !is_at_sidecar() && first().is_some_and(|first| !is_opening(first));
+        return !is_at_sidecar && first().is_some_and(|first| !is_opening(first));
     };
     // SAFETY: see `sent`.
     let state = unsafe { &mut *state };

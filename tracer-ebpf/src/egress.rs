@@ -19,7 +19,7 @@ use crate::{
     ending,
     maps::{ASKED, FLOWS, settings},
     opaque::{Maybe, opaque_zero},
-    packet::{Empty, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
+    packet::{self, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
     scope,
     sidecar::is_sidecars_port,
     uapi::{GO_ON, cookie, load, tuple_of},
@@ -35,27 +35,16 @@ pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the kernel hands a valid context to each run; `sk` and `tp` are checked for null before use.
     unsafe {
-        let Empty { flags, sport, dport } = Empty::read(skb);
+        let flags = packet::flags_of_empty(skb);
         if flags & (TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK {
             return GO_ON; // it only acknowledges
         }
         if flags & (TCP_FIN | TCP_RST | TCP_SYN) == TCP_SYN {
-            // It asks a sidecar for a connection, or somebody of whom nothing needs to be kept.
-            if is_sidecars_port(dport)
-                && let Some(state) = FLOWS.seek(cookie(&ctx))
-            {
-                capture::began(state, sport, dport);
-            }
-            return GO_ON;
+            return begin(skb);
         }
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() {
             return GO_ON;
-        }
-        if is_sidecars_port(load!(sk, bpf_sock.src_port) as u16)
-            && !ASKED.has(u16::from_be(load!(sk, bpf_sock.dst_port) as u16))
-        {
-            return GO_ON; // its peer waits for nothing that the sidecar says
         }
         let tp = bpf_tcp_sock(sk);
         if tp.is_null() {
@@ -72,6 +61,19 @@ pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
     }
 }
 
+/// A dial's first packet: it goes to a sidecar, or to somebody of whom nothing needs to be kept.
+#[inline(never)]
+extern "C" fn begin(skb: *mut __sk_buff) -> i32 {
+    // SAFETY: the context of the program that calls this, which the kernel has made.
+    if let Some(packet) = unsafe { Packet::read(skb) }
+        && is_sidecars_port(packet.dport)
+        && let Some(state) = FLOWS.seek(cookie(&SkBuffContext::new(skb)))
+    {
+        capture::began(state, packet.sport, packet.dport);
+    }
+    GO_ON
+}
+
 /// A packet of a flow that is not past its first bytes, whose socket counts so much as acknowledged and as received.
 #[inline(never)]
 extern "C" fn consider(skb: *mut __sk_buff, acked: u64, received: u64) -> i32 {
@@ -81,9 +83,12 @@ extern "C" fn consider(skb: *mut __sk_buff, acked: u64, received: u64) -> i32 {
         if sk.is_null() {
             return GO_ON;
         }
+        let is_at_sidecar = is_sidecars_port(load!(sk, bpf_sock.src_port) as u16);
+        if is_at_sidecar && !ASKED.has(u16::from_be(load!(sk, bpf_sock.dst_port) as u16)) {
+            return GO_ON; // its peer waits for nothing that the sidecar says
+        }
         let Some(packet) = Packet::read(skb) else { return GO_ON };
-        let local_port = || load!(sk, bpf_sock.src_port) as u16;
-        if !matters(&packet, local_port, acked, received) {
+        if !matters(&packet, is_at_sidecar, acked, received) {
             return GO_ON;
         }
         if packet.len >= 8 && packet.flags & (TCP_FIN | TCP_SYN | TCP_RST) == 0 {
@@ -98,7 +103,7 @@ extern "C" fn consider(skb: *mut __sk_buff, acked: u64, received: u64) -> i32 {
                 if first().is_some_and(|first| !is_opening(first)) {
                     return GO_ON;
                 }
-            } else if capture::is_quiet(FLOWS.seek(cookie(&ctx)), || is_sidecars_port(local_port()), first) {
+            } else if capture::is_quiet(FLOWS.seek(cookie(&ctx)), is_at_sidecar, first) {
                 return GO_ON;
             }
         }
@@ -108,14 +113,14 @@ extern "C" fn consider(skb: *mut __sk_buff, acked: u64, received: u64) -> i32 {
 
 /// May a packet tell anything, by its headers and its socket?
 #[inline(always)]
-fn matters(packet: &Packet, local_port: impl FnOnce() -> u16, acked: u64, received: u64) -> bool {
+fn matters(packet: &Packet, is_at_sidecar: bool, acked: u64, received: u64) -> bool {
     let begins = packet.flags & TCP_SYN != 0;
     let resets = packet.flags & TCP_RST != 0;
     if packet.len != 0 {
         // Who dials has his SYN acknowledged first, which counts as a byte (`tcp_rcv_synsent_state_process` calls `tcp_ack`). So
         // this socket was accepted, and of those only a sidecar's are followed:
         // https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/tcp_input.c
-        return acked != 0 || begins || is_sidecars_port(local_port());
+        return acked != 0 || begins || is_at_sidecar;
     }
     let ends = resets || packet.flags & TCP_FIN != 0;
     (ends && ending::matters(resets, received)) || (begins && is_sidecars_port(packet.dport))

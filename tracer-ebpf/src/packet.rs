@@ -14,39 +14,25 @@ pub const TCP_ACK: u8 = 16;
 /// A longer packet may well have a payload. Those of IPv4 that have none have headers of 52 bytes, and some 60.
 const EMPTY_MAX: u32 = 60;
 
-/// What a packet without a payload says.
-pub struct Empty {
-    pub flags: u8,
-    pub sport: u16,
-    pub dport: u16,
-}
-
-impl Empty {
-    /// Reads a short TCP packet of IPv4 without a payload; of all else it says that there are no flags. (Of another protocol's
-    /// packet it says something, but nobody who is told it looks further.)
-    ///
-    /// # Safety
-    /// `skb` must be the context of a program that runs.
-    #[inline(always)]
-    pub unsafe fn read(skb: *mut __sk_buff) -> Self {
-        const NONE: Empty = Empty { flags: 0, sport: 0, dport: 0 };
-        // SAFETY: the caller's promise; see `Packet::read`.
-        unsafe {
-            if (*skb).len > EMPTY_MAX {
-                return NONE;
-            }
-            let (data, data_end) = ((*skb).data as usize, (*skb).data_end as usize);
-            if data + 40 > data_end {
-                return NONE;
-            }
-            let byte = |offset: usize| *((data + offset) as *const u8);
-            let port = |offset: usize| u16::from_be(*((data + offset) as *const u16));
-            let headers = 20 + (u32::from(byte(32)) >> 4) * 4;
-            if byte(0) != 0x45 || (*skb).len > headers {
-                return NONE;
-            }
-            Self { flags: byte(33), sport: port(20), dport: port(22) }
+/// The flags of a short TCP packet of IPv4 without a payload; 0 of all else. (Of another protocol's packet it says something, but
+/// nobody who is told it looks further.)
+///
+/// # Safety
+/// `skb` must be the context of a program that runs.
+#[inline(always)]
+pub unsafe fn flags_of_empty(skb: *mut __sk_buff) -> u8 {
+    // SAFETY: the caller's promise; see `Packet::read`.
+    unsafe {
+        if (*skb).len > EMPTY_MAX {
+            return 0;
         }
+        let (data, data_end) = ((*skb).data as usize, (*skb).data_end as usize);
+        if data + 40 > data_end {
+            return 0;
+        }
+        let byte = |offset: usize| *((data + offset) as *const u8);
+        let headers = 20 + (u32::from(byte(32)) >> 4) * 4;
+        if byte(0) == 0x45 && (*skb).len <= headers { byte(33) } else { 0 }
     }
 }
 

@@ -139,12 +139,6 @@ impl<K: Keys, V: Copy> Table<K, V> {
         value
     }
 
-    /// Takes an entry out, if it is there.
-    #[inline(always)]
-    pub fn take_out(&self, key: u64) {
-        self.take_out_if(key, |_| true);
-    }
-
     /// Takes an entry out, if it is there and this is what it should be.
     #[inline(always)]
     pub fn take_out_if(&self, key: u64, is_it: impl FnOnce(*const V) -> bool) {

@@ -19,7 +19,12 @@ const FIRST_BYTES: u64 = 64 << 10;
 
 /// `BPF_FUNC_*`: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L5816>
 const PROBE_READ: i32 = 4;
+const KTIME: i32 = 5;
+const CURRENT_IDS: i32 = 14;
+const CURRENT_USER: i32 = 15;
+const CURRENT_NAME: i32 = 16;
 const SKB_LOAD_BYTES: i32 = 26;
+const CURRENT_TASK: i32 = 35;
 const TCP_SOCK: i32 = 96;
 const PROBE_READ_USER: i32 = 112;
 const JIFFIES: i32 = 118;
@@ -29,6 +34,7 @@ const PROBE_READ_KERNEL: i32 = 113;
 const CONTEXT: u64 = 0xffff_8000_0000_0000;
 const SOCKET: u64 = 0xffff_8001_0000_0000;
 const COUNTERS: u64 = 0xffff_8002_0000_0000;
+const TASK: u64 = 0xffff_8004_0000_0000;
 const MESSAGE: u64 = 0xffff_8003_0000_0000;
 const PACKET: u32 = 0x1000_0000;
 const PAYLOAD: u64 = 0x5555_0000_0000;
@@ -144,19 +150,31 @@ fn run(shell: &Shell, sent: u64, received: u64) -> Ran {
 
 /// Runs a program on what each of `puts` puts into memory, one after the other, and tells what it did at last.
 fn run_on(program: &str, puts: &[&dyn Fn(&mut Memory)]) -> Ran {
-    // SAFETY: a `repr(C)` structure of `u32`s, without padding, that lives as long as the program.
-    let layout = unsafe { slice::from_raw_parts((&raw const LAYOUT).cast::<u8>(), size_of::<Layout>()) };
-    let (code, mut memory) = Image::link(HashMap::from([("LAYOUT", (layout, true))])).program(program);
-    let mut ran = None;
-    for put in puts {
+    let (code, mut memory) = load(program);
+    let ran = puts.iter().map(|put| {
         memory.forget_look_ups();
         put(&mut memory);
-        ran = Some(run_once(program, &code, &mut memory));
-    }
-    ran.expect("something to run on")
+        run_once(program, &code, &mut memory, &Current::default())
+    });
+    ran.last().expect("something to run on")
 }
 
-fn run_once(program: &str, code: &[bpf_insn], memory: &mut Memory) -> Ran {
+fn load(program: &str) -> (Vec<bpf_insn>, Memory) {
+    // SAFETY: a `repr(C)` structure of `u32`s, without padding, that lives as long as the program.
+    let layout = unsafe { slice::from_raw_parts((&raw const LAYOUT).cast::<u8>(), size_of::<Layout>()) };
+    Image::link(HashMap::from([("LAYOUT", (layout, true))])).program(program)
+}
+
+/// Who runs, and when.
+#[derive(Default)]
+struct Current {
+    /// Process and thread.
+    ids: u64,
+    /// `CLOCK_MONOTONIC`, ns.
+    time: u64,
+}
+
+fn run_once(program: &str, code: &[bpf_insn], memory: &mut Memory, current: &Current) -> Ran {
     let mut called = Vec::new();
     let helper = |memory: &mut Memory, number, [first, second, third, fourth, _]: [u64; 5]| {
         called.push(number);
@@ -165,6 +183,9 @@ fn run_once(program: &str, code: &[bpf_insn], memory: &mut Memory) -> Ran {
             SKB_LOAD_BYTES => memory.copy(third, fourth, u64::from(PACKET) + second),
             TCP_SOCK => Ok(COUNTERS),
             JIFFIES => Ok(1_000_000),
+            KTIME => Ok(current.time),
+            CURRENT_IDS => Ok(current.ids),
+            CURRENT_TASK => Ok(TASK),
             _ => Ok(0), // nothing is known of anybody
         }
     };
@@ -239,4 +260,36 @@ fn only_packets_that_may_tell_something_are_looked_up() {
     let asks = |memory: &mut Memory| put_packet(memory, &Packet { to_port: 15001, ..CONNECT }, 1, 0);
     let answers = |memory: &mut Memory| put_packet(memory, &from(15006, ACK), 0, 100);
     assert!(run_on("egress_bytes", &[&asks, &answers]).looked_up);
+}
+
+/// What the kernel is asked about a thread takes longer than all else that a dial does, so it is not asked each time; but a
+/// thread may become another one.
+#[test]
+#[cfg_attr(without_kernel_programs, ignore = "built without the kernel programs")]
+fn a_thread_is_asked_once_a_second_who_it_is() {
+    const SECOND: u64 = 1_000_000_000;
+    let (code, mut memory) = load("egress_connect4");
+    for (what, ids, time, due) in [
+        ("its first dial", 7, 5 * SECOND, true),
+        ("one right behind it", 7, 5 * SECOND + 1, false),
+        ("one within the second", 7, 6 * SECOND, false),
+        ("one that comes later", 7, 7 * SECOND, true),
+        ("another thread, whose structure lies where the first one's lay", 8, 7 * SECOND + 1, true),
+        ("the first one again", 7, 7 * SECOND + 2, true),
+    ] {
+        put_dial(&mut memory);
+        let Ran { returned, called, .. } =
+            run_once("egress_connect4", &code, &mut memory, &Current { ids, time });
+        let asked = [CURRENT_USER, CURRENT_NAME].map(|helper| called.contains(&helper));
+        assert_eq!((returned, asked), (1, [due; 2]), "{what}: calls {called:?}");
+    }
+}
+
+/// A `struct bpf_sock_addr`: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6640>
+fn put_dial(memory: &mut Memory) {
+    let mut context = vec![0; 72];
+    context[4..8].copy_from_slice(&[10, 0, 0, 1]);
+    context[24..26].copy_from_slice(&3128_u16.to_be_bytes());
+    context[36] = 6; // TCP
+    memory.put(CONTEXT, context);
 }
