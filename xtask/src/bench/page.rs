@@ -39,7 +39,7 @@ const BOUNDS: [(&str, &str); 5] = [
     (
         "kernel, past first bytes",
         "**A flow past its first bytes** takes one call of the kernel and two counters of the socket, some 25 ns, beside an empty \
-         program's 60 to 70, which are mostly the kernel's two looks at the clock: 1.2 to 1.5 times that from run to run. Other \
+         program's 60 to 70, which are mostly the kernel's two looks at the clock: 1.3 to 1.6 times that from run to run. Other \
          counters, which the kernel has just written, cost the same: it is the call.",
     ),
     (
