@@ -53,6 +53,8 @@ mod task;
 mod uapi;
 #[cfg(target_arch = "bpf")]
 mod watch;
+#[cfg(target_arch = "bpf")]
+mod words;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

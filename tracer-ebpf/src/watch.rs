@@ -2,33 +2,23 @@
 //! dials and says first may be for one of them. It says "yes" at times where none is, which makes a record that nobody needs,
 //! and never "no" where one is.
 
-use core::cell::UnsafeCell;
+use crate::{peer, words::Words};
 
-use tracer_ebpf::branchless::masked;
-
-use crate::{opaque::opaque, peer};
-
-/// How many places there are, a power of two. What shares a place shares the interest.
-const PLACES: usize = 1 << 11;
 const NOWHERE: [u8; 16] = [0; 16];
 
-/// Times (`CLOCK_MONOTONIC`, ns) until which requests are under way, by the last bits of where.
-pub struct Watch(UnsafeCell<[u64; PLACES]>);
-
-// SAFETY: the programs reach into it through raw pointers only, word by word.
-unsafe impl Sync for Watch {}
+/// Times (`CLOCK_MONOTONIC`, ns) until which requests are under way, by where. What shares a word shares the interest.
+pub struct Watch(Words);
 
 impl Watch {
     pub const fn new() -> Self {
-        Self(UnsafeCell::new([0; PLACES]))
+        Self(Words::new())
     }
 
     /// A request goes to this proxy.
     #[inline(always)]
     pub fn begin(&self, netns: u64, addr: [u8; 16], port: u16, until: u64) {
         for number in [of_namespace(netns), peer::number(netns, addr, port)] {
-            // SAFETY: an aligned word, of which any value will do.
-            unsafe { self.place(number).write_volatile(until) };
+            self.0.set(number, until);
         }
     }
 
@@ -46,17 +36,8 @@ impl Watch {
 
     #[inline(always)]
     fn is_under_way(&self, number: u64, at: impl FnOnce() -> u64) -> bool {
-        // SAFETY: an aligned word.
-        let until = unsafe { self.place(number).read_volatile() };
+        let until = self.0.get(number);
         until != 0 && at() < until
-    }
-
-    #[inline(always)]
-    fn place(&self, number: u64) -> *mut u64 {
-        let places = opaque(self.0.get()).cast_mut();
-        let index = masked::<{ PLACES as u64 - 1 }>(number) as usize;
-        // SAFETY: within the array, as the index is below PLACES.
-        unsafe { places.cast::<u64>().add(index) }
     }
 }
 
