@@ -170,7 +170,8 @@ pub struct Recorded {
 pub const FLOW_LATE: u8 = tracer_ebpf::record::FLAG_LATE;
 /// At least one payload of this flow was recorded: its numbers are set, and its end matters.
 pub const FLOW_RECORDED: u8 = 2;
-/// It has sent something, recorded or not.
+/// It has sent something, recorded or not. Of what a sidecar dialled, that is always known; of all else, it may have left by an exit
+/// that looks at no flow.
 pub const FLOW_SENT: u8 = 4;
 
 /// Its first payload waits in [`EARLY`] until the connection is established.
