@@ -18,12 +18,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::{End, Event, Role, What},
     flow::Ground,
-    head::Form,
+    head::{Form, Reply},
     pod::{Fact, Key, Pod},
     report::Report,
     session::Connection,
     verdict::{Carried, Evidence, Outcome, judge},
 };
+use describe::Case;
 use naming::Naming;
 use tables::Tables;
 
@@ -80,6 +81,19 @@ pub struct Stats {
     pub upstreams: usize,
     /// Connections that were dropped, oldest first, because there were too many.
     pub dropped: u64,
+}
+
+/// How a request came out.
+struct Answer {
+    outcome: Outcome,
+    /// `Server` of a reply, escaped.
+    server: Option<CompactString>,
+}
+
+impl From<Outcome> for Answer {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, server: None }
+    }
 }
 
 /// The core.
@@ -161,8 +175,8 @@ impl Core {
                 };
                 if !asked.reported && asked.time <= asked_before {
                     // An answer whose head never became whole is one all the same.
-                    let outcome = (nth == 0).then(|| self.answer(flow, true)).flatten();
-                    self.report(flow, nth, outcome.unwrap_or(Outcome::Pending), time, reports);
+                    let answer = (nth == 0).then(|| self.answer(flow, true)).flatten();
+                    self.report(flow, nth, answer.unwrap_or_else(|| Outcome::Pending.into()), time, reports);
                 }
             }
         }
@@ -216,7 +230,7 @@ impl Core {
                 return;
             }
             if !asked.reported {
-                self.report(flow, 0, Outcome::Pending, event.time, reports);
+                self.report(flow, 0, Outcome::Pending.into(), event.time, reports);
             }
             if let Some(connection) = self.tables.connection_mut(flow) {
                 connection.settle();
@@ -245,30 +259,30 @@ impl Core {
                 if let Some(connection) = self.tables.connection_mut(flow) {
                     connection.sidecar_sent(*offset, *total, data);
                 }
-                if let Some(outcome) = self.answer(flow, false) {
-                    self.replied(flow, outcome, event, reports);
+                if let Some(answer) = self.answer(flow, false) {
+                    self.replied(flow, answer, event, reports);
                 }
             }
         }
     }
 
     /// The answer to a connection's oldest request, if it is there.
-    fn answer(&self, flow: u64, at_last: bool) -> Option<Outcome> {
+    fn answer(&self, flow: u64, at_last: bool) -> Option<Answer> {
         let connection = self.tables.connection(flow)?;
         connection.pending.front()?;
-        let reply = connection.answer(at_last)?;
-        Some(Outcome::Replied { status: reply.status, body: reply.body })
+        let Reply { status, server, body } = connection.answer(at_last)?;
+        Some(Answer { outcome: Outcome::Replied { status, body }, server })
     }
 
-    fn replied(&mut self, flow: u64, outcome: Outcome, event: &Event, reports: &mut Vec<Report>) {
+    fn replied(&mut self, flow: u64, answer: Answer, event: &Event, reports: &mut Vec<Report>) {
         let Some(asked) = self.tables.connection(flow).and_then(|connection| connection.pending.front())
         else {
             return;
         };
         let granted = asked.request.form == Form::Connect
-            && matches!(outcome, Outcome::Replied { status: Some(200..300), .. });
+            && matches!(answer.outcome, Outcome::Replied { status: Some(200..300), .. });
         if !asked.reported {
-            self.report(flow, 0, outcome, event.time, reports);
+            self.report(flow, 0, answer, event.time, reports);
         }
         self.tables.stop_waiting(flow);
         if let Some(connection) = self.tables.connection_mut(flow) {
@@ -280,8 +294,8 @@ impl Core {
     }
 
     fn reply_ended(&mut self, flow: u64, event: &Event, reports: &mut Vec<Report>) {
-        if let Some(outcome) = self.answer(flow, true) {
-            self.replied(flow, outcome, event, reports);
+        if let Some(answer) = self.answer(flow, true) {
+            self.replied(flow, answer, event, reports);
         } else if let Some(connection) = self.tables.connection(flow) {
             // Behind an answer of its own, the sidecar discards what was pipelined: that was never handled.
             let handled = connection.answered == 0 || connection.tunnel.is_some();
@@ -289,7 +303,7 @@ impl Core {
             let by_app = connection.app_closed || event.what == What::Ended(End::ClosedByPeer);
             if handled && pending {
                 let outcome = if by_app { Outcome::GivenUp } else { Outcome::Closed };
-                self.report(flow, 0, outcome, event.time, reports);
+                self.report(flow, 0, outcome.into(), event.time, reports);
             }
         }
         self.tables.remove_connection(flow);
@@ -317,7 +331,8 @@ impl Core {
     }
 
     /// Judges a request and reports it, unless there is nothing to say about it.
-    fn report(&mut self, flow: u64, nth: usize, outcome: Outcome, time: u64, reports: &mut Vec<Report>) {
+    fn report(&mut self, flow: u64, nth: usize, answer: Answer, time: u64, reports: &mut Vec<Report>) {
+        let Answer { outcome, server } = answer;
         let Some(connection) = self.tables.connection(flow) else { return };
         let Some(asked) = connection.pending.get(nth) else { return };
         let found = self.find_upstream(connection, asked, outcome, time);
@@ -336,7 +351,15 @@ impl Core {
             let upstream =
                 found.and_then(|(flow, _)| self.tables.upstreams.get(flow)).map(|upstream| upstream.remote);
             let key = Key::of(connection.task.as_ref(), connection.cgroup);
-            let report = self.describe(connection, asked, upstream, &evidence, judgement, time);
+            let report = self.describe(Case {
+                connection,
+                asked,
+                upstream,
+                evidence: &evidence,
+                judgement,
+                server,
+                time,
+            });
             self.naming.submit(key, report, time, reports);
         }
         if let Some((upstream, carried)) = found

@@ -2,38 +2,54 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use compact_str::ToCompactString as _;
+use compact_str::CompactString;
 
 use super::Core;
 use crate::{
+    address,
     report::{self, Report},
     session::{Asked, Connection},
     verdict::{Carried, Evidence, Judgement, Outcome, Verdict},
 };
 
+/// A judged request, and what is known of it.
+pub(super) struct Case<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) asked: &'a Asked,
+    /// Where the sidecar's own socket for it goes.
+    pub(super) upstream: Option<SocketAddr>,
+    pub(super) evidence: &'a Evidence,
+    pub(super) judgement: Judgement,
+    /// `Server` of its reply, escaped.
+    pub(super) server: Option<CompactString>,
+    /// When it was judged.
+    pub(super) time: u64,
+}
+
 impl Core {
-    pub(super) fn describe(
-        &self,
-        connection: &Connection,
-        asked: &Asked,
-        upstream: Option<SocketAddr>,
-        evidence: &Evidence,
-        judgement: Judgement,
-        time: u64,
-    ) -> Report {
+    pub(super) fn describe(&self, case: Case<'_>) -> Report {
+        let Case { connection, asked, upstream, evidence, judgement, server, time } = case;
         let inbound = connection.sidecar.is_some_and(|s| self.settings.inbound_ports.contains(&s.port));
         let endpoint = upstream.filter(|to| *to != connection.remote);
         let subject = report::Subject {
             request: &asked.request,
-            proxy: connection.remote.to_compact_string(),
-            endpoint: endpoint.map(|to| to.to_compact_string()),
+            proxy: address::shown(connection.remote),
+            endpoint: endpoint.map(address::shown),
             sidecar_port: connection.sidecar.map(|sidecar| sidecar.port),
             inbound,
         };
         let Judgement { verdict, reason } = judgement;
         let task = connection.task.as_ref();
         let acceptor = connection.acceptor.as_ref();
-        let reply = connection.answer(true).filter(|_| matches!(evidence.outcome, Outcome::Replied { .. }));
+        let reply = match evidence.outcome {
+            Outcome::Replied { status, .. } => Some(report::Reply {
+                from: replier(verdict, evidence.upstream),
+                status,
+                server,
+                after_us: time.saturating_sub(asked.time) / 1_000,
+            }),
+            Outcome::Closed | Outcome::GivenUp | Outcome::Pending => None,
+        };
         Report {
             v: 1,
             time: timestamp(asked.time.saturating_add(self.settings.clock_offset)),
@@ -66,12 +82,7 @@ impl Core {
                 http_version: asked.request.http_version.clone(),
                 user_agent: asked.request.user_agent.clone(),
             },
-            reply: reply.map(|reply| report::Reply {
-                from: replier(verdict, evidence.upstream),
-                status: reply.status,
-                server: reply.server,
-                after_us: time.saturating_sub(asked.time) / 1_000,
-            }),
+            reply,
             upstream: upstream.map(|remote| report::Upstream {
                 ip: remote.ip(),
                 port: remote.port(),
