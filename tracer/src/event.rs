@@ -229,7 +229,7 @@ fn comm(name: &[u8; 16]) -> CompactString {
     let end = memchr(0, name).unwrap_or(name.len());
     let name = &name[..end];
     match CompactString::from_utf8(name) {
-        Ok(plain) if name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/".contains(byte)) => plain,
+        Ok(plain) if name.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' | b'/')) => plain,
         _ => name.iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect(),
     }
 }

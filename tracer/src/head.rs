@@ -5,6 +5,7 @@
 use std::fmt;
 
 use compact_str::CompactString;
+use memchr::memchr;
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::HEAD_MAX;
 
@@ -194,7 +195,7 @@ fn headers(all: &[u8], mut rest: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> O
         if line.is_empty() {
             return Some(all.len() - behind.len());
         }
-        if let Some(colon) = line.iter().position(|&byte| byte == b':') {
+        if let Some(colon) = memchr(b':', line) {
             each(&line[..colon], line[colon + 1..].trim_ascii());
         }
         rest = behind;
@@ -203,7 +204,7 @@ fn headers(all: &[u8], mut rest: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> O
 
 /// The first line without its end (CRLF, or LF alone), and what is behind it.
 pub(crate) fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = bytes.iter().position(|&byte| byte == b'\n')?;
+    let end = memchr(b'\n', bytes)?;
     let line = &bytes[..end];
     Some((line.strip_suffix(b"\r").unwrap_or(line), &bytes[end + 1..]))
 }
