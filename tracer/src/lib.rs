@@ -2,6 +2,7 @@
 //! through them and use only modules above; `tests/house.rs` holds that.
 
 // Pure: no IO, no clock, no async, no panic.
+pub mod address;
 pub mod beside;
 pub mod place;
 pub mod queue;

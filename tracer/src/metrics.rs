@@ -16,7 +16,6 @@ mod server;
 
 use std::{
     cell::{Cell, RefCell},
-    fmt::Display,
     net::SocketAddr,
     rc::Rc,
     time::Instant,
@@ -32,7 +31,7 @@ use crate::{
     tracing::Tracing,
     verdict,
 };
-use bounded::{Bounded, Group, OTHER, value};
+use bounded::{Bounded, Group, OTHER, Value, value};
 use fill::Fill;
 use health::Health;
 use openmetrics::Format;
@@ -169,10 +168,17 @@ impl Metrics {
         let workload = source.workload.as_deref().unwrap_or_default();
         let workload = if source.kind == Some(Kind::Host) { HOST } else { workload };
         let pod = source.pod.as_deref().unwrap_or_default();
-        let usual: [&dyn Display; 6] = [&verdict, &reason, &namespace, &workload, &proxy.ip, &proxy.port];
+        let usual = [
+            Value::Text(verdict),
+            Value::Text(reason),
+            Value::Text(namespace),
+            Value::Text(workload),
+            Value::Ip(proxy.ip),
+            Value::Number(proxy.port),
+        ];
         let extra = inner.extra.iter().map(|extra| match extra {
-            Extra::Pod => &pod as &dyn Display,
-            Extra::Authority => &connect.authority,
+            Extra::Pod => Value::Text(pod),
+            Extra::Authority => Value::Text(&connect.authority),
         });
         inner.sessions.borrow_mut().inc(usual.into_iter().chain(extra), now);
         if source.kind.is_none() {
@@ -186,7 +192,7 @@ impl Metrics {
                 known @ ("1.0" | "1.1") => known,
                 _ => OTHER,
             };
-            let values: [&dyn Display; 3] = [&verdict, &status, &version];
+            let values = [Value::Text(verdict), Value::Number(status), Value::Text(version)];
             inner.refused.borrow_mut().inc(values, now);
         }
     }

@@ -2,13 +2,15 @@
 //! have one, and what was not counted for an hour is dropped. It knows no reports.
 
 use std::{
-    fmt::{Display, Write as _},
+    net::IpAddr,
     ops::Range,
     time::{Duration, Instant},
 };
 
 use foldhash::HashMap;
 use prometheus::{IntCounter, IntCounterVec};
+
+use crate::address;
 
 /// The label value of what has no series of its own. No address, name or host begins like that.
 pub(super) const OTHER: &str = "~other";
@@ -52,6 +54,30 @@ struct Series {
     last: Instant,
 }
 
+/// The value of a label.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Text(&'a str),
+    Ip(IpAddr),
+    Number(u16),
+}
+
+impl Value<'_> {
+    fn push_to(self, text: &mut String) {
+        match self {
+            Self::Text(value) => text.push_str(value),
+            Self::Ip(ip) => address::push_ip(text, ip),
+            Self::Number(number) => address::push_number(text, number),
+        }
+    }
+
+    fn into_string(self) -> String {
+        let mut text = String::new();
+        self.push_to(&mut text);
+        text
+    }
+}
+
 /// Behind each value of a key; what comes from the wire was escaped, so no value has one.
 const END: char = '\0';
 
@@ -84,22 +110,22 @@ impl Bounded {
     /// Counts one.
     pub(super) fn inc<'a>(
         &mut self,
-        values: impl IntoIterator<Item = &'a dyn Display, IntoIter: Clone>,
+        values: impl IntoIterator<Item = Value<'a>, IntoIter: Clone>,
         now: Instant,
     ) {
         let values = values.into_iter();
         let Self { series, key, .. } = self;
         key.clear();
         for value in values.clone() {
-            // A string takes all that is written into it.
-            let _ = write!(key, "{value}{END}");
+            value.push_to(key);
+            key.push(END);
         }
         if let Some(series) = series.get_mut(key.as_str()) {
             series.counter.inc();
             series.last = now;
             return;
         }
-        let (key, values) = self.admit(values.map(ToString::to_string).collect());
+        let (key, values) = self.admit(values.map(Value::into_string).collect());
         let counter = self.counters.with_label_values(&values);
         counter.inc();
         self.series.insert(key, Series { counter, last: now });
@@ -192,7 +218,7 @@ mod tests {
     }
 
     fn inc(bounded: &mut Bounded, row: &[String], now: Instant) {
-        bounded.inc(row.iter().map(|value| value as &dyn Display), now);
+        bounded.inc(row.iter().map(|value| Value::Text(value)), now);
     }
 
     /// The sum over all series, as a scrape would give it, and their number.
