@@ -229,9 +229,13 @@ fn comm(name: &[u8; 16]) -> CompactString {
     let end = memchr(0, name).unwrap_or(name.len());
     let name = &name[..end];
     match CompactString::from_utf8(name) {
-        Ok(plain) if name.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' | b'/')) => plain,
+        Ok(plain) if name.iter().all(|byte| is_plain(*byte)) => plain,
         _ => name.iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect(),
     }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/')
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
