@@ -15,6 +15,7 @@ use std::{
 };
 
 use compact_str::CompactString;
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,6 +30,17 @@ pub use gap::{Gap, Loser, Lost, Message};
 pub use paint::Colors;
 pub(crate) use shown::cut;
 pub use table::Table;
+
+/// Times as reports have them: RFC 3339, UTC, microseconds.
+static TIMES: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+
+/// A time as reports have it.
+pub fn rfc3339(time: Timestamp) -> String {
+    let mut text = String::with_capacity("2026-11-20T11:45:15.123456Z".len());
+    // A string takes all that is written into it.
+    let _ = TIMES.print_timestamp(&time, &mut text);
+    text
+}
 
 /// One request and what became of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use crate::{
     pod::Pod,
     probes::{Probes, Ring},
     redact::Redactor,
-    report::{Gap, Loser, Report},
+    report::{Gap, Loser, Report, rfc3339},
     runtime::{News, Runtime},
     trace::Recorder,
 };
@@ -250,9 +250,9 @@ impl Counts {
     }
 }
 
-/// The time of day as reports write it: RFC 3339, UTC, microseconds.
+/// The time of day, as reports write it.
 pub fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+    rfc3339(jiff::Timestamp::now())
 }
 
 /// `CLOCK_MONOTONIC`, which the records carry, in ns.

@@ -91,6 +91,8 @@ const AT_ONCE: usize = 64 << 10;
 pub(super) struct Printer {
     out: BufWriter<Stdout>,
     form: Form,
+    /// A line of JSON on its way out.
+    line: Vec<u8>,
     copy: Option<File>,
 }
 
@@ -118,6 +120,7 @@ impl Printer {
                 Format::Json => Form::Json,
                 Format::Jsonpretty => Form::Jsonpretty,
             },
+            line: Vec::new(),
             copy: copy.transpose()?,
         })
     }
@@ -144,14 +147,11 @@ impl Printer {
         match &mut self.form {
             Form::Compact(compact) => self.out.write_all(compact.show(report).as_bytes())?,
             Form::Table(table) => self.out.write_all(table.show(report).as_bytes())?,
-            Form::Json => {
-                serde_json::to_writer(&mut self.out, report)?;
-                self.out.write_all(b"\n")?;
-            }
+            Form::Json => self.out.write_all(json_line(&mut self.line, report)?)?,
             Form::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(report)?)?,
         }
         if let Some(copy) = &mut self.copy {
-            writeln!(copy, "{}", report.to_json()).context("cannot write the report file")?;
+            copy.write_all(json_line(&mut self.line, report)?).context("cannot write the report file")?;
         }
         Ok(())
     }
@@ -159,4 +159,12 @@ impl Printer {
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
         Ok(self.out.flush()?)
     }
+}
+
+/// Makes a line of JSON, in room that was made before.
+fn json_line<'a>(line: &'a mut Vec<u8>, report: &Report) -> serde_json::Result<&'a [u8]> {
+    line.clear();
+    serde_json::to_writer(&mut *line, report)?;
+    line.push(b'\n');
+    Ok(line)
 }

@@ -1,8 +1,9 @@
 //! Makes the report on a judged request out of what is known of its legs.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::net::SocketAddr;
 
 use compact_str::CompactString;
+use jiff::Timestamp;
 
 use super::Core;
 use crate::{
@@ -52,7 +53,7 @@ impl Core {
         };
         Report {
             v: 1,
-            time: timestamp(asked.time.saturating_add(self.settings.clock_offset)),
+            time: time_of(asked.time.saturating_add(self.settings.clock_offset)),
             node: self.settings.node.clone(),
             verdict,
             reason,
@@ -107,12 +108,8 @@ fn replier(verdict: Verdict, upstream: Carried) -> report::Replier {
     }
 }
 
-/// RFC 3339 with microseconds, of ns since the epoch.
-fn timestamp(ns: u64) -> String {
+/// The time of day at so many ns since the epoch.
+fn time_of(ns: u64) -> String {
     let micros = i64::try_from(ns / 1_000).unwrap_or(i64::MAX);
-    let time = jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::MAX);
-    let mut text = String::with_capacity("2026-11-20T11:45:15.123456Z".len());
-    // A string takes all that is written into it.
-    let _ = write!(text, "{time:.6}");
-    text
+    report::rfc3339(Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX))
 }

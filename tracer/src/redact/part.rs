@@ -177,13 +177,15 @@ fn begins_line(line: &[u8]) -> Option<bool> {
 
 /// Methods and version: anything else in a first line's beginning is another protocol.
 fn is_http_so_far(line: &[u8]) -> bool {
+    if line.starts_with(b"CONNECT ") || line.starts_with(b"HTTP/1.") {
+        return true; // as nearly all that is recorded
+    }
     let word = &line[..memchr(b' ', line).unwrap_or(line.len())];
     let whole = word.len() < line.len();
     [&b"CONNECT"[..], b"GET", b"POST", b"PUT", b"HEAD", b"PATCH", b"DELETE", b"TRACE", b"OPTIONS", b"PRI"]
         .iter()
         .any(|method| if whole { *method == word } else { method.starts_with(word) })
-        || (line.len() <= 7 && b"HTTP/1.".starts_with(line))
-        || line.starts_with(b"HTTP/1.")
+        || b"HTTP/1.".starts_with(line)
 }
 
 /// First lines that hold neither credentials nor a path.
@@ -204,6 +206,9 @@ pub(super) fn mask_target(head: &mut [u8]) {
     let end = head[start..line].iter().position(|&byte| byte == b' ').map_or(line, |at| start + at);
     let is_plain = is_plain(head);
     let target = &mut head[start..end];
+    if is_plain && !target.iter().any(|byte| matches!(byte, b'@' | b'/' | b'?' | b'#')) {
+        return; // a host and a port, as nearly always
+    }
     let authority = target.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
     let path = target[authority..].iter().position(|byte| b"/?#".contains(byte));
     let path = path.map_or(target.len(), |at| authority + at);
