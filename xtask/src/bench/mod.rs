@@ -71,7 +71,7 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
             pods.with_one(|stage| start::measure(stage, rounds, &mut figures))?;
         }
         if wanted(Part::Capture) {
-            let (seconds, count, rounds) = if quick { (1, 1_000, 1) } else { (4, 10_000, 3) };
+            let (seconds, count, rounds) = if quick { (1, 1_000, 1) } else { (4, 10_000, 5) };
             let sustained = pods.with_one(|stage| capture::rising(stage, seconds, &mut figures))?;
             capture::cost(&pods, rounds, count, sustained / 2, &mut figures)?;
             pods.with_one(|stage| capture::losses(stage, sustained, 4_000, &mut figures))?;
