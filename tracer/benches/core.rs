@@ -7,7 +7,7 @@ use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nix::time::{ClockId, clock_gettime};
-use tracer::{core::Core, core::Input, report::Report};
+use tracer::{core::Core, core::Input, report::Reports};
 
 use traffic::Node;
 
@@ -76,7 +76,7 @@ fn alive_with(sessions: usize) -> (Core, Node) {
 }
 
 fn feed(core: &mut Core, inputs: Vec<Input>) -> Duration {
-    let mut reports: Vec<Report> = Vec::new();
+    let mut reports: Reports = Vec::new();
     // Of this thread: what else the machine does is none of the core's cost.
     let now = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock"));
     let start = now();

@@ -20,7 +20,7 @@ use crate::{
     flow::Ground,
     head::{Form, Reply},
     pod::{Fact, Key, Pod},
-    report::Report,
+    report::Reports,
     session::Connection,
     verdict::{Carried, Evidence, Outcome, judge},
 };
@@ -122,7 +122,7 @@ impl Core {
     }
 
     /// Takes one input; puts the reports that follow from it into `reports`.
-    pub fn feed(&mut self, input: Input, reports: &mut Vec<Report>) {
+    pub fn feed(&mut self, input: Input, reports: &mut Reports) {
         match input {
             Input::Tick(time) => {
                 self.pass(time, reports);
@@ -150,7 +150,7 @@ impl Core {
     }
 
     /// Nothing more comes: hands on the reports that still wait for a name.
-    pub fn finish(&mut self, reports: &mut Vec<Report>) {
+    pub fn finish(&mut self, reports: &mut Reports) {
         self.naming.finish(reports);
     }
 
@@ -165,7 +165,7 @@ impl Core {
     }
 
     /// Reports the requests whose deadline has passed, and forgets what is old.
-    fn pass(&mut self, time: u64, reports: &mut Vec<Report>) {
+    fn pass(&mut self, time: u64, reports: &mut Reports) {
         let asked_before = time.saturating_sub(self.settings.deadline);
         while let Some(flow) = self.tables.pop_waiting(asked_before) {
             let Some(connection) = self.tables.connection(flow) else { continue };
@@ -186,7 +186,7 @@ impl Core {
     }
 
     /// The app's leg.
-    fn app(&mut self, event: &Event, reports: &mut Vec<Report>) {
+    fn app(&mut self, event: &Event, reports: &mut Reports) {
         match &event.what {
             What::Dialed => {}
             What::Ended(_) => {
@@ -222,7 +222,7 @@ impl Core {
 
     /// Without a sidecar there is nothing to wait for but the rest of the head. Whether the request was granted cannot be seen
     /// from here, and its end may not be told.
-    fn settle_direct(&mut self, flow: u64, event: &Event, at_last: bool, reports: &mut Vec<Report>) {
+    fn settle_direct(&mut self, flow: u64, event: &Event, at_last: bool, reports: &mut Reports) {
         while let Some(asked) = self.tables.connection(flow).and_then(|connection| connection.pending.front())
         {
             if !asked.complete && !at_last {
@@ -242,7 +242,7 @@ impl Core {
     }
 
     /// The leg on which the sidecar answers.
-    fn reply(&mut self, event: &Event, reports: &mut Vec<Report>) {
+    fn reply(&mut self, event: &Event, reports: &mut Reports) {
         let Some(flow) = self.tables.answered_by(event) else {
             if matches!(event.what, What::Ended(_)) {
                 self.tables.keep_early_end(event);
@@ -274,7 +274,7 @@ impl Core {
         Some(Answer { outcome: Outcome::Replied { status, body }, server })
     }
 
-    fn replied(&mut self, flow: u64, answer: Answer, event: &Event, reports: &mut Vec<Report>) {
+    fn replied(&mut self, flow: u64, answer: Answer, event: &Event, reports: &mut Reports) {
         let Some(asked) = self.tables.connection(flow).and_then(|connection| connection.pending.front())
         else {
             return;
@@ -293,7 +293,7 @@ impl Core {
         }
     }
 
-    fn reply_ended(&mut self, flow: u64, event: &Event, reports: &mut Vec<Report>) {
+    fn reply_ended(&mut self, flow: u64, event: &Event, reports: &mut Reports) {
         if let Some(answer) = self.answer(flow, true) {
             self.replied(flow, answer, event, reports);
         } else if let Some(connection) = self.tables.connection(flow) {
@@ -331,7 +331,7 @@ impl Core {
     }
 
     /// Judges a request and reports it, unless there is nothing to say about it.
-    fn report(&mut self, flow: u64, nth: usize, answer: Answer, time: u64, reports: &mut Vec<Report>) {
+    fn report(&mut self, flow: u64, nth: usize, answer: Answer, time: u64, reports: &mut Reports) {
         let Answer { outcome, server } = answer;
         let Some(connection) = self.tables.connection(flow) else { return };
         let Some(asked) = connection.pending.get(nth) else { return };
@@ -360,7 +360,7 @@ impl Core {
                 server,
                 time,
             });
-            self.naming.submit(key, report, time, reports);
+            self.naming.submit(key, Box::new(report), time, reports);
         }
         if let Some((upstream, carried)) = found
             && connection.tunnel.is_none()

@@ -136,7 +136,7 @@ pub enum DecodeError {
 
 /// Reads one record.
 pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
-    let meta: Meta = read(record)?;
+    let Packed(meta) = *read::<Meta>(record)?;
     let mut answered = false;
     let what = match meta.kind {
         kind if kind == RecordKind::Dial as u8 => What::Dialed,
@@ -144,12 +144,12 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
             let too_short = DecodeError::TooShort(record.len());
             let (numbers, data) =
                 record.split_at_checked(offset_of!(PayloadRecord, data)).ok_or(too_short)?;
-            let [offset, total, len] = read(&numbers[offset_of!(PayloadRecord, offset)..])?;
+            let Packed([offset, total, len]) = *read(&numbers[offset_of!(PayloadRecord, offset)..])?;
             let len = usize::try_from(len).unwrap_or(HEAD_MAX).min(HEAD_MAX);
             What::Sent { offset, total, data: Bytes::copy_from_slice(data.get(..len).ok_or(too_short)?) }
         }
         kind if kind == RecordKind::End as u8 => {
-            let EndRecord { from, to, answered: heard, .. } = read(record)?;
+            let Packed(EndRecord { from, to, answered: heard, .. }) = *read(record)?;
             answered = heard != 0;
             What::Ended(end_of(from, to)?)
         }
@@ -189,15 +189,19 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     })
 }
 
-/// A record, or the part of one, as the type it is.
-fn read<T: Wire>(record: &[u8]) -> Result<T, DecodeError> {
+/// A record, or the part of one, as the type it is. It is not copied: of most of it, a field or two are wanted.
+fn read<T: Wire>(record: &[u8]) -> Result<&Packed<T>, DecodeError> {
     if record.len() < size_of::<T>() {
         return Err(DecodeError::TooShort(record.len()));
     }
-    // SAFETY: `Wire` types are made of integers and byte arrays, so any bytes are a value of them, and the slice is
-    // long enough. It need not be aligned.
-    Ok(unsafe { record.as_ptr().cast::<T>().read_unaligned() })
+    // SAFETY: `Wire` types are made of integers and byte arrays, so any bytes are a value of them, the slice is long
+    // enough, and `Packed` need not be aligned.
+    Ok(unsafe { &*record.as_ptr().cast() })
 }
+
+/// What lies anywhere.
+#[repr(C, packed)]
+struct Packed<T>(T);
 
 /// # Safety
 /// Only for `repr(C)` types of integers and arrays of them, for which any bytes are valid.

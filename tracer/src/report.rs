@@ -42,6 +42,10 @@ pub fn rfc3339(time: Timestamp) -> String {
     text
 }
 
+/// Reports, oldest first; each in a box of its own, as it is large and goes through several hands.
+#[allow(clippy::vec_box, reason = "they are moved more often than they are made")]
+pub type Reports = Vec<Box<Report>>;
+
 /// One request and what became of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {

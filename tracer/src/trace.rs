@@ -69,8 +69,8 @@ pub fn replay(from: impl BufRead, mut sink: impl FnMut(Report) -> anyhow::Result
         let input: Input = serde_json::from_str(&line)
             .with_context(|| format!("line {number} is not an input of the core"))?;
         core.feed(input, &mut reports);
-        reports.drain(..).try_for_each(&mut sink)?;
+        reports.drain(..).try_for_each(|report| sink(*report))?;
     }
     core.finish(&mut reports);
-    reports.drain(..).try_for_each(&mut sink)
+    reports.drain(..).try_for_each(|report| sink(*report))
 }

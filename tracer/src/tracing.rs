@@ -13,7 +13,7 @@ use crate::{
     pod::Pod,
     probes::{Probes, Ring},
     redact::Redactor,
-    report::{Gap, Loser, Report, rfc3339},
+    report::{Gap, Loser, Reports, rfc3339},
     runtime::{News, Runtime},
     trace::Recorder,
 };
@@ -86,7 +86,7 @@ impl Tracing {
     }
 
     /// Waits for something to happen and puts the reports that follow from it into `reports`; at times there are none.
-    pub async fn next(&mut self, reports: &mut Vec<Report>) -> anyhow::Result<()> {
+    pub async fn next(&mut self, reports: &mut Reports) -> anyhow::Result<()> {
         let tick = tokio::select! {
             news = news(self.runtime.as_mut()) => {
                 self.learn(news, reports)?;
@@ -112,7 +112,7 @@ impl Tracing {
     }
 
     /// Feeds the core with what is in the ring; gives the time of the latest record.
-    fn read(&mut self, reports: &mut Vec<Report>) -> anyhow::Result<Option<u64>> {
+    fn read(&mut self, reports: &mut Reports) -> anyhow::Result<Option<u64>> {
         let mut latest = None;
         while let Some(record) = self.ring.take() {
             match record {
@@ -131,7 +131,7 @@ impl Tracing {
         Ok(latest)
     }
 
-    fn feed(&mut self, input: Input, reports: &mut Vec<Report>) -> anyhow::Result<()> {
+    fn feed(&mut self, input: Input, reports: &mut Reports) -> anyhow::Result<()> {
         if let Some(recorder) = &mut self.recorder {
             recorder.record(&input).context("cannot go on writing the recording")?;
         }
@@ -139,7 +139,7 @@ impl Tracing {
         Ok(())
     }
 
-    fn learn(&mut self, news: News, reports: &mut Vec<Report>) -> anyhow::Result<()> {
+    fn learn(&mut self, news: News, reports: &mut Reports) -> anyhow::Result<()> {
         let scoped = match news {
             News::Fact(fact) => return self.feed(Input::Fact(monotonic(), fact), reports),
             News::Scope { cgroup, traced } => self.probes.set_scope(cgroup, traced),
@@ -164,7 +164,7 @@ impl Tracing {
     }
 
     /// Gives up waiting for names: puts the reports that did into `reports`.
-    pub fn release(&mut self, reports: &mut Vec<Report>) {
+    pub fn release(&mut self, reports: &mut Reports) {
         self.core.finish(reports);
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tracer::{
     core::{Core, Input, Settings},
     event::{End, Event, Interception, Role, What},
-    report::Report,
+    report::Reports,
     verdict::Verdict,
 };
 
@@ -17,7 +17,7 @@ const DENIED: &str = "HTTP/1.1 404 Not Found\r\nserver: envoy\r\ncontent-length:
 /// Two connections of one client port to two ports of a pod, and what its sidecar accepted from that port.
 struct Pod {
     core: Core,
-    reports: Vec<Report>,
+    reports: Reports,
     /// The accepted socket that the app's leg tells of.
     told: Option<u64>,
 }

@@ -82,7 +82,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let now = Instant::now();
         for report in reports.drain(..) {
             metrics.count(&report, now);
-            if let Some(report) = enricher.enrich(Box::new(report)) {
+            if let Some(report) = enricher.enrich(report) {
                 sinks.take(report)?;
             }
         }

@@ -11,7 +11,7 @@ use crate::{
     filter::Filter,
     live::{self, Client, Query, Stream, Trouble},
     metrics::{self, Metrics},
-    report::{Message, Report},
+    report::{Message, Reports},
     tracing::Tracing,
 };
 
@@ -43,7 +43,7 @@ pub(super) struct Own {
     metrics: Metrics,
     enricher: Enricher,
     filter: Filter,
-    reports: Vec<Report>,
+    reports: Reports,
     ready: VecDeque<Message>,
 }
 
@@ -107,7 +107,7 @@ impl Args {
         }
         metrics.set_ready();
         let enricher = Enricher::new(explain.then_some(self.scope.admin_port), &metrics);
-        let (reports, ready) = (Vec::new(), VecDeque::new());
+        let (reports, ready) = (Reports::new(), VecDeque::new());
         Ok(Own { tracing, metrics, enricher, filter, reports, ready })
     }
 }
@@ -166,7 +166,7 @@ impl Own {
         for report in self.reports.drain(..) {
             self.metrics.count(&report, now);
             if self.filter.matches(&report) {
-                self.ready.extend(self.enricher.enrich(Box::new(report)).map(Message::Report));
+                self.ready.extend(self.enricher.enrich(report).map(Message::Report));
             }
         }
     }

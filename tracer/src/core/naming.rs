@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     pod::{Container, Fact, Key, Names, Owner, Pod},
-    report::{Kind, Report, Source},
+    report::{Kind, Report, Reports, Source},
 };
 
 /// How many reports may wait at once; the oldest goes without a name then.
@@ -16,7 +16,7 @@ pub(super) struct Naming {
     patience: u64,
     names: Names,
     /// In the order in which they came.
-    waiting: VecDeque<(u64, Key, Report)>,
+    waiting: VecDeque<(u64, Key, Box<Report>)>,
 }
 
 impl Naming {
@@ -35,9 +35,9 @@ impl Naming {
     pub(super) fn submit(
         &mut self,
         key: Option<Key>,
-        mut report: Report,
+        mut report: Box<Report>,
         time: u64,
-        reports: &mut Vec<Report>,
+        reports: &mut Reports,
     ) {
         let Some(key) = key.filter(|_| self.patience > 0) else {
             reports.push(report);
@@ -56,7 +56,7 @@ impl Naming {
     }
 
     /// Takes a fact, and hands on the reports that waited for it.
-    pub(super) fn learn(&mut self, fact: Fact, time: u64, reports: &mut Vec<Report>) {
+    pub(super) fn learn(&mut self, fact: Fact, time: u64, reports: &mut Reports) {
         let Some(key) = self.names.learn(fact, time) else { return };
         let Some(owner) = self.names.owner(key, time) else { return };
         for (at, waits_for, mut report) in std::mem::take(&mut self.waiting) {
@@ -69,7 +69,7 @@ impl Naming {
     }
 
     /// Hands on what has waited for long enough, and forgets what is gone for long enough.
-    pub(super) fn pass(&mut self, time: u64, reports: &mut Vec<Report>) {
+    pub(super) fn pass(&mut self, time: u64, reports: &mut Reports) {
         while self.waiting.front().is_some_and(|(since, ..)| since.saturating_add(self.patience) <= time) {
             reports.extend(self.waiting.pop_front().map(|(.., report)| report));
         }
@@ -80,7 +80,7 @@ impl Naming {
     }
 
     /// Hands on all that waits.
-    pub(super) fn finish(&mut self, reports: &mut Vec<Report>) {
+    pub(super) fn finish(&mut self, reports: &mut Reports) {
         reports.extend(self.waiting.drain(..).map(|(.., report)| report));
     }
 

@@ -111,7 +111,7 @@ fn play(sessions: &[Session], picks: &[usize], links: bool) -> BTreeMap<(u64, So
                 let app = SocketAddr::new(report.source.ip, report.source.port);
                 // A report follows from a step of its own session.
                 assert_eq!(app, sessions[at].app(), "{step:?} of {:?} gave {report:?}", sessions[at]);
-                found.entry((sessions[at].netns(), app)).or_default().push(report);
+                found.entry((sessions[at].netns(), app)).or_default().push(*report);
             }
         }
     }

@@ -10,7 +10,7 @@ use tracer::{
     core::{Core, Input, Settings},
     event::{End, Event, Interception, Role, Task, What},
     pod::{Fact, Key},
-    report::Report,
+    report::{Report, Reports},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -26,7 +26,7 @@ pub const CURL: &str =
 /// A session that is being told.
 pub struct Scene {
     core: Core,
-    reports: Vec<Report>,
+    reports: Reports,
     time: u64,
     /// 15001, or 15006 where the sidecar is the proxy's; none: no sidecar.
     sidecar: Option<u16>,
@@ -157,14 +157,14 @@ impl Scene {
     }
 
     /// What was reported so far.
-    pub fn reports(self) -> Vec<Report> {
+    pub fn reports(self) -> Reports {
         self.reports
     }
 
     /// The one report that came of it.
     pub fn report(self) -> Report {
-        let [report] = <[Report; 1]>::try_from(self.reports).expect("one report");
-        report
+        let [report] = <[Box<Report>; 1]>::try_from(self.reports).expect("one report");
+        *report
     }
 
     fn sends(mut self, role: Role, bytes: &[u8]) -> Self {
