@@ -14,7 +14,7 @@ use crate::{
 const LENGTH: usize = 192;
 
 /// A sentence of these words, one behind the other. There are three of them for each report, and this takes a third of the
-/// time that `format!` does.
+/// instructions that `format!` does.
 macro_rules! say {
     ($($words:tt)+) => {{
         let mut sentence = String::with_capacity(LENGTH);
