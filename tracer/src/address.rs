@@ -3,28 +3,33 @@
 
 use std::{
     fmt::Write as _,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 use compact_str::{CompactString, ToCompactString as _};
 
 /// `10.0.0.1:3128`, `[2001:db8::1]:3128`.
 pub fn shown(address: SocketAddr) -> CompactString {
-    let IpAddr::V4(ip) = address.ip() else { return address.to_compact_string() };
-    let mut text = Short::default();
-    text.push_ip(ip);
-    text.push(b':');
-    text.push_number(address.port());
-    text.as_str().into()
+    if address.is_ipv6() {
+        return address.to_compact_string();
+    }
+    let mut text = String::with_capacity("255.255.255.255:65535".len());
+    push_ip(&mut text, address.ip());
+    text.push(':');
+    push_number(&mut text, address.port());
+    text.into()
 }
 
 /// Adds an address without a port.
 pub fn push_ip(text: &mut String, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
-            let mut short = Short::default();
-            short.push_ip(ip);
-            text.push_str(short.as_str());
+            let [first, rest @ ..] = ip.octets();
+            push_number(text, first.into());
+            for octet in rest {
+                text.push('.');
+                push_number(text, octet.into());
+            }
         }
         // A string takes all that is written into it.
         IpAddr::V6(ip) => drop(write!(text, "{ip}")),
@@ -33,49 +38,7 @@ pub fn push_ip(text: &mut String, ip: IpAddr) {
 
 /// Adds a number, such as a port.
 pub fn push_number(text: &mut String, number: u16) {
-    let mut short = Short::default();
-    short.push_number(number);
-    text.push_str(short.as_str());
-}
-
-/// A few letters.
-#[derive(Default)]
-struct Short {
-    text: [u8; Self::ROOM],
-    length: usize,
-}
-
-impl Short {
-    const ROOM: usize = "255.255.255.255:65535".len();
-
-    fn push_ip(&mut self, ip: Ipv4Addr) {
-        let [first, rest @ ..] = ip.octets();
-        self.push_number(first.into());
-        for octet in rest {
-            self.push(b'.');
-            self.push_number(octet.into());
-        }
-    }
-
-    fn push_number(&mut self, number: u16) {
-        for scale in [10_000, 1_000, 100, 10, 1] {
-            if number >= scale || scale == 1 {
-                self.push(b'0' + (number / scale % 10) as u8);
-            }
-        }
-    }
-
-    /// What there is no room for is left out; nothing above comes to that.
-    fn push(&mut self, letter: u8) {
-        if let Some(place) = self.text.get_mut(self.length) {
-            *place = letter;
-            self.length += 1;
-        }
-    }
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.text[..self.length]).unwrap_or_default()
-    }
+    text.push_str(itoa::Buffer::new().format(number));
 }
 
 #[cfg(test)]

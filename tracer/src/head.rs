@@ -84,6 +84,7 @@ const METHODS: [&[u8]; 9] =
 pub fn request(bytes: &[u8]) -> Progress<Request> {
     let Some((line, rest)) = split_line(bytes) else {
         return match bytes {
+            [] => Progress::Incomplete,
             _ if !could_become_request(bytes) => Progress::Other,
             _ if bytes.len() < HEAD_MAX => Progress::Incomplete,
             _ => cut(bytes),

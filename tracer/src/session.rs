@@ -188,11 +188,8 @@ impl Connection {
                         self.ask(event, request, true);
                         added += 1;
                     }
+                    // Another one may be pipelined behind it.
                     self.head.consume(length);
-                    if self.head.is_empty() {
-                        return added;
-                    }
-                    // Another one is pipelined behind it.
                 }
             }
         }

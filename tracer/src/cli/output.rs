@@ -91,7 +91,7 @@ const AT_ONCE: usize = 64 << 10;
 pub(super) struct Printer {
     out: BufWriter<Stdout>,
     form: Form,
-    /// A line of JSON on its way out.
+    /// The report at hand as a line of JSON, where one is wanted; in room that stays.
     line: Vec<u8>,
     copy: Option<File>,
 }
@@ -144,14 +144,19 @@ impl Printer {
     }
 
     pub(super) fn print_report(&mut self, report: &Report) -> anyhow::Result<()> {
+        if self.copy.is_some() || matches!(self.form, Form::Json) {
+            self.line.clear();
+            serde_json::to_writer(&mut self.line, report)?;
+            self.line.push(b'\n');
+        }
         match &mut self.form {
             Form::Compact(compact) => self.out.write_all(compact.show(report).as_bytes())?,
             Form::Table(table) => self.out.write_all(table.show(report).as_bytes())?,
-            Form::Json => self.out.write_all(json_line(&mut self.line, report)?)?,
+            Form::Json => self.out.write_all(&self.line)?,
             Form::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(report)?)?,
         }
         if let Some(copy) = &mut self.copy {
-            copy.write_all(json_line(&mut self.line, report)?).context("cannot write the report file")?;
+            copy.write_all(&self.line).context("cannot write the report file")?;
         }
         Ok(())
     }
@@ -159,12 +164,4 @@ impl Printer {
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
         Ok(self.out.flush()?)
     }
-}
-
-/// Makes a line of JSON, in room that was made before.
-fn json_line<'a>(line: &'a mut Vec<u8>, report: &Report) -> serde_json::Result<&'a [u8]> {
-    line.clear();
-    serde_json::to_writer(&mut *line, report)?;
-    line.push(b'\n');
-    Ok(line)
 }

@@ -46,6 +46,14 @@ impl Words for u16 {
     }
 }
 
+impl<const N: usize> Words for [&str; N] {
+    fn push_to(&self, sentence: &mut String) {
+        for words in self {
+            sentence.push_str(words);
+        }
+    }
+}
+
 impl<T: Words + ?Sized> Words for &T {
     fn push_to(&self, sentence: &mut String) {
         (**self).push_to(sentence);
@@ -87,11 +95,11 @@ impl Subject<'_> {
 
     fn asked(&self) -> impl Words {
         Told(|sentence: &mut String| {
-            sentence.push_str(match self.request.form {
+            let what = match self.request.form {
                 Form::Connect => "CONNECT ",
                 Form::Absolute => "the request for http://",
-            });
-            sentence.push_str(&shortened(&self.request.authority));
+            };
+            [what, &shortened(&self.request.authority)].push_to(sentence);
         })
     }
 
@@ -111,13 +119,9 @@ impl Subject<'_> {
 
     fn dialled_with(&self, article: &'static str) -> impl Words {
         Told(move |sentence: &mut String| {
-            for words in [article, " proxy ", &self.proxy] {
-                sentence.push_str(words);
-            }
+            [article, " proxy ", &self.proxy].push_to(sentence);
             if let Some(endpoint) = &self.endpoint {
-                for words in [" (at ", endpoint, ")"] {
-                    sentence.push_str(words);
-                }
+                [" (at ", endpoint, ")"].push_to(sentence);
             }
         })
     }
@@ -262,11 +266,7 @@ fn handled_as_http(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Re
         | Carried::Tls
         | Carried::OtherBytes => "it sent nothing of it to",
     };
-    let nothing_sent = Told(|sentence: &mut String| {
-        for words in [nothing, " the proxy ", proxy] {
-            sentence.push_str(words);
-        }
-    });
+    let nothing_sent = [nothing, " the proxy ", proxy.as_str()];
     match (reason, evidence.upstream) {
         (Some(Reason::Forwarded | Reason::UpstreamFailed), Carried::RewrittenRequest) => {
             say!(listener " took " asked " for a request of its own and sent a rewritten one to " dialled "; the app got " status)

@@ -39,7 +39,7 @@ const BOUNDS: [(&str, &str); 5] = [
     (
         "kernel, past first bytes",
         "**A flow past its first bytes** takes one call of the kernel and two counters of the socket, some 25 ns, beside an empty \
-         program's 60 to 70, which are mostly the kernel's two looks at the clock: 1.3 to 1.6 times that from run to run. Other \
+         program's 60 to 70, which are mostly the kernel's two looks at the clock: 0.8 to 1.6 times that, by processor and run. Other \
          counters, which the kernel has just written, cost the same: it is the call.",
     ),
     (
@@ -51,10 +51,10 @@ const BOUNDS: [(&str, &str); 5] = [
          whether it must be escaped, names of fields included; reading and masking records a sixth; memory that is allocated and \
          freed again a tenth; a report's sentences and facts another; none of the rest more than one twentieth. On a processor \
          that others use meanwhile that is 4 to 9 µs, and twice as much at one time as at another on a virtual machine with \
-         neighbours. Alone and warm, the same instructions take half of what they take beside a busy Envoy, so most likely it is others' use \
-         of the same caches that bounds it: a sixth fewer instructions showed in callgrind, but not beside Envoy (six pairs: 0.97 \
-         of before, 0.74 to 1.30). The kernel's part of it, waking and writing to the pipe, is one eighth. Longer naps than 100 ms \
-         were tried, and change nothing.",
+         neighbours. Alone and warm, the same instructions take half of what they take beside a busy Envoy, so most likely it is \
+         others' use of the same caches that bounds it: a sixth fewer instructions showed in callgrind, but not beside Envoy (six \
+         pairs: 0.97 of before, 0.74 to 1.30). The kernel's part of it, waking and writing to the pipe, is one eighth. Longer \
+         naps than 100 ms were tried, and change nothing.",
     ),
     (
         "application, ",
