@@ -5,6 +5,7 @@ mod detail;
 mod explanation;
 mod gap;
 mod legs;
+mod line;
 mod paint;
 mod shown;
 mod table;
@@ -235,7 +236,12 @@ pub struct Listener {
 impl Report {
     /// One line of JSON, without the line end.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("a report has only strings for keys")
+        line::text(self).expect("a report has nothing that a line has not")
+    }
+
+    /// Writes that line behind what is there.
+    pub fn write_json(&self, to: &mut Vec<u8>) {
+        line::write(self, to).expect("a report has nothing that a line has not");
     }
 
     /// The page that explains this verdict.

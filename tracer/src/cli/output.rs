@@ -146,7 +146,7 @@ impl Printer {
     pub(super) fn print_report(&mut self, report: &Report) -> anyhow::Result<()> {
         if self.copy.is_some() || matches!(self.form, Form::Json) {
             self.line.clear();
-            serde_json::to_writer(&mut self.line, report)?;
+            report.write_json(&mut self.line);
             self.line.push(b'\n');
         }
         match &mut self.form {

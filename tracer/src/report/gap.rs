@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Report;
+use super::{Report, line};
 
 /// Something is missing here. Its JSON is a contract, as the report's is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,6 @@ impl Gap {
 impl Message {
     /// One line of JSON, without the line end.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("it has only strings for keys")
+        line::text(self).expect("neither has anything that a line has not")
     }
 }
