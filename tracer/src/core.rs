@@ -130,7 +130,7 @@ impl Core {
             }
             // It comes another way than the records, so no deadline passes by its time: older ones may still wait.
             Input::Fact(time, fact) => self.naming.learn(fact, time, reports),
-            Input::Event(event) => {
+            Input::Event(mut event) => {
                 self.pass(event.time, reports);
                 self.lost = event.lost;
                 if self.tables.tunnels.contains(event.flow) {
@@ -141,9 +141,9 @@ impl Core {
                     return;
                 }
                 match event.role {
-                    Role::App => self.app(&event, reports),
-                    Role::Reply => self.reply(&event, reports),
-                    Role::Upstream => self.upstream(&event),
+                    Role::App => self.app(&mut event, reports),
+                    Role::Reply => self.reply(&mut event, reports),
+                    Role::Upstream => self.upstream(&mut event),
                 }
             }
         }
@@ -186,8 +186,8 @@ impl Core {
     }
 
     /// The app's leg.
-    fn app(&mut self, event: &Event, reports: &mut Reports) {
-        match &event.what {
+    fn app(&mut self, event: &mut Event, reports: &mut Reports) {
+        match &mut event.what {
             What::Dialed => {}
             What::Ended(_) => {
                 let gone = self.tables.connection_mut(event.flow).is_some_and(|connection| {
@@ -199,8 +199,9 @@ impl Core {
                 }
             }
             What::Sent { offset, total, data } => {
+                let (offset, total, data) = (*offset, *total, std::mem::take(data));
                 let Some(connection) = self.tables.connection_or_new(event) else { return };
-                let added = connection.app_sent(event, *offset, *total, data);
+                let added = connection.app_sent(event, offset, total, data);
                 if connection.is_idle() {
                     self.tables.remove_connection(event.flow);
                     return;
@@ -212,8 +213,8 @@ impl Core {
                 } else if added > 0 {
                     self.tables.wait(event.flow, event.time, added);
                     // A sidecar that does not want the connection closes it before the app has sent a byte.
-                    if let Some(end) = self.tables.take_early_end(event.flow) {
-                        self.reply(&end, reports);
+                    if let Some(mut end) = self.tables.take_early_end(event.flow) {
+                        self.reply(&mut end, reports);
                     }
                 }
             }
@@ -242,7 +243,7 @@ impl Core {
     }
 
     /// The leg on which the sidecar answers.
-    fn reply(&mut self, event: &Event, reports: &mut Reports) {
+    fn reply(&mut self, event: &mut Event, reports: &mut Reports) {
         let Some(flow) = self.tables.answered_by(event) else {
             if matches!(event.what, What::Ended(_)) {
                 self.tables.keep_early_end(event);
@@ -252,12 +253,12 @@ impl Core {
         if let Some(dialed) = event.link {
             self.claim_by_link(dialed);
         }
-        match &event.what {
+        match &mut event.what {
             What::Dialed => {}
             What::Ended(_) => self.reply_ended(flow, event, reports),
             What::Sent { offset, total, data } => {
                 if let Some(connection) = self.tables.connection_mut(flow) {
-                    connection.sidecar_sent(*offset, *total, data);
+                    connection.sidecar_sent(*offset, *total, std::mem::take(data));
                 }
                 if let Some(answer) = self.answer(flow, false) {
                     self.replied(flow, answer, event, reports);
@@ -310,9 +311,9 @@ impl Core {
     }
 
     /// The sidecar's own sockets.
-    fn upstream(&mut self, event: &Event) {
+    fn upstream(&mut self, event: &mut Event) {
         let Some(upstream) = self.tables.upstreams.entry(event) else { return };
-        match &event.what {
+        match &mut event.what {
             What::Dialed => {}
             What::Ended(end) => {
                 self.tables.upstreams.ended(event.flow, event.time, *end);
@@ -320,7 +321,7 @@ impl Core {
             }
             What::Sent { offset, total, data } => {
                 upstream.sent.get_or_insert(event.time);
-                upstream.bytes.append(*offset, *total, data);
+                upstream.bytes.append(*offset, *total, std::mem::take(data));
                 let is_by_bytes = upstream.claim.is_some_and(|claim| claim.ground >= Ground::Bytes);
                 if !self.claim_by_link(event.flow) && !is_by_bytes {
                     self.claim_by_bytes(event.flow);

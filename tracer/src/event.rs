@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use compact_str::CompactString;
 use memchr::memchr;
 use serde::{Deserialize, Serialize};
@@ -93,7 +93,7 @@ pub enum What {
         total: u32,
         /// At most `HEAD_MAX` bytes.
         #[serde(with = "latin1")]
-        data: Bytes,
+        data: BytesMut,
     },
     /// It ended.
     Ended(End),
@@ -146,7 +146,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
                 record.split_at_checked(offset_of!(PayloadRecord, data)).ok_or(too_short)?;
             let Packed([offset, total, len]) = *read(&numbers[offset_of!(PayloadRecord, offset)..])?;
             let len = usize::try_from(len).unwrap_or(HEAD_MAX).min(HEAD_MAX);
-            What::Sent { offset, total, data: Bytes::copy_from_slice(data.get(..len).ok_or(too_short)?) }
+            What::Sent { offset, total, data: data.get(..len).ok_or(too_short)?.into() }
         }
         kind if kind == RecordKind::End as u8 => {
             let Packed(EndRecord { from, to, answered: heard, .. }) = *read(record)?;
@@ -249,14 +249,14 @@ fn is_zero(number: &u64) -> bool {
 
 /// Bytes as a string in which each character is one byte, as readable in a trace as HTTP is.
 pub(crate) mod latin1 {
-    use bytes::Bytes;
+    use bytes::BytesMut;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(crate) fn serialize<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &BytesMut, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&bytes.iter().copied().map(char::from).collect::<String>())
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BytesMut, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(from)?;
         text.chars()
             .map(|c| {

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
 };
 
+use bytes::{Buf as _, BytesMut};
 use foldhash::HashMap;
 use tracer_ebpf::HEAD_MAX;
 
@@ -20,23 +21,32 @@ use crate::{
 /// The bytes of one head, put together from the pieces in which they were sent.
 #[derive(Clone, Debug, Default)]
 pub struct Bytes {
-    kept: Vec<u8>,
+    kept: BytesMut,
     next: Option<u32>,
 }
 
 impl Bytes {
-    /// Takes a piece that was sent at `offset` of the flow, `total` bytes long, of which `data` was copied. Gives
-    /// false, and takes nothing, where it does not follow on from what is there.
-    pub fn append(&mut self, offset: u32, total: u32, data: &[u8]) -> bool {
-        if self.next.is_some_and(|next| next != offset) || self.is_full() {
-            return false;
+    /// Would a piece that was sent at `offset` of the flow follow on from what is there, and is there room for it?
+    pub fn takes(&self, offset: u32) -> bool {
+        self.next.is_none_or(|next| next == offset) && !self.is_full()
+    }
+
+    /// Takes a piece that was sent at `offset` of the flow, `total` bytes long, of which `data` was copied; nothing, where it
+    /// does not follow on from what is there.
+    pub fn append(&mut self, offset: u32, total: u32, mut data: BytesMut) {
+        if !self.takes(offset) {
+            return;
         }
-        let room = HEAD_MAX - self.kept.len();
-        self.kept.extend_from_slice(&data[..data.len().min(room)]);
         // Behind a piece that was copied in part, there is a gap that nothing follows on from.
-        let follows = if is_whole(total, data) { offset.wrapping_add(total) } else { offset.wrapping_sub(1) };
+        let follows =
+            if is_whole(total, &data) { offset.wrapping_add(total) } else { offset.wrapping_sub(1) };
         self.next = Some(follows);
-        true
+        data.truncate(HEAD_MAX - self.kept.len());
+        if self.kept.is_empty() {
+            self.kept = data; // as nearly always
+        } else {
+            self.kept.extend_from_slice(&data);
+        }
     }
 
     /// What is there.
@@ -46,7 +56,7 @@ impl Bytes {
 
     /// Drops the first `length` bytes.
     pub fn consume(&mut self, length: usize) {
-        self.kept.drain(..length.min(self.kept.len()));
+        self.kept.advance(length.min(self.kept.len()));
     }
 
     /// Drops all, and forgets where they were.
@@ -342,25 +352,27 @@ mod tests {
     #[test]
     fn pieces_follow_on_from_each_other() {
         let mut bytes = Bytes::default();
-        assert!(bytes.append(7, 3, b"CON"));
-        assert!(bytes.append(10, 5, b"NECT "));
-        assert!(!bytes.append(99, 1, b"x"), "a gap");
+        bytes.append(7, 3, b"CON"[..].into());
+        bytes.append(10, 5, b"NECT "[..].into());
+        assert!(!bytes.takes(99), "a gap");
+        bytes.append(99, 1, b"x"[..].into());
         assert_eq!(bytes.as_slice(), b"CONNECT ");
     }
 
     #[test]
     fn nothing_follows_a_piece_that_was_cut() {
         let mut bytes = Bytes::default();
-        assert!(bytes.append(0, 10, b"CONN"));
-        assert!(!bytes.append(10, 1, b"x"));
+        bytes.append(0, 10, b"CONN"[..].into());
+        assert!(!bytes.takes(10));
+        bytes.append(10, 1, b"x"[..].into());
         assert_eq!(bytes.as_slice(), b"CONN");
     }
 
     #[test]
     fn no_more_than_a_head_is_kept() {
         let mut bytes = Bytes::default();
-        assert!(bytes.append(0, 500, &[b'a'; 500]));
-        assert!(bytes.append(500, 500, &[b'b'; 500]));
+        bytes.append(0, 500, [b'a'; 500][..].into());
+        bytes.append(500, 500, [b'b'; 500][..].into());
         assert_eq!(bytes.as_slice().len(), HEAD_MAX);
     }
 }

@@ -3,7 +3,6 @@
 
 mod part;
 
-use bytes::{Bytes, BytesMut};
 use foldhash::HashMap;
 
 use self::part::{NEXT, Part, START, mask_target};
@@ -30,13 +29,11 @@ impl Redactor {
         match &mut event.what {
             What::Sent { offset, total, data } => {
                 let mut part = self.part_at(event.flow, *offset, data);
-                let mut bytes = std::mem::take(data).try_into_mut().unwrap_or_else(BytesMut::from);
                 let begins = part.is_start();
-                part.mask(&mut bytes, begins);
+                part.mask(data, begins);
                 if begins {
-                    mask_target(&mut bytes);
+                    mask_target(data);
                 }
-                *data = bytes.freeze();
                 if part.goes_on() && is_whole(*total, data) {
                     if self.flows.len() >= FLOWS {
                         self.flows.clear();
@@ -52,7 +49,7 @@ impl Redactor {
     }
 
     /// Where in a head these bytes of a flow begin.
-    fn part_at(&mut self, flow: u64, offset: u32, data: &Bytes) -> Part {
+    fn part_at(&mut self, flow: u64, offset: u32, data: &[u8]) -> Part {
         let known = self.flows.remove(&flow).filter(|known| known.next == offset);
         match known {
             _ if begins_head(data) => START,
@@ -65,7 +62,7 @@ impl Redactor {
 }
 
 /// A new request or reply on a connection that had one before.
-fn begins_head(data: &Bytes) -> bool {
+fn begins_head(data: &[u8]) -> bool {
     data.starts_with(b"CONNECT ") || data.starts_with(b"HTTP/1.")
 }
 
@@ -73,16 +70,18 @@ fn begins_head(data: &Bytes) -> bool {
 mod tests {
     use std::net::SocketAddr;
 
+    use bytes::BytesMut;
+
     use super::*;
     use crate::event::Role;
 
     /// What is seen of a piece of a flow's bytes.
-    fn redacted(redactor: &mut Redactor, offset: usize, piece: &[u8]) -> Bytes {
+    fn redacted(redactor: &mut Redactor, offset: usize, piece: &[u8]) -> BytesMut {
         redacted_of(redactor, offset, piece.len(), piece)
     }
 
     /// The same of one that was `total` bytes long, and cut.
-    fn redacted_of(redactor: &mut Redactor, offset: usize, total: usize, piece: &[u8]) -> Bytes {
+    fn redacted_of(redactor: &mut Redactor, offset: usize, total: usize, piece: &[u8]) -> BytesMut {
         let addr = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut event = Event {
             time: 0,
@@ -102,7 +101,7 @@ mod tests {
             what: What::Sent {
                 offset: u32::try_from(offset).unwrap(),
                 total: u32::try_from(total).unwrap(),
-                data: Bytes::copy_from_slice(piece),
+                data: piece.into(),
             },
         };
         redactor.redact(&mut event);

@@ -37,7 +37,8 @@ static TIMES: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
 
 /// A time as reports have it.
 pub fn rfc3339(time: Timestamp) -> String {
-    let mut text = String::with_capacity("2026-11-20T11:45:15.123456Z".len());
+    // Room for any: the printer asks for it beforehand.
+    let mut text = String::with_capacity("-009999-12-31T23:59:59.123456789Z".len());
     // A string takes all that is written into it.
     let _ = TIMES.print_timestamp(&time, &mut text);
     text
@@ -246,6 +247,6 @@ impl Report {
 
     /// The page that explains this verdict.
     pub(crate) fn page(verdict: Verdict) -> String {
-        format!("docs/verdicts/{}.md", verdict.name())
+        ["docs/verdicts/", verdict.name(), ".md"].concat()
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{collections::VecDeque, hash::BuildHasher, net::SocketAddr};
 
+use bytes::BytesMut;
 use foldhash::quality::FixedState;
 use smallvec::SmallVec;
 use tracer_ebpf::HEAD_MAX;
@@ -143,21 +144,21 @@ impl Connection {
     }
 
     /// Takes bytes that the app sent; says how many requests were added.
-    pub fn app_sent(&mut self, event: &Event, offset: u32, total: u32, data: &[u8]) -> usize {
+    pub fn app_sent(&mut self, event: &Event, offset: u32, total: u32, data: BytesMut) -> usize {
         if self.opaque {
             return 0;
         }
         self.sidecar = self.sidecar.or(event.sidecar);
         let room = HEAD_MAX.saturating_sub(self.sent.len());
         self.sent.extend_from_slice(&data[..data.len().min(room)]);
-        if !self.head.append(offset, total, data) {
+        if !self.head.takes(offset) {
             // A gap: whatever was there will not be continued.
             self.head.clear();
-            self.head.append(offset, total, data);
             if let Some(asked) = self.pending.back_mut() {
                 asked.complete = true;
             }
         }
+        self.head.append(offset, total, data);
         let mut added = 0;
         loop {
             // The request whose headers are still coming is the last of the pending ones.
@@ -244,14 +245,15 @@ impl Connection {
     }
 
     /// Takes bytes that the sidecar sent to the app.
-    pub fn sidecar_sent(&mut self, offset: u32, total: u32, data: &[u8]) {
-        if self.replied.is_empty() && self.answered > 0 && !data.starts_with(b"HTTP/1.") {
+    pub fn sidecar_sent(&mut self, offset: u32, total: u32, data: BytesMut) {
+        let begins = data.starts_with(b"HTTP/1.");
+        if self.replied.is_empty() && self.answered > 0 && !begins {
             return; // the rest of an earlier answer's body
         }
-        if !self.replied.append(offset, total, data) && data.starts_with(b"HTTP/1.") {
+        if begins && !self.replied.takes(offset) {
             self.replied.clear();
-            self.replied.append(offset, total, data);
         }
+        self.replied.append(offset, total, data);
     }
 
     /// The answer to the oldest request: when its head is whole, or, with `at_last`, as far as it has come.

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use tracer::{
     core::{Core, Input, Settings},
     event::{End, Event, Interception, Role, What},
@@ -49,7 +48,7 @@ fn asks(number: u32, time: u64) -> [Event; 2] {
         what: What::Sent {
             offset: 0,
             total: u32::try_from(head.len()).expect("short"),
-            data: Bytes::from(head),
+            data: head[..].into(),
         },
     };
     let dial = Event {
@@ -118,7 +117,7 @@ fn granted(number: u32, time: u64) -> [Event; 4] {
 
 fn sent(text: &'static str) -> What {
     let total = u32::try_from(text.len()).expect("short");
-    What::Sent { offset: 0, total, data: Bytes::from_static(text.as_bytes()) }
+    What::Sent { offset: 0, total, data: text.as_bytes().into() }
 }
 
 #[test]

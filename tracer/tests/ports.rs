@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use tracer::{
     core::{Core, Input, Settings},
     event::{End, Event, Interception, Role, What},
@@ -82,7 +81,7 @@ impl Pod {
 
 fn sent(text: &str) -> What {
     let total = u32::try_from(text.len()).expect("short");
-    What::Sent { offset: 0, total, data: Bytes::copy_from_slice(text.as_bytes()) }
+    What::Sent { offset: 0, total, data: text.as_bytes().into() }
 }
 
 #[test]

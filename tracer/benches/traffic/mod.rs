@@ -9,7 +9,6 @@ use std::{
     path::Path,
 };
 
-use bytes::Bytes;
 use tracer::{
     core::{Core, Input, Settings},
     event::{End, Event, Interception, Role, Task, What},
@@ -98,7 +97,7 @@ impl Node {
         let sent = |bytes: &str| What::Sent {
             offset: 0,
             total: u32::try_from(bytes.len()).expect("short"),
-            data: Bytes::copy_from_slice(bytes.as_bytes()),
+            data: bytes.as_bytes().into(),
         };
         inputs.push(self.event(number, Role::App, sent(&head)));
         inputs.push(self.event(number, Role::Upstream, What::Dialed));
@@ -121,7 +120,7 @@ impl Node {
             let what = What::Sent {
                 offset: 0,
                 total: u32::try_from(refused.len()).expect("short"),
-                data: Bytes::from_static(refused.as_bytes()),
+                data: refused.as_bytes().into(),
             };
             inputs.push(self.event(number, Role::Reply, what));
         }

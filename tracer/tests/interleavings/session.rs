@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use tracer::{
     event::{End, Event, Interception, Role, Task, What},
     verdict::{Reason, Verdict},
@@ -243,7 +242,7 @@ impl Session {
         let sent = |offset: usize, data: &[u8]| What::Sent {
             offset: u32::try_from(offset).expect("short"),
             total: u32::try_from(data.len()).expect("short"),
-            data: Bytes::copy_from_slice(data),
+            data: data.into(),
         };
         let (head, half) = (self.head(), 11);
         let (role, what) = match step {

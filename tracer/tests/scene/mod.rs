@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use tracer::{
     core::{Core, Input, Settings},
     event::{End, Event, Interception, Role, Task, What},
@@ -173,7 +172,7 @@ impl Scene {
         let offset = self.sent[leg];
         self.sent[leg] += total;
         // The kernel copies so much of a payload, and no more.
-        let data = Bytes::copy_from_slice(&bytes[..bytes.len().min(512)]);
+        let data = bytes[..bytes.len().min(512)].into();
         self.event(role, What::Sent { offset, total, data })
     }
 
