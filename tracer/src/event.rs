@@ -231,10 +231,10 @@ fn socket_addr(addr: [u8; 16], port: u16) -> SocketAddr {
 /// A thread may call itself anything.
 fn comm(name: &[u8; 16]) -> CompactString {
     let end = memchr(0, name).unwrap_or(name.len());
-    let name = &name[..end];
-    match CompactString::from_utf8(name) {
-        Ok(plain) if name.iter().all(|byte| is_plain(*byte)) => plain,
-        _ => name.iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect(),
+    // With the zeros behind it, it is looked at by the word.
+    match std::str::from_utf8(name).ok().and_then(|name| name.get(..end)) {
+        Some(plain) if plain.bytes().all(is_plain) => plain.into(),
+        _ => name[..end].iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect(),
     }
 }
 
