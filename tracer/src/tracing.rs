@@ -27,9 +27,32 @@ pub struct Tracing {
     core: Core,
     capacity: usize,
     tick: Interval,
+    due: Due,
     counts: Counts,
     losses: Losses,
     recorder: Option<Recorder<BufWriter<File>>>,
+}
+
+/// What there is to do before there is something to wait for.
+#[derive(Default)]
+enum Due {
+    #[default]
+    Nothing,
+    /// The runtime has told something.
+    Learn(News),
+    /// There may be something in the ring.
+    Look {
+        /// It is also time to see what has changed in a second, at this time.
+        tick: Option<u64>,
+        /// The time of the latest record that was taken.
+        latest: Option<u64>,
+    },
+}
+
+impl Due {
+    fn look(tick: Option<u64>) -> Self {
+        Self::Look { tick, latest: None }
+    }
 }
 
 /// What was read from the ring.
@@ -79,41 +102,47 @@ impl Tracing {
             capacity: settings.capacity,
             core: Core::new(settings),
             tick,
+            due: Due::Nothing,
             counts: Counts::default(),
             losses: Losses::default(),
             recorder: recorder.transpose()?,
         })
     }
 
-    /// Waits for something to happen and puts the reports that follow from it into `reports`; at times there are none.
-    pub async fn next(&mut self, reports: &mut Reports) -> anyhow::Result<()> {
-        let tick = tokio::select! {
-            news = news(self.runtime.as_mut()) => {
-                self.learn(news, reports)?;
-                self.ask();
-                return Ok(());
-            }
-            woken = self.ring.wait() => woken.map(|()| None).context("cannot wait for the ring")?,
-            _ = self.tick.tick() => Some(monotonic()),
-        };
-        let latest = self.read(reports)?;
-        if let Some(now) = tick {
-            self.notice_losses()?;
-            // Nobody's time is over because of what lies in the ring unread.
-            let time = latest.filter(|_| self.ring.has_more()).unwrap_or(now);
-            self.feed(Input::Tick(time), reports)?;
-        }
-        self.ask();
+    /// Waits for something to happen, of which [`Self::read`] has to give all before. Nothing is lost where this is dropped
+    /// half-way.
+    pub async fn wait(&mut self) -> anyhow::Result<()> {
         // However much there is to read, whoever asks for the metrics has its turn.
         if self.ring.has_more() {
             tokio::task::yield_now().await;
         }
+        self.due = tokio::select! {
+            news = news(self.runtime.as_mut()) => Due::Learn(news),
+            woken = self.ring.wait() => woken.map(|()| Due::look(None)).context("cannot wait for the ring")?,
+            _ = self.tick.tick() => Due::look(Some(monotonic())),
+        };
         Ok(())
     }
 
-    /// Feeds the core with what is in the ring; gives the time of the latest record.
-    fn read(&mut self, reports: &mut Reports) -> anyhow::Result<Option<u64>> {
-        let mut latest = None;
+    /// Goes on with what has happened until reports follow from it, and puts those into `reports`. False: that was all of it.
+    pub fn read(&mut self, reports: &mut Reports) -> anyhow::Result<bool> {
+        match std::mem::take(&mut self.due) {
+            Due::Nothing => return Ok(false),
+            Due::Learn(news) => self.learn(news, reports)?,
+            Due::Look { tick, latest } => self.look(tick, latest, reports)?,
+        }
+        self.ask();
+        Ok(!reports.is_empty())
+    }
+
+    /// Feeds the core with what is in the ring. One report is made use of and dropped before the next is made: so they take
+    /// each other's memory, which is at hand.
+    fn look(
+        &mut self,
+        tick: Option<u64>,
+        mut latest: Option<u64>,
+        reports: &mut Reports,
+    ) -> anyhow::Result<()> {
         while let Some(record) = self.ring.take() {
             match record {
                 Ok(mut event) => {
@@ -127,8 +156,18 @@ impl Tracing {
                     log::error!("{error}; is another version of the kernel programs loaded?");
                 }
             }
+            if !reports.is_empty() {
+                self.due = Due::Look { tick, latest };
+                return Ok(());
+            }
         }
-        Ok(latest)
+        if let Some(now) = tick {
+            self.notice_losses()?;
+            // Nobody's time is over because of what lies in the ring unread.
+            let time = latest.filter(|_| self.ring.has_more()).unwrap_or(now);
+            self.feed(Input::Tick(time), reports)?;
+        }
+        Ok(())
     }
 
     fn feed(&mut self, input: Input, reports: &mut Reports) -> anyhow::Result<()> {

@@ -69,22 +69,24 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut reports = Vec::new();
     loop {
         tokio::select! {
-            next = tracing.next(&mut reports) => next?,
+            waited = tracing.wait() => waited?,
             report = enricher.next() => sinks.take(report)?,
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
+        }
+        let now = Instant::now();
+        while tracing.read(&mut reports)? {
+            for report in reports.drain(..) {
+                metrics.count(&report, now);
+                if let Some(report) = enricher.enrich(report) {
+                    sinks.take(report)?;
+                }
+            }
         }
         metrics.update(&tracing);
         tracing.take_gaps().into_iter().for_each(|gap| sinks.live.gap(gap));
         for pod in tracing.take_gone() {
             metrics.forget_pod(&pod.namespace, &pod.name);
-        }
-        let now = Instant::now();
-        for report in reports.drain(..) {
-            metrics.count(&report, now);
-            if let Some(report) = enricher.enrich(report) {
-                sinks.take(report)?;
-            }
         }
     }
     write(&sinks.log.rest())?;

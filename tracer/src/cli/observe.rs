@@ -96,10 +96,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         loop {
             seen.count(&message);
             printer.print(&message)?;
-            if is_enough(&seen) || !source.is_ready() {
+            if is_enough(&seen) {
                 break;
             }
-            let Some(next) = source.next().await? else { break };
+            let Some(next) = source.next_ready()? else { break };
             message = next;
         }
         printer.flush()?;

@@ -60,14 +60,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (mut reports, mut flagged, mut all) = (Vec::new(), 0u64, 0u64);
     loop {
         tokio::select! {
-            next = tracing.next(&mut reports) => next?,
+            waited = tracing.wait() => waited?,
             () = &mut timeout => break,
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         }
-        for report in reports.drain(..) {
-            all += 1;
-            flagged += u64::from(report.flagged);
+        while tracing.read(&mut reports)? {
+            for report in reports.drain(..) {
+                all += 1;
+                flagged += u64::from(report.flagged);
+            }
         }
         for gap in tracing.take_gaps() {
             eprintln!("lost {} records ({}): the recording is not whole", gap.lost.count, gap.lost.reason);

@@ -121,11 +121,11 @@ impl Source {
         }
     }
 
-    /// Whether the next line can be had without waiting.
-    pub(super) fn is_ready(&self) -> bool {
+    /// The next line, if it can be had without waiting.
+    pub(super) fn next_ready(&mut self) -> anyhow::Result<Option<Message>> {
         match self {
-            Self::Agent(stream) => stream.is_ready(),
-            Self::Own(own) => !own.ready.is_empty(),
+            Self::Agent(stream) => stream.next_ready(),
+            Self::Own(own) => own.next_ready(),
         }
     }
 
@@ -141,18 +141,27 @@ impl Source {
 impl Own {
     async fn next(&mut self) -> anyhow::Result<Message> {
         loop {
-            if self.ready.is_empty() {
-                // First, because what was read before this was last dropped half-way lies here, too.
-                self.sort_out();
-            }
-            if let Some(message) = self.ready.pop_front() {
+            if let Some(message) = self.next_ready()? {
                 return Ok(message);
             }
+            self.metrics.update(&self.tracing);
             tokio::select! {
-                next = self.tracing.next(&mut self.reports) => next?,
+                waited = self.tracing.wait() => waited?,
                 report = self.enricher.next() => self.ready.push_back(Message::Report(report)),
             }
-            self.metrics.update(&self.tracing);
+        }
+    }
+
+    fn next_ready(&mut self) -> anyhow::Result<Option<Message>> {
+        loop {
+            if let Some(message) = self.ready.pop_front() {
+                return Ok(Some(message));
+            }
+            let is_all = !self.tracing.read(&mut self.reports)?;
+            self.sort_out();
+            if is_all && self.ready.is_empty() {
+                return Ok(None);
+            }
         }
     }
 
@@ -172,6 +181,7 @@ impl Own {
     }
 
     async fn finish(mut self) -> anyhow::Result<Vec<Message>> {
+        self.tracing.release(&mut self.reports);
         self.sort_out();
         let mut rest = Vec::from(self.ready);
         while self.enricher.is_waiting() {

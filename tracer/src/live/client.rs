@@ -132,21 +132,22 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Whether a line is here already.
-    pub fn is_ready(&self) -> bool {
-        self.buffer.contains(&b'\n')
+    /// The next line, if it is here already.
+    pub fn next_ready(&mut self) -> anyhow::Result<Option<Message>> {
+        let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
+        let line = self.buffer.split_to(end);
+        self.buffer.advance(1);
+        let message = serde_json::from_slice(&line);
+        message
+            .map(Some)
+            .with_context(|| format!("cannot read a line of the agent at {}", self.path.display()))
     }
 
     /// The next line; `None`: the agent has told all that was asked for. Nothing is lost where this is dropped half-way.
     pub async fn next(&mut self) -> anyhow::Result<Option<Message>> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
-                let line = self.buffer.split_to(end);
-                self.buffer.advance(1);
-                let message = serde_json::from_slice(&line);
-                return message
-                    .map(Some)
-                    .with_context(|| format!("cannot read a line of the agent at {}", self.path.display()));
+            if let Some(message) = self.next_ready()? {
+                return Ok(Some(message));
             }
             if self.buffer.len() > LONGEST_LINE {
                 bail!("the agent at {} sends a line without end", self.path.display());
