@@ -122,7 +122,7 @@ impl Core {
     }
 
     /// Takes one input; puts the reports that follow from it into `reports`.
-    pub fn feed(&mut self, input: Input, reports: &mut Reports) {
+    pub fn feed(&mut self, mut input: Input, reports: &mut Reports) {
         match input {
             Input::Tick(time) => {
                 self.pass(time, reports);
@@ -130,7 +130,7 @@ impl Core {
             }
             // It comes another way than the records, so no deadline passes by its time: older ones may still wait.
             Input::Fact(time, fact) => self.naming.learn(fact, time, reports),
-            Input::Event(mut event) => {
+            Input::Event(ref mut event) => {
                 self.pass(event.time, reports);
                 self.lost = event.lost;
                 if self.tables.tunnels.contains(event.flow) {
@@ -141,9 +141,9 @@ impl Core {
                     return;
                 }
                 match event.role {
-                    Role::App => self.app(&mut event, reports),
-                    Role::Reply => self.reply(&mut event, reports),
-                    Role::Upstream => self.upstream(&mut event),
+                    Role::App => self.app(event, reports),
+                    Role::Reply => self.reply(event, reports),
+                    Role::Upstream => self.upstream(event),
                 }
             }
         }
