@@ -109,8 +109,8 @@ impl Tracing {
         })
     }
 
-    /// Waits for something to happen, of which [`Self::read`] has to give all before. Nothing is lost where this is dropped
-    /// half-way.
+    /// Waits for something to happen. Of what happened last, [`Self::read`] must have given all by then. Nothing is lost where
+    /// this is dropped half-way.
     pub async fn wait(&mut self) -> anyhow::Result<()> {
         // However much there is to read, whoever asks for the metrics has its turn.
         if self.ring.has_more() {

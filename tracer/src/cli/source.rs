@@ -43,6 +43,8 @@ pub(super) struct Own {
     metrics: Metrics,
     enricher: Enricher,
     filter: Filter,
+    /// When something happened last.
+    now: Instant,
     reports: Reports,
     ready: VecDeque<Message>,
 }
@@ -108,7 +110,7 @@ impl Args {
         metrics.set_ready();
         let enricher = Enricher::new(explain.then_some(self.scope.admin_port), &metrics);
         let (reports, ready) = (Reports::new(), VecDeque::new());
-        Ok(Own { tracing, metrics, enricher, filter, reports, ready })
+        Ok(Own { tracing, metrics, enricher, filter, now: Instant::now(), reports, ready })
     }
 }
 
@@ -149,6 +151,7 @@ impl Own {
                 waited = self.tracing.wait() => waited?,
                 report = self.enricher.next() => self.ready.push_back(Message::Report(report)),
             }
+            self.now = Instant::now();
         }
     }
 
@@ -171,9 +174,8 @@ impl Own {
         for pod in self.tracing.take_gone() {
             self.metrics.forget_pod(&pod.namespace, &pod.name);
         }
-        let now = Instant::now();
         for report in self.reports.drain(..) {
-            self.metrics.count(&report, now);
+            self.metrics.count(&report, self.now);
             if self.filter.matches(&report) {
                 self.ready.extend(self.enricher.enrich(report).map(Message::Report));
             }
