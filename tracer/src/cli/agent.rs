@@ -12,7 +12,7 @@ use crate::{
     live::{self, Live},
     metrics::{self, Metrics},
     privilege,
-    report::Report,
+    report::{Report, Reports},
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -66,7 +66,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     metrics.set_ready();
     let mut enricher = Enricher::new(explains.then_some(args.scope.admin_port), &metrics);
     let mut sinks = Sinks { log: FlaggedLog::default(), live };
-    let mut reports = Vec::new();
+    let mut reports = Reports::new();
     loop {
         tokio::select! {
             waited = tracing.wait() => waited?,
@@ -76,12 +76,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         let now = Instant::now();
         while tracing.read(&mut reports)? {
-            for report in reports.drain(..) {
-                metrics.count(&report, now);
-                if let Some(report) = enricher.enrich(report) {
-                    sinks.take(report)?;
-                }
-            }
+            sinks.take_all(&mut reports, &mut enricher, &metrics, now)?;
         }
         metrics.update(&tracing);
         tracing.take_gaps().into_iter().for_each(|gap| sinks.live.gap(gap));
@@ -89,12 +84,34 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             metrics.forget_pod(&pod.namespace, &pod.name);
         }
     }
+    tracing.release(&mut reports);
+    sinks.take_all(&mut reports, &mut enricher, &metrics, Instant::now())?;
+    while enricher.is_waiting() {
+        sinks.take(enricher.next().await)?;
+    }
     write(&sinks.log.rest())?;
     tracing.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
 impl Sinks {
+    /// Counts what was read, and takes it: at once, or when it is explained.
+    fn take_all(
+        &mut self,
+        reports: &mut Reports,
+        enricher: &mut Enricher,
+        metrics: &Metrics,
+        now: Instant,
+    ) -> std::io::Result<()> {
+        for report in reports.drain(..) {
+            metrics.count(&report, now);
+            if let Some(report) = enricher.enrich(report) {
+                self.take(report)?;
+            }
+        }
+        Ok(())
+    }
+
     fn take(&mut self, report: Box<Report>) -> std::io::Result<()> {
         if report.flagged {
             write(&self.log.lines(&report, Instant::now()))?;
