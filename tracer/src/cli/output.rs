@@ -91,7 +91,7 @@ const AT_ONCE: usize = 64 << 10;
 pub(super) struct Printer {
     out: BufWriter<Stdout>,
     form: Form,
-    /// The report at hand as a line of JSON, where one is wanted; in room that stays.
+    /// What is at hand as a line of JSON, where one is wanted; in room that stays.
     line: Vec<u8>,
     copy: Option<File>,
 }
@@ -137,7 +137,12 @@ impl Printer {
         match &self.form {
             Form::Compact(compact) => self.out.write_all(compact.show_gap(gap).as_bytes())?,
             Form::Table(table) => self.out.write_all(table.show_gap(gap).as_bytes())?,
-            Form::Json => writeln!(self.out, "{}", serde_json::to_string(gap)?)?,
+            Form::Json => {
+                self.line.clear();
+                gap.write_json(&mut self.line);
+                self.line.push(b'\n');
+                self.out.write_all(&self.line)?;
+            }
             Form::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(gap)?)?,
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -35,6 +35,8 @@ struct Ring {
     first: u64,
     bytes: usize,
     most: (usize, usize),
+    /// Where a line is written before it is kept, in no more room than it takes.
+    line: Vec<u8>,
 }
 
 struct Line {
@@ -49,17 +51,20 @@ impl Recent {
     }
 
     fn bounded(lines: usize, bytes: usize) -> Self {
-        let ring = Ring { lines: VecDeque::new(), first: 0, bytes: 0, most: (lines, bytes) };
+        let ring =
+            Ring { lines: VecDeque::new(), first: 0, bytes: 0, most: (lines, bytes), line: Vec::new() };
         Self(Rc::new(Shared { ring: RefCell::new(ring), next: watch::Sender::new(0) }))
     }
 
     /// Adds a line, which takes the place of the oldest ones where there is no room.
     pub fn push(&self, message: Message) {
-        let mut json = message.to_json().into_bytes();
-        json.push(b'\n');
         let mut ring = self.0.ring.borrow_mut();
+        ring.line.clear();
+        message.write_json(&mut ring.line);
+        ring.line.push(b'\n');
+        let json = Bytes::copy_from_slice(&ring.line);
         ring.bytes += json.len();
-        ring.lines.push_back(Rc::new(Line { message, json: json.into() }));
+        ring.lines.push_back(Rc::new(Line { message, json }));
         let (most_lines, most_bytes) = ring.most;
         while ring.lines.len() > most_lines || (ring.bytes > most_bytes && ring.lines.len() > 1) {
             if let Some(oldest) = ring.lines.pop_front() {
@@ -163,7 +168,7 @@ impl Reader {
     }
 
     fn read_now(&mut self) -> Bytes {
-        let mut lines = BytesMut::new();
+        let mut lines = Vec::new();
         while lines.len() < CHUNK && self.end.is_none_or(|end| self.at < end) {
             match self.recent.line(self.at) {
                 Ok(Some(line)) => {
@@ -174,14 +179,13 @@ impl Reader {
                 }
                 Ok(None) => break,
                 Err(first) => {
-                    let gap = Message::Gap(Gap::new(now(), Loser::Reader, "slow", first - self.at));
-                    lines.extend_from_slice(gap.to_json().as_bytes());
-                    lines.extend_from_slice(b"\n");
+                    Gap::new(now(), Loser::Reader, "slow", first - self.at).write_json(&mut lines);
+                    lines.push(b'\n');
                     self.at = first;
                 }
             }
         }
-        lines.freeze()
+        lines.into()
     }
 }
 

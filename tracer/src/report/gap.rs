@@ -54,6 +54,11 @@ impl Gap {
         Self { v: 1, time, lost: Lost { source, reason: reason.into(), count } }
     }
 
+    /// Writes one line of JSON behind what is there, without the line end.
+    pub fn write_json(&self, to: &mut Vec<u8>) {
+        line::write(self, to).expect("a gap has nothing that a line has not");
+    }
+
     /// In a sentence.
     pub(crate) fn sentence(&self) -> String {
         let Lost { source, reason, count } = &self.lost;
@@ -73,8 +78,11 @@ impl Gap {
 }
 
 impl Message {
-    /// One line of JSON, without the line end.
-    pub fn to_json(&self) -> String {
-        line::text(self).expect("neither has anything that a line has not")
+    /// Writes one line of JSON behind what is there, without the line end.
+    pub fn write_json(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Gap(gap) => gap.write_json(to),
+            Self::Report(report) => report.write_json(to),
+        }
     }
 }

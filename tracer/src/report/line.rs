@@ -13,7 +13,7 @@ use serde_json::Error;
 /// Writes a value behind what is there.
 ///
 /// # Errors
-/// It is not made of structures, lists, texts, numbers and options alone.
+/// It is not made of structures, lists, texts, whole numbers and options alone.
 pub(super) fn write(value: &impl Serialize, to: &mut Vec<u8>) -> Result<(), Error> {
     value.serialize(Line(to))
 }
@@ -47,7 +47,7 @@ fn is_plain(text: &str) -> bool {
 
 /// What serde has that no report has.
 fn none_such<T>() -> Result<T, Error> {
-    Err(Error::custom("a line is made of structures, lists, texts, numbers and options"))
+    Err(Error::custom("a line is made of structures, lists, texts, whole numbers and options"))
 }
 
 macro_rules! as_serde_json {
@@ -81,12 +81,16 @@ impl<'a> Serializer for Line<'a> {
     type SerializeStructVariant = Nothing;
 
     as_serde_json! {
-        serialize_bool: bool, serialize_char: char, serialize_bytes: &[u8], serialize_f32: f32, serialize_f64: f64,
+        serialize_bool: bool,
         serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
         serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64
     }
 
     not_at_all! {
+        serialize_char<>(char) -> ();
+        serialize_bytes<>(&[u8]) -> ();
+        serialize_f32<>(f32) -> ();
+        serialize_f64<>(f64) -> ();
         serialize_unit<>() -> ();
         serialize_unit_struct<>(Name) -> ();
         serialize_newtype_variant<T>(Name, u32, Name, &T) -> ();
@@ -247,6 +251,7 @@ mod tests {
     #[test]
     fn what_no_report_has_is_refused() {
         assert!(text(&("a", "pair")).is_err());
+        assert!(text(&0.5).is_err());
         assert!(text(&std::collections::BTreeMap::from([(1, 2)])).is_err());
     }
 }
