@@ -197,7 +197,7 @@ impl Upstreams {
     }
 
     fn place(&self, flow: u64) -> Option<Place> {
-        self.by_flow.get(flow, |place| self.sockets.get(place).map(|socket| socket.flow))
+        self.by_flow.get_again(flow, |place| self.sockets.get(place).map(|socket| socket.flow))
     }
 
     /// A socket.

@@ -3,7 +3,10 @@
 //! values lie close to each other, and a new one takes the place that was left last, which is still in the cache. It
 //! knows nothing of what it keeps.
 
-use std::hash::{BuildHasher, Hash};
+use std::{
+    cell::Cell,
+    hash::{BuildHasher, Hash},
+};
 
 use foldhash::fast::RandomState;
 use hashbrown::{HashTable, hash_table::Entry};
@@ -96,6 +99,8 @@ impl<T> Places<T> {
 pub struct Index<S = RandomState> {
     places: HashTable<Place>,
     hasher: S,
+    /// What [`Self::get_again`] found last.
+    last: Cell<Place>,
 }
 
 impl<S: BuildHasher> Index<S> {
@@ -103,6 +108,22 @@ impl<S: BuildHasher> Index<S> {
     pub fn get<K: Hash + Eq + Copy>(&self, key: K, key_of: impl Fn(Place) -> Option<K>) -> Option<Place> {
         let hash = self.hasher.hash_one(key);
         self.places.find(hash, |&other| key_of(other).as_ref() == Some(&key)).copied()
+    }
+
+    /// The same, of keys that no two values have at a time, and that are asked for several times in a row: all but the first
+    /// time without a search.
+    pub fn get_again<K: Hash + Eq + Copy>(
+        &self,
+        key: K,
+        key_of: impl Fn(Place) -> Option<K>,
+    ) -> Option<Place> {
+        let last = self.last.get();
+        if key_of(last).as_ref() == Some(&key) {
+            return Some(last);
+        }
+        let place = self.get(key, key_of)?;
+        self.last.set(place);
+        Some(place)
     }
 
     /// From now on, this place is found by `key`, and no other is.
@@ -118,7 +139,7 @@ impl<S: BuildHasher> Index<S> {
         key_of: impl Fn(Place) -> Option<K>,
         stays: impl Fn(Place) -> bool,
     ) {
-        let Self { places, hasher } = self;
+        let Self { places, hasher, .. } = self;
         let hash = hasher.hash_one(key);
         let is_same = |&other: &Place| key_of(other).as_ref() == Some(&key);
         let rehash = |&other: &Place| key_of(other).map_or(0, |key| hasher.hash_one(key));
@@ -150,6 +171,26 @@ mod tests {
         assert_eq!((places.put(1_000), places.get(all[7])), (all[7], Some(&1_000)));
         assert_eq!(places.put(1_001), 200);
         assert_eq!(places.iter().sum::<i32>(), (0..200).sum::<i32>() - 7 + 2_001);
+    }
+
+    #[test]
+    fn what_was_found_last_is_found_again_for_as_long_as_it_is_there() {
+        let mut places = Places::default();
+        let mut index: Index = Index::default();
+        for n in [10, 20] {
+            let place = places.put(n);
+            index.put(n, place, |other| places.get(other).copied());
+        }
+        let find =
+            |places: &Places<i32>, index: &Index, n| index.get_again(n, |other| places.get(other).copied());
+        for (n, place) in [(20, Some(1)), (20, Some(1)), (10, Some(0)), (30, None), (10, Some(0))] {
+            assert_eq!(find(&places, &index, n), place);
+        }
+        index.take(10, 0);
+        places.take(0);
+        assert_eq!(find(&places, &index, 10), None);
+        index.put(30, places.put(30), |other| places.get(other).copied());
+        assert_eq!((find(&places, &index, 10), find(&places, &index, 30)), (None, Some(0)), "the same place");
     }
 
     #[test]

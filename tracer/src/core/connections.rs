@@ -37,7 +37,7 @@ impl Connections {
     }
 
     fn place(&self, flow: u64) -> Option<Place> {
-        self.by_flow.get(flow, flow_in(&self.places))
+        self.by_flow.get_again(flow, flow_in(&self.places))
     }
 
     /// The connection of an app's event, and whether this is the first of it.
