@@ -12,6 +12,7 @@ mod document;
 mod fill;
 mod health;
 mod openmetrics;
+mod reply_seconds;
 mod server;
 
 use std::{
@@ -21,20 +22,19 @@ use std::{
     time::Instant,
 };
 
-use prometheus::{
-    HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder, process_collector::ProcessCollector,
-};
+use prometheus::{IntCounter, IntCounterVec, Registry, TextEncoder, process_collector::ProcessCollector};
 
 use crate::{
     probes::Probes,
     report::{Kind, Report},
     tracing::Tracing,
-    verdict,
+    verdict::Reason,
 };
-use bounded::{Bounded, Group, OTHER, Value, value};
+use bounded::{Bounded, Group, OTHER, Value};
 use fill::Fill;
 use health::Health;
 use openmetrics::Format;
+use reply_seconds::ReplySeconds;
 
 pub use server::Server;
 
@@ -76,7 +76,7 @@ struct Inner {
     extra: Vec<Extra>,
     sessions: RefCell<Bounded>,
     refused: RefCell<Bounded>,
-    reply_seconds: HistogramVec,
+    reply_seconds: ReplySeconds,
     enrichment_misses: IntCounter,
     config_fetches: IntCounterVec,
     rejected: IntCounterVec,
@@ -146,7 +146,7 @@ impl Metrics {
             extra: extra.to_vec(),
             sessions: RefCell::new(sessions),
             refused: RefCell::new(refused),
-            reply_seconds: catalogue::REPLY_SECONDS.histograms(&registry)?,
+            reply_seconds: ReplySeconds::new(catalogue::REPLY_SECONDS.histograms(&registry)?),
             enrichment_misses: catalogue::ENRICHMENT_MISSES.counter(&registry)?,
             config_fetches,
             rejected,
@@ -163,7 +163,7 @@ impl Metrics {
         let Self(inner) = self;
         let verdict = report.verdict.name();
         let Report { source, proxy, connect, .. } = report;
-        let reason = report.reason.map_or("", verdict::Reason::name);
+        let reason = report.reason.map_or("", Reason::name);
         let namespace = source.namespace.as_deref().unwrap_or_default();
         let workload = source.workload.as_deref().unwrap_or_default();
         let workload = if source.kind == Some(Kind::Host) { HOST } else { workload };
@@ -185,8 +185,7 @@ impl Metrics {
             inner.enrichment_misses.inc();
         }
         let Some(reply) = &report.reply else { return };
-        #[expect(clippy::cast_precision_loss, reason = "an f64 holds 2^53 µs, which is 285 years")]
-        inner.reply_seconds.with_label_values(&[verdict]).observe(reply.after_us as f64 / 1e6);
+        inner.reply_seconds.observe(report.verdict, reply.after_us);
         if let Some(status) = reply.status.filter(|status| !(200..300).contains(status)) {
             let version = match connect.http_version.as_str() {
                 known @ ("1.0" | "1.1") => known,
@@ -203,8 +202,8 @@ impl Metrics {
         let Self(inner) = self;
         let usual = catalogue::SESSIONS.labels.len();
         let Some(at) = inner.extra.iter().position(|extra| *extra == Extra::Pod) else { return };
-        let is_its = |key: &str| value(key, 2) == namespace && value(key, usual + at) == pod;
-        inner.sessions.borrow_mut().remove(|key, _| is_its(key));
+        let is_its = |values: &[String]| values[2] == namespace && values[usual + at] == pod;
+        inner.sessions.borrow_mut().remove(|values, _| is_its(values));
     }
 
     /// Counts a configuration asked of a sidecar.
@@ -262,7 +261,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace;
+    use crate::{trace, verdict::Verdict};
 
     /// The reports of the recorded demo.
     fn reports() -> Vec<Report> {
@@ -315,7 +314,7 @@ mod tests {
             report.proxy.port = u16::try_from(n % 60_000).unwrap();
             report.source.workload = Some(format!("w{}", n % 999));
             report.source.namespace = Some(format!("n{}", n % 333));
-            report.verdict = verdict::Verdict::ALL[n as usize % 9];
+            report.verdict = Verdict::ALL[n as usize % 9];
             report.reply.as_mut().unwrap().status = Some(u16::try_from(n % 60_000).unwrap());
             metrics.count(&report, Instant::now());
         }

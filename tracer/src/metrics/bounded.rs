@@ -10,8 +10,6 @@ use std::{
 use foldhash::HashMap;
 use prometheus::{IntCounter, IntCounterVec};
 
-use crate::address;
-
 /// The label value of what has no series of its own. No address, name or host begins like that.
 pub(super) const OTHER: &str = "~other";
 /// Series in which nothing was counted for so long are dropped. Longer than any window of the alert rules.
@@ -39,10 +37,10 @@ pub(super) struct Bounded {
     counters: IntCounterVec,
     groups: Vec<Group>,
     cap: usize,
-    /// By the values of its labels, each with an [`END`]: a look-up is one of one string, wherever the values come from.
-    series: HashMap<String, Series>,
+    /// By what [`key_of`] makes of the values of its labels: to look one up, none is written out.
+    series: HashMap<Vec<u8>, Series>,
     /// The one that is looked up.
-    key: String,
+    key: Vec<u8>,
     expired: IntCounter,
     folded: IntCounterVec,
 }
@@ -50,12 +48,14 @@ pub(super) struct Bounded {
 #[derive(Debug)]
 struct Series {
     counter: IntCounter,
+    /// Of its labels, in their order.
+    values: Vec<String>,
     /// When it was last counted in.
     last: Instant,
 }
 
 /// The value of a label.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {
     Text(&'a str),
     Ip(IpAddr),
@@ -63,35 +63,51 @@ pub(super) enum Value<'a> {
 }
 
 impl Value<'_> {
-    fn push_to(self, text: &mut String) {
+    /// Adds what tells it from every other: its kind, then the value, whose end its kind tells. (What comes from the wire was
+    /// escaped, so that no text has a NUL.)
+    fn push_to(self, key: &mut Vec<u8>) {
         match self {
-            Self::Text(value) => text.push_str(value),
-            Self::Ip(ip) => address::push_ip(text, ip),
-            Self::Number(number) => address::push_number(text, number),
+            Self::Text(value) => {
+                key.push(b't');
+                key.extend_from_slice(value.as_bytes());
+                key.push(b'\0');
+            }
+            Self::Ip(IpAddr::V4(ip)) => {
+                key.push(b'4');
+                key.extend_from_slice(&ip.octets());
+            }
+            Self::Ip(IpAddr::V6(ip)) => {
+                key.push(b'6');
+                key.extend_from_slice(&ip.octets());
+            }
+            Self::Number(number) => {
+                key.push(b'n');
+                key.extend_from_slice(&number.to_ne_bytes());
+            }
         }
     }
 
     fn into_string(self) -> String {
-        let mut text = String::new();
-        self.push_to(&mut text);
-        text
+        match self {
+            Self::Text(value) => value.to_owned(),
+            Self::Ip(ip) => ip.to_string(),
+            Self::Number(number) => number.to_string(),
+        }
     }
 }
 
-/// Behind each value of a key; what comes from the wire was escaped, so no value has one.
-const END: char = '\0';
-
-fn key_of(values: &[String]) -> String {
-    values.iter().flat_map(|value| [value, "\0"]).collect()
+fn key_of<'a>(values: impl IntoIterator<Item = Value<'a>>, key: &mut Vec<u8>) {
+    key.clear();
+    values.into_iter().for_each(|value| value.push_to(key));
 }
 
-/// The value of a key's `nth` label.
-pub(super) fn value(key: &str, nth: usize) -> &str {
-    key.split(END).nth(nth).unwrap_or_default()
+fn strings(values: &[Value<'_>]) -> Vec<String> {
+    values.iter().map(|value| value.into_string()).collect()
 }
 
-fn values_of(key: &str) -> Vec<String> {
-    key.split_terminator(END).map(str::to_owned).collect()
+/// Are these the labels of what has none of its own? That takes nobody's place.
+fn is_other(values: &[Value<'_>]) -> bool {
+    values.iter().all(|value| *value == Value::Text(OTHER))
 }
 
 impl Bounded {
@@ -104,7 +120,7 @@ impl Bounded {
         expired: IntCounter,
         folded: IntCounterVec,
     ) -> Self {
-        Self { counters, groups, cap, series: HashMap::default(), key: String::new(), expired, folded }
+        Self { counters, groups, cap, series: HashMap::default(), key: Vec::new(), expired, folded }
     }
 
     /// Counts one.
@@ -114,50 +130,45 @@ impl Bounded {
         now: Instant,
     ) {
         let values = values.into_iter();
-        let Self { series, key, .. } = self;
-        key.clear();
-        for value in values.clone() {
-            value.push_to(key);
-            key.push(END);
+        key_of(values.clone(), &mut self.key);
+        if !self.series.contains_key(&self.key) {
+            self.admit(values.collect(), now);
         }
-        if let Some(series) = series.get_mut(key.as_str()) {
+        if let Some(series) = self.series.get_mut(&self.key) {
             series.counter.inc();
             series.last = now;
-            return;
         }
-        let (key, values) = self.admit(values.map(Value::into_string).collect());
-        let counter = self.counters.with_label_values(&values);
-        counter.inc();
-        self.series.insert(key, Series { counter, last: now });
     }
 
-    /// Makes room for a series, or names the one that stands for it: its key and values.
-    fn admit(&mut self, mut values: Vec<String>) -> (String, Vec<String>) {
+    /// Makes a series, or chooses the one that stands for it: [`Self::key`] is the key of that.
+    fn admit(&mut self, mut values: Vec<Value<'_>>, now: Instant) {
         for Group { name, labels, cap, live } in &self.groups {
             let own = &mut values[labels.clone()];
-            if live.len() >= *cap && !live.contains_key(&*own) && own.iter().any(|value| value != OTHER) {
-                own.fill(OTHER.to_owned());
+            if live.len() >= *cap && !is_other(own) && !live.contains_key(&strings(own)) {
+                own.fill(Value::Text(OTHER));
                 self.folded.with_label_values(&[name]).inc();
             }
         }
-        let mut key = key_of(&values);
-        if self.series.len() >= self.cap && !self.series.contains_key(&key) {
+        key_of(values.iter().copied(), &mut self.key);
+        if self.series.len() >= self.cap && !self.series.contains_key(&self.key) {
             for Group { labels, .. } in &self.groups {
-                values[labels.clone()].fill(OTHER.to_owned());
+                values[labels.clone()].fill(Value::Text(OTHER));
             }
-            key = key_of(&values);
+            key_of(values.iter().copied(), &mut self.key);
             self.folded.with_label_values(&["series"]).inc();
         }
-        if !self.series.contains_key(&key) {
-            for Group { labels, live, .. } in &mut self.groups {
-                let own = &values[labels.clone()];
-                // `~other` takes nobody's place.
-                if own.iter().any(|value| value != OTHER) {
-                    *live.entry(own.to_vec()).or_default() += 1;
-                }
+        if self.series.contains_key(&self.key) {
+            return;
+        }
+        for Group { labels, live, .. } in &mut self.groups {
+            let own = &values[labels.clone()];
+            if !is_other(own) {
+                *live.entry(strings(own)).or_default() += 1;
             }
         }
-        (key, values)
+        let values = strings(&values);
+        let counter = self.counters.with_label_values(&values);
+        self.series.insert(self.key.clone(), Series { counter, values, last: now });
     }
 
     /// Drops what was idle for too long.
@@ -165,16 +176,15 @@ impl Bounded {
         self.remove(|_, last| now.saturating_duration_since(last) >= IDLE);
     }
 
-    /// Drops the series for whose key, of which [`value`] gives a label's, `gone` holds.
-    pub(super) fn remove(&mut self, gone: impl Fn(&str, Instant) -> bool) {
+    /// Drops the series for which `gone` holds, given the values of its labels and when it was last counted in.
+    pub(super) fn remove(&mut self, gone: impl Fn(&[String], Instant) -> bool) {
         let Self { counters, groups, series, expired, .. } = self;
-        series.retain(|key, Series { last, .. }| {
-            if !gone(key, *last) {
+        series.retain(|_, Series { values, last, .. }| {
+            if !gone(values, *last) {
                 return true;
             }
-            let values = values_of(key);
             // It fails only for a series that is not there, which is what is wanted.
-            let _ = counters.remove_label_values(&values);
+            let _ = counters.remove_label_values(values);
             for Group { labels, live, .. } in &mut *groups {
                 let own = &values[labels.clone()];
                 if let Some(count) = live.get_mut(own) {
@@ -265,7 +275,10 @@ mod tests {
         bounded.expire(start + IDLE);
         assert_eq!((bounded.len(), bounded.expired.get()), (1, 3));
         inc(&mut bounded, &row("a", 0, 77, 1), start + IDLE);
-        assert!(bounded.series.contains_key(&key_of(&row("a", 0, 77, 1))), "there is room again");
+        assert!(
+            bounded.series.values().any(|series| series.values == row("a", 0, 77, 1)),
+            "there is room again"
+        );
         assert_eq!(bounded.folded.with_label_values(&["destination"]).get(), 0);
     }
 
@@ -274,7 +287,7 @@ mod tests {
         let (mut bounded, now) = (bounded(1000), Instant::now());
         inc(&mut bounded, &row("a", 0, 0, 1), now);
         inc(&mut bounded, &row("a", 1, 0, 1), now);
-        bounded.remove(|key, _| value(key, 1) == "w0");
+        bounded.remove(|values, _| values[1] == "w0");
         assert_eq!(exposed(&bounded), (1, 1));
         assert_eq!(bounded.groups[0].live.len(), 1);
         assert_eq!(bounded.groups[1].live.values().sum::<usize>(), 1);
