@@ -28,6 +28,11 @@ pub enum Step {
         /// Milliseconds.
         wait: u64,
     },
+    /// Does nothing until the peer has closed its side, at most so long.
+    Closed {
+        /// Milliseconds.
+        closed: u64,
+    },
     /// Reads until there were 150 ms of quiet after the first byte, at most so long.
     Resp {
         /// Milliseconds.

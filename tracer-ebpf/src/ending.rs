@@ -4,6 +4,7 @@ use tracer_ebpf::{Role, record::tcp};
 
 use crate::{
     context::Tuple,
+    link,
     maps::{FLOW_RECORDED, FLOW_STRANGERS, FLOWS, Flow},
     ring,
     sidecar::{self, find_sidecar},
@@ -48,7 +49,12 @@ pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, end: &End) -> bool {
             && concerns_someone(state)
             && !has_served(state, received)
         {
-            ring::end(state, &tuple(), from, to, received);
+            let tuple = tuple();
+            if state.role == Role::Reply as u8 && state.link != 0 && from == tcp::ESTABLISHED {
+                // Perhaps before the app has said a word. Where to the sidecar has dialled by then, nothing else would tell.
+                sidecar::accepted(state.netns, &tuple).map(link::wanted);
+            }
+            ring::end(state, &tuple, from, to, received);
         }
     }
     // Of what was recorded, bytes may come once again; of what a sidecar did for others, nothing more matters.

@@ -68,11 +68,13 @@ fn act(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> io::Resul
         }
         Step::Wait { wait } => {
             // The pause is the script's own, and ends with the connection.
-            let mut closed = [PollFd::new(&*stream, PollFlags::RDHUP)];
-            match poll(&mut closed, Some(&limit(Duration::from_millis(*wait))))? {
-                0 => Ok(()),
-                _ => Err(ErrorKind::UnexpectedEof.into()),
+            if is_closed_within(stream, *wait)? { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        }
+        Step::Closed { closed } => {
+            if is_closed_within(stream, *closed)? {
+                return Ok(());
             }
+            Err(io::Error::new(ErrorKind::TimedOut, "the peer has not closed"))
         }
         Step::Resp { resp } => {
             let end = Instant::now() + Duration::from_millis(*resp);
@@ -98,6 +100,12 @@ fn act(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> io::Resul
             stream.shutdown(Shutdown::Read) // with no linger, the close at the script's end is a reset
         }
     }
+}
+
+/// Does the peer close its side within so many milliseconds?
+fn is_closed_within(stream: &TcpStream, ms: u64) -> io::Result<bool> {
+    let mut closed = [PollFd::new(stream, PollFlags::RDHUP)];
+    Ok(poll(&mut closed, Some(&limit(Duration::from_millis(ms))))? != 0)
 }
 
 /// Reads once; false when nothing came before `end`. The peer's FIN is an `UnexpectedEof`.

@@ -87,11 +87,6 @@ fn connections_that_end_oddly() {
             due: "blackholed",
         },
         Shape {
-            name: "black hole, sent after its FIN",
-            script: script(BLACK_HOLE, vec![Step::Resp { resp: 300 }, send(&head), all.clone()]),
-            due: "",
-        },
-        Shape {
             name: "no such cluster",
             script: script(NO_CLUSTER, vec![send(&head), all.clone()]),
             due: "blackholed",
@@ -113,6 +108,24 @@ fn connections_that_end_oddly() {
         },
     ];
     stage.hold(&shapes);
+}
+
+#[test]
+fn apps_that_ask_after_the_end() {
+    let stage = Stage::new();
+    let _close = stage.proxy(4003, Behaviour::Close);
+    let late = |port| {
+        let closed = Step::Closed { closed: 3000 };
+        script(port, vec![closed, send(&connect("a.example:443")), Step::Resp { resp: 3000 }])
+    };
+    let shape = |name, port, due| Shape { name, script: late(port), due };
+    stage.hold(&[
+        shape("the proxy has closed", 4003, "unreachable closed_without_reply"),
+        shape("nobody listens there", 4004, "unreachable connect_failed"),
+        shape("black hole", BLACK_HOLE, "blackholed"),
+        shape("no such cluster", NO_CLUSTER, "blackholed"),
+        shape("no filter chain", NO_CHAIN, "blackholed"),
+    ]);
 }
 
 #[test]
