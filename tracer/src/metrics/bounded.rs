@@ -54,6 +54,13 @@ struct Series {
     last: Instant,
 }
 
+impl Series {
+    fn inc(&mut self, now: Instant) {
+        self.counter.inc();
+        self.last = now;
+    }
+}
+
 /// The value of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {
@@ -131,12 +138,12 @@ impl Bounded {
     ) {
         let values = values.into_iter();
         key_of(values.clone(), &mut self.key);
-        if !self.series.contains_key(&self.key) {
-            self.admit(values.collect(), now);
-        }
         if let Some(series) = self.series.get_mut(&self.key) {
-            series.counter.inc();
-            series.last = now;
+            return series.inc(now);
+        }
+        self.admit(values.collect(), now);
+        if let Some(series) = self.series.get_mut(&self.key) {
+            series.inc(now);
         }
     }
 
