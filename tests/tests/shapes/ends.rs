@@ -87,6 +87,11 @@ fn connections_that_end_oddly() {
             due: "blackholed",
         },
         Shape {
+            name: "black hole, nothing asked before its FIN",
+            script: script(BLACK_HOLE, vec![Step::Resp { resp: 300 }]),
+            due: "",
+        },
+        Shape {
             name: "no such cluster",
             script: script(NO_CLUSTER, vec![send(&head), all.clone()]),
             due: "blackholed",
