@@ -21,7 +21,7 @@ pub fn shown(address: SocketAddr) -> CompactString {
 }
 
 /// Adds an address without a port.
-pub fn push_ip(text: &mut String, ip: IpAddr) {
+fn push_ip(text: &mut String, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
             let [first, rest @ ..] = ip.octets();

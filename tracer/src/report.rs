@@ -240,8 +240,8 @@ impl Report {
         line::text(self).expect("a report has nothing that a line has not")
     }
 
-    /// Writes that line behind what is there.
-    pub fn write_json(&self, to: &mut Vec<u8>) {
+    /// Writes that line behind what is there, with its line end.
+    pub fn write_line(&self, to: &mut Vec<u8>) {
         line::write(self, to).expect("a report has nothing that a line has not");
     }
 

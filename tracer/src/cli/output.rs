@@ -139,8 +139,7 @@ impl Printer {
             Form::Table(table) => self.out.write_all(table.show_gap(gap).as_bytes())?,
             Form::Json => {
                 self.line.clear();
-                gap.write_json(&mut self.line);
-                self.line.push(b'\n');
+                gap.write_line(&mut self.line);
                 self.out.write_all(&self.line)?;
             }
             Form::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(gap)?)?,
@@ -151,8 +150,7 @@ impl Printer {
     pub(super) fn print_report(&mut self, report: &Report) -> anyhow::Result<()> {
         if self.copy.is_some() || matches!(self.form, Form::Json) {
             self.line.clear();
-            report.write_json(&mut self.line);
-            self.line.push(b'\n');
+            report.write_line(&mut self.line);
         }
         match &mut self.form {
             Form::Compact(compact) => self.out.write_all(compact.show(report).as_bytes())?,

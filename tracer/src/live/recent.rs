@@ -60,8 +60,7 @@ impl Recent {
     pub fn push(&self, message: Message) {
         let mut ring = self.0.ring.borrow_mut();
         ring.line.clear();
-        message.write_json(&mut ring.line);
-        ring.line.push(b'\n');
+        message.write_line(&mut ring.line);
         let json = Bytes::copy_from_slice(&ring.line);
         ring.bytes += json.len();
         ring.lines.push_back(Rc::new(Line { message, json }));
@@ -179,8 +178,7 @@ impl Reader {
                 }
                 Ok(None) => break,
                 Err(first) => {
-                    Gap::new(now(), Loser::Reader, "slow", first - self.at).write_json(&mut lines);
-                    lines.push(b'\n');
+                    Gap::new(now(), Loser::Reader, "slow", first - self.at).write_line(&mut lines);
                     self.at = first;
                 }
             }

@@ -54,8 +54,8 @@ impl Gap {
         Self { v: 1, time, lost: Lost { source, reason: reason.into(), count } }
     }
 
-    /// Writes one line of JSON behind what is there, without the line end.
-    pub fn write_json(&self, to: &mut Vec<u8>) {
+    /// Writes one line of JSON behind what is there, with its line end.
+    pub fn write_line(&self, to: &mut Vec<u8>) {
         line::write(self, to).expect("a gap has nothing that a line has not");
     }
 
@@ -78,11 +78,11 @@ impl Gap {
 }
 
 impl Message {
-    /// Writes one line of JSON behind what is there, without the line end.
-    pub fn write_json(&self, to: &mut Vec<u8>) {
+    /// Writes one line of JSON behind what is there, with its line end.
+    pub fn write_line(&self, to: &mut Vec<u8>) {
         match self {
-            Self::Gap(gap) => gap.write_json(to),
-            Self::Report(report) => report.write_json(to),
+            Self::Gap(gap) => gap.write_line(to),
+            Self::Report(report) => report.write_line(to),
         }
     }
 }

@@ -10,18 +10,20 @@ use serde::{
 };
 use serde_json::Error;
 
-/// Writes a value behind what is there.
+/// Writes a value and a line end behind what is there.
 ///
 /// # Errors
 /// It is not made of structures, lists, texts, whole numbers and options alone.
 pub(super) fn write(value: &impl Serialize, to: &mut Vec<u8>) -> Result<(), Error> {
-    value.serialize(Line(to))
+    value.serialize(Line(to))?;
+    to.push(b'\n');
+    Ok(())
 }
 
-/// The same as a text of its own.
+/// The same as a text of its own, without a line end.
 pub(super) fn text(value: &impl Serialize) -> Result<String, Error> {
     let mut line = Vec::with_capacity(LENGTH);
-    write(value, &mut line)?;
+    value.serialize(Line(&mut line))?;
     String::from_utf8(line).map_err(Error::custom)
 }
 
