@@ -48,6 +48,7 @@ fn flow_of(flow: u64, role: u8, netns: u64, flags: u8) -> Flow {
         opened_ns: zero,
         netns,
         link: 0,
+        dialed: zero,
         kept: Kept { remote_addr: [zero; 2] },
         tgid: zero as u32,
         tid: zero as u32,
@@ -140,14 +141,16 @@ pub fn established(flow: u64, netns: u64, tuple: &Tuple) {
 }
 
 /// The sidecar took an established connection: now its owner is known, and when it began with it. Whatever this
-/// thread dials for the connection, it dials later; what it has dialled was for another. `is_in_scope`: the sidecar is.
+/// thread dials for the connection, it dials later; what it has dialled was for another. `socket`: a number that no other has while
+/// this one lives. `is_in_scope`: the sidecar is.
 #[inline(always)]
-pub fn accepted(flow: u64, is_in_scope: bool) {
+pub fn accepted(flow: u64, socket: u64, is_in_scope: bool) {
     let at = now();
     let thread = task::current(at);
     // SAFETY: the value lives in the map, and only this thread writes it.
     let thread = unsafe { &mut *thread };
     thread.dialed = 0;
+    (thread.accepted, thread.accepted_socket) = (flow, socket);
     if let Some(state) = FLOWS.find(flow) {
         // SAFETY: the value lives in the map; the socket is the caller's, and nobody else writes its owner.
         let state = unsafe { &mut *state };

@@ -18,10 +18,10 @@ use crate::{
     context::Tuple,
     ending::{self, End},
     link,
-    maps::ASKED,
+    maps::{ASKED, FLOWS, Flow, Thread},
     scope,
     sidecar::{self, is_sidecars_port},
-    uapi::{GO_ON, cookie, load, netns, remote_port_of_ops, tuple_of, tuple_of_ops},
+    uapi::{GO_ON, cookie, load, netns, number_of, remote_port_of_ops, tuple_of, tuple_of_ops},
 };
 
 const IPPROTO_TCP: u32 = 6;
@@ -83,17 +83,17 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
 #[inline(always)]
 fn accept(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the kernel hands a valid context to each run; reading `sk` of it yields a socket or null.
-    let port = unsafe {
+    let (port, socket) = unsafe {
         let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
         if sk.is_null() {
             return GO_ON;
         }
-        (*sk).src_port
+        ((*sk).src_port, number_of(sk))
     };
     if is_sidecars_port(port as u16) {
         let flow = cookie(ctx);
         debug!(ctx, "a sidecar takes flow {} on port {}", flow, port);
-        capture::accepted(flow, scope::is_current_in_scope());
+        capture::accepted(flow, socket, scope::is_current_in_scope());
     }
     GO_ON
 }
@@ -115,10 +115,27 @@ pub fn egress_options(ctx: SockoptContext) -> i32 {
         }
         let sk = (*option).__bindgen_anon_1.sk;
         if is_sidecars_port(load!(sk, bpf_sock.src_port) as u16) {
-            link::taken_up(|| sidecar::accepted(netns(&ctx), &tuple_of(sk)));
+            link::taken_up(|thread| accepted_flow(&ctx, sk, thread));
         }
     }
     GO_ON
+}
+
+/// The flow of a socket that the sidecar accepted and this thread sets up: mostly what it accepted last.
+///
+/// # Safety
+/// `sk` must be the socket of `ctx`, not null.
+#[inline(always)]
+unsafe fn accepted_flow(ctx: &SockoptContext, sk: *mut bpf_sock, thread: &Thread) -> Option<*mut Flow> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if thread.accepted_socket == number_of(sk)
+            && let Some(reply) = FLOWS.find(thread.accepted)
+        {
+            return Some(reply);
+        }
+        sidecar::accepted(netns(ctx), &tuple_of(sk)).and_then(sidecar::flow_of)
+    }
 }
 
 /// A connection's state changes.

@@ -57,7 +57,7 @@ pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
         if flags & TCP_FIN != 0 && !ending::matters(flags & TCP_RST != 0, received) {
             return GO_ON;
         }
-        consider(skb, acked, received)
+        if may_tell(skb, acked, received) { look_at(skb, received) } else { GO_ON }
     }
 }
 
@@ -74,22 +74,23 @@ extern "C" fn begin(skb: *mut __sk_buff) -> i32 {
     GO_ON
 }
 
-/// A packet of a flow that is not past its first bytes, whose socket counts so much as acknowledged and as received.
+/// May a packet tell something, of a flow that is not past its first bytes and whose socket counts so much as acknowledged and as
+/// received?
 #[inline(never)]
-extern "C" fn consider(skb: *mut __sk_buff, acked: u64, received: u64) -> i32 {
+extern "C" fn may_tell(skb: *mut __sk_buff, acked: u64, received: u64) -> bool {
     // SAFETY: the context of the program that calls this, which the kernel has made; `sk` is checked for null before use.
     unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() {
-            return GO_ON;
+            return false;
         }
         let is_at_sidecar = is_sidecars_port(load!(sk, bpf_sock.src_port) as u16);
         if is_at_sidecar && !ASKED.has(u16::from_be(load!(sk, bpf_sock.dst_port) as u16)) {
-            return GO_ON; // its peer waits for nothing that the sidecar says
+            return false; // its peer waits for nothing that the sidecar says
         }
-        let Some(packet) = Packet::read(skb) else { return GO_ON };
+        let Some(packet) = Packet::read(skb) else { return false };
         if !matters(&packet, is_at_sidecar, acked, received) {
-            return GO_ON;
+            return false;
         }
         if packet.len >= 8 && packet.flags & (TCP_FIN | TCP_SYN | TCP_RST) == 0 {
             let ctx = SkBuffContext::new(skb);
@@ -101,17 +102,17 @@ extern "C" fn consider(skb: *mut __sk_buff, acked: u64, received: u64) -> i32 {
             // Whoever is redirected to a sidecar is an app, and its flow matters from the moment on that it asks.
             if is_sidecars_port(packet.dport) && !ASKED.has(packet.sport) {
                 if first().is_some_and(|first| !is_opening(first)) {
-                    return GO_ON;
+                    return false;
                 }
             } else if capture::is_quiet(FLOWS.seek(cookie(&ctx)), is_at_sidecar, first) {
-                return GO_ON;
+                return false;
             }
         }
-        look_at(skb, received)
+        true
     }
 }
 
-/// May a packet tell anything, by its headers and its socket?
+/// May it by its headers and its socket?
 #[inline(always)]
 fn matters(packet: &Packet, is_at_sidecar: bool, acked: u64, received: u64) -> bool {
     let begins = packet.flags & TCP_SYN != 0;

@@ -52,7 +52,7 @@ pub fn ended(flow: u64, tuple: impl Fn() -> Tuple, end: &End) -> bool {
             let tuple = tuple();
             if state.role == Role::Reply as u8 && state.link != 0 && from == tcp::ESTABLISHED {
                 // Perhaps before the app has said a word. Where to the sidecar has dialled by then, nothing else would tell.
-                sidecar::accepted(state.netns, &tuple).map(link::wanted);
+                link::wanted(state);
             }
             ring::end(state, &tuple, from, to, received);
         }

@@ -4,8 +4,10 @@
 
 use core::mem::replace;
 
+use tracer_ebpf::Role;
+
 use crate::{
-    maps::{Accepted, FLOW_RECORDED, FLOW_SENT, FLOW_WANTED, FLOWS, Flow},
+    maps::{FLOW_RECORDED, FLOW_SENT, FLOW_WANTED, FLOWS, Flow, Thread},
     ring, task,
 };
 
@@ -19,20 +21,19 @@ use crate::{
 ///
 /// `accepted` finds what is known of that socket.
 #[inline(always)]
-pub fn taken_up(accepted: impl FnOnce() -> Option<*mut Accepted>) {
+pub fn taken_up(accepted: impl FnOnce(&Thread) -> Option<*mut Flow>) {
     let Some(thread) = task::find_current() else { return };
     // SAFETY: the value lives in the map, and only this thread writes it. Another one that had this address before it has left
     // what it dialled, if at all, long ago: then that is gone, or has sent something.
-    let (dialed, dialed_id) = unsafe { (replace(&mut (*thread).dialed, 0), (*thread).dialed_id) };
+    let thread = unsafe { &mut *thread };
+    let dialed = replace(&mut thread.dialed, 0);
     if dialed == 0 {
         return;
     }
-    let Some(accepted) = accepted() else { return };
-    // SAFETY: the value lives in the map and is only read.
-    let Some(reply) = FLOWS.find(unsafe { (*accepted).flow }) else { return };
+    let Some(reply) = accepted(thread) else { return };
     // SAFETY: the values live in the map; their links are written here only, by the one thread that handles both.
     unsafe {
-        if (*reply).id != (*accepted).id || (*reply).link != 0 {
+        if (*reply).role != Role::Reply as u8 || (*reply).link != 0 {
             return;
         }
         // Not there: a dial that has failed already.
@@ -42,23 +43,22 @@ pub fn taken_up(accepted: impl FnOnce() -> Option<*mut Accepted>) {
             }
             (*upstream).link = (*reply).id;
         }
-        (*reply).link = dialed_id;
-        (*accepted).dialed = dialed;
+        (*reply).link = thread.dialed_id;
+        (*reply).dialed = dialed;
         if (*reply).head_left != 0 {
-            wanted(accepted);
+            wanted(&*reply);
         }
     }
 }
 
 /// Somebody waits for what this accepted socket answers.
 #[inline(always)]
-pub fn wanted(accepted: *mut Accepted) {
-    // SAFETY: the value lives in the map and is only read.
-    let (dialed, reply) = unsafe { ((*accepted).dialed, (*accepted).id) };
-    if let Some(upstream) = FLOWS.look(dialed).get()
-        // SAFETY: as above. Another socket may have come to this key, but it is not linked to this one.
-        && unsafe { (*upstream).link } == reply
-        && dialed != 0
+pub fn wanted(reply: &Flow) {
+    if let Some(upstream) = FLOWS.look(reply.dialed).get()
+        // SAFETY: the value lives in the map and is only read. Another socket may have come to this key, but it is not linked to
+        // this one.
+        && unsafe { (*upstream).link } == reply.id
+        && reply.dialed != 0
     {
         want(upstream);
     }

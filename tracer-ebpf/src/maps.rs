@@ -107,6 +107,8 @@ pub struct Flow {
     /// What the sidecar dialled for this flow, or accepted before it dialled this: as it is called in records; 0: not
     /// seen.
     pub link: u64,
+    /// Of a socket that the sidecar accepted: what it dialled for it, by its key in [`FLOWS`]; 0: not seen.
+    pub dialed: u64,
     /// With [`FLOW_RECORDED`] what was recorded, before that where it was dialled to, or who is its peer: they share their place,
     /// so that what a flow that is not ours needs lies close together.
     pub kept: Kept,
@@ -213,6 +215,9 @@ pub struct Thread {
     pub dialed: u64,
     /// What that is called in records.
     pub dialed_id: u64,
+    /// What it accepted last: its key in [`FLOWS`], and a number that no other socket has while this one lives.
+    pub accepted: u64,
+    pub accepted_socket: u64,
 }
 
 /// What is kept of a socket that the sidecar accepted.
@@ -224,8 +229,6 @@ pub struct Accepted {
     /// Its key in [`FLOWS`], and what it is called in records; 0: not established yet.
     pub flow: u64,
     pub id: u64,
-    /// What the sidecar dialled for it: its key in [`FLOWS`]; 0: not seen.
-    pub dialed: u64,
     /// How many bytes of a reply to its peer's latest request may be recorded, if its flow is not known by now.
     pub reply_left: u32,
     /// The port it was accepted on.

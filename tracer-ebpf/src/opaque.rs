@@ -12,6 +12,12 @@ pub fn opaque<T>(mut at: *const T) -> *const T {
 
 static ZERO: AtomicU64 = AtomicU64::new(0);
 
+/// The address of something of the object's own.
+#[inline(always)]
+pub fn base() -> *const u64 {
+    ZERO.as_ptr()
+}
+
 /// A zero of which the verifier does not know that it is one. It follows constants on the stack, and looks at all that
 /// comes after twice where two paths differ in nothing else.
 #[inline(always)]

@@ -135,10 +135,16 @@ pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, to
 /// A flow ended.
 #[inline(always)]
 pub fn end(state: &Flow, tuple: &Tuple, from: u8, to: u8, received: u64) {
+    ended(state, tuple, u64::from(from) | u64::from(to) << 8 | u64::from(received != 0) << 16);
+}
+
+/// The same, out of the way of the many that end without a record. `how`: the states and whether anything came, byte by byte.
+#[inline(never)]
+extern "C" fn ended(state: &Flow, tuple: &Tuple, how: u64) {
     let Some(mut entry) = RECORDS.reserve::<EndRecord>(0) else {
         return lost(Loss::RingFull);
     };
-    let answered = u8::from(received != 0);
+    let [from, to, answered, ..] = how.to_le_bytes();
     let meta = meta(RecordKind::End, state, tuple);
     entry.write(EndRecord { meta, from, to, answered, zero: 0, zeros: 0 });
     entry.submit(SILENTLY);

@@ -36,10 +36,20 @@ pub fn accepted(netns: u64, tuple: &Tuple) -> Option<*mut Accepted> {
     ACCEPTED.look(peer_of(netns, tuple)).get()
 }
 
+/// The flow of a socket that the sidecar accepted.
+#[inline(always)]
+pub fn flow_of(accepted: *mut Accepted) -> Option<*mut Flow> {
+    // SAFETY: the values live in the maps and are only read. Another socket may have come to this key, but has another id.
+    unsafe {
+        let reply = FLOWS.look((*accepted).flow).get()?;
+        ((*reply).id == (*accepted).id).then_some(reply)
+    }
+}
+
 /// A peer knocks at the sidecar's `port`, or is seen there only later.
 #[inline(always)]
 pub fn expect(peer: u64, netns: u64, port: u16, reply_left: u32) {
-    ACCEPTED.put(peer, &Accepted { netns, flow: 0, id: 0, dialed: 0, reply_left, port, zero: 0 });
+    ACCEPTED.put(peer, &Accepted { netns, flow: 0, id: 0, reply_left, port, zero: 0 });
 }
 
 /// The sidecar's socket with these ends is this flow. Its peer may have knocked, and even wait for a reply by now.
@@ -51,7 +61,7 @@ pub fn established(netns: u64, tuple: &Tuple, flow: u64, state: &mut Flow) {
     ACCEPTED.put_over(peer, |known| {
         // SAFETY: the value lives in the map and is only read.
         state.head_left = known.get().map_or(0, |accepted| unsafe { (*accepted).reply_left });
-        Accepted { netns, flow, id, dialed: 0, reply_left: state.head_left, port, zero: 0 }
+        Accepted { netns, flow, id, reply_left: state.head_left, port, zero: 0 }
     });
 }
 
@@ -91,13 +101,11 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, asks: bool) {
         // SAFETY: the values live in the maps; a lost race costs at most the reply of a request that was pipelined.
         unsafe {
             (*accepted).reply_left = HEAD_MAX as u32;
-            if let Some(reply) = FLOWS.look((*accepted).flow).get()
-                && (*reply).id == (*accepted).id
-            {
+            if let Some(reply) = flow_of(accepted) {
                 (*reply).head_left = HEAD_MAX as u32;
+                link::wanted(&*reply);
             }
         }
-        link::wanted(accepted);
     } else if tuple.sidecar_port != 0 {
         // Redirected, but accepted before the programs were attached.
         let peer = peer_at(tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);

@@ -169,7 +169,7 @@ pub fn knock(listener: Sock, request: Sock) {
 #[inline(always)]
 pub fn accept(sk: Sock) {
     if sk.protocol() == IPPROTO_TCP && is_sidecars_port(sk.local_port()) {
-        capture::accepted(sk.0, sk.cgroup().is_in_scope());
+        capture::accepted(sk.0, sk.0, sk.cgroup().is_in_scope());
     }
 }
 
@@ -179,7 +179,7 @@ pub fn set_option(socket: u64, level: u32, option: u32) {
     if level == IPPROTO_TCP.into() && option == TCP_NODELAY {
         let sk = Sock(read(socket, offset!(socket_sk)));
         if sk.protocol() == IPPROTO_TCP && is_sidecars_port(sk.local_port()) {
-            link::taken_up(|| sidecar::accepted(sk.netns(), &sk.tuple()));
+            link::taken_up(|_| FLOWS.find(sk.0));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What the contexts of the cgroup family say: stable UAPI, read word by word.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::{bpf_sock, bpf_sock_ops},
@@ -10,7 +12,7 @@ use aya_ebpf::{
 use crate::{
     address::{address, mapped},
     context::Tuple,
-    opaque::opaque_zero,
+    opaque::{base, opaque_zero},
 };
 
 /// What every program of this family returns: let it pass.
@@ -44,6 +46,22 @@ pub fn cookie(ctx: &impl EbpfContext) -> u64 {
 pub fn netns(ctx: &impl EbpfContext) -> u64 {
     // SAFETY: sock_addr, sock_ops and sockopt contexts are ones the helper takes (5.7, 5.15, 5.15).
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// A number that no other socket has while this one lives: how far its address is from a constant one. (Of two addresses, their
+/// difference is all that the verifier takes for a number.)
+/// <https://elixir.bootlin.com/linux/v6.12/A/ident/adjust_reg_min_max_vals>
+///
+/// # Safety
+/// `sk` must point to a socket.
+#[inline(always)]
+pub unsafe fn number_of(sk: *mut bpf_sock) -> u64 {
+    let mut number = sk as u64;
+    // SAFETY: one instruction on two registers.
+    unsafe {
+        asm!("{number} -= {base}", number = inout(reg) number, base = in(reg) base(), options(pure, nomem, nostack));
+    }
+    number
 }
 
 /// # Safety
