@@ -91,7 +91,9 @@ pub(crate) fn boot(
         "console=ttyS0 quiet panic=-1 loglevel=3 EGRESS_TRACER_BIN=/bin/egress-tracer XDG_CACHE_HOME=/cache \
          PATH=/usr/sbin:/usr/bin:/sbin:/bin {words}"
     );
-    let mut guest = Command::new("qemu-system-x86_64")
+    // Whatever ends us ends the guest.
+    let mut guest = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args(clock.arguments())
         .args(["-cpu", CPU, "-m", "2048"])
         .args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-nic", "none"])
