@@ -3,6 +3,7 @@
 use std::env;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +17,7 @@ use crate::lab::Lab;
 use crate::lines::Lines;
 use crate::place::Place;
 use crate::process::{Ended, Process};
-use crate::ready::spawn_ready;
+use crate::ready::{spawn_ready, spawn_ready_into};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Where its metrics are, inside the tools' namespace: nothing else is there.
@@ -75,14 +76,33 @@ impl Tracer {
         Ok(tracer)
     }
 
+    /// Observes it with `-o json`, into a file: nobody reads along.
+    pub fn start_into(lab: &Lab, binary: &Path, file: &Path) -> Result<Self> {
+        let stdout = File::create(file).with_context(|| format!("cannot make {}", file.display()))?;
+        Self::launch_with(lab, lab.tools(), binary, "warn", &["-o", "json"], |command, ready| {
+            spawn_ready_into(command, stdout, ready)
+        })
+    }
+
     fn launch(lab: &Lab, place: &Place, binary: &Path, log: &str, args: &[&str]) -> Result<Self> {
+        Self::launch_with(lab, place, binary, log, args, spawn_ready)
+    }
+
+    fn launch_with(
+        lab: &Lab,
+        place: &Place,
+        binary: &Path,
+        log: &str,
+        args: &[&str],
+        spawn: impl FnOnce(Command, &Path) -> Result<Process>,
+    ) -> Result<Self> {
         let ready_dir = tempfile::Builder::new().prefix("tracer-").tempdir_in(lab.dir())?.keep();
         let ready = ready_dir.join("ready");
         let mut command = place.command_at(binary)?;
         command.env("EGRESS_TRACER_LOG", log);
         command.args(["observe", "--standalone", "--cgroup"]).arg(lab.pod_cgroup());
         command.arg("--ready-file").arg(&ready).args(["--metrics-address", METRICS]).args(args);
-        let process = spawn_ready(command, &ready)?;
+        let process = spawn(command, &ready)?;
         Ok(Self { process, reports: Lines::default(), place: place.clone() })
     }
 

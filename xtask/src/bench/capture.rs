@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::figures::{Figures, Table, median, quartiles, short};
-use super::observer::{Observer, Running};
+use super::observer::Observer;
 use super::stage::{Pods, Stage, right};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -116,7 +116,7 @@ pub(crate) fn cost(pods: &Pods, rounds: usize, count: u32, rate: u32, figures: &
              shares are of the same round. What the kernel does for a watcher in the application's own time is not in it: for \
              the tracer, its programs took {in_kernel:.2} s besides (measured in a run of their own); what a packet socket \
              costs there the kernel does not count. Memory is the most that was resident at once, shared pages included. The \
-             tracer writes each report as JSON to a pipe; tshark its fields."
+             tracer writes each report as JSON to a file, tcpdump what it captures; tshark writes its fields to a pipe."
         ),
         head: &[
             "watcher",
@@ -146,13 +146,10 @@ fn cost_of(stage: &Stage, observer: Observer, count: u32, rate: u32) -> Result<C
     let running = observer.start(stage)?;
     let before = running.usage()?;
     let done = stage.run(&Stage::paced(rate, count))?;
-    if let Running::Tracer(tracer) = &running {
-        tracer.wait_reports(usize::try_from(done.count)?, PATIENCE)?;
-    }
     pause(Duration::from_millis(1_500)); // for those that have not yet looked at all that they hold
     let Usage { cpu, peak_kb } = running.usage()?;
     let cpu = cpu.saturating_sub(before.cpu).as_secs_f64();
-    Ok(Cost { cpu, peak: peak_kb as f64 / 1024.0, said: running.stop()? })
+    Ok(Cost { cpu, peak: peak_kb as f64 / 1024.0, said: running.stop(Some(done.count))? })
 }
 
 /// The median of `ours` as a share of `theirs`, round by round.

@@ -150,7 +150,7 @@ fn in_turns(
     for process in processes {
         process.finish(PATIENCE)?;
     }
-    running.stop()?;
+    running.stop(None)?;
     let pairs: Vec<[f64; 2]> = rates[watched]
         .iter()
         .filter_map(|(number, rate)| Some([*rate, *rates[1 - watched].get(&(number + 1))?]))

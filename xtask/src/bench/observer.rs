@@ -1,6 +1,9 @@
 //! Whoever watches the pod while it is measured: nobody, the tracer, or what an engineer would use instead, each in the
 //! best configuration that we know of for this question.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -31,7 +34,7 @@ pub(crate) enum Observer {
 /// One that runs.
 pub(crate) enum Running {
     Nobody,
-    Tracer(Tracer),
+    Tracer(Tracer, PathBuf),
     Peer(Process),
 }
 
@@ -77,7 +80,10 @@ impl Observer {
         let file = stage.lab.dir().join("capture.pcap").display().to_string();
         match self {
             Self::Nobody => Ok(Running::Nobody),
-            Self::Tracer => stage.observe(&[]).map(Running::Tracer),
+            Self::Tracer => {
+                let reports = stage.lab.dir().join("reports.json");
+                Ok(Running::Tracer(stage.observe_into(&reports)?, reports))
+            }
             Self::Tcpdump => {
                 peer("tcpdump", &["-i", "any", "-n", "-Z", "root", "-w", &file, "tcp"], "listening on")
             }
@@ -135,18 +141,23 @@ impl Running {
     pub(crate) fn usage(&self) -> Result<Usage> {
         match self {
             Self::Nobody => Ok(Usage::default()),
-            Self::Tracer(tracer) => Usage::of(tracer.pid()),
+            Self::Tracer(tracer, _) => Usage::of(tracer.pid()),
             Self::Peer(process) => Usage::of(process.pid()),
         }
     }
 
-    /// Ends it, and gives back what it said of its losses.
-    pub(crate) fn stop(self) -> Result<String> {
+    /// Ends it, and gives back what it said of its losses. The tracer must have written `reports` reports, if so many are due.
+    pub(crate) fn stop(self, reports: Option<u64>) -> Result<String> {
         match self {
             Self::Nobody => Ok(String::new()),
-            Self::Tracer(tracer) => {
+            Self::Tracer(tracer, file) => {
                 let ended = tracer.stop()?;
                 ensure!(ended.status.success(), "egress-tracer did not stop well: {}", ended.stderr);
+                let written = BufReader::new(File::open(file)?).lines().count() as u64;
+                ensure!(
+                    reports.is_none_or(|due| due == written),
+                    "egress-tracer wrote {written} reports of {reports:?}"
+                );
                 Ok(String::new())
             }
             Self::Peer(process) => {

@@ -1,7 +1,7 @@
 //! Where everything is measured but the pure core: a pod with a real Envoy, a real squid outside, a server behind it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -90,6 +90,11 @@ impl Stage {
     /// The tracer, scoped to the pod.
     pub(crate) fn observe(&self, args: &[&str]) -> Result<Tracer> {
         Tracer::start_at(&self.lab, &self.tracer, args)
+    }
+
+    /// The same, with its reports written to a file.
+    pub(crate) fn observe_into(&self, file: &Path) -> Result<Tracer> {
+        Tracer::start_into(&self.lab, &self.tracer, file)
     }
 
     /// Starts a load as the app; returns when it is warm.
