@@ -1,6 +1,6 @@
 //! What a kernel program of the tracer costs each time it runs, beside empty programs on the same hooks in the same runs:
-//! one attached before it, one behind it, as the first to touch a packet pays for the cache. Each kind of traffic has a pod of its
-//! own.
+//! one attached before it, one behind it, as the first to touch a packet pays for the cache. Each round has a pod of its own, and
+//! programs that were loaded for it: where the kernel has put them is part of what they cost.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -66,12 +66,15 @@ struct Cost {
     ratios: Vec<f64>,
 }
 
-/// Measures `rounds` of so many seconds for each kind of traffic.
+/// Measures `rounds` of so many seconds of each kind of traffic.
 pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
     let (mut rows, mut numbers) = (Vec::new(), serde_json::Map::new());
     for flow in &FLOWS {
         let letter = flow.letter;
-        let cost = pods.with_one(|stage| of(stage, flow, rounds, seconds))?;
+        let mut cost = Cost::default();
+        for _ in 0..rounds {
+            cost.add(pods.with_one(|stage| of(stage, flow, seconds))?);
+        }
         let title = format!("({letter}) {}", flow.title);
         for (hook, runs) in cost.hooks() {
             let (ns, empty) = (mean(runs), mean(cost.empty[hook]));
@@ -114,7 +117,8 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
         note: "Nanoseconds a run, as the kernel counts them (`kernel.bpf_stats_enabled`), beside empty programs on the \
                same hooks in the same runs, one before the tracer's and one behind it. Counting itself takes most of an \
                empty program's time, so ratios flatter both. All legs of a flow are in the pod, so the app's, Envoy's \
-               accepted and Envoy's own socket all count. Ratios of all of them are medians of rounds, with the quartiles."
+               accepted and Envoy's own socket all count. Ratios of all of them are medians of rounds, each with programs that \
+               were loaded for it, with the quartiles."
             .to_owned(),
         head: &["flow", "program", "runs", "ns", "empty, ns", "ratio"],
         rows,
@@ -122,8 +126,8 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
     Ok(())
 }
 
-/// What the tracer's programs cost for a kind of traffic.
-fn of(stage: &Stage, flow: &Flow, rounds: usize, seconds: f64) -> Result<Cost> {
+/// What the tracer's programs cost for a kind of traffic, in one round.
+fn of(stage: &Stage, flow: &Flow, seconds: f64) -> Result<Cost> {
     let cgroup = stage.lab.pod_cgroup();
     let _counting = count_runs()?;
     let before = EmptyPrograms::attach(cgroup)?;
@@ -137,21 +141,18 @@ fn of(stage: &Stage, flow: &Flow, rounds: usize, seconds: f64) -> Result<Cost> {
         }
         Ok(Cost { tracer, empty, ..Cost::default() })
     };
-    let mut all = Cost::default();
-    for _ in 0..rounds {
-        if flow.after_connect {
-            stage.run(&Load::Connections(Stage::echo(seconds / 10.0)))?;
-        }
-        let cold = count()?;
-        let process = stage.start(&(flow.load)(seconds))?;
-        // A long-lived flow only counts once it is past its first bytes, and before its end.
-        let start = if flow.letter == PAST_FIRST_BYTES { count()? } else { cold };
-        let done = Generator::done(&process)?;
-        all.add(Cost { count: done.count, ..count()?.since(&start) });
-        process.finish(Duration::from_secs(10))?;
+    if flow.after_connect {
+        stage.run(&Load::Connections(Stage::echo(seconds / 10.0)))?;
     }
+    let cold = count()?;
+    let process = stage.start(&(flow.load)(seconds))?;
+    // A long-lived flow only counts once it is past its first bytes, and before its end.
+    let start = if flow.letter == PAST_FIRST_BYTES { count()? } else { cold };
+    let done = Generator::done(&process)?;
+    let cost = Cost { count: done.count, ..count()?.since(&start) };
+    process.finish(Duration::from_secs(10))?;
     tracer.stop()?;
-    Ok(all)
+    Ok(cost)
 }
 
 impl Cost {

@@ -63,7 +63,7 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
     if parts.is_empty() || parts.iter().any(|part| !alone.contains(part)) {
         let pods = Pods::new(cargo::build_tracer(true)?, Generator(cargo::build_load()?));
         if wanted(Part::Kernel) {
-            let (rounds, seconds) = if quick { (3, 0.3) } else { (7, 0.6) };
+            let (rounds, seconds) = if quick { (3, 0.3) } else { (11, 1.0) };
             kernel::measure(&pods, rounds, seconds, &mut figures)?;
         }
         if wanted(Part::Start) {

@@ -31,10 +31,12 @@ pub(crate) fn write(figures: &Figures, took: Duration) -> Result<()> {
 const BOUNDS: [(&str, &str); 5] = [
     (
         "kernel, not ours",
-        "**A flow that is not ours** is nearly all calls of the kernel: whose socket it is, in which namespace, which thread this is, \
-         what time it is, what a payload begins with. On a way that nobody has gone since the last flow such a call takes 50 to 180 \
-         ns, where it takes 6 to 30 in a loop; some twenty of them for each flow are two thirds of what the programs take beyond \
-         empty ones. What they calculate between the calls is hardly seen: a third fewer instructions took a twentieth less.",
+        "**A flow that is not ours** asks the kernel some thirty times whose socket it is, in which namespace, which thread this is, \
+         what time it is, what a payload begins with, and looks ten times into tables. On a way that nobody has gone since the last \
+         flow each of these takes 50 to 180 ns, where it takes 6 to 30 in a loop, as code and memory have to be fetched again. What \
+         is calculated between them is hardly seen: a third fewer instructions took a twentieth less. Nor does it help to go by a \
+         socket's address in place of its cookie, which saves ten of the calls, or to have what is kept of a flow on lines of its \
+         own. What helps is to leave a whole look out.",
     ),
     (
         "kernel, past first bytes",
@@ -47,20 +49,22 @@ const BOUNDS: [(&str, &str); 5] = [
         "**Processor time beside tcpdump's**: tcpdump's process writes packets from memory that the kernel shares with it; \
          copying them happens in the application's time, which is not counted as tcpdump's. The tracer's process reads three to \
          five records of a session, masks their secrets, joins and judges them, counts the verdict, and writes a JSON line of 900 \
-         bytes: 28,000 instructions (callgrind's count), of which reading and masking records takes a fifth, the line a sixth, \
+         bytes: 26,000 instructions (callgrind's count), of which reading and masking records takes a fifth, the line a sixth, \
          memory that is allocated and freed again a tenth, a report's sentences and facts another; none of the rest more than \
          one twentieth. On a processor that others use meanwhile that is 4 to 8 µs, and twice as much at one time as at another \
          on a virtual machine with neighbours. Alone and warm, the same instructions take half of what they take beside a busy \
          Envoy, so most likely it is others' use of the same caches that bounds it: where a report is printed before the next is \
          made, that takes 0.91 of the time that a hundred at once took, of hardly fewer instructions (eight rounds of the two \
-         beside each other, 0.88 to 0.94). The kernel's part of it, waking and writing to the pipe, is one seventh. Longer \
+         beside each other, 0.88 to 0.94). The kernel's part of it, waking and writing, is one seventh. Longer \
          naps than 100 ms were tried, and change nothing.",
     ),
     (
         "application, ",
         "**What an application feels of the kernel's part**: a round trip runs the programs three times and a tunnel that is \
          opened and closed again some fifty times, on all of its sockets; the tables below have their time. Beside 80 µs of a \
-         round trip on one core it is less than half a percent, beside 650 µs of such a tunnel about two.",
+         round trip on one core it is less than half a percent, beside 650 µs of such a tunnel about two, and what the process then \
+         does with it, on the same core, one more. How many tunnels a second there are differs by more than that where nobody \
+         is held against nobody.",
     ),
     (
         "pure core, an event among a million",
