@@ -77,7 +77,7 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
             pods.with_one(|stage| capture::losses(stage, sustained, 4_000, &mut figures))?;
         }
         if wanted(Part::Feel) {
-            let (rounds, seconds) = if quick { (1, 1.0) } else { (6, 2.5) };
+            let (rounds, seconds) = if quick { (1, 1.5) } else { (6, 2.5) };
             feel::measure(&pods, rounds, seconds, &mut figures)?;
         }
     }
