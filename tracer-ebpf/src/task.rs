@@ -40,21 +40,18 @@ extern "C" fn ask(key: u64, ids: u64, at: u64) -> *mut Thread {
     let comm = current_comm();
     let zero = opaque_zero(); // of constants, LLVM would make a call of `memset`, which is a loop
     let until_ns = at + HOLDS_NS;
-    let (role, none) = (role as u32, zero);
-    THREADS.put(
-        key,
-        &Thread {
-            ids,
-            until_ns,
-            comm,
-            uid,
-            role,
-            dialed: none,
-            dialed_id: none,
-            accepted: none,
-            accepted_socket: none,
-        },
-    )
+    let thread = Thread {
+        ids,
+        until_ns,
+        comm,
+        uid,
+        role: role as u32,
+        dialed: zero,
+        dialed_id: zero,
+        accepted: zero,
+        accepted_socket: zero,
+    };
+    THREADS.put(key, &thread)
 }
 
 /// What is kept of the current thread.

@@ -147,9 +147,13 @@ fn cost_of(stage: &Stage, observer: Observer, count: u32, rate: u32) -> Result<C
     let before = running.usage()?;
     let done = stage.run(&Stage::paced(rate, count))?;
     pause(Duration::from_millis(1_500)); // for those that have not yet looked at all that they hold
+    // What it has not written by now, its processor time would lack.
+    if let Some(written) = running.reports()? {
+        ensure!(written == done.count, "egress-tracer wrote {written} of {} reports", done.count);
+    }
     let Usage { cpu, peak_kb } = running.usage()?;
     let cpu = cpu.saturating_sub(before.cpu).as_secs_f64();
-    Ok(Cost { cpu, peak: peak_kb as f64 / 1024.0, said: running.stop(Some(done.count))? })
+    Ok(Cost { cpu, peak: peak_kb as f64 / 1024.0, said: running.stop()? })
 }
 
 /// The median of `ours` as a share of `theirs`, round by round.

@@ -151,7 +151,7 @@ fn in_turns(
     for process in processes {
         process.finish(PATIENCE)?;
     }
-    running.stop(None)?;
+    running.stop()?;
     let other = |number| rates[1 - watched].get(&number);
     let pairs: Vec<[f64; 2]> = rates[watched]
         .iter()

@@ -146,18 +146,19 @@ impl Running {
         }
     }
 
-    /// Ends it, and gives back what it said of its losses. The tracer must have written `reports` reports, if so many are due.
-    pub(crate) fn stop(self, reports: Option<u64>) -> Result<String> {
+    /// How many reports it has written; `None` where it makes none.
+    pub(crate) fn reports(&self) -> Result<Option<u64>> {
+        let Self::Tracer(_, file) = self else { return Ok(None) };
+        Ok(Some(BufReader::new(File::open(file)?).lines().count() as u64))
+    }
+
+    /// Ends it, and gives back what it said of its losses.
+    pub(crate) fn stop(self) -> Result<String> {
         match self {
             Self::Nobody => Ok(String::new()),
-            Self::Tracer(tracer, file) => {
+            Self::Tracer(tracer, _) => {
                 let ended = tracer.stop()?;
                 ensure!(ended.status.success(), "egress-tracer did not stop well: {}", ended.stderr);
-                let written = BufReader::new(File::open(file)?).lines().count() as u64;
-                ensure!(
-                    reports.is_none_or(|due| due == written),
-                    "egress-tracer wrote {written} reports of {reports:?}"
-                );
                 Ok(String::new())
             }
             Self::Peer(process) => {
