@@ -34,6 +34,7 @@ pub const FLAG_LATE: u8 = 1;
 /// What every record begins with. Times are `CLOCK_MONOTONIC` in ns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes, zerocopy::Immutable))]
 pub struct Meta {
     /// When the record was made.
     pub time_ns: u64,
@@ -89,6 +90,7 @@ pub struct Meta {
 /// A leg sent bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes, zerocopy::Immutable))]
 pub struct PayloadRecord {
     /// Who and when.
     pub meta: Meta,
@@ -108,6 +110,7 @@ pub struct PayloadRecord {
 /// and what the sidecar dialled for it makes none once both were answered.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes, zerocopy::Immutable))]
 pub struct EndRecord {
     /// Who and when.
     pub meta: Meta,

@@ -7,7 +7,7 @@ use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nix::time::{ClockId, clock_gettime};
-use tracer::{core::Core, core::Input, report::Reports};
+use tracer_core::{engine::Engine, engine::Input, report::Reports};
 
 use traffic::Node;
 
@@ -64,7 +64,7 @@ fn live(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn alive_with(sessions: usize) -> (Core, Node) {
+fn alive_with(sessions: usize) -> (Engine, Node) {
     let (mut core, mut node) = (traffic::core(sessions), Node::new());
     for _ in 0..sessions {
         let mut inputs = Vec::new();
@@ -75,7 +75,7 @@ fn alive_with(sessions: usize) -> (Core, Node) {
     (core, node)
 }
 
-fn feed(core: &mut Core, inputs: Vec<Input>) -> Duration {
+fn feed(core: &mut Engine, inputs: Vec<Input>) -> Duration {
     let mut reports: Reports = Vec::new();
     // Of this thread: what else the machine does is none of the core's cost.
     let now = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock"));

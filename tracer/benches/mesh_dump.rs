@@ -71,10 +71,10 @@ fn main() {
         let bytes = std::fs::read(&path).unwrap();
         let size = bytes.len() / 1_000_000;
         let start = Instant::now();
-        let dump = tracer::mesh::Dump::from_bytes(bytes).unwrap();
+        let dump = tracer_mesh::Dump::from_bytes(bytes).unwrap();
         let loaded = start.elapsed();
         let to = "10.0.0.1:3128".parse().unwrap();
-        let explanations = tracer::mesh::explain(&dump, &[to], tracer::explain::CURL_CONNECT).unwrap();
+        let explanations = tracer_mesh::explain(&dump, &[to], tracer_mesh::CURL_CONNECT).unwrap();
         assert_eq!(explanations[0].decision.status, Some(404));
         assert_eq!(explanations[0].culprits_total, 2500);
         println!(

@@ -8,10 +8,10 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{
     explain::{Fetches, Sidecar, Sidecars},
-    mesh::Brief,
     metrics::Metrics,
-    report::{Direction, Listener, Report},
 };
+use tracer_core::report::{Direction, Listener, Report};
+use tracer_mesh::Brief;
 
 /// How long a report waits for its explanation.
 const PATIENCE: Duration = Duration::from_secs(1);

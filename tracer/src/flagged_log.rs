@@ -8,9 +8,9 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{
+use crate::pipeline::now;
+use tracer_core::{
     report::{Endpoint, Report},
-    tracing::now,
     verdict::{Reason, Verdict},
 };
 
@@ -144,12 +144,12 @@ fn suppressed(cause: &Cause, suppressed: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace;
+    use crate::recording;
 
     fn report() -> Report {
         let mut first = None;
         let recording = include_bytes!("../../tests/traces/gotcha.jsonl");
-        trace::replay(&recording[..], |report| {
+        recording::replay(&recording[..], |report| {
             first.get_or_insert(report);
             Ok(())
         })

@@ -1,31 +1,12 @@
-//! egress-tracer in userspace: the pure core, and the edges around it. Modules stand in the order in which data flows
-//! through them and use only modules above; `tests/house.rs` holds that.
+//! The node program: loads the probes, runs the engine of `tracer-core` on what they record, and serves its reports to
+//! terminals, files, sockets and Prometheus. Modules stand in the order in which data flows through them; each uses only
+//! modules above it.
 
-// Pure: no IO, no clock, no async, no panic.
-pub mod address;
-pub mod beside;
-pub mod place;
-pub mod queue;
-pub mod latest;
-pub mod event;
-pub mod selector;
-pub mod pod;
-pub mod head;
-pub mod redact;
-pub mod flow;
-pub mod verdict;
-pub mod session;
-pub mod report;
-pub mod filter;
-pub mod core;
-pub mod mesh;
-
-// The edges.
-pub mod trace;
+pub mod recording;
 pub mod probes;
 pub mod privilege;
 pub mod runtime;
-pub mod tracing;
+pub mod pipeline;
 pub mod metrics;
 pub mod explain;
 pub mod enrich;

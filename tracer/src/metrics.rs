@@ -9,10 +9,10 @@ mod bounded;
 mod catalogue;
 #[cfg(test)]
 mod document;
-mod fill;
+mod map_occupancy;
 mod health;
 mod openmetrics;
-mod reply_seconds;
+mod reply_histogram;
 mod server;
 
 use std::{
@@ -24,17 +24,16 @@ use std::{
 
 use prometheus::{IntCounter, IntCounterVec, Registry, TextEncoder, process_collector::ProcessCollector};
 
-use crate::{
-    probes::Probes,
+use crate::{pipeline::Pipeline, probes::Probes};
+use bounded::{Bounded, Group, OTHER, Value};
+use health::Health;
+use map_occupancy::Fill;
+use openmetrics::Format;
+use reply_histogram::ReplySeconds;
+use tracer_core::{
     report::{Kind, Report},
-    tracing::Tracing,
     verdict::Reason,
 };
-use bounded::{Bounded, Group, OTHER, Value};
-use fill::Fill;
-use health::Health;
-use openmetrics::Format;
-use reply_seconds::ReplySeconds;
 
 pub use server::Server;
 
@@ -213,7 +212,7 @@ impl Metrics {
     }
 
     /// Takes over what the tracer and the kernel have counted, and drops what was idle for too long.
-    pub fn update(&self, tracing: &Tracing) {
+    pub fn update(&self, tracing: &Pipeline) {
         let Self(inner) = self;
         let now = Instant::now();
         if inner.health.borrow_mut().update(tracing, now) {
@@ -261,14 +260,15 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{trace, verdict::Verdict};
+    use crate::recording;
+    use tracer_core::verdict::Verdict;
 
     /// The reports of the recorded demo.
     fn reports() -> Vec<Report> {
         let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/traces/gotcha.jsonl");
         let mut reports = Vec::new();
         let from = std::io::BufReader::new(std::fs::File::open(recording).expect("a recording"));
-        trace::replay(from, |report| {
+        recording::replay(from, |report| {
             reports.push(report.clone());
             Ok(())
         })

@@ -18,13 +18,13 @@ use tokio::{
 pub use endpoint::Endpoint;
 pub use find::process_of;
 
-use crate::{
-    pod::{Fact, Key, Owner},
-    selector::PodChoice,
-};
 use cgroups::Tree;
 use client::Client;
 use node::Node;
+use tracer_core::{
+    pod::{Fact, Key, Owner},
+    selector::PodChoice,
+};
 
 /// How long a list may take.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tracer::verdict::{Reason, Verdict};
+use tracer_core::verdict::{Reason, Verdict};
 
 /// What every page answers, in this order.
 const SECTIONS: [&str; 7] = [

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tracer::explain::{Args, CURL_CONNECT, Output, print};
-use tracer::mesh::{Dump, decide_with, explain};
+use tracer::explain::{Args, Output, print};
+use tracer_mesh::{CURL_CONNECT, Dump, decide_with, explain};
 
 fn dump_of(case: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/cases").join(case).join("config_dump.json")

@@ -6,9 +6,9 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use tracer::explain::{Args, Output, print};
-use tracer::mesh::{Dump, decide, explain};
+use tracer_mesh::{Dump, decide, explain};
 
-const CONNECT: &[u8] = tracer::explain::CURL_CONNECT;
+const CONNECT: &[u8] = tracer_mesh::CURL_CONNECT;
 
 fn case() -> String {
     let case = "/../tests/cases/c01_unrelated_http_service_same_port/config_dump.json";

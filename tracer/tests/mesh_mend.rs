@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use envoy::Pod;
 use serde_json::{Value, json};
-use tracer::explain::{CURL_CONNECT, Sidecar, Sidecars};
-use tracer::mesh::explain;
+use tracer::explain::{Sidecar, Sidecars};
+use tracer_mesh::{CURL_CONNECT, explain};
 
 /// The listeners and clusters of a case's dump, with the routes in files that the listeners name.
 fn resources(pod: &Pod, case: &str) -> (Vec<Value>, Vec<Value>) {

@@ -15,9 +15,9 @@ use tokio::{
     task::{LocalSet, spawn_local},
     time::timeout,
 };
-use tracer::{
+use tracer::runtime::{Endpoint, News, Runtime};
+use tracer_core::{
     pod::{Fact, Key, Owner},
-    runtime::{Endpoint, News, Runtime},
     selector::PodChoice,
 };
 

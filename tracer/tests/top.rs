@@ -1,14 +1,13 @@
 //! The board of `top` in terminals of several sizes, and what keys make of it; on reports that the core made.
 
+#[path = "../../tracer-core/tests/scene/mod.rs"]
 mod scene;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::{Terminal, backend::TestBackend};
 use scene::{CURL, GRANTED, Scene};
-use tracer::{
-    report::{Colors, Gap, Listener, Loser, Message, Report},
-    top::{Board, Keys, Look, Mode, Outcome, draw},
-};
+use tracer::top::{Board, Keys, Look, Mode, Outcome, draw};
+use tracer_core::report::{Colors, Gap, Listener, Loser, Message, Report};
 
 const ENVOY_404: &str = "HTTP/1.1 404 Not Found\r\nserver: envoy\r\ncontent-length: 0\r\n\r\n";
 /// Three seconds after the reports' 2026-11-20T11:45:15Z.

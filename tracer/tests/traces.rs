@@ -22,7 +22,7 @@ fn recordings() -> Vec<PathBuf> {
 fn replay(recording: &Path) -> String {
     let from = BufReader::new(File::open(recording).expect("a recording"));
     let mut reports = String::new();
-    let result = tracer::trace::replay(from, |report| {
+    let result = tracer::recording::replay(from, |report| {
         reports.push_str(&report.to_json());
         reports.push('\n');
         Ok(())
@@ -49,14 +49,14 @@ fn recordings_give_their_reports() {
 #[test]
 fn a_recording_that_is_none_is_refused_in_a_sentence() {
     for (text, says) in [("", "empty"), ("{}\n", "line 1"), ("not json\n", "line 1")] {
-        let error = tracer::trace::replay(text.as_bytes(), |_| Ok(())).expect_err("refused");
+        let error = tracer::recording::replay(text.as_bytes(), |_| Ok(())).expect_err("refused");
         assert!(format!("{error:#}").contains(says), "{text:?}: {error:#}");
     }
     let good = fs::read_to_string(recordings().first().expect("a recording")).expect("read");
     let newer = good.replacen("\"egress_tracer_recording\":1", "\"egress_tracer_recording\":2", 1);
-    let error = tracer::trace::replay(newer.as_bytes(), |_| Ok(())).expect_err("refused");
+    let error = tracer::recording::replay(newer.as_bytes(), |_| Ok(())).expect_err("refused");
     assert!(error.to_string().contains("version 2"), "{error:#}");
     let broken = good.replacen("\"role\":\"app\"", "\"role\":\"nobody\"", 1);
-    let error = tracer::trace::replay(broken.as_bytes(), |_| Ok(())).expect_err("refused");
+    let error = tracer::recording::replay(broken.as_bytes(), |_| Ok(())).expect_err("refused");
     assert!(error.to_string().starts_with("line "), "{error:#}");
 }

@@ -9,8 +9,8 @@ use std::{
     path::Path,
 };
 
-use tracer::{
-    core::{Core, Input, Settings},
+use tracer_core::{
+    engine::{Engine, Input, Settings},
     event::{End, Event, Interception, Role, Task, What},
 };
 
@@ -21,8 +21,8 @@ const TARGETS: u64 = 5_000;
 const STEP: u64 = 1_000;
 
 /// A core with room for `sessions`.
-pub fn core(sessions: usize) -> Core {
-    Core::new(Settings {
+pub fn core(sessions: usize) -> Engine {
+    Engine::new(Settings {
         deadline: 10_000_000_000,
         clock_offset: 1_795_175_115_123_456_000,
         inbound_ports: vec![15006],

@@ -12,8 +12,8 @@ use crate::{
     live::{self, Live},
     metrics::{self, Metrics},
     privilege,
-    report::{Report, Reports},
 };
+use tracer_core::report::{Report, Reports};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::scope::cgroup2_root;
 use crate::{
     privilege,
-    probes::{Family, layout, trial::Trial},
+    probes::{Family, btf_offsets, probe_support::Trial},
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -111,17 +111,21 @@ fn fact(name: impl Into<String>, ok: bool, detail: impl Into<String>) -> Fact {
 }
 
 fn btf() -> Fact {
-    match fs::metadata(layout::KERNEL_BTF) {
-        Ok(found) => match layout::of_this_kernel() {
+    match fs::metadata(btf_offsets::KERNEL_BTF) {
+        Ok(found) => match btf_offsets::of_this_kernel() {
             Ok(_) => fact(
                 "BTF",
                 true,
-                format!("{}, {} KiB, has every field that is read", layout::KERNEL_BTF, found.len() / 1024),
+                format!(
+                    "{}, {} KiB, has every field that is read",
+                    btf_offsets::KERNEL_BTF,
+                    found.len() / 1024
+                ),
             ),
             Err(error) => fact("BTF", false, format!("{error:#}; fentry and kprobe need it")),
         },
         Err(error) => {
-            fact("BTF", false, format!("{}: {error}; fentry and kprobe need it", layout::KERNEL_BTF))
+            fact("BTF", false, format!("{}: {error}; fentry and kprobe need it", btf_offsets::KERNEL_BTF))
         }
     }
 }

@@ -10,9 +10,9 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{output, source};
-use crate::{
+use crate::live::{Query, Since};
+use tracer_core::{
     filter::Filter,
-    live::{Query, Since},
     report::{Loser, Message},
     verdict::Verdict,
 };

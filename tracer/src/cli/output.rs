@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
 
-use crate::report::{Colors, Compact, Gap, Message, Report, Table};
+use tracer_core::report::{Colors, Compact, Gap, Message, Report, Table};
 
 /// How reports are printed.
 #[derive(clap::Args, Debug)]

@@ -6,8 +6,8 @@ use super::scope::cgroup2_root;
 use crate::{
     explain,
     runtime::{self, Endpoint},
-    selector::{Namespace, PodChoice, Selector},
 };
+use tracer_core::selector::{Namespace, PodChoice, Selector};
 
 /// Where names come from.
 #[derive(clap::Args, Debug)]

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{output, scope};
-use crate::trace;
+use crate::recording;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -85,7 +85,7 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let file = &args.file;
     let from = File::open(file).with_context(|| format!("cannot open the recording {}", file.display()))?;
     let mut printer = args.output.printer()?;
-    trace::replay(BufReader::new(from), |report| printer.print_report(&report))
+    recording::replay(BufReader::new(from), |report| printer.print_report(&report))
         .with_context(|| format!("cannot replay {}", file.display()))?;
     printer.flush()?;
     Ok(ExitCode::SUCCESS)

@@ -11,11 +11,11 @@ use tracer_ebpf::settings::{LEAVE_UNNAMED, NO_SCOPES, NO_UID, SLOTS, TRACE_UNNAM
 use super::pods;
 use crate::{
     live, metrics,
+    pipeline::{Pipeline, clock_offset},
     probes::{Family, Probes, Scope},
     runtime::Runtime,
-    selector::PodChoice,
-    tracing::{Tracing, clock_offset},
 };
+use tracer_core::selector::PodChoice;
 
 /// What is traced.
 #[derive(clap::Args, Debug)]
@@ -73,12 +73,12 @@ enum Choice {
 
 impl Args {
     /// Loads and attaches what was asked for, and records what is seen, where asked to.
-    pub(super) fn attach(&self, record: Option<&Path>) -> anyhow::Result<Tracing> {
+    pub(super) fn attach(&self, record: Option<&Path>) -> anyhow::Result<Pipeline> {
         self.attach_to(PodChoice::default(), record)
     }
 
     /// The same for some pods.
-    pub(super) fn attach_to(&self, choice: PodChoice, record: Option<&Path>) -> anyhow::Result<Tracing> {
+    pub(super) fn attach_to(&self, choice: PodChoice, record: Option<&Path>) -> anyhow::Result<Pipeline> {
         let endpoint = self.pods.endpoint();
         if endpoint.is_none() && !choice.is_everything() {
             bail!(
@@ -106,7 +106,7 @@ impl Args {
         }?;
         let family = probes.family();
         log::info!("attached the {family} probes to {}", scope.cgroup.display());
-        let core = crate::core::Settings {
+        let core = tracer_core::engine::Settings {
             deadline: nanoseconds(self.deadline),
             clock_offset: clock_offset(),
             inbound_ports: settings.inbound_ports.into_iter().filter(|&port| port != 0).collect(),
@@ -124,7 +124,7 @@ impl Args {
             );
         }
         let runtime = endpoint.map(|endpoint| Runtime::spawn(endpoint, root, choice));
-        Tracing::new(probes, core, runtime, record)
+        Pipeline::new(probes, core, runtime, record)
     }
 
     fn scope(&self) -> anyhow::Result<PathBuf> {

@@ -8,11 +8,13 @@ use anyhow::bail;
 use super::scope;
 use crate::{
     enrich::Enricher,
-    filter::Filter,
     live::{self, Client, Query, Stream, Trouble},
     metrics::{self, Metrics},
+    pipeline::Pipeline,
+};
+use tracer_core::{
+    filter::Filter,
     report::{Message, Reports},
-    tracing::Tracing,
 };
 
 /// What decides where sessions come from.
@@ -39,7 +41,7 @@ pub(super) enum Source {
 
 /// The whole pipeline, within this process.
 pub(super) struct Own {
-    tracing: Tracing,
+    tracing: Pipeline,
     metrics: Metrics,
     enricher: Enricher,
     filter: Filter,

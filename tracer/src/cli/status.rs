@@ -5,12 +5,10 @@ use std::{fmt::Write as _, io::Write as _, process::ExitCode};
 use anyhow::anyhow;
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::{
-    explain::escape,
-    live::{self, Client, Status, Trouble},
-    report::Loser,
-    verdict::Verdict,
-};
+use tracer_core::escape::escape;
+
+use crate::live::{self, Client, Status, Trouble};
+use tracer_core::{report::Loser, verdict::Verdict};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

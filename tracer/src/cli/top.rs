@@ -20,10 +20,10 @@ use super::{
     source::{self, Source},
 };
 use crate::{
-    filter::Filter,
     live::Query,
     top::{Board, Keys, Look, Outcome, Screen, draw},
 };
+use tracer_core::filter::Filter;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -113,7 +113,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     drop(screen);
     source.finish().await?;
     if let Outcome::Print(manifest) = outcome {
-        std::io::stdout().write_all(crate::explain::escape_lines(&manifest).as_bytes())?;
+        std::io::stdout().write_all(tracer_mesh::render::escape_lines(&manifest).as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
 }

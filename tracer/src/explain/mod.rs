@@ -1,11 +1,9 @@
 //! `egress-tracer explain`: what the sidecar's configuration says about connections to a proxy, and what to change. It
-//! fetches or reads the configuration, and prints; the deciding is all in [`crate::mesh`].
+//! fetches or reads the configuration, and prints; the deciding is all in [`tracer_mesh`].
 
 mod admin;
-mod answer;
-mod escape;
-mod namespace;
-mod sidecars;
+mod netns;
+mod config_cache;
 mod source;
 
 use std::io::Write;
@@ -15,11 +13,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-pub(crate) use answer::escape_lines;
-pub use escape::escape;
-pub use sidecars::{Fetches, Sidecar, Sidecars};
+pub use config_cache::{Fetches, Sidecar, Sidecars};
 
-use crate::{mesh, runtime::Endpoint};
+use crate::runtime::Endpoint;
 use source::Source;
 
 /// What `--help` shows below.
@@ -70,10 +66,6 @@ pub enum Output {
     Yaml,
 }
 
-/// What an app sends first, where no `--head` says otherwise.
-pub const CURL_CONNECT: &[u8] = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\
-    User-Agent: curl/8.5.0\r\nProxy-Connection: Keep-Alive\r\n\r\n";
-
 impl Args {
     /// The same arguments with the pod resolved to a process in it.
     #[must_use]
@@ -100,14 +92,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 pub fn print(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let head = match &args.head {
         Some(path) => source::read_head(path)?,
-        None => CURL_CONNECT.to_vec(),
+        None => tracer_mesh::CURL_CONNECT.to_vec(),
     };
     let source = Source::of(args)?;
-    let dump = mesh::Dump::from_bytes(source.read()?).with_context(|| format!("cannot use {source}"))?;
+    let dump =
+        tracer_mesh::Dump::from_bytes(source.read()?).with_context(|| format!("cannot use {source}"))?;
     let explanations =
-        mesh::explain(&dump, &args.to, &head).with_context(|| format!("cannot use {source}"))?;
+        tracer_mesh::explain(&dump, &args.to, &head).with_context(|| format!("cannot use {source}"))?;
     match args.output {
-        Output::Text => out.write_all(answer::text(&explanations, dump.unreadable).as_bytes())?,
+        Output::Text => {
+            out.write_all(tracer_mesh::render::text(&explanations, dump.unreadable).as_bytes())?
+        }
         Output::Json => {
             for explanation in &explanations {
                 serde_json::to_writer(&mut *out, explanation)?;
@@ -115,7 +110,7 @@ pub fn print(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
             }
         }
         Output::Yaml => match explanations.first().and_then(|first| first.fixes.first()) {
-            Some(fix) => out.write_all(escape_lines(&fix.manifest).as_bytes())?,
+            Some(fix) => out.write_all(tracer_mesh::render::escape_lines(&fix.manifest).as_bytes())?,
             None if explanations.iter().all(|e| e.decision.reaches_proxy()) => {
                 eprintln!("Nothing to change: the sidecar passes these connections on as TCP.");
             }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::{Args, admin, namespace};
+use super::{Args, admin, netns};
 
 /// The largest dump that is read, in bytes. A mesh of 5,000 services makes about 50 MB.
 pub(super) const MAX_DUMP: u64 = 256 << 20;
@@ -30,7 +30,7 @@ impl Source {
             (None, None, Some(pod)) => bail!(
                 "--pod {} needs the container runtime of the pod's node, and none is found here; name its socket with \
                  --runtime-endpoint, or use --pid with any process of the pod, or --config-dump with a saved dump",
-                super::escape(pod)
+                tracer_core::escape::escape(pod)
             ),
             (None, None, None) => {
                 bail!("say where the configuration is: --config-dump FILE, --pid PID or --pod NS/NAME")
@@ -49,7 +49,7 @@ impl Source {
             }
             Self::Process { pid, admin_port } => {
                 let admin_port = *admin_port;
-                namespace::within(*pid, move || admin::config_dump(admin_port))?
+                netns::within(*pid, move || admin::config_dump(admin_port))?
             }
         }
     }

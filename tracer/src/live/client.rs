@@ -17,7 +17,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::{Query, RELEASE, RELEASE_HEADER, Status, VERSION, VERSION_HEADER};
-use crate::{explain::escape, report::Message};
+use tracer_core::escape::escape;
+use tracer_core::report::Message;
 
 /// A line is a report with its manifest; this is against a peer that is no agent.
 const LONGEST_LINE: usize = 1 << 20;

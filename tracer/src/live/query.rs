@@ -6,7 +6,7 @@ use std::str::FromStr;
 use form_urlencoded::{Serializer, parse};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::filter::Filter;
+use tracer_core::filter::Filter;
 
 /// A question to the agent. With nothing said, it is for all that happens from now on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::query::Query;
-use crate::{
+use crate::pipeline::now;
+use tracer_core::{
     filter::Filter,
     report::{Gap, Loser, Message},
-    tracing::now,
 };
 
 /// The most bytes of JSON that are kept.

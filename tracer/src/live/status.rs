@@ -5,9 +5,9 @@ use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc};
 use serde::{Deserialize, Serialize};
 
 use super::{RELEASE, recent::Recent};
-use crate::{
+use crate::pipeline::now;
+use tracer_core::{
     report::{Gap, Loser, Message, Report},
-    tracing::now,
     verdict::Verdict,
 };
 

@@ -6,8 +6,8 @@ use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, R
 
 use super::catalogue;
 use crate::{
+    pipeline::Pipeline,
     probes::{Probes, Timing},
-    tracing::Tracing,
 };
 
 /// The kernel's counters are read no more often than this.
@@ -61,7 +61,7 @@ impl Health {
     }
 
     /// Takes over what was counted; false: it was done a moment ago.
-    pub(super) fn update(&mut self, tracing: &Tracing, now: Instant) -> bool {
+    pub(super) fn update(&mut self, tracing: &Pipeline, now: Instant) -> bool {
         if self.refreshed.is_some_and(|at| now.saturating_duration_since(at) < REFRESH) {
             return false;
         }
@@ -84,7 +84,7 @@ impl Health {
         true
     }
 
-    fn take_core(&self, tracing: &Tracing) {
+    fn take_core(&self, tracing: &Pipeline) {
         let stats = tracing.stats();
         self.active.set(signed(stats.pending));
         for (table, entries) in [("connections", stats.connections), ("upstreams", stats.upstreams)] {

@@ -1,7 +1,7 @@
 //! Serves `/metrics`, `/healthz` and `/readyz`, within bounds: connections, their age, header size and time, requests a
 //! second. Whatever comes, a scraper that opens a connection and asks is answered.
 
-mod crowd;
+mod connection_limit;
 mod rate;
 
 use std::{convert::Infallible, net::SocketAddr, rc::Rc, time::Duration};
@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, time::timeout};
 
 use super::{Metrics, openmetrics::Format};
-use crowd::Crowd;
+use connection_limit::Crowd;
 use rate::Rate;
 
 /// Scrapers keep one connection each; for one more, the one that was silent for longest is closed.

@@ -1,16 +1,16 @@
 //! Loads the kernel programs, attaches them to a scope, and holds them: they are gone when this is dropped, however
 //! the process ends. It makes nothing of what they say.
 
-mod alarm;
+mod interval;
 mod hook;
 mod kernel_log;
-pub mod layout;
-mod level;
+pub mod btf_offsets;
+mod ring_usage;
 mod preflight;
 pub mod ring;
 mod scope;
 mod statistics;
-pub mod trial;
+pub mod probe_support;
 
 use std::{
     fmt,
@@ -198,7 +198,7 @@ fn open(family: Family, mut settings: Settings) -> anyhow::Result<Ebpf> {
         );
     }
     let layout = match family {
-        Family::Fentry | Family::Kprobe => layout::of_this_kernel()?,
+        Family::Fentry | Family::Kprobe => btf_offsets::of_this_kernel()?,
         Family::Cgroup => Layout::UNKNOWN,
     };
     settings.seed = RandomState::new().hash_one(());
@@ -229,7 +229,7 @@ fn kernel_btf(family: Family) -> anyhow::Result<Option<Btf>> {
     match family {
         Family::Fentry => {
             let btf = Btf::from_sys_fs();
-            btf.map(Some).with_context(|| format!("cannot read {}", layout::KERNEL_BTF))
+            btf.map(Some).with_context(|| format!("cannot read {}", btf_offsets::KERNEL_BTF))
         }
         Family::Kprobe | Family::Cgroup => Ok(None),
     }

@@ -12,8 +12,8 @@ use aya::maps::{Array, Map, MapData, RingBuf};
 use tokio::io::{Interest, unix::AsyncFd};
 use tracer_ebpf::reader::{ASLEEP, AWAKE, DOZING};
 
-use super::{alarm::Alarm, level::Level};
-use crate::event::{DecodeError, Event, decode};
+use super::{interval::Alarm, ring_usage::Level};
+use tracer_core::event::{DecodeError, Event, decode};
 
 /// How long after something was read it looks again: what comes meanwhile is read together. After each of these, `FRUITFUL` looks
 /// in a row have found something. A person does not notice, and a node with a thousand sessions a second has ten turns

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::pod::{Key, container_ids, paths};
+use tracer_core::pod::{Key, container_ids, paths};
 
 /// The tree below a mount of cgroup v2.
 #[derive(Clone)]

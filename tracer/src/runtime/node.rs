@@ -11,7 +11,7 @@ use super::{
     cgroups::Found,
     client::{List, Listed, Sandbox},
 };
-use crate::{
+use tracer_core::{
     pod::{Container, Fact, IGNORE, Key, Owner, Pod, container_ids, is_of_pod, workload},
     selector::PodChoice,
 };

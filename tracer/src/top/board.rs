@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use crate::{
+use tracer_core::{
     report::{Loser, Message, Report},
     verdict::Verdict,
 };

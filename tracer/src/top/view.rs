@@ -15,7 +15,7 @@ use super::{
     board::{Board, Key, Row as Counted},
     keys::{Keys, Mode},
 };
-use crate::{
+use tracer_core::{
     report::{Colors, cut},
     verdict::Verdict,
 };

@@ -192,8 +192,8 @@ impl Envoy<'_> {
     }
 
     /// The dump, as `explain --pid` gets it.
-    pub(crate) fn dump(&self) -> tracer::mesh::Dump {
-        tracer::mesh::Dump::from_bytes(tracer::explain::fetch(self.pid(), 15000).unwrap()).unwrap()
+    pub(crate) fn dump(&self) -> tracer_mesh::Dump {
+        tracer_mesh::Dump::from_bytes(tracer::explain::fetch(self.pid(), 15000).unwrap()).unwrap()
     }
 
     /// Dials every address at once, sends, waits for an answer or the end, closes; gives what each client received and

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::Talk;
 use serde_json::Value;
-use tracer::mesh::{Decision, Dump, Outcome, decide};
+use tracer_mesh::{Decision, Dump, Outcome, decide};
 
 /// Stands for the world's own port in its listeners and names.
 pub(crate) const PORT: u16 = 4242;

@@ -1,13 +1,14 @@
 //! The ring under readers of every kind: what each gets, and what it is told of what it does not get.
 
 use super::*;
-use crate::{report::Report, trace};
+use crate::recording;
+use tracer_core::report::Report;
 
 /// A report of the recorded demo, told apart from others by the app's port.
 fn report(port: u16) -> Report {
     let recording = include_bytes!("../../../../tests/traces/gotcha.jsonl");
     let mut reports = Vec::new();
-    trace::replay(&recording[..], |report| {
+    recording::replay(&recording[..], |report| {
         reports.push(report);
         Ok(())
     })

@@ -1,0 +1,276 @@
+//! Turns a record from the ring into an [`Event`]: the only place that reads the kernel's bytes. It checks every
+//! length and every number, and never panics.
+
+use std::{
+    mem::offset_of,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use bytes::BytesMut;
+use compact_str::CompactString;
+use memchr::memchr;
+use serde::{Deserialize, Serialize};
+use tracer_ebpf::{EndRecord, HEAD_MAX, Meta, PayloadRecord, RecordKind, record};
+use zerocopy::FromBytes;
+
+pub use tracer_ebpf::Role;
+
+/// One thing that the kernel saw, in userspace's own terms. Times are `CLOCK_MONOTONIC`, in ns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When it happened.
+    pub time: u64,
+    /// The flow it happened to: unique while the flow lives.
+    pub flow: u64,
+    /// What the flow is in its session.
+    #[serde(with = "role_name")]
+    pub role: Role,
+    /// When the flow was dialled or accepted; `None`: before the probes were there.
+    pub opened: Option<u64>,
+    /// Network namespace of the flow; 0: unknown.
+    pub netns: u64,
+    /// For an app's flow: the sidecar that accepted it.
+    pub sidecar: Option<Interception>,
+    /// For an app's flow: the socket with which the sidecar accepted it. For that: what the sidecar dialled for it. For
+    /// what it dialled: the accepted socket that this was for; where that was an HTTP request's, this may be another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<u64>,
+    /// Who dialled or accepted; `None`: not seen.
+    pub task: Option<Task>,
+    /// The socket's cgroup (v2 id), where nobody was seen to make it; 0: unknown.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cgroup: u64,
+    /// The socket's owner.
+    pub uid: u32,
+    /// Records lost on this node until now, for any reason.
+    pub lost: u32,
+    /// The socket's own address.
+    pub local: SocketAddr,
+    /// The address that the socket is connected to, as its owner dialled it.
+    pub remote: SocketAddr,
+    /// For an end: the peer had sent something before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub answered: bool,
+    /// What happened.
+    pub what: What,
+}
+
+/// Where an app's flow ended up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interception {
+    /// The sidecar's port.
+    pub port: u16,
+    /// Its network namespace; 0: unknown.
+    pub netns: u64,
+    /// The app's port as the sidecar sees it, where address translation had to change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_port: Option<u16>,
+}
+
+/// A task, as it was when it dialled or accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Process id (the kernel's tgid), in the tracer's pid namespace.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Thread name: at most 15 bytes, escaped where they are not plain text.
+    pub comm: CompactString,
+    /// cgroup v2 id.
+    pub cgroup: u64,
+}
+
+/// What happened to a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// The sidecar dialled `remote`.
+    Dialed,
+    /// It sent bytes.
+    Sent {
+        /// Where they lie in the flow, counted from the first recorded byte.
+        offset: u32,
+        /// How many bytes were sent at once, of which `data` may be the beginning.
+        total: u32,
+        /// At most `HEAD_MAX` bytes.
+        #[serde(with = "latin1")]
+        data: BytesMut,
+    },
+    /// It ended.
+    Ended(End),
+}
+
+/// Was all of what was sent at once, `total` bytes, copied? Behind what was cut, there is a gap.
+pub fn is_whole(total: u32, data: &[u8]) -> bool {
+    usize::try_from(total) == Ok(data.len())
+}
+
+/// How a flow ended, seen from its own side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// A dial that was refused, timed out, or was given up.
+    DialFailed,
+    /// This side closed first.
+    ClosedHere,
+    /// The peer had closed before.
+    ClosedByPeer,
+    /// Reset, by either side.
+    Reset,
+}
+
+/// Why a record could not be read. Such a record is counted and dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Shorter than what its kind needs.
+    #[error("a record of {0} bytes is too short")]
+    TooShort(usize),
+    /// A kind, role or state that this version does not know.
+    #[error("a record's {field} is {value}, which is not one of its values")]
+    Unknown {
+        /// Which number.
+        field: &'static str,
+        /// What it was.
+        value: u8,
+    },
+}
+
+/// Reads one record.
+pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
+    let meta: Meta = read(record)?;
+    let mut answered = false;
+    let what = match meta.kind {
+        kind if kind == RecordKind::Dial as u8 => What::Dialed,
+        kind if kind == RecordKind::Payload as u8 => {
+            let too_short = DecodeError::TooShort(record.len());
+            let (numbers, data) =
+                record.split_at_checked(offset_of!(PayloadRecord, data)).ok_or(too_short)?;
+            let [offset, total, len]: [u32; 3] = read(&numbers[offset_of!(PayloadRecord, offset)..])?;
+            let len = usize::try_from(len).unwrap_or(HEAD_MAX).min(HEAD_MAX);
+            What::Sent { offset, total, data: data.get(..len).ok_or(too_short)?.into() }
+        }
+        kind if kind == RecordKind::End as u8 => {
+            let EndRecord { from, to, answered: heard, .. } = read(record)?;
+            answered = heard != 0;
+            What::Ended(end_of(from, to)?)
+        }
+        value => return Err(DecodeError::Unknown { field: "kind", value }),
+    };
+    let role = match meta.role {
+        role if role == Role::App as u8 => Role::App,
+        role if role == Role::Reply as u8 => Role::Reply,
+        role if role == Role::Upstream as u8 => Role::Upstream,
+        value => return Err(DecodeError::Unknown { field: "role", value }),
+    };
+    Ok(Event {
+        time: meta.time_ns,
+        flow: meta.flow,
+        role,
+        opened: (meta.flags & record::FLAG_LATE == 0 && meta.opened_ns != 0).then_some(meta.opened_ns),
+        netns: meta.netns,
+        sidecar: (meta.sidecar_port != 0).then_some(Interception {
+            port: meta.sidecar_port,
+            netns: meta.sidecar_netns,
+            client_port: (meta.wire_port != meta.local_port && meta.wire_port != 0).then_some(meta.wire_port),
+        }),
+        task: (meta.tgid != 0).then(|| Task {
+            pid: meta.tgid,
+            tid: meta.tid,
+            comm: comm(&meta.comm),
+            cgroup: meta.cgroup,
+        }),
+        link: (meta.link != 0).then_some(meta.link),
+        cgroup: if meta.tgid == 0 { meta.cgroup } else { 0 },
+        uid: meta.uid,
+        lost: meta.lost,
+        local: socket_addr(meta.local_addr, meta.local_port),
+        remote: socket_addr(meta.remote_addr, meta.remote_port),
+        answered,
+        what,
+    })
+}
+
+/// Reads a value of the wire from the beginning of a record.
+fn read<T: FromBytes>(record: &[u8]) -> Result<T, DecodeError> {
+    let (value, _) = T::read_from_prefix(record).map_err(|_| DecodeError::TooShort(record.len()))?;
+    Ok(value)
+}
+
+fn end_of(from: u8, to: u8) -> Result<End, DecodeError> {
+    use record::tcp::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK, SYN_SENT};
+    match (from, to) {
+        (SYN_SENT, _) => Ok(End::DialFailed),
+        (CLOSE_WAIT, _) | (_, LAST_ACK) => Ok(End::ClosedByPeer),
+        (_, FIN_WAIT1) => Ok(End::ClosedHere),
+        (_, CLOSE) => Ok(End::Reset),
+        (_, value) => Err(DecodeError::Unknown { field: "state", value }),
+    }
+}
+
+fn socket_addr(addr: [u8; 16], port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(addr)).to_canonical(), port)
+}
+
+/// A thread may call itself anything.
+fn comm(name: &[u8; 16]) -> CompactString {
+    let end = memchr(0, name).unwrap_or(name.len());
+    // With the zeros behind it, it is looked at by the word.
+    match std::str::from_utf8(name).ok().and_then(|name| name.get(..end)) {
+        Some(plain) if plain.bytes().all(is_plain) => plain.into(),
+        _ => name[..end].iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect(),
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/')
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Bytes as a string in which each character is one byte, as readable in a trace as HTTP is.
+pub mod latin1 {
+    use bytes::BytesMut;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// Writes one character for each byte.
+    pub fn serialize<S: Serializer>(bytes: &BytesMut, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&bytes.iter().copied().map(char::from).collect::<String>())
+    }
+
+    /// Reads one byte from each character.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BytesMut, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(from)?;
+        text.chars()
+            .map(|c| {
+                u8::try_from(u32::from(c)).map_err(|_| D::Error::custom(format!("{c:?} is not one byte")))
+            })
+            .collect()
+    }
+}
+
+mod role_name {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Role;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub fn serialize<S: Serializer>(role: &Role, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(match role {
+            Role::App => "app",
+            Role::Reply => "reply",
+            Role::Upstream => "upstream",
+        })
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Role, D::Error> {
+        match std::borrow::Cow::<str>::deserialize(from)?.as_ref() {
+            "app" => Ok(Role::App),
+            "reply" => Ok(Role::Reply),
+            "upstream" => Ok(Role::Upstream),
+            other => Err(D::Error::unknown_variant(other, &["app", "reply", "upstream"])),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Each filter on real reports, alone and together; and that a filter says the same after it has travelled as a query.
+
+mod scene;
+
+use std::sync::Arc;
+
+use clap::{Args as _, FromArgMatches as _};
+use scene::{CURL, GRANTED, Scene};
+use tracer_core::{filter::Filter, pod::Pod, report::Report};
+
+fn filter(args: &[&str]) -> Filter {
+    let command = Filter::augment_args(clap::Command::new("observe"));
+    let matches = command.try_get_matches_from(["observe"].iter().chain(args)).expect("a filter");
+    Filter::from_arg_matches(&matches).expect("a filter")
+}
+
+fn reports() -> [(&'static str, Report); 5] {
+    const ENVOY_404: &str = "HTTP/1.1 404 Not Found\r\nserver: envoy\r\ncontent-length: 0\r\n\r\n";
+    let passed = || Scene::outbound().asks().dials().sends_upstream(CURL);
+    let mut named = Scene::outbound().asks().answers(ENVOY_404).report();
+    (named.source.namespace, named.source.pod) = (Some("shop".to_owned()), Some("cart-7d9-x2".to_owned()));
+    named.source.owner = Some(Arc::new(Pod {
+        uid: "u".to_owned(),
+        namespace: "shop".to_owned(),
+        name: "cart-7d9-x2".to_owned(),
+        labels: [("app".to_owned(), "cart".to_owned())].into(),
+        workload: "cart".to_owned(),
+        injected: true,
+        host_network: false,
+        ignored: false,
+    }));
+    let other =
+        Scene::outbound().to("[fd00:1::1]:8080").app_sends("CONNECT api.example.com:8443 HTTP/1.1\r\n\r\n");
+    [
+        ("named", named),
+        ("nobody", Scene::outbound().asks().answers(ENVOY_404).report()),
+        ("granted", passed().answers(GRANTED).report()),
+        ("refused", passed().answers("HTTP/1.1 407 X\r\n\r\n").report()),
+        ("closed", other.sidecar_closes().report()),
+    ]
+}
+
+#[test]
+fn each_filter_lets_through_what_it_says() {
+    let all = ["named", "nobody", "granted", "refused", "closed"];
+    let cases: &[(&[&str], &[&str])] = &[
+        (&[], &all),
+        (&["-n", "shop"], &["named"]),
+        (&["-n", "!shop"], &all[1..]),
+        (&["-p", "cart"], &["named"]),
+        (&["-p", "shop/cart-7d9"], &["named"]),
+        (&["-p", "bank/cart", "-p", "cart-8"], &[]),
+        (&["-l", "app=cart"], &["named"]),
+        (&["-l", "app in (cart, bill),!legacy"], &["named"]),
+        (&["-l", "app=cart", "-l", "tier"], &[]),
+        (&["--to", "10.0.0.1"], &all[..4]),
+        (&["--to", "10.0.0.1:3129"], &[]),
+        (&["--to", "!10.0.0.1:3128"], &["closed"]),
+        (&["--to", "[fd00:1::1]:8080", "--to", "fd00:1::2"], &["closed"]),
+        (&["--authority", "EN.wikipedia.org"], &all[..4]),
+        (&["--authority", "*.example.com:8443"], &["closed"]),
+        (&["--authority", "*.example.com:443"], &[]),
+        (&["--verdict", "tunneled", "--verdict", "blackholed"], &["granted", "closed"]),
+        (&["--verdict", "!handled_as_http"], &["granted", "refused", "closed"]),
+        (&["--verdict", "!handled_as_http", "--verdict", "!tunneled"], &["refused", "closed"]),
+        (&["--flagged"], &["named", "nobody", "closed"]),
+        (&["--http-status", "404"], &["named", "nobody"]),
+        (&["--http-status", "4+"], &["named", "nobody", "refused"]),
+        (&["--http-status", "4+", "--http-status", "!407"], &["named", "nobody"]),
+        (&["--flagged", "--http-status", "!404"], &["closed"]),
+    ];
+    for (args, expected) in cases {
+        let filter = filter(args);
+        let passed: Vec<_> =
+            reports().iter().filter(|(_, report)| filter.matches(report)).map(|(name, _)| *name).collect();
+        assert_eq!(&passed, expected, "{args:?}");
+
+        let mut travelled = Filter::default();
+        for (name, value) in filter.pairs() {
+            travelled.add(name, &value).expect("what was written can be read");
+        }
+        assert_eq!(travelled, filter, "{args:?}");
+    }
+}
+
+#[test]
+fn a_wrong_filter_in_a_query_is_named() {
+    let mut filter = Filter::default();
+    assert_eq!(filter.add("colour", "red"), Err(None));
+    let error = filter.add("selector", "app=\u{1b}").unwrap_err().expect("a sentence");
+    assert!(error.starts_with("selector: "), "{error}");
+    let error = filter.add("verdict", "handled").unwrap_err().expect("a sentence");
+    assert!(
+        error.starts_with("verdict: there is no verdict of that name; there are handled_as_http, "),
+        "{error}"
+    );
+}

@@ -1,0 +1,191 @@
+//! However the records of many sessions interleave, each session gets its own verdict, once. Within a session, an
+//! order is any that cause and effect allow; across sessions, any at all.
+#![expect(clippy::disallowed_methods, reason = "the crate is pure, its tests read files and variables")]
+
+mod session;
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use proptest::{prelude::*, test_runner::RngSeed};
+use session::{
+    Accept, AcceptAndDial, Dial, Head, HeadSecondHalf, Hello, Kind, Rewritten, SameBytes, Session,
+    SidecarCloses, Sockets, Step,
+};
+use tracer_core::{
+    engine::{Engine, Input, Settings},
+    report::Report,
+    verdict::{Reason, Verdict},
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// What the kernel side makes of a thread that dials, accepts, and takes connections up: see `link::taken_up`.
+#[derive(Default)]
+struct Threads {
+    /// By pod and thread: which session's dial came last.
+    dialed: BTreeMap<(u8, u32), usize>,
+}
+
+impl Threads {
+    fn see(&mut self, step: Step, at: usize, sessions: &[Session], sockets: &mut [Sockets]) {
+        let session = &sessions[at];
+        let thread = (session.pod, session.thread);
+        let tie = |sockets: &mut [Sockets], dialed: usize| {
+            sockets[at].reply_link = Some(sessions[dialed].flow(2));
+            sockets[dialed].upstream_link = Some(session.flow(1));
+        };
+        match step {
+            Accept => drop(self.dialed.remove(&thread)),
+            // The filter that passes TCP dials as soon as the connection is taken up.
+            AcceptAndDial => {
+                self.dialed.remove(&thread);
+                tie(sockets, at);
+            }
+            Dial if !session.is_http() => {
+                self.dialed.remove(&thread);
+                tie(sockets, at);
+            }
+            Dial => drop(self.dialed.insert(thread, at)),
+            // An inspector has waited for this: what the thread dialled for a request before is taken for its own.
+            Head | HeadSecondHalf if session.is_http() && session.waits && sockets[at].accepted != 0 => {
+                if let Some(dialed) = self.dialed.remove(&thread) {
+                    tie(sockets, dialed);
+                }
+            }
+            SameBytes | Rewritten | Hello if self.dialed.get(&thread) == Some(&at) => {
+                self.dialed.remove(&thread);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Plays the sessions; `picks` says whose step comes next; `links`: threads show what they dial for. Gives each
+/// session's reports, by its app's address.
+fn play(sessions: &[Session], picks: &[usize], links: bool) -> BTreeMap<(u64, SocketAddr), Vec<Report>> {
+    let mut core = Engine::new(Settings {
+        deadline: 10 * SECOND,
+        clock_offset: 0,
+        inbound_ports: vec![15006],
+        capacity: 1000,
+        keep: 3600 * SECOND,
+        node: None,
+        probes: "cgroup".into(),
+        naming: 0,
+        remember: 0,
+    });
+    let mut next: Vec<usize> = vec![0; sessions.len()];
+    let mut sockets = vec![Sockets { is_known: links, ..Sockets::default() }; sessions.len()];
+    let mut threads = Threads::default();
+    let mut found: BTreeMap<(u64, SocketAddr), Vec<Report>> = BTreeMap::new();
+    let mut picks = picks.iter().cycle();
+    let mut time = 1_000;
+    loop {
+        let open: Vec<usize> =
+            (0..sessions.len()).filter(|&at| next[at] < sessions[at].order.len()).collect();
+        if open.is_empty() {
+            break;
+        }
+        let at = open[picks.next().expect("a cycle") % open.len()];
+        let step = sessions[at].order[next[at]];
+        next[at] += 1;
+        time += 10;
+        match step {
+            Accept => sockets[at].accepted = time,
+            Dial => sockets[at].dialed = time,
+            AcceptAndDial => (sockets[at].accepted, sockets[at].dialed) = (time - 1, time),
+            // Envoy takes such a connection and closes it in one go.
+            SidecarCloses if sessions[at].kind == Kind::Blackholed => sockets[at].accepted = time - 1,
+            _ => {}
+        }
+        // A dial is told before its connection is taken up.
+        let before = sockets[at];
+        if links {
+            threads.see(step, at, sessions, &mut sockets);
+        }
+        let known = if matches!(step, Dial | AcceptAndDial) { before } else { sockets[at] };
+        let known = Sockets { dialed: sockets[at].dialed, accepted: sockets[at].accepted, ..known };
+        if let Some(event) = sessions[at].event(step, time, &known) {
+            let mut reports = Vec::new();
+            core.feed(Input::Event(event), &mut reports);
+            for report in reports {
+                let app = SocketAddr::new(report.source.ip, report.source.port);
+                // A report follows from a step of its own session.
+                assert_eq!(app, sessions[at].app(), "{step:?} of {:?} gave {report:?}", sessions[at]);
+                found.entry((sessions[at].netns(), app)).or_default().push(*report);
+            }
+        }
+    }
+    let mut late = Vec::new();
+    core.feed(Input::Tick(time + 100 * SECOND), &mut late);
+    assert!(late.is_empty(), "{late:?}");
+    found
+}
+
+fn sessions() -> impl Strategy<Value = Vec<Session>> {
+    let session = (0..Kind::ALL.len(), 0..2u8, 0..2u32, 0..2u8, any::<prop::sample::Index>());
+    (prop::collection::vec(session, 1..14), any::<bool>()).prop_map(|(drawn, waits)| {
+        let number = |(number, (kind, pod, thread, target, order)): (
+            usize,
+            (usize, u8, u32, u8, prop::sample::Index),
+        )| {
+            let kind = Kind::ALL[kind];
+            let mut orders = kind.orders(waits);
+            let order = orders.swap_remove(order.index(orders.len()));
+            Session { number: u64::try_from(number).expect("few"), kind, order, pod, thread, target, waits }
+        };
+        drawn.into_iter().enumerate().map(number).collect()
+    })
+}
+
+/// What may come out otherwise, because it cannot be told from what is seen; then nobody is blamed.
+fn not_blamed(session: &Session, all: &[Session], links: bool) -> Option<(Verdict, Option<Reason>)> {
+    let beside = |other: &&Session| other.number != session.number && other.pod == session.pod;
+    match session.kind {
+        // While a sidecar's thread begins TLS, its answer on another connection may have come through that, unless the
+        // thread shows whom it was for.
+        Kind::Local404 if !links => all
+            .iter()
+            .filter(beside)
+            .any(|other| other.thread == session.thread && other.order.contains(&Hello))
+            .then_some((Verdict::RefusedByProxy, None)),
+        // Which of many sockets to one proxy, silent until their CONNECT is granted, is whose shows only when they
+        // speak: among several at once, one grant may look as if it had come through another's socket.
+        Kind::Terminated => {
+            (all.iter().filter(beside).filter(|other| other.kind == Kind::Terminated).count() > 1)
+                .then_some((Verdict::Tunneled, None))
+        }
+        _ => None,
+    }
+}
+
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let explores = |name: &str| std::env::var_os(name).is_some();
+    ProptestConfig {
+        cases: if explores("PROPTEST_CASES") { default.cases } else { 4_000 },
+        rng_seed: if explores("PROPTEST_RNG_SEED") { default.rng_seed } else { RngSeed::Fixed(1) },
+        ..default
+    }
+}
+
+proptest! {
+    // The same interleavings each time; `PROPTEST_CASES` and `PROPTEST_RNG_SEED` go exploring.
+    #![proptest_config(config())]
+
+    #[test]
+    fn no_interleaving_changes_a_verdict(
+        sessions in sessions(),
+        links in any::<bool>(),
+        picks in prop::collection::vec(0..1000usize, 1..150),
+    ) {
+        let found = play(&sessions, &picks, links);
+        for session in &sessions {
+            let reports = found.get(&(session.netns(), session.app())).map_or(&[][..], Vec::as_slice);
+            let verdicts: Vec<_> = reports.iter().map(|report| (report.verdict, report.reason)).collect();
+            if not_blamed(session, &sessions, links).is_none_or(|verdict| verdicts != [verdict]) {
+                prop_assert_eq!(verdicts, vec![session.kind.expected()], "{:?}", session);
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! One session: its kind, the orders that its steps may take, and the events that the kernel gives of them.
+
+use std::net::SocketAddr;
+
+use tracer_core::{
+    event::{End, Event, Interception, Role, Task, What},
+    verdict::{Reason, Verdict},
+};
+
+/// A kind of session: which is also the proxy it dials, as one listener decides for all connections to one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Local404,
+    Tunnel,
+    Refused,
+    Blackholed,
+    ConnectFailed,
+    ClosedWithoutReply,
+    Forwarded,
+    Terminated,
+    WrappedInTls,
+    GivenUp,
+}
+
+/// One step of a session, in the order in which it may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The sidecar takes the connection: no record, but what it dials comes later.
+    Accept,
+    /// It takes it and dials in one go: no listener filter waits for the app's bytes.
+    AcceptAndDial,
+    Head,
+    HeadFirstHalf,
+    HeadSecondHalf,
+    Dial,
+    SameBytes,
+    Rewritten,
+    Hello,
+    UpstreamFails,
+    UpstreamEnds,
+    Reply(&'static str),
+    SidecarCloses,
+    AppCloses,
+}
+
+pub(crate) use Step::{
+    Accept, AcceptAndDial, AppCloses, Dial, Head, HeadFirstHalf, HeadSecondHalf, Hello, Reply, Rewritten,
+    SameBytes, SidecarCloses, UpstreamEnds, UpstreamFails,
+};
+
+const GRANTED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+const ENVOY_404: &str =
+    "HTTP/1.1 404 Not Found\r\nserver: envoy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const SQUID_403: &str = "HTTP/1.1 403 Forbidden\r\nServer: squid/5.7\r\nContent-Length: 3\r\n\r\n";
+const ENVOY_200: &str = "HTTP/1.1 200 OK\r\ndate: x\r\nserver: envoy\r\n\r\n";
+
+impl Kind {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Local404,
+        Self::Tunnel,
+        Self::Refused,
+        Self::Blackholed,
+        Self::ConnectFailed,
+        Self::ClosedWithoutReply,
+        Self::Forwarded,
+        Self::Terminated,
+        Self::WrappedInTls,
+        Self::GivenUp,
+    ];
+
+    pub(crate) fn expected(self) -> (Verdict, Option<Reason>) {
+        match self {
+            Self::Local404 => (Verdict::HandledAsHttp, Some(Reason::RouteNotFound)),
+            Self::Tunnel => (Verdict::Tunneled, None),
+            Self::Refused => (Verdict::RefusedByProxy, None),
+            Self::Blackholed => (Verdict::Blackholed, None),
+            Self::ConnectFailed => (Verdict::Unreachable, Some(Reason::ConnectFailed)),
+            Self::ClosedWithoutReply => (Verdict::Unreachable, Some(Reason::ClosedWithoutReply)),
+            Self::Forwarded => (Verdict::HandledAsHttp, Some(Reason::Forwarded)),
+            Self::Terminated => (Verdict::HandledAsHttp, Some(Reason::Terminated)),
+            Self::WrappedInTls => (Verdict::WrappedInTls, None),
+            Self::GivenUp => (Verdict::Unanswered, None),
+        }
+    }
+
+    /// The orders that cause and effect allow: with whole and split heads, ends in either order; `waits`: with a
+    /// listener filter that waits for the app's bytes. Whether it does is the listener's, so all sessions have the same.
+    pub(crate) fn orders(self, waits: bool) -> Vec<Vec<Step>> {
+        let passed: [&[Step]; 3] = if waits {
+            [&[Accept, Head, Dial], &[Head, Accept, Dial], &[Accept, HeadFirstHalf, HeadSecondHalf, Dial]]
+        } else {
+            [&[AcceptAndDial, Head], &[Head, AcceptAndDial], &[AcceptAndDial, HeadFirstHalf, HeadSecondHalf]]
+        };
+        // An HTTP listener always waits.
+        let parsed: [&[Step]; 3] =
+            [&[Accept, Head], &[Head, Accept], &[Accept, HeadFirstHalf, HeadSecondHalf]];
+        let (begins, continues): ([&[Step]; 3], &[&[Step]]) = match self {
+            Self::Local404 => (
+                parsed,
+                &[
+                    &[Reply(ENVOY_404), SidecarCloses],
+                    &[Reply(ENVOY_404), AppCloses, SidecarCloses],
+                    &[Reply(ENVOY_404)],
+                ],
+            ),
+            Self::Tunnel => (
+                passed,
+                &[
+                    &[SameBytes, Reply(GRANTED), AppCloses, UpstreamEnds, SidecarCloses],
+                    &[SameBytes, Reply(GRANTED), SidecarCloses, UpstreamEnds],
+                    &[SameBytes, Reply(GRANTED)],
+                ],
+            ),
+            Self::Refused => (
+                passed,
+                &[
+                    &[SameBytes, Reply(SQUID_403), UpstreamEnds, SidecarCloses],
+                    &[SameBytes, UpstreamEnds, Reply(ENVOY_404), SidecarCloses],
+                    &[SameBytes, Reply(ENVOY_404), AppCloses, SidecarCloses, UpstreamEnds],
+                ],
+            ),
+            Self::Blackholed if waits => (
+                [&[Head], &[HeadFirstHalf, HeadSecondHalf], &[Head]],
+                &[&[SidecarCloses], &[SidecarCloses, AppCloses]],
+            ),
+            Self::Blackholed => (
+                [
+                    &[Head, SidecarCloses],
+                    &[SidecarCloses, Head],
+                    &[SidecarCloses, HeadFirstHalf, HeadSecondHalf],
+                ],
+                &[&[]],
+            ),
+            Self::ConnectFailed if !waits => (
+                [&[AcceptAndDial], &[Head, AcceptAndDial], &[AcceptAndDial, Head]],
+                &[&[UpstreamFails, SidecarCloses]],
+            ),
+            Self::ConnectFailed => (passed, &[&[UpstreamFails, SidecarCloses, AppCloses]]),
+            Self::ClosedWithoutReply => (
+                passed,
+                &[&[SameBytes, UpstreamEnds, SidecarCloses], &[SameBytes, SidecarCloses, UpstreamEnds]],
+            ),
+            Self::Forwarded => (
+                parsed,
+                &[
+                    &[Dial, Rewritten, Reply(ENVOY_200), AppCloses, SidecarCloses],
+                    &[Dial, Rewritten, Reply(SQUID_403), SidecarCloses],
+                ],
+            ),
+            Self::Terminated => (
+                parsed,
+                &[
+                    &[Dial, Reply(ENVOY_200), Hello, UpstreamEnds, SidecarCloses],
+                    &[Dial, Reply(ENVOY_200), AppCloses, SidecarCloses, UpstreamEnds],
+                ],
+            ),
+            Self::WrappedInTls => (passed, &[&[Hello, UpstreamEnds, SidecarCloses]]),
+            Self::GivenUp => (passed, &[&[SameBytes, AppCloses, SidecarCloses], &[AppCloses, SidecarCloses]]),
+        };
+        let mut orders = Vec::new();
+        for begin in begins {
+            for rest in continues {
+                let mut order = [begin, rest].concat();
+                // The app asks, sooner or later, also of a connection that is closed already.
+                if !order.iter().any(|step| matches!(step, Head | HeadFirstHalf)) {
+                    order.push(Head);
+                }
+                orders.push(order);
+            }
+        }
+        orders
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) number: u64,
+    pub(crate) kind: Kind,
+    pub(crate) order: Vec<Step>,
+    pub(crate) pod: u8,
+    pub(crate) thread: u32,
+    pub(crate) target: u8,
+    /// The sidecar's listener waits for the app's bytes.
+    pub(crate) waits: bool,
+}
+
+/// When a session's sockets came to be, and what the sidecar's thread has shown of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sockets {
+    pub(crate) accepted: u64,
+    pub(crate) dialed: u64,
+    /// The app's leg knows the accepted socket.
+    pub(crate) is_known: bool,
+    /// What the thread was seen to dial for the accepted socket.
+    pub(crate) reply_link: Option<u64>,
+    /// For which one the thread was seen to dial this.
+    pub(crate) upstream_link: Option<u64>,
+}
+
+impl Session {
+    pub(crate) fn app(&self) -> SocketAddr {
+        // Pods have the same loopback addresses, so their apps may have the same ports.
+        let port = u16::try_from(40_000 + self.number / 2).expect("few sessions");
+        SocketAddr::from(([10, 244, 1, u8::from(self.number.is_multiple_of(2))], port))
+    }
+
+    pub(crate) fn proxy(&self) -> SocketAddr {
+        let last = Kind::ALL.iter().position(|kind| *kind == self.kind).expect("one of all");
+        SocketAddr::from(([10, 0, 0, u8::try_from(last).expect("few kinds")], 3128))
+    }
+
+    pub(crate) fn netns(&self) -> u64 {
+        u64::from(self.pod) + 1
+    }
+
+    pub(crate) fn head(&self) -> String {
+        let Self { target, .. } = self;
+        format!(
+            "CONNECT t{target}.example:443 HTTP/1.1\r\nHost: t{target}.example:443\r\nUser-Agent: x/1\r\n\r\n"
+        )
+    }
+
+    pub(crate) fn rewritten(&self) -> String {
+        let Self { target, .. } = self;
+        format!(
+            "CONNECT t{target}.example:443 HTTP/1.1\r\nhost: t{target}.example:443\r\nx-request-id: 1\r\n\r\n"
+        )
+    }
+
+    /// Its flows: the app's, the accepted one, the sidecar's own.
+    pub(crate) fn flow(&self, leg: u64) -> u64 {
+        self.number * 3 + leg + 1
+    }
+
+    /// Does an HTTP listener take the connection? Such a one dials for a request, not for a connection.
+    pub(crate) fn is_http(&self) -> bool {
+        matches!(self.kind, Kind::Local404 | Kind::Forwarded | Kind::Terminated)
+    }
+
+    /// The event of a step at `time`.
+    pub(crate) fn event(&self, step: Step, time: u64, sockets: &Sockets) -> Option<Event> {
+        let sent = |offset: usize, data: &[u8]| What::Sent {
+            offset: u32::try_from(offset).expect("short"),
+            total: u32::try_from(data.len()).expect("short"),
+            data: data.into(),
+        };
+        let (head, half) = (self.head(), 11);
+        let (role, what) = match step {
+            Accept => return None,
+            Head => (Role::App, sent(0, head.as_bytes())),
+            HeadFirstHalf => (Role::App, sent(0, &head.as_bytes()[..half])),
+            HeadSecondHalf => (Role::App, sent(half, &head.as_bytes()[half..])),
+            AppCloses => (Role::App, What::Ended(End::ClosedHere)),
+            AcceptAndDial | Dial => (Role::Upstream, What::Dialed),
+            SameBytes => (Role::Upstream, sent(0, head.as_bytes())),
+            Rewritten => (Role::Upstream, sent(0, self.rewritten().as_bytes())),
+            Hello => (Role::Upstream, sent(0, b"\x16\x03\x01\x02\x00")),
+            UpstreamFails => (Role::Upstream, What::Ended(End::DialFailed)),
+            UpstreamEnds => (Role::Upstream, What::Ended(End::ClosedByPeer)),
+            Reply(text) => (Role::Reply, sent(0, text.as_bytes())),
+            SidecarCloses => (Role::Reply, What::Ended(End::ClosedHere)),
+        };
+        let sidecar_task = Task { pid: 100, tid: 100 + self.thread, comm: "wrk:worker_0".into(), cgroup: 2 };
+        let (leg, opened, link, local, remote, task) = match role {
+            Role::App => {
+                let task = Task { pid: 7, tid: 7, comm: "curl".into(), cgroup: 1 };
+                let link = sockets.is_known.then(|| self.flow(1));
+                (0, 1, link, self.app(), self.proxy(), task)
+            }
+            Role::Reply => {
+                let own = SocketAddr::from(([127, 0, 0, 1], 15001));
+                (1, sockets.accepted, sockets.reply_link, own, self.app(), sidecar_task)
+            }
+            Role::Upstream => {
+                let own = SocketAddr::from(([0, 0, 0, 0], 0));
+                (2, sockets.dialed, sockets.upstream_link, own, self.proxy(), sidecar_task)
+            }
+        };
+        Some(Event {
+            time,
+            flow: self.flow(leg),
+            role,
+            opened: Some(opened),
+            netns: self.netns(),
+            sidecar: (role == Role::App).then(|| Interception {
+                port: 15001,
+                netns: self.netns(),
+                client_port: None,
+            }),
+            task: Some(Task { tid: task.tid + u32::from(self.pod) * 10, ..task }),
+            link,
+            cgroup: 0,
+            uid: 0,
+            lost: 0,
+            local,
+            remote,
+            answered: false,
+            what,
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! Whose request it was: names come as facts, among the events, and a report waits for them a moment and no longer.
+
+mod scene;
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use scene::{APP_CGROUP, Scene};
+use tracer_core::{
+    pod::{Container, Fact, Key, Owner, Pod},
+    report::{Colors, Compact, Kind},
+    selector::Labels,
+};
+
+const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\n\r\n";
+
+fn cart() -> Pod {
+    Pod {
+        uid: "1".to_owned(),
+        namespace: "shop".to_owned(),
+        name: "cart-7d9".to_owned(),
+        labels: Labels::from([("app".to_owned(), "a".repeat(63))]),
+        workload: "cart".to_owned(),
+        injected: true,
+        host_network: false,
+        ignored: false,
+    }
+}
+
+fn owner(pod: Pod) -> Fact {
+    let container = Container { name: "app".to_owned(), pod: Arc::new(pod) };
+    Fact::Owner(Key::Cgroup(APP_CGROUP), Owner::Container(container))
+}
+
+#[test]
+fn a_known_pod_is_named_at_once() {
+    let reports = Scene::outbound().with_names().learns(owner(cart())).asks().answers(NOT_FOUND).reports();
+    let source = &reports[0].source;
+    assert_eq!(source.namespace.as_deref(), Some("shop"));
+    assert_eq!(source.pod.as_deref(), Some("cart-7d9"));
+    assert_eq!(source.container.as_deref(), Some("app"));
+    assert_eq!(source.workload.as_deref(), Some("cart"));
+    assert_eq!((source.kind, source.injected), (Some(Kind::Pod), Some(true)));
+    assert_eq!(source.owner.as_ref().map(|pod| pod.labels["app"].len()), Some(63));
+}
+
+/// The API server lets fewer characters through; what a runtime says is anybody's.
+#[test]
+fn a_label_of_63_odd_characters_is_only_text() {
+    let odd: String = "\"\\\n{}=,~\u{1b}[2J\u{202e}é/'`$".chars().cycle().take(63).collect();
+    let labels = Labels::from([("service.istio.io/canonical-name".to_owned(), odd.clone())]);
+    let workload = tracer_core::pod::workload("cart-7d9", &labels);
+    assert_eq!(workload, odd);
+    let pod = Pod { name: odd.clone(), workload, labels, ..cart() };
+    let report =
+        Scene::outbound().with_names().learns(owner(pod)).asks().answers(NOT_FOUND).reports().remove(0);
+    let value: serde_json::Value = serde_json::from_str(&report.to_json()).expect("one object");
+    assert_eq!((&value["source"]["workload"], &value["source"]["pod"]), (&odd.clone().into(), &odd.into()));
+    let line = Compact::new(Colors::Off, TimeZone::UTC, false).show(&report);
+    assert!(!line.trim_end().chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");
+}
+
+#[test]
+fn a_report_waits_for_its_name_a_second_at_most() {
+    let waiting = || Scene::outbound().with_names().asks().answers(NOT_FOUND);
+    assert!(waiting().reports().is_empty());
+    assert_eq!(waiting().learns(owner(cart())).reports()[0].source.workload.as_deref(), Some("cart"));
+    let unknown = Fact::Owner(Key::Cgroup(APP_CGROUP), Owner::Unknown);
+    assert_eq!(waiting().learns(unknown).reports()[0].source.kind, None);
+    assert!(waiting().passes(900).reports().is_empty());
+    assert_eq!(waiting().passes(1_100).reports()[0].source.namespace, None);
+    // Its owner became known too late; that of others says nothing of it.
+    let other = Fact::Owner(Key::Cgroup(APP_CGROUP + 1), Owner::Host);
+    assert!(waiting().learns(other).reports().is_empty());
+}
+
+#[test]
+fn it_is_asked_for_before_the_report_is_due() {
+    let mut scene = Scene::outbound().with_names().asks();
+    assert_eq!(scene.wanted(), [Key::Cgroup(APP_CGROUP)]);
+    scene = scene.answers(NOT_FOUND);
+    assert!(scene.wanted().is_empty());
+}
+
+#[test]
+fn what_shares_the_nodes_network_and_the_node_itself_are_named_as_such() {
+    let host = Fact::Owner(Key::Cgroup(APP_CGROUP), Owner::Host);
+    let reports = Scene::outbound().with_names().learns(host).asks().answers(NOT_FOUND).reports();
+    assert_eq!((reports[0].source.kind, &reports[0].source.pod), (Some(Kind::Host), &None));
+    let pod = Pod { host_network: true, ..cart() };
+    let reports = Scene::outbound().with_names().learns(owner(pod)).asks().answers(NOT_FOUND).reports();
+    assert_eq!(reports[0].source.kind, Some(Kind::HostNetworkPod));
+}
+
+#[test]
+fn a_pod_that_does_not_want_it_is_not_reported() {
+    let ignored = || owner(Pod { ignored: true, ..cart() });
+    assert!(Scene::outbound().with_names().learns(ignored()).asks().answers(NOT_FOUND).reports().is_empty());
+    assert!(Scene::outbound().with_names().asks().answers(NOT_FOUND).learns(ignored()).reports().is_empty());
+}
+
+#[test]
+fn without_a_runtime_nothing_waits() {
+    assert_eq!(Scene::outbound().asks().answers(NOT_FOUND).reports().len(), 1);
+}

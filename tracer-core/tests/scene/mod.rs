@@ -1,0 +1,242 @@
+//! One session, told step by step: the events that the kernel would give, fed to the real core. What comes out is what
+//! a user gets.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::net::SocketAddr;
+
+use tracer_core::{
+    engine::{Engine, Input, Settings},
+    event::{End, Event, Interception, Role, Task, What},
+    pod::{Fact, Key},
+    report::{Report, Reports},
+};
+
+const SECOND: u64 = 1_000_000_000;
+/// 2026-11-20T11:45:15.123456Z
+const CLOCK: u64 = 1_795_175_115_123_456_000;
+const NETNS: u64 = 1;
+/// The app's.
+pub const APP_CGROUP: u64 = 13895;
+pub const GRANTED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+pub const CURL: &str =
+    "CONNECT en.wikipedia.org:443 HTTP/1.1\r\nHost: en.wikipedia.org:443\r\nUser-Agent: curl/7.88.1\r\n\r\n";
+
+/// A session that is being told.
+pub struct Scene {
+    core: Engine,
+    reports: Reports,
+    time: u64,
+    /// 15001, or 15006 where the sidecar is the proxy's; none: no sidecar.
+    sidecar: Option<u16>,
+    seen_from_start: bool,
+    lost: u32,
+    proxy: SocketAddr,
+    upstream: SocketAddr,
+    sent: [u32; 3],
+}
+
+impl Scene {
+    /// The app's own sidecar takes its connection to 10.0.0.1:3128.
+    pub fn outbound() -> Self {
+        let proxy = SocketAddr::from(([10, 0, 0, 1], 3128));
+        Self {
+            core: core(0),
+            reports: Vec::new(),
+            time: 0,
+            sidecar: Some(15001),
+            seen_from_start: true,
+            lost: 0,
+            proxy,
+            upstream: proxy,
+            sent: [0; 3],
+        }
+    }
+
+    /// There is a runtime, which knows names.
+    pub fn with_names(self) -> Self {
+        Self { core: core(SECOND), ..self }
+    }
+
+    /// The proxy's own sidecar takes it.
+    pub fn inbound() -> Self {
+        Self { sidecar: Some(15006), ..Self::outbound() }
+    }
+
+    /// No sidecar takes it.
+    pub fn direct() -> Self {
+        Self { sidecar: None, ..Self::outbound() }
+    }
+
+    /// The connection is older than the probes.
+    pub fn joined_late() -> Self {
+        Self { seen_from_start: false, ..Self::outbound() }
+    }
+
+    /// The app dials a Service's address, and the sidecar an endpoint behind it.
+    pub fn to_service() -> Self {
+        let [proxy, upstream] = [[10, 96, 0, 50], [10, 244, 2, 7]].map(|ip| SocketAddr::from((ip, 3128)));
+        Self { proxy, upstream, ..Self::outbound() }
+    }
+
+    /// The app dials this proxy.
+    pub fn to(mut self, proxy: &str) -> Self {
+        self.proxy = proxy.parse().expect("an address");
+        self.upstream = self.proxy;
+        self
+    }
+
+    /// Records are lost now.
+    pub fn loses_records(mut self) -> Self {
+        self.lost += 1;
+        self
+    }
+
+    /// What curl sends to ask for a tunnel.
+    pub fn asks(self) -> Self {
+        self.app_sends(CURL)
+    }
+
+    pub fn app_sends(self, bytes: impl AsRef<[u8]>) -> Self {
+        self.sends(Role::App, bytes.as_ref())
+    }
+
+    pub fn app_closes(self) -> Self {
+        self.event(Role::App, What::Ended(End::ClosedHere))
+    }
+
+    pub fn dials(self) -> Self {
+        self.event(Role::Upstream, What::Dialed)
+    }
+
+    pub fn dial_fails(self) -> Self {
+        self.event(Role::Upstream, What::Ended(End::DialFailed))
+    }
+
+    pub fn sends_upstream(self, bytes: impl AsRef<[u8]>) -> Self {
+        self.sends(Role::Upstream, bytes.as_ref())
+    }
+
+    pub fn proxy_closes(self) -> Self {
+        self.event(Role::Upstream, What::Ended(End::ClosedByPeer))
+    }
+
+    pub fn answers(self, bytes: impl AsRef<[u8]>) -> Self {
+        self.sends(Role::Reply, bytes.as_ref())
+    }
+
+    pub fn sidecar_closes(self) -> Self {
+        self.event(Role::Reply, What::Ended(End::ClosedHere))
+    }
+
+    /// Until after the deadline.
+    pub fn waits(mut self) -> Self {
+        self.time += 11 * SECOND;
+        self.core.feed(Input::Tick(self.time), &mut self.reports);
+        self
+    }
+
+    /// So many ms go by.
+    pub fn passes(mut self, ms: u64) -> Self {
+        self.time += ms * 1_000_000;
+        self.core.feed(Input::Tick(self.time), &mut self.reports);
+        self
+    }
+
+    /// The runtime says something.
+    pub fn learns(mut self, fact: Fact) -> Self {
+        self.time += 100_000;
+        self.core.feed(Input::Fact(self.time, fact), &mut self.reports);
+        self
+    }
+
+    /// Whose names are asked for.
+    pub fn wanted(&mut self) -> Vec<Key> {
+        self.core.take_wanted()
+    }
+
+    /// What was reported so far.
+    pub fn reports(self) -> Reports {
+        self.reports
+    }
+
+    /// The one report that came of it.
+    pub fn report(self) -> Report {
+        let [report] = <[Box<Report>; 1]>::try_from(self.reports).expect("one report");
+        *report
+    }
+
+    fn sends(mut self, role: Role, bytes: &[u8]) -> Self {
+        let leg = usize::try_from(leg(role)).expect("small");
+        let total = u32::try_from(bytes.len()).expect("short");
+        let offset = self.sent[leg];
+        self.sent[leg] += total;
+        // The kernel copies so much of a payload, and no more.
+        let data = bytes[..bytes.len().min(512)].into();
+        self.event(role, What::Sent { offset, total, data })
+    }
+
+    fn event(mut self, role: Role, what: What) -> Self {
+        self.time += 100_000;
+        let app = SocketAddr::from(([10, 99, 0, 2], 38644));
+        let task = |pid, comm: &str| Task { pid, tid: pid, comm: comm.into(), cgroup: u64::from(pid) };
+        let (local, remote, task) = match role {
+            Role::App => (app, self.proxy, task(13895, "curl")),
+            Role::Reply => (
+                SocketAddr::from(([127, 0, 0, 1], self.sidecar.expect("a sidecar"))),
+                app,
+                task(13001, "wrk:worker_0"),
+            ),
+            Role::Upstream => (app, self.upstream, task(13001, "wrk:worker_0")),
+        };
+        let opened = match role {
+            Role::App | Role::Reply => 1,
+            Role::Upstream => self.time,
+        };
+        let event = Event {
+            time: self.time,
+            flow: leg(role),
+            role,
+            opened: self.seen_from_start.then_some(opened),
+            netns: NETNS,
+            sidecar: self.sidecar.filter(|_| role == Role::App).map(|port| Interception {
+                port,
+                netns: NETNS,
+                client_port: None,
+            }),
+            task: Some(task),
+            link: None,
+            cgroup: 0,
+            uid: 0,
+            lost: self.lost,
+            local,
+            remote,
+            answered: false,
+            what,
+        };
+        self.core.feed(Input::Event(event), &mut self.reports);
+        self
+    }
+}
+
+fn core(naming: u64) -> Engine {
+    Engine::new(Settings {
+        deadline: 10 * SECOND,
+        clock_offset: CLOCK,
+        inbound_ports: vec![15006],
+        capacity: 100,
+        keep: 3600 * SECOND,
+        node: Some("node-1".to_owned()),
+        probes: "cgroup".into(),
+        naming,
+        remember: 60_000_000_000,
+    })
+}
+
+fn leg(role: Role) -> u64 {
+    match role {
+        Role::App => 0,
+        Role::Reply => 1,
+        Role::Upstream => 2,
+    }
+}

@@ -1,0 +1,93 @@
+//! The whole answer for one proxy: the decision for each of its addresses, whose object made it so, and the fixes. It
+//! puts the parts together, and gives agents the short form that a report carries.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use super::decision::{Decision, Outcome};
+use super::dump::Dump;
+use super::evaluate::decide;
+use super::fix::{self, Failure, Fix};
+use super::origin::{Culprit, Culprits};
+use super::{Error, text};
+
+/// The answer for one address, in the form of the JSON contract.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    v: u8,
+    /// The address that the app dials.
+    pub to: SocketAddr,
+    /// What the sidecar decides.
+    #[serde(flatten)]
+    pub decision: Decision,
+    /// The objects at fault; of very many, the first 50.
+    pub culprits: Vec<Culprit>,
+    /// Why, in one or two sentences.
+    pub explanation: String,
+    /// What to change, best first; each one proven.
+    pub fixes: Vec<Fix>,
+    /// How many objects are at fault.
+    #[serde(skip)]
+    pub culprits_total: usize,
+}
+
+/// What a flagged report says about the sidecar's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Brief {
+    /// The listener's name.
+    pub listener: Option<String>,
+    /// What made the listener so: `Service shop/web port 3128 (HTTP)`; `None` where the dump does not say.
+    pub because: Option<String>,
+    /// The best fix's title; `None` where none was proven.
+    pub fix: Option<String>,
+    /// Its manifest.
+    pub manifest: Option<String>,
+    /// The configuration passes the connection on to the proxy as it is: there is nothing to explain.
+    pub reaches_proxy: bool,
+}
+
+/// Explains connections to each of `to`, which are the addresses of one proxy, with the app's first bytes `head`.
+///
+/// Every explanation carries the same fixes, which are for all of the addresses that fail.
+pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explanation>, Error> {
+    let mut parts = Vec::new();
+    for address in to {
+        let decision = decide(dump, *address, head)?;
+        let culprits = Culprits::of(dump, &decision)?;
+        parts.push((*address, decision, culprits));
+    }
+    let failures: Vec<Failure<'_>> = parts
+        .iter()
+        .filter(|(_, decision, _)| !decision.reaches_proxy() && decision.outcome != Outcome::Pending)
+        .map(|(to, decision, culprits)| Failure { to: *to, decision, culprits })
+        .collect();
+    let reached: Vec<(SocketAddr, &Decision)> = parts
+        .iter()
+        .filter(|(_, decision, _)| decision.reaches_proxy())
+        .map(|(to, decision, _)| (*to, decision))
+        .collect();
+    let fixes = fix::fixes(dump, &failures, &reached, head)?;
+    let explained = |(to, decision, culprits): (SocketAddr, Decision, Culprits)| Explanation {
+        v: 1,
+        to,
+        explanation: text::explanation(to, &decision, &culprits),
+        decision,
+        culprits: culprits.list,
+        fixes: fixes.clone(),
+        culprits_total: culprits.total,
+    };
+    Ok(parts.into_iter().map(explained).collect())
+}
+
+/// The short form, for a report.
+pub fn brief(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Brief, Error> {
+    let decision = decide(dump, to, head)?;
+    let culprits = Culprits::of(dump, &decision)?;
+    let because = text::because(&decision, &culprits);
+    let failed = !decision.reaches_proxy() && decision.outcome != Outcome::Pending;
+    let failure = Failure { to, decision: &decision, culprits: &culprits };
+    let fixes = if failed { fix::fixes(dump, &[failure], &[], head)? } else { Vec::new() };
+    let (fix, manifest) = fixes.into_iter().next().map(|fix| (fix.title, fix.manifest)).unzip();
+    Ok(Brief { reaches_proxy: decision.reaches_proxy(), listener: decision.listener, because, fix, manifest })
+}

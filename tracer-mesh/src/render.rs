@@ -1,0 +1,97 @@
+//! The explanation as text for people: the way of the connection a line a step, then whose object made it so, then
+//! what to change. Every line is escaped here, in one place.
+
+use std::fmt::Write;
+
+use crate::{Explanation, Fix};
+use tracer_core::escape::escape;
+
+/// How many objects at fault are listed for each address.
+const SHOWN: usize = 5;
+
+/// The text for all addresses of one proxy; `unreadable` is how many of the dump's entries could not be read.
+pub fn text(explanations: &[Explanation], unreadable: usize) -> String {
+    let mut text = String::new();
+    for explanation in explanations {
+        one(&mut text, explanation);
+    }
+    let all_well = explanations.iter().all(|explanation| explanation.decision.reaches_proxy());
+    let fixes = explanations.first().map_or(&[][..], |first| &first.fixes);
+    if fixes.is_empty() && !all_well {
+        line(&mut text, 0, "Fix: none that could be proven on this dump.");
+        text.push('\n');
+    }
+    for (index, fix) in fixes.iter().enumerate() {
+        one_fix(&mut text, index, fixes.len(), fix);
+    }
+    if unreadable > 0 {
+        line(&mut text, 0, &format!("{unreadable} entries of the dump could not be read and were left out."));
+    }
+    text
+}
+
+fn one(text: &mut String, explanation: &Explanation) {
+    let decision = &explanation.decision;
+    let mut title = explanation.to.to_string();
+    for word in [decision.verdict, decision.reason].into_iter().flatten() {
+        let _ = write!(title, "  {word}");
+    }
+    if let Some(status) = decision.status {
+        let _ = write!(title, "  {status}");
+    }
+    if let Some(details) = decision.details.as_deref().filter(|details| decision.reason != Some(*details)) {
+        let _ = write!(title, "  {details}");
+    }
+    line(text, 0, &title);
+    text.push('\n');
+    for (number, step) in decision.steps.iter().enumerate() {
+        line(text, 1, &format!("{}. {step}", number + 1));
+    }
+    text.push('\n');
+    line(text, 0, &explanation.explanation);
+    for culprit in explanation.culprits.iter().take(SHOWN) {
+        let port = culprit.port.map(|port| format!(" port {port}")).unwrap_or_default();
+        let host = match (&culprit.name, &culprit.host) {
+            (Some(_), Some(host)) => format!(" ({host})"),
+            _ => String::new(),
+        };
+        line(text, 0, &format!("At fault: {}{port}{host}", culprit.label()));
+    }
+    let shown = explanation.culprits.len().min(SHOWN);
+    if explanation.culprits_total > shown {
+        line(text, 0, &format!("          and {} more", explanation.culprits_total - shown));
+    }
+    for caveat in &decision.caveats {
+        line(text, 0, &format!("Not decided here: {caveat}."));
+    }
+    text.push('\n');
+}
+
+fn one_fix(text: &mut String, index: usize, all: usize, fix: &Fix) {
+    let rank = if all == 1 { "Fix".to_owned() } else { format!("Fix {}", index + 1) };
+    line(text, 0, &format!("{rank}: {}", fix.title));
+    line(text, 1, &fix.proof);
+    line(text, 1, &format!("Mind: {}", fix.trade_off));
+    line(text, 1, &format!("{}:", fix.apply));
+    for row in fix.manifest.lines() {
+        line(text, 2, row);
+    }
+    text.push('\n');
+}
+
+fn line(text: &mut String, depth: usize, content: &str) {
+    for _ in 0..depth {
+        text.push_str("  ");
+    }
+    text.push_str(&escape(content));
+    text.push('\n');
+}
+
+/// Escapes text line by line.
+pub fn escape_lines(text: &str) -> String {
+    text.lines().fold(String::with_capacity(text.len()), |mut escaped, row| {
+        escaped.push_str(&escape(row));
+        escaped.push('\n');
+        escaped
+    })
+}

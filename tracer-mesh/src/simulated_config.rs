@@ -1,0 +1,71 @@
+//! What istiod would send Envoy after a fix was applied: the listeners and clusters, as Envoy's own messages. A fix is
+//! proven on them before it is shown.
+//!
+//! Source: istio pilot/pkg/networking/core/listener.go `buildSidecarOutboundListener` (a TCP port with an address gets
+//! a listener `IP_PORT`), `buildListenerFromEntry`; `cluster_builder.go` (resolution NONE is `ORIGINAL_DST`).
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+
+use super::overlay::Edit;
+
+const TYPE: &str = "type.googleapis.com";
+
+/// A TCP ServiceEntry with `resolution: NONE`: one listener for each address and port, one cluster for each port.
+pub(crate) fn service_entry(host: &str, ips: &[IpAddr], ports: &[u16]) -> Edit {
+    let mut edit = Edit::default();
+    for port in ports {
+        let cluster = format!("outbound|{port}||{host}");
+        for ip in ips {
+            edit.listeners.push(tcp_listener(SocketAddr::new(*ip, *port), &cluster));
+        }
+        edit.clusters.push(json!({
+            "@type": format!("{TYPE}/envoy.config.cluster.v3.Cluster"),
+            "name": cluster, "type": "ORIGINAL_DST", "connect_timeout": "10s", "lb_policy": "CLUSTER_PROVIDED",
+        }));
+    }
+    edit
+}
+
+/// A service's port becomes TCP: the listener on its address passes the bytes to its cluster.
+pub(crate) fn tcp_port(to: SocketAddr, cluster: &str) -> Edit {
+    Edit { listeners: vec![tcp_listener(to, cluster)], ..Edit::default() }
+}
+
+/// A listener as istiod makes it for a TCP port with an address.
+fn tcp_listener(to: SocketAddr, cluster: &str) -> Value {
+    json!({
+        "@type": format!("{TYPE}/envoy.config.listener.v3.Listener"),
+        "name": format!("{}_{}", to.ip(), to.port()),
+        "address": {"socket_address": {"address": to.ip().to_string(), "port_value": to.port()}},
+        "filter_chains": [{"filters": [{
+            "name": "envoy.filters.network.tcp_proxy",
+            "typed_config": {
+                "@type": format!("{TYPE}/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"),
+                "stat_prefix": cluster, "cluster": cluster,
+            },
+        }]}],
+        "listener_filters_timeout": "0s",
+        "traffic_direction": "OUTBOUND",
+        "continue_on_listener_filters_timeout": true,
+        "bind_to_port": false,
+    })
+}
+
+/// A cluster without TLS.
+pub(crate) fn without_tls(mut cluster: Value) -> Edit {
+    if let Some(members) = cluster.as_object_mut() {
+        for name in [
+            "transport_socket",
+            "transport_socket_matches",
+            "tls_context",
+            "transportSocket",
+            "transportSocketMatches",
+            "tlsContext",
+        ] {
+            members.remove(name);
+        }
+    }
+    Edit { clusters: vec![cluster], ..Edit::default() }
+}

@@ -1,0 +1,181 @@
+//! Dumps of other shapes than the cases have: camel case, one resource, bare lists, old spellings, several sections of a
+//! type, entries that are not in use, IPv6; and public dumps of real sidecars where they are at hand.
+#![expect(clippy::disallowed_methods, reason = "the crate is pure, its tests read files and variables")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tracer_mesh::{Dump, Kind, Outcome, decide, explain};
+
+const CONNECT: &[u8] = tracer_mesh::CURL_CONNECT;
+
+fn case(name: &str) -> Value {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases");
+    let path = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let path =
+        path.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(name)).unwrap();
+    serde_json::from_str(&std::fs::read_to_string(path.join("config_dump.json")).unwrap()).unwrap()
+}
+
+fn load(value: &Value) -> Dump {
+    Dump::load(value.to_string()).unwrap()
+}
+
+fn camel(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let mut camel_members = serde_json::Map::new();
+            for (key, child) in members {
+                let mut words = key.split('_');
+                let mut name = words.next().unwrap_or_default().to_owned();
+                for word in words {
+                    name.push_str(&word[..1].to_uppercase());
+                    name.push_str(&word[1..]);
+                }
+                // What is keyed by data keeps its spelling.
+                let child = if key == "filter_metadata" { child.clone() } else { camel(child) };
+                camel_members.insert(name, child);
+            }
+            Value::Object(camel_members)
+        }
+        Value::Array(items) => items.iter().map(camel).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
+fn section<'v>(dump: &'v mut Value, kind: &str) -> &'v mut Value {
+    let sections = dump["configs"].as_array_mut().unwrap();
+    sections.iter_mut().find(|section| section["@type"].as_str().unwrap().ends_with(kind)).unwrap()
+}
+
+fn proxy() -> SocketAddr {
+    "10.0.0.1:3128".parse().unwrap()
+}
+
+#[test]
+fn camel_case_is_the_same_dump() {
+    for name in ["c01", "c03", "c11", "c12", "c13", "c23"] {
+        let snake = case(name);
+        let expected = decide(&load(&snake), proxy(), CONNECT).unwrap();
+        assert_eq!(decide(&load(&camel(&snake)), proxy(), CONNECT).unwrap(), expected, "{name}");
+    }
+}
+
+#[test]
+fn resources_may_come_without_their_section() {
+    let mut dump = case("c01");
+    let listeners = section(&mut dump, "ListenersConfigDump")["dynamic_listeners"].take();
+    let typed: Vec<Value> = listeners
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            let mut entry = entry.clone();
+            entry["@type"] = "type.googleapis.com/envoy.admin.v3.ListenersConfigDump.DynamicListener".into();
+            entry
+        })
+        .collect();
+    let bare: Vec<&Value> =
+        listeners.as_array().unwrap().iter().map(|e| &e["active_state"]["listener"]).collect();
+    for dump in [json!({"configs": typed}), json!(bare)] {
+        let decision = decide(&load(&dump), proxy(), CONNECT).unwrap();
+        assert_eq!((decision.listener.as_deref(), decision.kind), (Some("0.0.0.0_3128"), Kind::Http));
+        assert!(
+            decision.caveats.iter().any(|caveat| caveat.contains("no route configurations")),
+            "{decision:?}"
+        );
+    }
+}
+
+#[test]
+fn entries_that_are_not_in_use_are_left_out() {
+    let mut dump = case("c03");
+    let entries = section(&mut dump, "ListenersConfigDump")["dynamic_listeners"].as_array_mut().unwrap();
+    for entry in entries.iter_mut().filter(|entry| entry["name"] == "10.0.0.1_3128") {
+        let state = entry.as_object_mut().unwrap().remove("active_state").unwrap();
+        entry["warming_state"] = state.clone();
+        entry["draining_state"] = state;
+        entry["error_state"] = json!({"details": "refused"});
+    }
+    entries.push(json!({"error_state": {"details": "nameless"}}));
+    assert_eq!(decide(&load(&dump), proxy(), CONNECT).unwrap().listener.as_deref(), Some("0.0.0.0_3128"));
+}
+
+#[test]
+fn several_sections_of_a_type_are_one() {
+    let mut dump = case("c01");
+    let routes = section(&mut dump, "RoutesConfigDump").clone();
+    section(&mut dump, "RoutesConfigDump")["dynamic_route_configs"] = json!([{"route_config": {}}]);
+    dump["configs"].as_array_mut().unwrap().push(routes);
+    assert_eq!(decide(&load(&dump), proxy(), CONNECT).unwrap().virtual_host.as_deref(), Some("allow_any"));
+}
+
+#[test]
+fn old_spellings_are_read() {
+    let old = json!({"configs": [{"@type": "type.googleapis.com/envoy.admin.v2alpha.ListenersConfigDump",
+    "dynamic_active_listeners": [], "static_listeners": [
+        {"listener": {"name": "virtual", "address": {"socket_address": {"address": "0.0.0.0", "port_value": 15001}},
+            "hidden_envoy_deprecated_use_original_dst": true,
+            "filter_chains": [{"filters": [{"name": "envoy.tcp_proxy", "config": {"cluster": "PassthroughCluster"}}]}]}},
+        {"listener": {"name": "0.0.0.0_3128", "address": {"socket_address": {"address": "0.0.0.0", "port_value": 3128}},
+            "deprecated_v1": {"bind_to_port": false},
+            "filter_chains": [{"filters": [{"name": "envoy.http_connection_manager", "config": {
+                "route_config": {"virtual_hosts": [{"name": "block_all", "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 502}}]}]},
+                "http_filters": [{"name": "envoy.router"}]}}]}]}}]}]});
+    let decision = decide(&load(&old), proxy(), CONNECT).unwrap();
+    assert_eq!((decision.status, decision.details.as_deref()), (Some(404), Some("route_not_found")));
+    let get = decide(&load(&old), proxy(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert_eq!((get.status, get.details.as_deref()), (Some(502), Some("direct_response")));
+}
+
+/// The same dump with every IPv4 wildcard an IPv6 one.
+#[test]
+fn ipv6_is_explained_and_mended_as_ipv4_is() {
+    let text = case("c01").to_string().replace("\"0.0.0.0\"", "\"::\"");
+    let dump = Dump::load(text).unwrap();
+    let to: Vec<SocketAddr> =
+        ["[fd00::1]:3128", "[fd00::2]:3128", "[fd00::3]:3128"].map(|to| to.parse().unwrap()).to_vec();
+    let explanations = explain(&dump, &to, CONNECT).unwrap();
+    assert!(explanations.iter().all(|explanation| explanation.decision.status == Some(404)));
+    let best = &explanations[0].fixes[0];
+    for address in ["fd00::1", "fd00::2", "fd00::3"] {
+        assert!(
+            best.manifest.contains(&format!("- \"{address}\"\n"))
+                || best.manifest.contains(&format!("- {address}\n")),
+            "{}",
+            best.manifest
+        );
+        assert!(best.proof.contains(&format!("[{address}]:3128 takes {address}_3128")), "{}", best.proof);
+    }
+}
+
+#[test]
+fn public_dumps_of_real_sidecars_are_explained() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/config_dumps");
+    if !folder.is_dir() {
+        eprintln!(
+            "SKIPPED: the public dumps are data that is not part of the project, and {} is not there",
+            folder.display()
+        );
+        return;
+    }
+    let dumps: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for path in dumps.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
+        let dump = Dump::from_bytes(std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(dump.unreadable, 0, "{}", path.display());
+        for port in [80, 443, 3000, 3128, 8080, 8188, 8383, 9080, 9090, 15010, 15014] {
+            let explained = explain(&dump, &[SocketAddr::new([10, 0, 0, 1].into(), port)], CONNECT).unwrap();
+            assert_ne!(explained[0].decision.outcome, Outcome::Pending);
+            if [80, 9090].contains(&port) {
+                assert_eq!(explained[0].decision.status, Some(404), "{} {port}", path.display());
+                assert!(
+                    !explained[0].culprits.is_empty() && !explained[0].fixes.is_empty(),
+                    "{} {port}",
+                    path.display()
+                );
+            }
+        }
+    }
+}

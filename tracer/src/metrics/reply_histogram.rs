@@ -1,0 +1,29 @@
+//! How long answers took, by verdict.
+
+use std::cell::OnceCell;
+
+use prometheus::{Histogram, HistogramVec};
+
+use tracer_core::verdict::Verdict;
+
+/// The histograms.
+pub(super) struct ReplySeconds {
+    all: HistogramVec,
+    /// Those that there are: to find one by its label takes as long as the rest of counting.
+    known: [OnceCell<Histogram>; Verdict::ALL.len()],
+}
+
+impl ReplySeconds {
+    /// `all` has one label, the verdict.
+    pub(super) fn new(all: HistogramVec) -> Self {
+        Self { all, known: Default::default() }
+    }
+
+    /// Adds an answer that came after so many microseconds.
+    pub(super) fn observe(&self, verdict: Verdict, after_us: u64) {
+        let histogram =
+            self.known[verdict as usize].get_or_init(|| self.all.with_label_values(&[verdict.name()]));
+        #[expect(clippy::cast_precision_loss, reason = "an f64 holds 2^53 µs, which is 285 years")]
+        histogram.observe(after_us as f64 / 1e6);
+    }
+}

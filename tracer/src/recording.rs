@@ -1,0 +1,76 @@
+//! A recording: the inputs of the pure core as JSON lines, heads redacted. The first line says what it is and how the
+//! core was set up; a replay of it prints the same reports, byte for byte. A user's bug report is such a file.
+
+use std::io::{BufRead, Write};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+
+use tracer_core::{
+    engine::{Engine, Input, Settings},
+    report::Report,
+};
+
+/// The version of the format. A reader refuses others.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    egress_tracer_recording: u32,
+    settings: Settings,
+}
+
+/// Writes a recording.
+pub struct Recorder<W: Write> {
+    to: W,
+}
+
+impl<W: Write> Recorder<W> {
+    /// Begins one.
+    pub fn new(mut to: W, settings: &Settings) -> anyhow::Result<Self> {
+        let header = Header { egress_tracer_recording: VERSION, settings: settings.clone() };
+        serde_json::to_writer(&mut to, &header)?;
+        to.write_all(b"\n")?;
+        Ok(Self { to })
+    }
+
+    /// Adds an input, which must have been redacted.
+    pub fn record(&mut self, input: &Input) -> anyhow::Result<()> {
+        serde_json::to_writer(&mut self.to, input)?;
+        Ok(self.to.write_all(b"\n")?)
+    }
+
+    /// Hands on what is buffered.
+    pub fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// Feeds a recording to a new core, and each report to `sink`.
+///
+/// # Errors
+/// Which line is not what it should be, or what `sink` says.
+pub fn replay(from: impl BufRead, mut sink: impl FnMut(Report) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut lines = from.lines();
+    let header = lines.next().context("the recording is empty")?.context("cannot read the recording")?;
+    let header: Header =
+        serde_json::from_str(&header).context("line 1 is not the beginning of an egress-tracer recording")?;
+    if header.egress_tracer_recording != VERSION {
+        bail!(
+            "this is a recording of version {}, and this egress-tracer reads version {VERSION}; \
+             replay it with the version that made it",
+            header.egress_tracer_recording
+        );
+    }
+    let mut core = Engine::new(header.settings);
+    let mut reports = Vec::new();
+    for (number, line) in (2..).zip(lines) {
+        let line = line.context("cannot read the recording")?;
+        let input: Input = serde_json::from_str(&line)
+            .with_context(|| format!("line {number} is not an input of the core"))?;
+        core.feed(input, &mut reports);
+        reports.drain(..).try_for_each(|report| sink(*report))?;
+    }
+    core.finish(&mut reports);
+    reports.drain(..).try_for_each(|report| sink(*report))
+}
