@@ -1,7 +1,7 @@
-//! The program under test as an agent, scoped to the lab's pod, and the programs that read from it. All of them find each
-//! other by the lab's own socket.
+//! `egress-tracer agent`, scoped to the lab's pod, and the commands that read from it. They all use the lab's own agent
+//! socket.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,11 +10,12 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::lab::Lab;
-use crate::process::{Ended, Process};
-use crate::ready::spawn_ready;
-use crate::tracer::{METRICS, binary};
+use crate::process::{Process, ProcessOutput};
+use crate::tracer::{METRICS, tracer_binary};
+use crate::usage::process_memory_kb;
+use crate::wait::spawn_ready;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running agent.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it with further `args`; returns when all hooks are attached.
+    /// Starts the agent with extra `args`. Returns when all hooks are attached.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
         let ready = ready_file(lab)?;
         let mut command = Self::command(lab, &["agent", "--metrics-address", METRICS, "--cgroup"])?;
@@ -31,14 +32,14 @@ impl Agent {
         Ok(Self { process: spawn_ready(command, &ready)? })
     }
 
-    /// `egress-tracer` with `args`, where it finds the lab's agent.
+    /// An `egress-tracer` command with `args` that finds the lab's agent.
     pub fn command(lab: &Lab, args: &[&str]) -> Result<Command> {
-        let mut command = lab.tools().command_at(&binary()?)?;
+        let mut command = lab.tools().command_at(&tracer_binary()?)?;
         command.args(args);
         Ok(command)
     }
 
-    /// Starts `observe` with further `args`; returns when it reads from the agent.
+    /// Starts `observe` with extra `args`. Returns when it is connected to the agent.
     pub fn observe(lab: &Lab, args: &[&str]) -> Result<Process> {
         let ready = ready_file(lab)?;
         let mut command = Self::command(lab, &["observe", "--ready-file"])?;
@@ -47,49 +48,45 @@ impl Agent {
     }
 
     /// Runs `egress-tracer` with `args` to its end.
-    pub fn run(lab: &Lab, args: &[&str]) -> Result<Ended> {
-        Process::run(Self::command(lab, args)?, &[], PATIENCE)
+    pub fn run(lab: &Lab, args: &[&str]) -> Result<ProcessOutput> {
+        Process::run(Self::command(lab, args)?, &[], TIMEOUT)
     }
 
-    /// What `status -o json` says.
+    /// The output of `status -o json`.
     pub fn status(lab: &Lab) -> Result<Value> {
         let ended = Self::run(lab, &["status", "-o", "json"])?;
         serde_json::from_str(&ended.stdout).with_context(|| format!("no status: {ended:?}"))
     }
 
-    /// Where it listens.
+    /// The agent's socket.
     pub fn socket(lab: &Lab) -> PathBuf {
         lab.dir().join("run/agent.sock")
     }
 
-    /// The process.
+    /// The agent's process.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Its resident memory in bytes.
-    pub fn memory(&self) -> Result<u64> {
-        let status =
-            std::fs::read_to_string(Path::new("/proc").join(self.process.pid().to_string()).join("status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        Ok(kib.context("no VmRSS")? << 10)
+    /// The agent's resident memory in KiB.
+    pub fn memory_kb(&self) -> Result<u64> {
+        process_memory_kb(self.process.pid(), "VmRSS")
     }
 
-    /// Ends it as its manager does.
-    pub fn stop(self) -> Result<Ended> {
+    /// Stops the agent with SIGTERM.
+    pub fn stop(self) -> Result<ProcessOutput> {
         self.process.signal(Signal::TERM)?;
-        self.process.finish(PATIENCE)
+        self.process.finish(TIMEOUT)
     }
 
-    /// Kills it as nothing can be caught.
-    pub fn kill(self) -> Result<Ended> {
+    /// Kills the agent with SIGKILL.
+    pub fn kill(self) -> Result<ProcessOutput> {
         self.process.signal(Signal::KILL)?;
-        self.process.finish(PATIENCE)
+        self.process.finish(TIMEOUT)
     }
 }
 
-/// A file that nobody else uses, in a directory of its own.
+/// A path for a ready file, in a new directory.
 pub(crate) fn ready_file(lab: &Lab) -> Result<PathBuf> {
     Ok(tempfile::Builder::new().prefix("ready-").tempdir_in(lab.dir())?.keep().join("ready"))
 }

@@ -1,4 +1,4 @@
-//! A real Alertmanager that passes every alert on at once to a webhook of ours, which keeps them. It knows no alert.
+//! A real Alertmanager that forwards every alert at once to a webhook of the test.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::lab::Lab;
 use crate::process::Process;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Both in the tools' namespace: nothing else is there.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Both listen in the tools' namespace, so the fixed ports are free.
 const LISTEN: &str = "127.0.0.1:9093";
 const WEBHOOK: &str = "127.0.0.1:9099";
 
@@ -27,12 +27,12 @@ pub struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// Starts it; returns when it listens.
+    /// Starts Alertmanager. Returns when it listens.
     pub fn start(lab: &Lab) -> Result<Self> {
         let listener = lab.tools().netns().run(|| TcpListener::bind(WEBHOOK))??;
         let (to, alerts) = channel();
         thread::spawn(move || {
-            // The thread ends with the process that runs the test: the namespace has no other door.
+            // The thread ends with the test's process: only the lab's tools can connect to the listener.
             while let Ok((stream, _)) = listener.accept() {
                 let to = to.clone();
                 thread::spawn(move || receive(stream, &to));
@@ -49,20 +49,21 @@ impl Alertmanager {
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.path={}", dir.join("data").display()));
         command.arg(format!("--web.listen-address={LISTEN}"));
-        command.arg("--cluster.listen-address="); // one alone
+        command.arg("--cluster.listen-address="); // no cluster
         let process = Process::spawn(command, &[])?;
-        process.wait_line("open port", process.stderr(), PATIENCE, |line| {
+        process.wait_line("open port", process.stderr(), TIMEOUT, |line| {
             line.to_lowercase().contains("listening").then_some(())
         })?;
         Ok(Self { _process: process, alerts, seen: Vec::new() })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> &'static str {
         LISTEN
     }
 
-    /// Waits until the webhook got the alert `name` with this status (`firing` or `resolved`), as Alertmanager wrote it.
+    /// Waits until the webhook receives alert `name` with this status (`firing` or `resolved`). Returns the alert as
+    /// Alertmanager wrote it.
     pub fn wait(&mut self, name: &str, status: &str, timeout: Duration) -> Result<Value> {
         let end = Instant::now() + timeout;
         let mut next = 0;
@@ -81,7 +82,7 @@ impl Alertmanager {
     }
 }
 
-/// Takes Alertmanager's posts on one connection.
+/// Reads Alertmanager's POSTs on one connection.
 fn receive(stream: TcpStream, to: &Sender<Value>) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);

@@ -1,4 +1,4 @@
-//! The app: whatever runs in the pod as uid 1000 and dials out, a real program or a scripted raw client.
+//! The app: programs that run in the pod as uid 1000 and dial out, real ones or the scripted raw client.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,47 +8,47 @@ use anyhow::{Context, Result, ensure};
 
 use crate::lab::Lab;
 use crate::place::Place;
-use crate::process::{Ended, Process};
+use crate::process::{Process, ProcessOutput};
 use crate::script::{Script, Transcript};
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 impl Lab {
-    /// Runs a program of the system in the app's place to its end.
-    pub fn run_app(&self, program: &str, args: &[&str]) -> Result<Ended> {
+    /// Runs a system program as the app, to its end.
+    pub fn run_app(&self, program: &str, args: &[&str]) -> Result<ProcessOutput> {
         let mut command = self.app().command(program)?;
         command.args(args);
-        Process::run(command, &[], PATIENCE)
+        Process::run(command, &[], TIMEOUT)
     }
 
-    /// Starts a program of the system in the app's place.
+    /// Starts a system program as the app.
     pub fn start_app(&self, program: &str, args: &[&str]) -> Result<Process> {
         let mut command = self.app().command(program)?;
         command.args(args);
         Process::spawn(command, &[])
     }
 
-    /// Plays scripts, up to 200 at once, in one process of the app.
+    /// Plays scripts in one app process, up to 200 connections at a time. Returns a transcript for each, in order.
     pub fn play(&self, scripts: &[Script]) -> Result<Vec<Transcript>> {
         self.play_in(self.app(), scripts)
     }
 
-    /// The same in another place.
+    /// Plays scripts in one process at `place`.
     pub fn play_in(&self, place: &Place, scripts: &[Script]) -> Result<Vec<Transcript>> {
         let input = serde_json::to_vec(scripts)?;
         let command = place.command_at(&raw_client()?)?;
-        let ended = Process::run_well(command, &input, PATIENCE)?;
+        let ended = Process::run_checked(command, &input, TIMEOUT)?;
         serde_json::from_str(&ended.stdout).with_context(|| format!("the raw client said {}", ended.stdout))
     }
 }
 
-/// The raw client is built with the tests: it lies one above them (`target/debug/deps/..`).
+/// The raw client, which Cargo builds beside the tests.
 fn raw_client() -> Result<PathBuf> {
-    beside_us("raw-client")
+    built_program("raw-client")
 }
 
-/// A program of this workspace, built into the same target directory as the running one.
-pub(crate) fn beside_us(name: &str) -> Result<PathBuf> {
+/// A program of this workspace, found in the target directory of the running one (`target/debug` or its `deps`).
+pub(crate) fn built_program(name: &str) -> Result<PathBuf> {
     let us = env::current_exe()?;
     let found = us.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.exists());
     let found =

@@ -1,5 +1,5 @@
-//! Kernel programs that do nothing, attached to a cgroup, to hold others on the same hooks against. They are gone when this is
-//! dropped.
+//! Empty programs on cgroup hooks: the baseline for the run time of the tracer's programs there. Dropping them detaches
+//! them.
 
 use std::collections::HashMap;
 use std::ffi::c_long;
@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 
 use crate::program_runs::Runs;
 
-/// The hooks of a cgroup on which the tracer has a program, by that program's name: the program's type, the hook's.
-/// Numbers: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L1024>.
+/// The tracer's cgroup programs: the program's name, its program type, its attach type. Numbers:
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L1024>.
 pub(crate) const HOOKS: [(&str, u32, u32); 7] = [
     ("egress_connect4", 18, 10),
     ("egress_connect6", 18, 11),
@@ -27,15 +27,15 @@ pub(crate) const PROG_LOAD: c_long = 5;
 const LINK_CREATE: c_long = 28;
 const ENABLE_STATS: c_long = 32;
 
-/// `r0 = 1; exit`: let it pass.
+/// `r0 = 1; exit`: allow.
 static EMPTY: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
 
-/// A program on each hook that the tracer has, too.
+/// One empty program on each of the tracer's cgroup hooks: name, program, link.
 #[derive(Debug)]
 pub struct EmptyPrograms(Vec<(&'static str, OwnedFd, OwnedFd)>);
 
 impl EmptyPrograms {
-    /// Attaches them, behind what is attached already.
+    /// Attaches the programs after those that are attached already.
     pub fn attach(cgroup: &Path) -> Result<Self> {
         let target = open(cgroup)?;
         let attach = |(name, kind, at): (&'static str, u32, u32)| {
@@ -48,18 +48,18 @@ impl EmptyPrograms {
         HOOKS.into_iter().map(attach).collect::<Result<_>>().map(Self)
     }
 
-    /// What the kernel has counted of each (`kernel.bpf_stats_enabled`).
+    /// The run counts of each program, by name (`kernel.bpf_stats_enabled`).
     pub fn runs(&self) -> Result<HashMap<&'static str, Runs>> {
         self.0.iter().map(|(name, program, _)| Ok((*name, runs_of(program)?))).collect()
     }
 }
 
-/// Has the kernel count how often and how long programs run (`BPF_STATS_RUN_TIME`), for as long as this is held.
+/// Makes the kernel count the runs of programs (`BPF_STATS_RUN_TIME`) until the descriptor is dropped.
 pub fn count_runs() -> Result<OwnedFd> {
     descriptor(ENABLE_STATS, &[0]).context("the kernel does not count the runs of programs")
 }
 
-/// What the kernel has counted of a program that we hold.
+/// The run counts of a program that this process holds.
 pub(crate) fn runs_of(program: &OwnedFd) -> Result<Runs> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
     let field = |name: &str| {
@@ -83,7 +83,7 @@ fn load(kind: u32, at: u32) -> Result<OwnedFd> {
     descriptor(PROG_LOAD, &words)
 }
 
-/// The two words of an address, the lower one first.
+/// The two words of an address, lower one first.
 pub(crate) fn halves(address: u64) -> [u32; 2] {
     [(address & 0xffff_ffff) as u32, (address >> 32) as u32]
 }
@@ -91,13 +91,13 @@ pub(crate) fn halves(address: u64) -> [u32; 2] {
 pub(crate) fn descriptor(command: c_long, words: &[u32]) -> Result<OwnedFd> {
     let mut words = words.to_vec();
     let fd = call(command, &mut words)?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just returned this descriptor, and no other owner has it.
     Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd)?) })
 }
 
 pub(crate) fn call(command: c_long, words: &mut [u32]) -> io::Result<c_long> {
-    // SAFETY: the kernel reads, and for a query writes, the beginning of its `bpf_attr`, of which it is told the length.
-    // What addresses are in it are of statics, or of what the caller has lent it.
+    // SAFETY: the kernel is told the length of `words` and reads or writes only within it. Addresses in `words` are of
+    // statics or of memory that the caller keeps alive for the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, words.as_mut_ptr(), size_of_val(words)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

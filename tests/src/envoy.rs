@@ -1,5 +1,5 @@
-//! A real Envoy with file-based xDS, from a folder of `bootstrap.yaml` and `xds/*.yaml` in which `@DIR@` stands for the
-//! folder itself. It applies changes and waits until Envoy has taken them; it never judges what Envoy then does.
+//! A real Envoy with file-based xDS. Its configuration is a folder of `bootstrap.yaml` and `xds/*.yaml`, in which
+//! `@DIR@` stands for the folder itself.
 
 use std::fs;
 use std::fs::File;
@@ -10,19 +10,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
-use crate::admin;
 use crate::lab::Lab;
 use crate::lines::Lines;
 use crate::network::SIDECAR_USER;
 use crate::place::Place;
 use crate::process::Process;
 
-/// The release that everything is tested with.
-pub const VERSION: &str = "1.40.0";
-/// The oldest one that the main rows are tested with.
-pub const OLDEST: &str = "1.36.2";
+/// The release that all tests use.
+pub const ENVOY_VERSION: &str = "1.40.0";
+/// The oldest release that the main cases are tested with.
+pub const ENVOY_OLDEST: &str = "1.36.2";
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running Envoy.
 #[derive(Debug)]
@@ -33,45 +32,45 @@ pub struct Envoy {
     admin: u16,
 }
 
-/// How to run it.
+/// How to run Envoy.
 #[derive(Debug, Clone)]
-pub struct Options {
-    /// Release of Envoy.
+pub struct EnvoyOptions {
+    /// Envoy's release.
     pub version: String,
-    /// Worker threads.
+    /// Number of worker threads.
     pub concurrency: u32,
-    /// Port of its admin on 127.0.0.1, as its bootstrap says.
+    /// Admin port on 127.0.0.1, as in the bootstrap.
     pub admin: u16,
 }
 
-impl Default for Options {
+impl Default for EnvoyOptions {
     fn default() -> Self {
-        Self { version: VERSION.to_owned(), concurrency: 1, admin: 15000 }
+        Self { version: ENVOY_VERSION.to_owned(), concurrency: 1, admin: 15000 }
     }
 }
 
 impl Envoy {
-    /// The pod's sidecar, with the configuration in `folder`.
+    /// Starts the pod's sidecar with the configuration in `folder`.
     pub fn sidecar(lab: &Lab, folder: &Path) -> Result<Self> {
-        Self::start(lab, lab.sidecar(), folder, &Options::default())
+        Self::start(lab, lab.sidecar(), folder, &EnvoyOptions::default())
     }
 
-    /// An Envoy outside that plays the proxy; its admin is on port 15100.
+    /// Starts an Envoy outside the pod as the forward proxy. Its admin port is 15100.
     pub fn upstream(lab: &Lab, folder: &Path) -> Result<Self> {
-        Self::start(lab, lab.outside(), folder, &Options { admin: 15100, ..Options::default() })
+        Self::start(lab, lab.outside(), folder, &EnvoyOptions { admin: 15100, ..EnvoyOptions::default() })
     }
 
-    /// Writes the configuration in `folder` to `dir`, for an Envoy that somebody else starts.
+    /// Writes the configuration in `folder` to `dir`, for an Envoy that a container runtime starts.
     pub fn configure(folder: &Path, dir: &Path) -> Result<()> {
         copy(folder, dir, dir)
     }
 
-    /// Starts it anywhere, and returns when it is live with its first configuration.
-    pub fn start(lab: &Lab, place: &Place, folder: &Path, options: &Options) -> Result<Self> {
+    /// Starts Envoy at `place`. Returns when it is live with its first configuration.
+    pub fn start(lab: &Lab, place: &Place, folder: &Path, options: &EnvoyOptions) -> Result<Self> {
         let binary = binary(&options.version)?;
         let dir = lab.make_dir(&format!("envoy-{}", options.admin))?;
         copy(folder, &dir, &dir)?;
-        // Envoy opens /dev/stdout a second time for its access log, so a pipe made by root would not do.
+        // Envoy opens /dev/stdout again for its access log, which fails for a pipe that root made.
         let log = dir.join("access.log");
         let stdout = File::create(&log)?;
         chown(&log, Some(SIDECAR_USER), Some(SIDECAR_USER))?;
@@ -84,11 +83,11 @@ impl Envoy {
             "-l",
             "warning",
         ]);
-        // These two say when the workers run and when an xDS file was taken or refused.
+        // These log when the workers start and when an xDS file is accepted or rejected.
         command.args(["--component-log-level", "config:info,upstream:info"]);
-        command.args(["--file-flush-interval-msec", "50"]); // the access log; Envoy's own default is 10 s
+        command.args(["--file-flush-interval-msec", "50"]); // flushes the access log early; Envoy's default is 10 s
         let process = Process::spawn_with_stdout(command, stdout)?;
-        process.wait_line("sign of life", process.stderr(), PATIENCE, |line| {
+        process.wait_line("sign of life", process.stderr(), TIMEOUT, |line| {
             (line.contains("starting workers") || refused(line)).then_some(())
         })?;
         let envoy = Self { process, place: place.clone(), dir, admin: options.admin };
@@ -100,20 +99,20 @@ impl Envoy {
         Ok(envoy)
     }
 
-    /// A page of its admin port, such as `/config_dump?include_eds`.
+    /// A page of the admin port, such as `/config_dump?include_eds`.
     pub fn admin(&self, path: &str) -> Result<String> {
-        admin::get(self.place.netns(), &format!("http://127.0.0.1:{}{path}", self.admin))
+        self.place.netns().http_get(&format!("http://127.0.0.1:{}{path}", self.admin))
     }
 
-    /// One counter or gauge.
+    /// A counter or gauge; `None` where Envoy has none of that name.
     pub fn stat(&self, name: &str) -> Result<Option<u64>> {
         let filter = name.replace('.', "\\.");
         let page = self.admin(&format!("/stats?filter=%5E{}%24", filter.replace('\\', "%5C")))?;
         Ok(page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.trim().parse().ok()))
     }
 
-    /// Puts `file` in the place of `xds/<name>` in one step, and waits until Envoy has taken it or says why not.
-    /// `name` is `lds.yaml` or `cds.yaml`.
+    /// Replaces `xds/<name>` (`lds.yaml` or `cds.yaml`) with `file` in one step. Waits until Envoy has accepted it; an
+    /// error says why Envoy rejected it.
     pub fn apply(&self, name: &str, file: &Path) -> Result<()> {
         let prefix = match name {
             "lds.yaml" => "listener_manager.lds",
@@ -129,17 +128,18 @@ impl Envoy {
 
         let next = self.dir.join("next.yaml");
         write_for(file, &next, &self.dir)?;
-        fs::rename(&next, self.dir.join("xds").join(name))?; // Envoy watches for exactly this: a move
+        fs::rename(&next, self.dir.join("xds").join(name))?; // Envoy watches for a move
 
-        // Each new log line is a reason to look. Envoy says nothing when a file changes nothing, so look now and then too.
+        // Each new log line is a reason to check the counters. Envoy logs nothing for an update that changes nothing,
+        // so the counters are checked every 50 ms, too.
         let stderr: &Lines = self.process.stderr();
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut known = seen;
         loop {
             if count(&rejected)? > rejected_before {
-                // It counts first, and then says why.
+                // Envoy increments the counter before it logs the reason.
                 let why =
-                    stderr.wait(PATIENCE, |lines| lines[seen..].iter().find(|line| refused(line)).cloned());
+                    stderr.wait(TIMEOUT, |lines| lines[seen..].iter().find(|line| refused(line)).cloned());
                 let why = why.as_deref().unwrap_or("no reason given");
                 bail!("Envoy refused the new {name}: {why}");
             }
@@ -148,56 +148,56 @@ impl Envoy {
             if count(&taken)? > taken_before && (added == 0 || self.on_workers()? > on_workers_before) {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "Envoy did not take the new {name} within {PATIENCE:?}");
+            ensure!(Instant::now() < end, "Envoy did not take the new {name} within {TIMEOUT:?}");
             known = stderr
                 .wait(Duration::from_millis(50), |lines| (lines.len() > known).then_some(lines.len()))
                 .unwrap_or(known);
         }
     }
 
-    /// How often a worker was given a listener: an update is in force only after that.
+    /// How many listeners the workers were given so far. An update is in force only after that.
     fn on_workers(&self) -> Result<u64> {
         let created = self.stat("listener_manager.listener_create_success")?;
         let in_place = self.stat("listener_manager.listener_in_place_updated")?;
         Ok(created.unwrap_or(0) + in_place.unwrap_or(0))
     }
 
-    /// Its access log so far; Envoy writes it some 50 ms late.
+    /// The access log so far. Envoy flushes it every 50 ms.
     pub fn access_log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.dir.join("access.log"))?)
     }
 
-    /// What it said on stderr.
+    /// Envoy's standard error.
     pub fn log(&self) -> &Lines {
         self.process.stderr()
     }
 
-    /// Its process id.
+    /// Envoy's process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Stops it as Kubernetes would.
+    /// Stops Envoy with SIGTERM.
     pub fn stop(self) -> Result<()> {
         self.process.signal(Signal::TERM)?;
-        self.process.finish(PATIENCE).map(drop)
+        self.process.finish(TIMEOUT).map(drop)
     }
 }
 
-/// Where `cargo xtask setup` puts that release.
-pub fn cached(version: &str) -> PathBuf {
-    cache().join("envoy").join(version).join("envoy")
+/// Where `cargo xtask setup` puts this release.
+pub fn cached_envoy(version: &str) -> PathBuf {
+    cache_dir().join("envoy").join(version).join("envoy")
 }
 
-/// Where it puts all that it fetches: below `$XDG_CACHE_HOME` or `~/.cache`.
-pub(crate) fn cache() -> PathBuf {
+/// Where `cargo xtask setup` puts its downloads: below `$XDG_CACHE_HOME` or `~/.cache`.
+pub(crate) fn cache_dir() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
     cache.unwrap_or_else(std::env::temp_dir).join("egress-tracer")
 }
 
 fn binary(version: &str) -> Result<PathBuf> {
-    let path = cached(version);
+    let path = cached_envoy(version);
     ensure!(path.exists(), "Envoy {version} is not in {}: `cargo xtask setup` fetches it", path.display());
     Ok(path)
 }
@@ -206,7 +206,7 @@ fn refused(line: &str) -> bool {
     line.contains("rejected") || line.contains("[critical]") || line.contains("error initializing")
 }
 
-/// Copies a folder's YAML; `home` is what `@DIR@` stands for.
+/// Copies a folder's YAML files and replaces `@DIR@` with `home`.
 fn copy(from: &Path, to: &Path, home: &Path) -> Result<()> {
     let entries =
         fs::read_dir(from).with_context(|| format!("no Envoy configuration at {}", from.display()))?;

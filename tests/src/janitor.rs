@@ -1,5 +1,5 @@
-//! The janitor: a small process outside the lab that takes everything down when the lab's owner lets go of it or dies,
-//! whichever way (`kill -9` included). It is the only code that removes the lab's cgroup and directory.
+//! A small process outside the lab that removes the lab's cgroup, processes and directory when the lab's owner drops it
+//! or dies, also by SIGKILL. No other code removes them.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// Waits on a pipe from its owner; the pipe's end is its only signal.
+/// Waits for the end of the pipe from its owner.
 ///
-/// A killed process leaves its cgroup some microseconds later, and `rmdir` answers EBUSY until then; a shell has
-/// nothing to wait on for that, so it tries again.
+/// A killed process leaves its cgroup some microseconds later, and `rmdir` returns EBUSY until then. A shell cannot
+/// wait for that event, so it tries again.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP QUIT PIPE
 read -r _
@@ -26,31 +26,31 @@ rm -rf -- "$2"
 [ ! -d "$1" ]
 "#;
 
-/// The process; dropping it makes it clean up, and waits until it has.
+/// The janitor's process. Dropping it cleans up, and waits until that is done.
 #[derive(Debug)]
 pub struct Janitor {
     child: Child,
 }
 
 impl Janitor {
-    /// Starts it for a cgroup, with all that is in it, and a directory. Neither has to be there yet: hired first, it cannot
-    /// come too late.
-    pub fn hire(cgroup: &Path, dir: &Path) -> Result<Self> {
+    /// Starts the janitor for a cgroup, with everything below it, and a directory. Started before they exist, it cannot
+    /// miss them.
+    pub fn spawn(cgroup: &Path, dir: &Path) -> Result<Self> {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", SCRIPT, "lab-janitor"]).arg(cgroup).arg(dir);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).current_dir("/");
-        // SAFETY: setsid is one async-signal-safe system call; it keeps a terminal's Ctrl-C from the janitor.
+        // SAFETY: setsid is one async-signal-safe system call. It keeps a terminal's Ctrl-C from the janitor.
         unsafe { command.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from)) };
         Ok(Self { child: command.spawn().context("cannot start the lab's janitor (/bin/sh)")? })
     }
 
-    /// Its process id.
+    /// The janitor's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Takes the lab down now, and returns when that is done.
-    pub fn dismiss(&mut self) -> Result<()> {
+    /// Takes the lab down, and returns when that is done.
+    pub fn clean_up(&mut self) -> Result<()> {
         drop(self.child.stdin.take());
         let status = self.child.wait()?;
         ensure!(status.success(), "the lab's janitor could not remove its cgroup ({status})");
@@ -60,7 +60,7 @@ impl Janitor {
 
 impl Drop for Janitor {
     fn drop(&mut self) {
-        if let Err(error) = self.dismiss() {
+        if let Err(error) = self.clean_up() {
             eprintln!("{error:#}");
         }
     }

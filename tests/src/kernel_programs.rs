@@ -1,5 +1,4 @@
-//! All programs that the kernel holds, whoever has loaded them: their names, and how long they ran. It reads; it changes
-//! nothing.
+//! All BPF programs in the kernel, with their names and run counts.
 
 use std::collections::BTreeMap;
 use std::ffi::c_long;
@@ -16,19 +15,19 @@ const PROG_GET_NEXT_ID: c_long = 11;
 const PROG_GET_FD_BY_ID: c_long = 13;
 const OBJ_GET_INFO_BY_FD: c_long = 15;
 
-/// A program.
+/// A program that the kernel holds.
 #[derive(Debug, Clone)]
 pub struct KernelProgram {
-    /// Its name, of which the kernel keeps 15 bytes.
+    /// Its name, truncated by the kernel to 15 bytes.
     pub name: String,
     /// How often and how long it ran while the kernel counted.
     pub runs: Runs,
-    /// The function at which it is, by its number in the kernel's types; 0: it is no tracing program, or the kernel does not
-    /// say (before 5.17).
+    /// BTF id of the function it is attached to. 0 where it is no tracing program, or where the kernel does not tell
+    /// (before 5.17).
     pub function: u32,
 }
 
-/// Each of them, by its number.
+/// All programs by their kernel id.
 pub fn kernel_programs() -> Result<BTreeMap<u32, KernelProgram>> {
     let mut programs = BTreeMap::new();
     let mut last = 0;
@@ -39,7 +38,7 @@ pub fn kernel_programs() -> Result<BTreeMap<u32, KernelProgram>> {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(programs),
             Err(error) => return Err(error).context("cannot list the kernel's programs"),
         }
-        // One that has gone meanwhile is no program any more.
+        // `None`: the program was unloaded after it was listed.
         if let Some(program) = program(last)? {
             programs.insert(last, program);
         }
@@ -47,7 +46,7 @@ pub fn kernel_programs() -> Result<BTreeMap<u32, KernelProgram>> {
 }
 
 fn program(id: u32) -> Result<Option<KernelProgram>> {
-    /// More than the kernel's `struct bpf_prog_info` has of numbers of 8 bytes.
+    /// More 8-byte words than `struct bpf_prog_info` has.
     const WORDS: usize = 32;
     let fd = match descriptor(PROG_GET_FD_BY_ID, &[id, 0, 0]) {
         Ok(fd) => fd,
@@ -61,7 +60,7 @@ fn program(id: u32) -> Result<Option<KernelProgram>> {
     let length = u32::try_from(size_of_val(&info))?;
     call(OBJ_GET_INFO_BY_FD, &mut [number(fd.as_raw_fd())?, length, low, high])
         .context("cannot ask after a program")?;
-    // https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6533
+    // Layout: https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6533
     let name = [info[8], info[9]].map(u64::to_ne_bytes).concat();
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
     Ok(Some(KernelProgram {

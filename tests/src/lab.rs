@@ -1,5 +1,5 @@
-//! One lab: a pod and an outside with their cgroup, their directory and the janitor that takes them down. Labs share
-//! nothing, so any number can run at once. It starts nothing that speaks: that is for Envoy, Squid and the others.
+//! A lab: a pod and an outside with their cgroup, their directory, and the janitor that removes them. Labs share
+//! nothing, so any number can run at once.
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -27,14 +27,14 @@ pub struct Lab {
     sidecar: Place,
     init: Place,
     pod_root: Place,
-    stranger: Place,
+    other_pod: Place,
     outside: Place,
     tools: Place,
     janitor: Arc<Mutex<Janitor>>,
 }
 
 impl Lab {
-    /// Makes everything; needs root. What it made is gone when it is dropped, and also when this process is killed.
+    /// Makes the lab; needs root. Dropping it removes everything, and so does the death of this process.
     pub fn new() -> Result<Self> {
         ensure!(
             is_root(),
@@ -42,11 +42,11 @@ impl Lab {
         );
         let name = unique_name()?;
         let (top, dir) = (Cgroup::top()?, env::temp_dir().join(&name));
-        let janitor = Janitor::hire(&top.dir().join(&name), &dir)?;
+        let janitor = Janitor::spawn(&top.dir().join(&name), &dir)?;
         make_dir(&dir)?;
         let cgroup = top.child(&name)?;
 
-        // As the kubelet does it: a cgroup for the pod, and one in it for each container.
+        // Like a kubelet: one cgroup for the pod, and one below it for each container.
         let pod = cgroup.child("pod")?;
         let bin = dir.join("bin");
         make_dir(&bin)?;
@@ -60,7 +60,7 @@ impl Lab {
             sidecar: place(&netns, pod.child("istio-proxy")?, Some(network::SIDECAR_USER)),
             init: place(&netns, pod.child("istio-init")?, None),
             pod_root: place(&netns, tools_group.clone(), None),
-            stranger: place(&outside, pod.child("stranger")?, Some(network::APP_USER)),
+            other_pod: place(&outside, pod.child("other_pod")?, Some(network::APP_USER)),
             outside: place(&outside, cgroup.child("outside")?, None),
             tools: place(&Netns::new()?, tools_group, None),
             pod,
@@ -72,19 +72,19 @@ impl Lab {
         Ok(lab)
     }
 
-    /// The lab's directory, which every user can read.
+    /// The lab's directory, readable by every user.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// A new directory below it, which every user can read.
+    /// Makes a directory below the lab's, readable by every user.
     pub fn make_dir(&self, name: &str) -> Result<PathBuf> {
         let dir = self.dir.join(name);
         make_dir(&dir)?;
         Ok(dir)
     }
 
-    /// The pod's cgroup, which the tracer is scoped to: the app's, the sidecar's and the stranger's are in it, nothing else.
+    /// The pod's cgroup, to which the tracer is scoped. The app, the sidecar and the other pod are in it, nothing else.
     pub fn pod_cgroup(&self) -> &Path {
         self.pod.dir()
     }
@@ -104,9 +104,9 @@ impl Lab {
         &self.init
     }
 
-    /// An app of another pod, one without a sidecar: in the outside namespace, as uid 1000. The tracer sees it all the same.
-    pub fn stranger(&self) -> &Place {
-        &self.stranger
+    /// An app of a pod without a sidecar: in the outside namespace, as uid 1000, within the tracer's scope.
+    pub fn other_pod(&self) -> &Place {
+        &self.other_pod
     }
 
     /// Where proxies and targets run.
@@ -114,60 +114,59 @@ impl Lab {
         &self.outside
     }
 
-    /// Where the tracer runs: a namespace with a loopback of its own, so that fixed ports never clash; not in the pod's
-    /// cgroup.
+    /// Where the tracer runs: in a namespace of its own, so that fixed ports never clash, and outside the pod's cgroup.
     pub fn tools(&self) -> &Place {
         &self.tools
     }
 
-    /// In the pod's namespace as root, but not in its cgroup: for looking at the pod unseen.
+    /// In the pod's namespace as root, but outside its cgroup: for tools that look at the pod.
     pub fn pod_root(&self) -> &Place {
         &self.pod_root
     }
 
-    /// Redirects what reaches the pod from outside to the sidecar's port 15006.
+    /// Redirects connections from outside to the sidecar's port 15006.
     pub fn redirect_inbound(&self) -> Result<()> {
         network::redirect_inbound(&self.pod_root)
     }
 
-    /// Redirects what a pod that a container runtime made sends, as istio-init does.
+    /// Sets istio-init's outbound redirect in the namespace of a pod that a container runtime made.
     pub fn redirect(&self, pod: &Netns) -> Result<()> {
         network::redirect(&Place { netns: pod.clone(), ..self.tools.clone() })
     }
 
-    /// The janitor, for a signal handler that must take the lab down from another thread.
+    /// The janitor, so that a signal handler on another thread can take the lab down.
     pub fn janitor(&self) -> Arc<Mutex<Janitor>> {
         Arc::clone(&self.janitor)
     }
 
-    /// Takes everything down now and says whether that went well. Dropping does the same, and can only print.
+    /// Takes everything down now and returns an error if that failed. Dropping can only print it.
     pub fn close(self) -> Result<()> {
-        lock(&self.janitor).dismiss()
+        lock(&self.janitor).clean_up()
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // The janitor may be shared with a signal handler: it is dismissed here, not when the last share is dropped.
-        if let Err(error) = lock(&self.janitor).dismiss() {
+        // A signal handler may share the janitor, so it cleans up here and not when the last share is dropped.
+        if let Err(error) = lock(&self.janitor).clean_up() {
             eprintln!("{error:#}");
         }
     }
 }
 
-/// Whether this process may make a lab at all.
+/// Whether this process may make a lab.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A name that no other lab of this machine has or had: process ids come again, but not at the same time.
+/// A name that no other lab of this machine has or had. Process ids are reused, so the time is part of it.
 fn unique_name() -> Result<String> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
     Ok(format!("egress-lab-{}-{now}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
-/// A directory that must be new, and that every user can enter whatever the umask is.
+/// Makes a directory that must be new, and that every user can enter whatever the umask is.
 fn make_dir(dir: &Path) -> Result<()> {
     fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok(fs::set_permissions(dir, Permissions::from_mode(0o755))?)

@@ -1,15 +1,15 @@
-//! The lab: a pod-like network namespace with a real Envoy, an outside with real proxies, and their clean-up. The demo
-//! and the end-to-end tests run in it; it knows nothing of verdicts.
+//! The lab: a pod-like network namespace with a real Envoy, an outside with real proxies, and their removal. The demo,
+//! the benchmark and the end-to-end tests run in it.
 
-mod admin;
 mod agent;
 mod alertmanager;
 mod app;
-mod attached;
+mod attached_programs;
 mod cgroup;
-mod empty_probe;
+mod empty_probes;
 mod empty_programs;
 mod envoy;
+mod expected;
 mod janitor;
 mod kernel_programs;
 mod lab;
@@ -18,10 +18,9 @@ mod lines;
 pub mod load;
 mod netns;
 mod network;
-mod pause;
 mod place;
 mod process;
-mod ready;
+mod wait;
 mod program_runs;
 mod prometheus;
 mod script;
@@ -31,19 +30,19 @@ mod target;
 mod terminal;
 mod tracer;
 mod usage;
-mod watch;
+mod tracer_watch;
 
 use std::path::PathBuf;
 
-pub use admin::get;
 pub use agent::Agent;
 pub use alertmanager::Alertmanager;
-pub use attached::{ATTACH_TYPES, attached};
+pub use attached_programs::{ATTACH_TYPES, attached_programs};
 pub use cgroup::Cgroup;
-pub use empty_probe::{EmptyProbes, Probe};
+pub use empty_probes::{EmptyProbes, ProbePoint};
 pub use empty_programs::{EmptyPrograms, count_runs};
-pub use envoy::{
-    Envoy, OLDEST as ENVOY_OLDEST, Options as EnvoyOptions, VERSION as ENVOY_VERSION, cached as cached_envoy,
+pub use envoy::{ENVOY_OLDEST, ENVOY_VERSION, Envoy, EnvoyOptions, cached_envoy};
+pub use expected::{
+    ROUTE_NOT_FOUND, ROUTE_NOT_FOUND_OR_TUNNELED, TUNNELED, report_summary, resolve_expected,
 };
 pub use janitor::Janitor;
 pub use kernel_programs::{KernelProgram, kernel_programs};
@@ -51,43 +50,42 @@ pub use lab::{Lab, is_root};
 pub use latency::line_latencies;
 pub use lines::Lines;
 pub use netns::Netns;
-pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET};
-pub use pause::pause;
+pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET, proxy_addr};
 pub use place::Place;
-pub use process::{Ended, Process};
+pub use process::{Process, ProcessOutput};
 pub use program_runs::{Runs, program_runs};
 pub use prometheus::Prometheus;
-pub use ready::spawn_ready;
-pub use script::{Close, Script, Step, Transcript, bytes, text};
-pub use scripted_proxy::{Behaviour, ScriptedProxy};
-pub use squid::{Policy, Squid};
+pub use script::{Close, Script, Step, Transcript, latin1_bytes, latin1_text};
+pub use scripted_proxy::{Behavior, ScriptedProxy};
+pub use squid::{Squid, SquidPolicy};
 pub use target::{PAGE, Target};
 pub use terminal::Terminal;
-pub use tracer::{Tracer, binary as tracer_binary};
-pub use usage::Usage;
-pub use watch::{Watch, canonical, key};
+pub use tracer::{Tracer, tracer_binary};
+pub use tracer_watch::{TracerWatch, canonical_address, connection_key};
+pub use usage::{Usage, process_memory_kb};
+pub use wait::{pause, spawn_ready};
 
-/// The configuration that has every treatment of a CONNECT on a port of its own; see its `xds/lds.yaml`.
+/// A configuration with every treatment of a CONNECT, on a port each: `sidecars/full/xds/lds.yaml` lists them.
 pub fn full_sidecar() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/sidecars/full"))
 }
 
-/// Where `cargo xtask setup` puts the wheel with the schemas of Kubernetes' objects.
+/// Where `cargo xtask setup` puts the wheel with the schemas of Kubernetes objects.
 pub fn cached_schemas() -> PathBuf {
-    envoy::cache().join("kubernetes-schemas/1.37.0.whl")
+    envoy::cache_dir().join("kubernetes-schemas/1.37.0.whl")
 }
 
-/// Where `cargo xtask setup` puts a containerd that tells of changes, with its shim beside it.
+/// Where `cargo xtask setup` puts a containerd that streams container events, with its shim beside it.
 pub fn cached_containerd() -> PathBuf {
-    envoy::cache().join("containerd/trixie/root/usr/bin/containerd")
+    envoy::cache_dir().join("containerd/trixie/root/usr/bin/containerd")
 }
 
-/// The folder of one of the twelve cases.
-pub fn case(name: &str) -> PathBuf {
+/// The folder of a case.
+pub fn case_dir(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/cases")).join(name)
 }
 
-/// The configuration in which an unrelated HTTP Service owns the proxy's port; `fixed/lds.yaml` in it is the remedy.
+/// A configuration in which an unrelated HTTP Service owns the proxy's port. `fixed/lds.yaml` in it is the repair.
 pub fn demo_sidecar() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/sidecars/demo"))
 }

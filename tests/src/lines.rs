@@ -1,11 +1,11 @@
-//! The lines that something writes, collected as they come, and the wait for one of them.
+//! The output of a writer, collected line by line, and waiting for a line of it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What was written so far. Clones share it.
+/// The lines written so far. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Lines(Arc<(Mutex<State>, Condvar)>);
 
@@ -16,12 +16,12 @@ struct State {
 }
 
 impl Lines {
-    /// Reads `source` to its end on a thread of its own. Bytes that are not UTF-8 are replaced.
+    /// Reads `source` to its end on a thread. Bytes that are not UTF-8 are replaced.
     pub fn of(source: impl Read + Send + 'static) -> Self {
         Self::each(source, |_| ())
     }
 
-    /// The same, and shows each line to `seen` (on the reading thread) first.
+    /// Reads `source` to its end on a thread, and calls `seen` with each line first.
     pub fn each(source: impl Read + Send + 'static, mut seen: impl FnMut(&str) + Send + 'static) -> Self {
         let lines = Self::default();
         let ours = lines.clone();
@@ -46,12 +46,12 @@ impl Lines {
         self.state().lines.clone()
     }
 
-    /// All lines as one text.
+    /// All lines so far as one text.
     pub fn text(&self) -> String {
         self.state().lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
     }
 
-    /// Waits until `found` finds what it looks for. None: the writer ended, or the time ran out, before it did.
+    /// Waits until `found` returns something. `None`: the writer ended or the time ran out first.
     pub fn wait<T>(&self, timeout: Duration, mut found: impl FnMut(&[String]) -> Option<T>) -> Option<T> {
         let end = Instant::now() + timeout;
         let mut state = self.state();

@@ -1,4 +1,4 @@
-//! What the load generator (`src/bin/load.rs`) is told to do, and what it then tells. One JSON object each way.
+//! The input and output of the load generator (`src/bin/load.rs`): one JSON object each.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,126 +11,125 @@ use crate::lab::Lab;
 use crate::place::Place;
 use crate::process::Process;
 
-const PATIENCE: Duration = Duration::from_mins(3);
-/// The line with which it says that what comes now is what is measured.
+const TIMEOUT: Duration = Duration::from_mins(3);
+/// The line that it prints when the measured part begins.
 pub const WARM: &str = "warm";
 
-/// One thing to do.
+/// What the load generator does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Load {
-    /// Listens until it is ended: what comes to `echo` goes back, for each 128 KiB that come to `sink` a
-    /// byte goes back.
+    /// Serves until it is ended: returns what arrives at `echo`, and one byte for each 128 KiB that arrive at `sink`.
     Serve {
-        /// Where.
+        /// Listening address.
         echo: SocketAddr,
-        /// Where.
+        /// Listening address.
         sink: SocketAddr,
     },
-    /// Through one tunnel: a hundred bytes there and back, again and again.
+    /// Round trips of a hundred bytes through one tunnel.
     RoundTrips(Tunnel),
-    /// Through one tunnel: as many bytes as it takes, some blocks of them under way at once.
+    /// Bulk data through one tunnel, with several blocks in flight.
     Bulk(Tunnel),
-    /// Tunnels, one after the other, each closed as soon as it is granted or refused.
+    /// One tunnel after the other, each closed as soon as it is granted or refused.
     Connections(Tunnel),
-    /// Connections that ask nothing of a proxy, one after the other: a request to a server, its answer, the end.
+    /// One connection after the other without a CONNECT: a request to a server, its answer, the end.
     Short(Tunnel),
-    /// CONNECTs at a steady pace, and beside them ten times as many requests of other sorts, or none.
+    /// CONNECTs at a steady rate, with ten times as many other requests beside them, or none.
     Paced {
         /// The proxies, in turn.
         proxies: Vec<SocketAddr>,
-        /// What they are asked for.
+        /// The authority to CONNECT to.
         authority: String,
-        /// An echo, for the other requests: nine on a connection that stays, one on a connection of its own.
+        /// An echo server for the other requests: nine on a persistent connection, one on a new connection.
         other: Option<SocketAddr>,
-        /// CONNECTs a second.
+        /// CONNECTs per second.
         rate: u32,
-        /// CONNECTs in all.
+        /// CONNECTs in total.
         count: u32,
     },
 }
 
-/// A way to a server, and how long to use it.
+/// A path to a server, and how long to use it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tunnel {
     /// The proxy, or the server itself.
     pub to: SocketAddr,
-    /// What the proxy is asked for; none: there is no proxy.
+    /// The authority to CONNECT to; `None`: there is no proxy.
     pub authority: Option<String>,
-    /// How long.
+    /// Seconds.
     pub seconds: f64,
-    /// Only every other moment, and another one in between.
+    /// Work only in these turns.
     #[serde(default)]
     pub turns: Option<Turns>,
 }
 
-/// When it is one's turn: time, as `CLOCK_MONOTONIC` has it, is cut into turns of the same length.
+/// When to work: `CLOCK_MONOTONIC` is divided into turns of equal length, and two generators take every other one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turns {
-    /// How long one is, in ms.
+    /// Length of a turn in ms.
     pub ms: u64,
-    /// Those with odd numbers are one's own.
+    /// Work in the turns with odd numbers.
     pub odd: bool,
 }
 
-/// What came of one turn.
+/// The result of one turn.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Turn {
-    /// Its number.
+    /// The turn's number.
     pub number: u64,
-    /// Round trips, bytes, or connections a second.
+    /// Round trips, bytes, or connections per second.
     pub rate: f64,
 }
 
-/// What came of it.
+/// The result of a load.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Done {
+pub struct LoadResult {
     /// Round trips, bytes, or connections.
     pub count: u64,
-    /// How long they took.
+    /// Seconds.
     pub seconds: f64,
-    /// Connections that came to nothing.
+    /// Connections that failed.
     pub failed: u64,
-    /// Each turn, where they were taken in turns.
+    /// The result of each turn, where the load was divided into turns.
     #[serde(default)]
     pub turns: Vec<Turn>,
 }
 
-impl Done {
-    /// A second.
+impl LoadResult {
+    /// Round trips, bytes, or connections per second.
     pub fn rate(&self) -> f64 {
         rate(self.count, self.seconds)
     }
 }
 
-/// So many in so long, a second.
+/// A count per second.
 #[expect(clippy::cast_precision_loss, reason = "a rate is no exact number")]
 pub fn rate(count: u64, seconds: f64) -> f64 {
     count as f64 / seconds
 }
 
-/// The load generator, where it was built. It has to be an optimised build, or it would be what is measured.
+/// Path of the load generator. It must be an optimized build, or the generator itself is what is measured.
 #[derive(Debug, Clone)]
-pub struct Generator(pub PathBuf);
+pub struct LoadGenerator(pub PathBuf);
 
-impl Generator {
-    /// Starts it in a place of the lab, and returns when it is warm.
+impl LoadGenerator {
+    /// Starts the generator at `place`. Returns when the measured part begins.
     pub fn start(&self, place: &Place, load: &Load) -> Result<Process> {
         let process = Process::spawn(place.command_at(&self.0)?, &serde_json::to_vec(load)?)?;
-        process.wait_line("warmth", process.stdout(), PATIENCE, |line| (line == WARM).then_some(()))?;
+        process.wait_line("warmth", process.stdout(), TIMEOUT, |line| (line == WARM).then_some(()))?;
         Ok(process)
     }
 
-    /// Runs it as the app, from beginning to end.
-    pub fn run(&self, lab: &Lab, load: &Load) -> Result<Done> {
+    /// Runs the generator as the app to its end.
+    pub fn run(&self, lab: &Lab, load: &Load) -> Result<LoadResult> {
         let process = self.start(lab.app(), load)?;
         let done = Self::done(&process)?;
-        process.finish(PATIENCE)?;
+        process.finish(TIMEOUT)?;
         Ok(done)
     }
 
-    /// Waits for what came of what was started. It still holds its connection.
-    pub fn done(process: &Process) -> Result<Done> {
-        process.wait_line("result", process.stdout(), PATIENCE, |line| serde_json::from_str(line).ok())
+    /// Waits for the result. The generator still holds its connection.
+    pub fn done(process: &Process) -> Result<LoadResult> {
+        process.wait_line("result", process.stdout(), TIMEOUT, |line| serde_json::from_str(line).ok())
     }
 }

@@ -1,5 +1,5 @@
-//! A network namespace that has no name: a descriptor holds it, so it vanishes with the last process that lives in it
-//! and nothing can be left under `/run/netns`.
+//! A network namespace without a name. A descriptor holds it, so it disappears with the last process in it, and nothing
+//! stays under `/run/netns`.
 
 use std::fs::File;
 use std::io;
@@ -7,19 +7,24 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes: room for the configuration dump of a large mesh.
+const MAX_BODY: u64 = 64 << 20;
 
 /// A network namespace. Clones are the same namespace.
 #[derive(Debug, Clone)]
 pub struct Netns(Arc<OwnedFd>);
 
 impl Netns {
-    /// A new namespace, with nothing but a loopback that is still down.
+    /// A new namespace. Its loopback is down.
     pub fn new() -> Result<Self> {
         let made = on_a_thread(|| -> io::Result<OwnedFd> {
-            // SAFETY: CLONE_NEWNET changes the network namespace of this thread alone, which ends right after; no
+            // SAFETY: CLONE_NEWNET changes the network namespace of this thread alone, which ends right after. No
             // descriptor or memory is unshared.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
             Ok(File::open("/proc/thread-self/ns/net")?.into())
@@ -28,14 +33,14 @@ impl Netns {
         Ok(Self(Arc::new(fd)))
     }
 
-    /// That of a process.
+    /// The namespace of a process.
     pub fn of_process(pid: u32) -> Result<Self> {
         let path = format!("/proc/{pid}/ns/net");
         let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
         Ok(Self(Arc::new(file.into())))
     }
 
-    /// Runs `work` on a thread inside the namespace. Sockets it makes stay there.
+    /// Runs `work` on a thread inside the namespace. Sockets that it makes stay there.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         on_a_thread(|| {
             enter(self.0.as_fd()).context("cannot enter a network namespace of the lab")?;
@@ -43,12 +48,29 @@ impl Netns {
         })
     }
 
-    /// A path that `ip link … netns` takes, good as long as this process lives.
+    /// The body of an HTTP GET sent from inside the namespace. A status other than 2xx is an error.
+    pub fn http_get(&self, url: &str) -> Result<String> {
+        self.http_get_with(url, &[])
+    }
+
+    /// The body of an HTTP GET with query parameters, sent from inside the namespace.
+    pub(crate) fn http_get_with(&self, url: &str, parameters: &[(&str, &str)]) -> Result<String> {
+        self.run(|| {
+            let agent: ureq::Agent =
+                ureq::Agent::config_builder().timeout_global(Some(HTTP_TIMEOUT)).proxy(None).build().into();
+            let request = agent.get(url).query_pairs(parameters.iter().copied());
+            let mut response = request.call().with_context(|| format!("GET {url} in the lab"))?;
+            let body = response.body_mut().with_config().limit(MAX_BODY).read_to_string();
+            body.with_context(|| format!("GET {url} in the lab"))
+        })?
+    }
+
+    /// A path for `ip link … netns`, valid while this process lives.
     pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    /// The inode number: what `/proc/PID/ns/net` shows of it.
+    /// The inode number that `/proc/PID/ns/net` shows.
     pub fn inode(&self) -> Result<u64> {
         Ok(File::from(self.0.try_clone()?).metadata()?.ino())
     }

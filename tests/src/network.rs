@@ -1,7 +1,7 @@
-//! The lab's network: a pod and an outside joined by a veth pair, with istio-init's rules in the pod. Addresses are the
-//! same in every lab; the namespaces keep them apart.
+//! The lab's network: a pod and an outside joined by a veth pair, with istio-init's rules in the pod. All labs use the
+//! same addresses in namespaces of their own.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,24 +13,29 @@ use crate::process::Process;
 pub const POD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 1, 5));
 /// The pod's IPv6 address.
 pub const POD_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 5));
-/// The forward proxy that the app means to reach.
+/// The forward proxy's address.
 pub const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-/// The same proxy over IPv6.
+/// The forward proxy's IPv6 address.
 pub const PROXY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1));
 /// The web server behind the proxy.
 pub const TARGET: IpAddr = IpAddr::V4(Ipv4Addr::new(93, 184, 216, 34));
 
-/// The user and group of the sidecar, as istio-init's rules know it.
+/// The forward proxy with this port.
+pub const fn proxy_addr(port: u16) -> SocketAddr {
+    SocketAddr::new(PROXY, port)
+}
+
+/// User and group of the sidecar in istio-init's rules.
 pub(crate) const SIDECAR_USER: u32 = 1337;
-/// The user and group of the app: any but the sidecar's.
+/// User and group of the app.
 pub(crate) const APP_USER: u32 = 1000;
 
-/// Further addresses of the outside: second proxies, service addresses, other pods.
+/// More addresses of the outside: second proxies, service addresses, other pods.
 const OUTSIDE: &[&str] = &["10.0.0.2", "10.0.0.99", "10.0.1.1", "10.96.0.50", "10.244.2.7"];
 const OUTSIDE_V6: &[&str] = &["fd00:1::2", "fd00:1::99", "fd00:244:2::7"];
 
-/// What istio-init writes for `INTERCEPTION_MODE: REDIRECT` with everything included
-/// (istio tools/istio-iptables/pkg/capture/run.go); the addresses in braces are those of the family.
+/// What istio-init writes for `INTERCEPTION_MODE: REDIRECT` with everything included (istio
+/// tools/istio-iptables/pkg/capture/run.go). The address family fills in the braces.
 const RULES: &str = "*nat
 :ISTIO_REDIRECT - [0:0]
 :ISTIO_IN_REDIRECT - [0:0]
@@ -50,7 +55,7 @@ const RULES: &str = "*nat
 COMMIT
 ";
 
-/// An extra rule set for the pods that are a proxy themselves: what comes in goes to the sidecar's inbound port.
+/// More rules for a pod that is a proxy itself: inbound connections go to the sidecar's port 15006.
 const INBOUND: &str = "*nat
 :ISTIO_INBOUND - [0:0]
 -A PREROUTING -p tcp -j ISTIO_INBOUND
@@ -62,9 +67,9 @@ const INBOUND: &str = "*nat
 COMMIT
 ";
 
-const QUICK: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Sets istio-init's rules for IPv4 in the namespace of a pod that a runtime made.
+/// Sets istio-init's IPv4 rules in the namespace of a pod.
 pub(crate) fn redirect(pod: &Place) -> Result<()> {
     restore(pod, "iptables-restore", &rules_v4())
 }
@@ -73,7 +78,7 @@ fn rules_v4() -> String {
     RULES.replace("{passthrough}", "127.0.0.6/32").replace("{loopback}", "127.0.0.1/32")
 }
 
-/// Joins the two and sets the rules. `pod` and `outside` run as root.
+/// Joins the pod and the outside, and sets the rules. Both places must be root's.
 pub(crate) fn connect(pod: &Place, outside: &Place) -> Result<()> {
     let v6 = pod.netns().run(|| std::path::Path::new("/proc/net/if_inet6").exists())?;
     let peer = outside.netns().path();
@@ -89,7 +94,7 @@ pub(crate) fn connect(pod: &Place, outside: &Place) -> Result<()> {
     outside_side.extend(addresses.map(|address| format!("addr add {address}/32 dev lo")));
     let mut routes = vec!["route add default via 10.244.1.1".to_owned()];
     if v6 {
-        // nodad: a tentative address cannot be used for a second, and nobody else is on this link.
+        // nodad: without it, an address stays tentative and unusable for a second. This link has no other host.
         pod_side.push(format!("addr add {POD_V6}/64 dev eth0 nodad"));
         outside_side.push("addr add fd00:244::1/64 dev eth0 nodad".to_owned());
         let addresses = OUTSIDE_V6.iter().map(ToString::to_string).chain([PROXY_V6.to_string()]);
@@ -97,7 +102,7 @@ pub(crate) fn connect(pod: &Place, outside: &Place) -> Result<()> {
         routes.push("route add default via fd00:244::1 dev eth0".to_owned());
     }
     ip(pod, &pod_side)?;
-    ip(outside, &outside_side)?; // the pod's link has a carrier only when both ends are up
+    ip(outside, &outside_side)?; // the pod's link gets a carrier when both ends are up
     ip(pod, &routes)?;
     redirect(pod)?;
     if v6 {
@@ -107,12 +112,12 @@ pub(crate) fn connect(pod: &Place, outside: &Place) -> Result<()> {
     Ok(())
 }
 
-/// Also redirects what comes in from outside to port 15006, as in a pod that serves.
+/// Redirects inbound connections to port 15006.
 pub(crate) fn redirect_inbound(pod: &Place) -> Result<()> {
     restore(pod, "iptables-restore", INBOUND)
 }
 
-/// A loopback, and nothing else.
+/// Sets up the loopback of a namespace that has nothing else.
 pub(crate) fn loopback(place: &Place) -> Result<()> {
     ip(place, &["link set lo up".to_owned()])
 }
@@ -120,11 +125,11 @@ pub(crate) fn loopback(place: &Place) -> Result<()> {
 fn ip(place: &Place, batch: &[String]) -> Result<()> {
     let mut command = place.command("ip")?;
     command.args(["-batch", "-"]);
-    Process::run_well(command, (batch.join("\n") + "\n").as_bytes(), QUICK).map(drop)
+    Process::run_checked(command, (batch.join("\n") + "\n").as_bytes(), TIMEOUT).map(drop)
 }
 
 fn restore(place: &Place, program: &str, rules: &str) -> Result<()> {
     let mut command = place.command(program)?;
     command.args(["--noflush", "--wait"]);
-    Process::run_well(command, rules.as_bytes(), QUICK).map(drop)
+    Process::run_checked(command, rules.as_bytes(), TIMEOUT).map(drop)
 }

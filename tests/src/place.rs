@@ -1,5 +1,5 @@
-//! Where a process of the lab runs: its network namespace, its cgroup, its user. The process is there from its first
-//! instruction, because a socket keeps the cgroup in which it was made.
+//! Where a process of the lab runs: its network namespace, its cgroup, its user. The process enters them before exec,
+//! because a socket keeps the cgroup in which it was made.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
@@ -15,31 +15,31 @@ use rustix::process::{Gid, Uid};
 use crate::cgroup::Cgroup;
 use crate::netns::{self, Netns};
 
-/// The `PATH` inside the lab: the system's own programs, not those of whoever runs it.
+/// The system's own `PATH`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// To whom a process's signals from a terminal go.
+/// Which process group a process gets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Group {
-    /// A group of its own, which has no terminal.
+    /// A group of its own, without a terminal.
     Own,
-    /// Whoever starts it makes it the leader of a session.
+    /// The caller makes it the leader of a session.
     Session,
 }
 
-/// A place for processes.
+/// A network namespace, a cgroup and a user for processes.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub(crate) netns: Netns,
     pub(crate) cgroup: Cgroup,
-    /// User and group id; `None` stays root.
+    /// User and group id; `None`: root.
     pub(crate) user: Option<u32>,
-    /// Where programs of any user can be seen: a directory that every user can enter.
+    /// A directory for programs that every user can enter.
     pub(crate) bin: PathBuf,
 }
 
 impl Place {
-    /// The namespace.
+    /// The network namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
     }
@@ -49,18 +49,19 @@ impl Place {
         &self.cgroup
     }
 
-    /// A command that will run here, in a clean environment, found on the system's `PATH`.
+    /// A command for a system program, found on the system's `PATH`, with a clean environment.
     pub fn command(&self, program: &str) -> Result<Command> {
         self.prepare(Command::new(program), Group::Own)
     }
 
-    /// The same, for a process that will lead a session of its own, with a terminal.
-    pub(crate) fn session_command_at(&self, program: &Path) -> Result<Command> {
+    /// A command for a process that will lead a session with a terminal.
+    pub(crate) fn session_command(&self, program: &Path) -> Result<Command> {
         self.prepare(Command::new(self.show(program)?), Group::Session)
     }
 
-    /// A command for a program that the place's user may not be able to reach (below `/root`, say): it gets a second name,
-    /// with the same last part, in a directory that every user can enter. A mount would do too, but not in a chroot.
+    /// A command for a program that the place's user may not be able to reach, such as one below `/root`. The program
+    /// gets a hard link of the same name in a directory that every user can enter. (A bind mount does not work in a
+    /// chroot.)
     pub fn command_at(&self, program: &Path) -> Result<Command> {
         self.prepare(Command::new(self.show(program)?), Group::Own)
     }
@@ -74,9 +75,10 @@ impl Place {
         fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
         let shown = dir.join(name);
         match fs::hard_link(program, &shown) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {} // an earlier process runs it too
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {} // an earlier process runs it, too
             Err(_) => {
-                // Another filesystem: then it is a copy, made aside because two may want it at once.
+                // Another file system: make a copy, under a temporary name first, because two processes may make it at
+                // once.
                 let copy = tempfile::NamedTempFile::new_in(&dir)?.into_temp_path();
                 fs::copy(program, &copy)
                     .and_then(|_| fs::rename(&copy, &shown))
@@ -91,23 +93,23 @@ impl Place {
         let (netns, procs, user) = (self.netns.clone(), self.cgroup.procs()?, self.user);
         command.env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir(&self.bin);
         command.env("HOME", &self.bin);
-        // No agent of the machine, or of another lab, is met by accident.
+        // Keeps the process away from an agent of the machine or of another lab.
         command.env("EGRESS_TRACER_SOCKET", self.bin.with_file_name("run").join("agent.sock"));
         if group == Group::Own {
-            command.process_group(0); // a terminal's Ctrl-C is for the lab's owner, who then ends these
+            command.process_group(0); // a terminal's Ctrl-C goes to the lab's owner, which then ends these
         }
         let enter = move || -> io::Result<()> {
             rustix::io::write(&procs, b"0")?;
             netns::enter(netns.as_fd())?;
             if let Some(id) = user {
-                // These are the plain system calls for one thread: the child has only one.
+                // These system calls change one thread; the child has only one.
                 rustix::thread::set_thread_groups(&[])?;
                 rustix::thread::set_thread_gid(Gid::from_raw(id))?;
                 rustix::thread::set_thread_uid(Uid::from_raw(id))?;
             }
             Ok(())
         };
-        // SAFETY: between fork and exec the closure makes system calls on values made before the fork; it neither
+        // SAFETY: between fork and exec, the closure makes system calls on values made before the fork. It neither
         // allocates nor locks.
         unsafe { command.pre_exec(enter) };
         Ok(command)

@@ -1,4 +1,4 @@
-//! A process of the lab with its output. Dropping it ends it.
+//! A process of the lab with its output. Dropping it kills it.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::lines::Lines;
 
-/// A running process; its output is collected line by line.
+/// A running process. Its output is collected line by line.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -22,15 +22,33 @@ pub struct Process {
     stderr: Lines,
 }
 
-/// What a process that has ended left.
+/// The result of a process that has ended.
 #[derive(Debug)]
-pub struct Ended {
-    /// How it ended.
+pub struct ProcessOutput {
+    /// The exit status.
     pub status: ExitStatus,
-    /// All of its standard output.
+    /// The whole standard output.
     pub stdout: String,
-    /// All of its standard error.
+    /// The whole standard error.
     pub stderr: String,
+}
+
+impl ProcessOutput {
+    /// Asserts that the process failed with `exit_code`, wrote nothing to standard output, and one sentence with all of `words` to
+    /// standard error. For exit code 2, clap's usage may follow.
+    #[track_caller]
+    pub fn assert_error(&self, exit_code: i32, words: &[&str]) {
+        assert_eq!(self.status.code(), Some(exit_code), "{self:?}");
+        assert_eq!(self.stdout, "", "{self:?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "no {word:?}: {self:?}");
+        }
+        for word in ["panicked", "backtrace", "RUST_BACKTRACE", "at /", "  0:"] {
+            assert!(!self.stderr.contains(word), "{word:?}: {self:?}");
+        }
+        let lines = self.stderr.lines().filter(|line| !line.trim().is_empty()).count();
+        assert!(exit_code == 2 || lines == 1, "not one sentence: {self:?}");
+    }
 }
 
 impl Process {
@@ -49,7 +67,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Starts `command` without input, its standard output going to `stdout` itself, uncollected.
+    /// Starts `command` without input. Its standard output goes to `stdout` and is not collected.
     pub fn spawn_with_stdout(mut command: Command, stdout: File) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
         let mut child = start(&mut command)?;
@@ -57,8 +75,8 @@ impl Process {
         Self::new(&command, child, Lines::default(), stderr)
     }
 
-    /// Starts `command` as it is, nothing collected.
-    pub(crate) fn spawn_as_it_is(mut command: Command) -> Result<Self> {
+    /// Starts `command` with the standard streams that it has; collects nothing.
+    pub(crate) fn spawn_with_given_stdio(mut command: Command) -> Result<Self> {
         let child = start(&mut command)?;
         Self::new(&command, child, Lines::of(std::io::empty()), Lines::of(std::io::empty()))
     }
@@ -69,12 +87,12 @@ impl Process {
     }
 
     /// Runs `command` to its end, which must come within `timeout`.
-    pub fn run(command: Command, input: &[u8], timeout: Duration) -> Result<Ended> {
+    pub fn run(command: Command, input: &[u8], timeout: Duration) -> Result<ProcessOutput> {
         Self::spawn(command, input)?.finish(timeout)
     }
 
-    /// The same, and the end must be a success: for the lab's own tools.
-    pub fn run_well(command: Command, input: &[u8], timeout: Duration) -> Result<Ended> {
+    /// Runs `command` to its end; an exit status other than success is an error.
+    pub fn run_checked(command: Command, input: &[u8], timeout: Duration) -> Result<ProcessOutput> {
         let name = name(&command);
         let ended = Self::run(command, input, timeout)?;
         if !ended.status.success() {
@@ -83,22 +101,22 @@ impl Process {
         Ok(ended)
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its standard output.
+    /// The standard output so far.
     pub fn stdout(&self) -> &Lines {
         &self.stdout
     }
 
-    /// Its standard error.
+    /// The standard error so far.
     pub fn stderr(&self) -> &Lines {
         &self.stderr
     }
 
-    /// Becomes readable when the process ends.
+    /// A descriptor that becomes readable when the process ends.
     pub(crate) fn pidfd(&self) -> &OwnedFd {
         &self.pidfd
     }
@@ -108,26 +126,26 @@ impl Process {
         pidfd_send_signal(&self.pidfd, signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
-    /// Waits for the end and gives back all that was written.
-    pub fn finish(mut self, timeout: Duration) -> Result<Ended> {
+    /// Waits for the end and returns the output.
+    pub fn finish(mut self, timeout: Duration) -> Result<ProcessOutput> {
         self.wait(timeout)
     }
 
-    /// The same, and keeps it.
-    pub(crate) fn wait(&mut self, timeout: Duration) -> Result<Ended> {
+    /// Waits for the end and returns the output; the process can still be asked for its output afterwards.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> Result<ProcessOutput> {
         let limit = Timespec::try_from(timeout).context("a timeout beyond time itself")?;
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         if poll(&mut fds, Some(&limit))? == 0 {
             bail!("{} did not end within {timeout:?}; it said: {}", self.name, self.stderr.text().trim());
         }
         let status = self.child.wait()?;
-        // Its own children may still hold the pipes: what they write is not waited for at length.
+        // Descendants may still hold the pipes, so the end of the output is awaited for a second at most.
         self.stdout.wait_end(Duration::from_secs(1));
         self.stderr.wait_end(Duration::from_secs(1));
-        Ok(Ended { status, stdout: self.stdout.text(), stderr: self.stderr.text() })
+        Ok(ProcessOutput { status, stdout: self.stdout.text(), stderr: self.stderr.text() })
     }
 
-    /// Waits for a line of `lines` (one of this process's) that `found` accepts, such as "ready".
+    /// Waits for a line of `lines` (one of this process's outputs) that `found` accepts.
     pub fn wait_line<T>(
         &self,
         what: &str,
@@ -154,7 +172,7 @@ fn start(command: &mut Command) -> Result<Child> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only when it has ended and was waited for, which is what is wanted.
+        // Both fail only if the process has ended and was waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,5 +1,6 @@
-//! How often and how long a process's kernel programs on cgroup hooks ran, read from the descriptors that it holds. The
-//! kernel counts while `kernel.bpf_stats_enabled` is 1, or somebody asks for it (`egress-tracer … --metrics-programs`).
+//! Run counts of the cgroup programs of a process, read from its descriptors. The kernel counts while
+//! `kernel.bpf_stats_enabled` is 1, or while a process holds a `BPF_ENABLE_STATS` descriptor (`egress-tracer …
+//! --metrics-programs`).
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,17 +10,17 @@ use anyhow::{Context, Result};
 
 use crate::empty_programs::HOOKS;
 
-/// Runs of one program.
+/// Run counts of one program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Runs {
-    /// How long they took in all.
+    /// Total run time in ns.
     pub ns: u64,
-    /// How many.
+    /// Number of runs.
     pub count: u64,
 }
 
 impl Runs {
-    /// What came since `earlier`.
+    /// The runs since `earlier`.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self { ns: self.ns - earlier.ns, count: self.count - earlier.count }
@@ -33,12 +34,12 @@ impl AddAssign for Runs {
     }
 }
 
-/// The programs that a process has attached to cgroups, each by the name of its hook.
+/// The programs that a process has attached to cgroups, by the name of the program.
 pub fn program_runs(pid: u32) -> Result<HashMap<&'static str, Runs>> {
     let dir = format!("/proc/{pid}/fdinfo");
     let (mut programs, mut links) = (HashMap::new(), Vec::new());
     for entry in fs::read_dir(&dir).with_context(|| format!("cannot look at process {pid}"))? {
-        // A descriptor may be closed meanwhile.
+        // The descriptor may have been closed since it was listed.
         let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
         let field = |name: &str| {
             let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

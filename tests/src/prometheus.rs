@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes the lab's tracer twice a second and evaluates rules as often. It knows no metric.
+//! A real Prometheus that scrapes the lab's tracer and evaluates rules twice a second.
 
 use std::fs;
 use std::path::Path;
@@ -7,14 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::admin;
 use crate::lab::Lab;
 use crate::place::Place;
 use crate::process::Process;
 use crate::tracer;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-/// In the tools' namespace: nothing else is there.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// In the tools' namespace, so the fixed port is free.
 const LISTEN: &str = "127.0.0.1:9090";
 
 /// A running Prometheus.
@@ -25,7 +24,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it with a rule file, sending alerts to `alertmanager`; returns when it is ready.
+    /// Starts Prometheus with a rule file and sends its alerts to `alertmanager`. Returns when it is ready.
     pub fn start(lab: &Lab, rules: &Path, alertmanager: &str) -> Result<Self> {
         let dir = lab.make_dir("prometheus")?;
         let (config, target, rules) = (dir.join("prometheus.yaml"), tracer::METRICS, rules.display());
@@ -41,22 +40,22 @@ impl Prometheus {
         command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
         command.arg(format!("--web.listen-address={LISTEN}"));
         let process = Process::spawn(command, &[])?;
-        process.wait_line("ready server", process.stderr(), PATIENCE, |line| {
+        process.wait_line("ready server", process.stderr(), TIMEOUT, |line| {
             line.contains("Server is ready to receive web requests").then_some(())
         })?;
         Ok(Self { _process: process, place: lab.tools().clone() })
     }
 
-    /// Evaluates an expression now: the `result` of the answer.
+    /// Evaluates an expression now. Returns the `result` of the answer.
     pub fn query(&self, expression: &str) -> Result<Value> {
         let text = self.ask("query", &[("query", expression)])?;
         Ok(text["data"]["result"].clone())
     }
 
-    /// What it says at `/api/v1/PATH`.
+    /// The answer of `/api/v1/PATH`.
     pub fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Value> {
         let url = format!("http://{LISTEN}/api/v1/{path}");
-        let text = admin::get_with(self.place.netns(), &url, parameters)?;
+        let text = self.place.netns().http_get_with(&url, parameters)?;
         let answer: Value = serde_json::from_str(&text).with_context(|| format!("Prometheus said {text}"))?;
         ensure!(answer["status"] == "success", "Prometheus said {text} to {parameters:?}");
         Ok(answer)

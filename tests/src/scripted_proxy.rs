@@ -1,5 +1,5 @@
-//! A proxy outside that misbehaves on order: it tunnels, refuses, hangs, closes or resets as the cases' `expected.json`
-//! says. It also tells what it was sent.
+//! A proxy outside the pod with a given behavior: it tunnels, refuses, hangs, closes or resets, as the cases'
+//! `expected.json` says. It keeps the request heads that it received.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -14,14 +14,16 @@ use rustix::net::sockopt::set_socket_linger;
 use crate::lab::Lab;
 use crate::netns::Netns;
 
-/// What it does with a connection.
+/// What the proxy does with a connection.
 #[derive(Debug, Clone)]
-pub enum Behaviour {
-    /// A CONNECT gets 200 and then an echo, an absolute-form request 200, any other 400; what is no request is closed.
+pub enum Behavior {
+    /// Answers a CONNECT with 200 and then echoes; answers an absolute-form request with 200 and any other request with
+    /// 400; closes when the bytes are no request.
     Tunnel,
-    /// These statuses, one a request, the last again and again; 200 is as in `Tunnel`, 502 also closes.
+    /// Answers the requests of a connection with these statuses, and repeats the last one. 200 is like `Tunnel`; 502
+    /// also closes.
     Statuses(Vec<u16>),
-    /// Grants the first CONNECT, and answers what comes through it with these.
+    /// Grants the first CONNECT, and answers the requests that come through the tunnel with these statuses.
     Through(Vec<u16>),
     /// Reads and never answers.
     Hang,
@@ -31,8 +33,8 @@ pub enum Behaviour {
     Rst,
 }
 
-impl Behaviour {
-    /// From the word in `expected.json`. None for `none`: nothing listens there.
+impl Behavior {
+    /// The behavior named in `expected.json`; `None` for `none`: no proxy listens.
     pub fn named(word: &str) -> Result<Option<Self>> {
         Ok(Some(match word {
             "tunnel" => Self::Tunnel,
@@ -48,7 +50,7 @@ impl Behaviour {
     }
 }
 
-/// A listening proxy; dropping it closes all its connections.
+/// A listening proxy. Dropping it closes all its connections.
 #[derive(Debug)]
 pub struct ScriptedProxy {
     shared: Arc<Shared>,
@@ -58,7 +60,7 @@ pub struct ScriptedProxy {
 
 #[derive(Debug)]
 struct Shared {
-    behaviour: Behaviour,
+    behavior: Behavior,
     state: Mutex<State>,
 }
 
@@ -70,17 +72,18 @@ struct State {
 }
 
 impl ScriptedProxy {
-    /// Listens outside on `listen`.
-    pub fn start(lab: &Lab, listen: SocketAddr, behaviour: Behaviour) -> Result<Self> {
-        Self::start_in(lab.outside().netns(), listen, behaviour)
+    /// Listens on `listen` outside the pod.
+    pub fn start(lab: &Lab, listen: SocketAddr, behavior: Behavior) -> Result<Self> {
+        Self::start_in(lab.outside().netns(), listen, behavior)
     }
 
-    /// The same in any namespace. Its sockets are in this process's cgroup, which no tracer of the lab looks at.
-    pub fn start_in(netns: &Netns, listen: SocketAddr, behaviour: Behaviour) -> Result<Self> {
+    /// Listens on `listen` in any namespace. The sockets are in this process's cgroup, which is out of the tracer's
+    /// scope.
+    pub fn start_in(netns: &Netns, listen: SocketAddr, behavior: Behavior) -> Result<Self> {
         let listener = netns.run(|| TcpListener::bind(listen))?;
         let listener =
             listener.with_context(|| format!("the scripted proxy cannot listen on {listen} in the lab"))?;
-        let shared = Arc::new(Shared { behaviour, state: Mutex::default() });
+        let shared = Arc::new(Shared { behavior, state: Mutex::default() });
         let (ours, theirs) = (Arc::clone(&shared), listener.try_clone()?);
         let accepting = thread::spawn(move || {
             while let Ok((stream, _)) = theirs.accept() {
@@ -95,9 +98,9 @@ impl ScriptedProxy {
                 let ours = Arc::clone(&ours);
                 thread::spawn(move || {
                     let peer = stream.peer_addr();
-                    // A peer that breaks off is part of what is being tested.
+                    // Some tests break off the connection on purpose.
                     let _ = ours.serve(stream);
-                    // The copy would keep the connection open.
+                    // The clone keeps the connection open until it is dropped.
                     ours.state().open.retain(|open| open.peer_addr().ok() != peer.as_ref().ok().copied());
                 });
             }
@@ -119,7 +122,7 @@ impl Drop for ScriptedProxy {
             let _ = stream.shutdown(Shutdown::Both);
         }
         drop(state);
-        // On Linux a listener's shutdown ends its accept().
+        // On Linux, shutting down a listener ends its accept().
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         if let Some(thread) = self.accepting.take() {
             let _ = thread.join();
@@ -133,25 +136,25 @@ impl Shared {
     }
 
     fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
-        let mut statuses: VecDeque<u16> = match &self.behaviour {
-            Behaviour::Close => return Ok(()),
-            Behaviour::Rst => {
+        let mut statuses: VecDeque<u16> = match &self.behavior {
+            Behavior::Close => return Ok(()),
+            Behavior::Rst => {
                 stream.read_exact(&mut [0])?;
                 set_socket_linger(&stream, Some(Duration::ZERO))?;
                 return Ok(());
             }
-            Behaviour::Hang => {
+            Behavior::Hang => {
                 let mut head = Vec::new();
                 let read = read_head(&mut stream, &mut head);
                 self.state().heads.push(head);
                 read?;
                 return io::copy(&mut stream, &mut io::sink()).map(drop);
             }
-            Behaviour::Tunnel => VecDeque::from([200]),
-            Behaviour::Statuses(statuses) => statuses.iter().copied().collect(),
-            Behaviour::Through(statuses) => [200].iter().chain(statuses).copied().collect(),
+            Behavior::Tunnel => VecDeque::from([200]),
+            Behavior::Statuses(statuses) => statuses.iter().copied().collect(),
+            Behavior::Through(statuses) => [200].iter().chain(statuses).copied().collect(),
         };
-        let mut is_through = !matches!(self.behaviour, Behaviour::Through(_));
+        let mut is_through = !matches!(self.behavior, Behavior::Through(_));
         let mut buffer = Vec::new();
         while read_head(&mut stream, &mut buffer)? {
             let end = head_end(&buffer).unwrap_or(buffer.len());
@@ -198,7 +201,7 @@ fn respond(stream: &mut TcpStream, status: u16) -> io::Result<()> {
     write!(stream, "HTTP/1.1 {status} {reason}\r\nServer: scripted\r\nContent-Length: 3\r\n\r\nno\n")
 }
 
-/// Reads until `buffer` holds a whole head; false at the end of the stream.
+/// Reads until `buffer` holds a whole head. False at the end of the stream.
 fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<bool> {
     let mut chunk = [0; 16384];
     while head_end(buffer).is_none() {
@@ -210,7 +213,7 @@ fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Where the first empty line ends, LF-only ones included.
+/// The offset after the first empty line; lines may end in LF alone.
 fn head_end(bytes: &[u8]) -> Option<usize> {
     let crlf = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
     let lf = bytes.windows(2).position(|window| window == b"\n\n").map(|at| at + 2);

@@ -1,5 +1,5 @@
-//! A real squid as the forward proxy, with a configuration, logs and state of its own. It allows every CONNECT but those
-//! to the names it is told to refuse, and knows the lab's names from a hosts file: no DNS is asked.
+//! A real squid as the forward proxy, with its own configuration, logs and state. It allows every CONNECT except those
+//! to denied domains. It resolves names from a hosts file and sends no DNS query.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::lab::Lab;
 use crate::process::Process;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running squid.
 #[derive(Debug)]
@@ -21,20 +21,20 @@ pub struct Squid {
     dir: PathBuf,
 }
 
-/// How it behaves.
+/// What squid allows and knows.
 #[derive(Debug, Clone)]
-pub struct Policy {
-    /// Names and addresses that it can resolve.
+pub struct SquidPolicy {
+    /// Names that it can resolve, with their addresses.
     pub hosts: Vec<(String, String)>,
-    /// Domains to which it answers 403.
+    /// Domains that it answers with 403.
     pub denied: Vec<String>,
-    /// `user` and `password` without which it answers 407.
+    /// User and password; without them it answers 407.
     pub credentials: Option<(String, String)>,
 }
 
 impl Squid {
-    /// Starts it outside on `listen`, and returns when it accepts connections.
-    pub fn start(lab: &Lab, listen: SocketAddr, policy: &Policy) -> Result<Self> {
+    /// Starts squid on `listen` outside the pod. Returns when it accepts connections.
+    pub fn start(lab: &Lab, listen: SocketAddr, policy: &SquidPolicy) -> Result<Self> {
         let dir = lab.make_dir(&format!("squid-{}", listen.port()))?;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))?; // squid drops to a user of its own
         let hosts: Vec<String> = policy.hosts.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect();
@@ -43,25 +43,25 @@ impl Squid {
         let access_log = dir.join("access.log");
         fs::write(&access_log, "")?;
         fs::set_permissions(&access_log, fs::Permissions::from_mode(0o666))?;
-        // Squids make shared memory under one and the same name, also those of other labs, and do not start where another
-        // has just done so. Each has a place of its own for it, which is gone with the process.
+        // All squids use the same name for their shared memory, across labs, and fail to start if it exists. A private
+        // /dev/shm, which disappears with the process, keeps them apart.
         let mut command = lab.outside().command("unshare")?;
         command.args(["--mount", "sh", "-c", "mount -t tmpfs shm /dev/shm && exec squid \"$@\"", "squid"]);
-        // -N: one process in the foreground; -d 1: its own log also on stderr.
+        // -N: one process in the foreground; -d 1: log to stderr, too.
         command.args(["-N", "-d", "1", "-n", "lab", "-f"]).arg(dir.join("squid.conf"));
         let process = Process::spawn(command, &[])?;
-        process.wait_line("open port", process.stderr(), PATIENCE, |line| {
+        process.wait_line("open port", process.stderr(), TIMEOUT, |line| {
             line.contains("Accepting HTTP Socket connections").then_some(())
         })?;
         Ok(Self { process, dir })
     }
 
-    fn config(dir: &str, listen: SocketAddr, policy: &Policy) -> Result<String> {
+    fn config(dir: &str, listen: SocketAddr, policy: &SquidPolicy) -> Result<String> {
         let mut lines = vec![
             format!("http_port {listen}"),
             "visible_hostname proxy.lab".to_owned(),
             format!("hosts_file {dir}/hosts"),
-            "dns_nameservers 127.0.0.1".to_owned(), // nobody answers there: only the hosts file counts
+            "dns_nameservers 127.0.0.1".to_owned(), // does not exist: only the hosts file counts
             "dns_timeout 1 second".to_owned(),
             "cache deny all".to_owned(),
             "cache_mem 1 MB".to_owned(),
@@ -80,7 +80,7 @@ impl Squid {
             lines.push("http_access deny denied".to_owned());
         }
         if let Some((user, password)) = &policy.credentials {
-            // squid asks a helper "user password" line by line.
+            // squid writes "user password" to the helper, line by line.
             let check = format!("{dir}/check");
             let script = format!(
                 "#!/bin/sh\nwhile read -r asked; do\n  [ \"$asked\" = '{user} {password}' ] && echo OK || echo ERR\ndone\n"
@@ -96,12 +96,12 @@ impl Squid {
         Ok(lines.join("\n") + "\n")
     }
 
-    /// Its access log so far.
+    /// The access log so far.
     pub fn access_log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.dir.join("access.log"))?)
     }
 
-    /// Its process id.
+    /// Squid's process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }

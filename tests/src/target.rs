@@ -1,4 +1,4 @@
-//! The web server that the app is really after: TLS, behind the proxy, with a certificate made on the spot.
+//! The web server behind the proxy, with TLS and a certificate made at start.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,9 +10,9 @@ use anyhow::Result;
 use crate::lab::Lab;
 use crate::process::Process;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What `https://NAME/page.html` says.
+/// The body of `https://NAME/page.html`.
 pub const PAGE: &str = "Hello from behind the proxy.\n";
 
 /// A running `openssl s_server`, which serves files over TLS, one connection at a time.
@@ -23,7 +23,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Starts it outside on `listen` for `name`, and returns when it accepts connections.
+    /// Starts the server outside on `listen` for `name`. Returns when it accepts connections.
     pub fn start(lab: &Lab, listen: SocketAddr, name: &str) -> Result<Self> {
         let dir = lab.make_dir(&format!("target-{}", listen.port()))?;
         let certificate = dir.join("certificate.pem");
@@ -40,18 +40,18 @@ impl Target {
         ]);
         make.args(["-days", "2", "-keyout", "key.pem", "-out", "certificate.pem"]);
         make.args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")]);
-        Process::run_well(make, &[], PATIENCE)?;
+        Process::run_checked(make, &[], TIMEOUT)?;
         let mut serve = lab.outside().command("openssl")?;
         serve.current_dir(&dir).args(["s_server", "-WWW", "-accept", &listen.to_string()]);
         serve.args(["-cert", "certificate.pem", "-key", "key.pem"]);
         let process = Process::spawn(serve, &[])?;
-        process.wait_line("open port", process.stdout(), PATIENCE, |line| {
+        process.wait_line("open port", process.stdout(), TIMEOUT, |line| {
             line.contains("ACCEPT").then_some(())
         })?;
         Ok(Self { _process: process, certificate })
     }
 
-    /// Its certificate, which is its own authority: what `curl --cacert` takes.
+    /// The self-signed certificate, for `curl --cacert`.
     pub fn certificate(&self) -> &Path {
         &self.certificate
     }

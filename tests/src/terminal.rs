@@ -1,5 +1,5 @@
-//! A pseudo-terminal with a process in it: what is on its screen, as a terminal emulator would show it, the keys to press,
-//! and the state in which the terminal is left.
+//! A process in a pseudo-terminal: what its screen shows in a terminal emulator, keys to press, and the state in which
+//! it leaves the terminal.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -19,23 +19,23 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::place::Place;
-use crate::process::{Ended, Process};
+use crate::process::{Process, ProcessOutput};
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A running process in its terminal.
 #[derive(Debug)]
 pub struct Terminal {
     process: Process,
     keyboard: File,
-    /// Kept open, so that the terminal outlives the process and can be looked at.
+    /// Kept open, so that the terminal can be inspected after the process has ended.
     line: OwnedFd,
     shown: Arc<(Mutex<Shown>, Condvar)>,
 }
 
 struct Shown {
     parser: vt100::Parser,
-    /// All that was written, and when each piece of it came.
+    /// Everything that was written; `pieces` has the time and the end of each read.
     bytes: Vec<u8>,
     pieces: Vec<(SystemTime, usize)>,
 }
@@ -47,7 +47,7 @@ impl std::fmt::Debug for Shown {
 }
 
 impl Terminal {
-    /// Starts `program` with `args` in a terminal of so many rows and columns; `environment` is added to the place's.
+    /// Starts `program` with `args` in a terminal of this size. `environment` is added to the place's.
     pub fn start(
         place: &Place,
         program: &Path,
@@ -62,17 +62,17 @@ impl Terminal {
         let name = ptsname(&master, Vec::new())?;
         let line = rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
         tcsetwinsize(&line, size(rows, columns))?;
-        let mut command = place.session_command_at(program)?;
+        let mut command = place.session_command(program)?;
         command.env("TERM", "xterm-256color").args(args).envs(environment.iter().copied());
         let lead = || {
             rustix::process::setsid()?;
             Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?)
         };
-        // SAFETY: between fork and exec the closure makes two system calls; it neither allocates nor locks.
+        // SAFETY: between fork and exec, the closure makes two system calls. It neither allocates nor locks.
         unsafe { command.pre_exec(lead) };
         let end = || line.try_clone().map(Stdio::from);
         command.stdin(end()?).stdout(end()?).stderr(end()?);
-        let process = Process::spawn_as_it_is(command)?;
+        let process = Process::spawn_with_given_stdio(command)?;
         let shown = Shown {
             parser: vt100::Parser::new(nonzero(rows)?, nonzero(columns)?, 0),
             bytes: Vec::new(),
@@ -81,7 +81,7 @@ impl Terminal {
         let shown = Arc::new((Mutex::new(shown), Condvar::new()));
         let keyboard = File::from(master);
         let (mut output, ours) = (keyboard.try_clone()?, Arc::clone(&shown));
-        // It ends when the process has, and this terminal is dropped.
+        // The thread ends when the process has ended and the terminal is dropped.
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = output.read(&mut buffer) {
@@ -97,20 +97,20 @@ impl Terminal {
         Ok(Self { process, keyboard, line, shown })
     }
 
-    /// Presses keys: what a terminal sends for them.
+    /// Presses keys: writes what a terminal sends for them.
     pub fn press(&self, keys: &str) -> Result<()> {
         (&self.keyboard).write_all(keys.as_bytes()).context("the terminal takes no keys")
     }
 
-    /// Gives it another size; the process is told.
+    /// Resizes the terminal; the kernel signals the process.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
         lock(&self.shown.0).parser.screen_mut().set_size(nonzero(rows)?, nonzero(columns)?);
         Ok(tcsetwinsize(&self.line, size(rows, columns))?)
     }
 
-    /// Waits until `found` finds what it looks for on the screen.
+    /// Waits until `found` accepts the screen.
     pub fn wait<T>(&self, what: &str, mut found: impl FnMut(&vt100::Screen) -> Option<T>) -> Result<T> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut shown = lock(&self.shown.0);
         loop {
             if let Some(result) = found(shown.parser.screen()) {
@@ -118,20 +118,20 @@ impl Terminal {
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("no {what} on the screen within {PATIENCE:?}:\n{}", shown.parser.screen().contents());
+                bail!("no {what} on the screen within {TIMEOUT:?}:\n{}", shown.parser.screen().contents());
             }
             shown = self.shown.1.wait_timeout(shown, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Waits for this text on the screen, and gives back all of it.
+    /// Waits until the screen contains `text`, and returns the screen's text.
     pub fn wait_text(&self, text: &str) -> Result<String> {
         self.wait(text, |screen| Some(screen.contents()).filter(|contents| contents.contains(text)))
     }
 
-    /// Waits until these bytes were written, and gives back all that were.
+    /// Waits until these bytes were written, and returns all bytes written so far.
     pub fn wait_written(&self, bytes: &str) -> Result<String> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut shown = lock(&self.shown.0);
         loop {
             let written = String::from_utf8_lossy(&shown.bytes);
@@ -140,33 +140,33 @@ impl Terminal {
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("no {bytes:?} within {PATIENCE:?}: {written:?}");
+                bail!("no {bytes:?} within {TIMEOUT:?}: {written:?}");
             }
             shown = self.shown.1.wait_timeout(shown, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Waits until so many whole lines were written, and gives them back with the times at which their ends came. It is
-    /// for programs that write lines.
+    /// Waits until `count` whole lines were written, and returns all lines, each with the time at which its end
+    /// arrived.
     pub fn wait_lines(&self, count: usize) -> Result<Vec<(SystemTime, String)>> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut shown = lock(&self.shown.0);
         while shown.bytes.iter().filter(|&&byte| byte == b'\n').take(count).count() < count {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("not {count} lines within {PATIENCE:?}: {}", String::from_utf8_lossy(&shown.bytes));
+                bail!("not {count} lines within {TIMEOUT:?}: {}", String::from_utf8_lossy(&shown.bytes));
             }
             shown = self.shown.1.wait_timeout(shown, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(shown.lines())
     }
 
-    /// All that was written, byte by byte.
+    /// All bytes written so far.
     pub fn written(&self) -> Vec<u8> {
         lock(&self.shown.0).bytes.clone()
     }
 
-    /// Whether the line is as a shell wants it: it echoes, gathers lines, and makes signals of keys.
+    /// Whether the terminal is in its usual mode: it echoes, buffers lines, and turns keys into signals.
     pub fn is_cooked(&self) -> Result<bool> {
         let modes = tcgetattr(&self.line)?.local_modes;
         Ok(modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG))
@@ -182,9 +182,9 @@ impl Terminal {
         self.process.signal(signal)
     }
 
-    /// Waits for the end of the process; what was written is still to be had from here.
-    pub fn wait_end(&mut self) -> Result<Ended> {
-        self.process.wait(PATIENCE)
+    /// Waits for the end of the process. The terminal can still be inspected.
+    pub fn wait_end(&mut self) -> Result<ProcessOutput> {
+        self.process.wait(TIMEOUT)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The program under test: `egress-tracer observe`, scoped to the lab's pod, its reports collected as they come.
+//! `egress-tracer observe --standalone`, scoped to the lab's pod. Its reports are collected as they arrive.
 
 use std::env;
 use std::fs::File;
@@ -11,16 +11,15 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::admin;
-use crate::app::beside_us;
+use crate::app::built_program;
 use crate::lab::Lab;
 use crate::lines::Lines;
 use crate::place::Place;
-use crate::process::{Ended, Process};
-use crate::ready::{spawn_ready, spawn_ready_into};
+use crate::process::{Process, ProcessOutput};
+use crate::wait::{spawn_ready, spawn_ready_into};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Where its metrics are, inside the tools' namespace: nothing else is there.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Its metrics address in the tools' namespace, where the fixed port is free.
 pub(crate) const METRICS: &str = "127.0.0.1:9475";
 
 /// A running tracer.
@@ -32,12 +31,12 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Observes the lab's pod with `-o json` and further `args`; returns when all hooks are attached.
+    /// Observes the lab's pod with `-o json` and extra `args`. Returns when all hooks are attached.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
-        Self::start_at(lab, &binary()?, args)
+        Self::start_at(lab, &tracer_binary()?, args)
     }
 
-    /// The same with a given `egress-tracer`.
+    /// Observes the lab's pod with a given `egress-tracer` binary.
     pub fn start_at(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
         let args: Vec<&str> = ["-o", "json"].iter().chain(args).copied().collect();
         let mut tracer = Self::launch(lab, lab.tools(), binary, "warn", &args)?;
@@ -45,26 +44,26 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// A second one that sees the same: its metrics are in the pod's namespace.
+    /// Starts a second tracer of the pod. Its metrics are in the pod's namespace.
     pub fn start_second(lab: &Lab, binary: &Path) -> Result<Self> {
         let mut tracer = Self::launch(lab, lab.pod_root(), binary, "warn", &["-o", "json"])?;
         tracer.reports = tracer.process.stdout().clone();
         Ok(tracer)
     }
 
-    /// Observes it with `-o compact`, which is then on stdout, and reads the reports beside that.
+    /// Observes the pod with `-o compact` on stdout, and reads the reports from a report file.
     pub fn start_compact(lab: &Lab, binary: &Path, args: &[&str]) -> Result<Self> {
         Self::start_as(lab, binary, "compact", "warn", args)
     }
 
-    /// The same in any format, with everything logged that can be.
-    pub fn start_talkative(lab: &Lab, format: &str, args: &[&str]) -> Result<Self> {
-        Self::start_as(lab, &binary()?, format, "trace", args)
+    /// Observes the pod in any format with the log level `trace`, and reads the reports from a report file.
+    pub fn start_verbose(lab: &Lab, format: &str, args: &[&str]) -> Result<Self> {
+        Self::start_as(lab, &tracer_binary()?, format, "trace", args)
     }
 
     fn start_as(lab: &Lab, binary: &Path, format: &str, log: &str, args: &[&str]) -> Result<Self> {
-        // A named pipe: reports are read as they are written, with nothing to poll. Open at both ends, so that opening
-        // waits for nobody.
+        // The report file is a named pipe, so reports arrive as they are written. It is open at both ends, so that
+        // opening it does not block.
         let pipe = lab.dir().join("reports");
         rustix::fs::mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR)
             .context("cannot make the pipe for the reports")?;
@@ -76,7 +75,7 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// Observes it with `-o json`, into a file: nobody reads along.
+    /// Observes the pod with `-o json` into a file, which the test does not read while it runs.
     pub fn start_into(lab: &Lab, binary: &Path, file: &Path) -> Result<Self> {
         let stdout = File::create(file).with_context(|| format!("cannot make {}", file.display()))?;
         Self::launch_with(lab, lab.tools(), binary, "warn", &["-o", "json"], |command, ready| {
@@ -106,7 +105,7 @@ impl Tracer {
         Ok(Self { process, reports: Lines::default(), place: place.clone() })
     }
 
-    /// All reports so far, as they were written.
+    /// All reports so far, as JSON lines.
     pub fn report_lines(&self) -> &Lines {
         &self.reports
     }
@@ -116,7 +115,7 @@ impl Tracer {
         self.reports.all().iter().map(|line| parse(line)).collect()
     }
 
-    /// Waits until there are `count` reports in all, and gives back all there are.
+    /// Waits until there are `count` reports in all. Returns all reports so far.
     pub fn wait_reports(&self, count: usize, timeout: Duration) -> Result<Vec<Value>> {
         let enough = self.reports.wait(timeout, |lines| (lines.len() >= count).then_some(()));
         let reports = self.reports()?;
@@ -127,17 +126,17 @@ impl Tracer {
         Ok(reports)
     }
 
-    /// The metrics, scraped from the running tracer in Prometheus' text format.
+    /// The metrics in Prometheus' text format, scraped from the running tracer.
     pub fn metrics(&self) -> Result<String> {
-        admin::get(self.place.netns(), &format!("http://{METRICS}/metrics"))
+        self.place.netns().http_get(&format!("http://{METRICS}/metrics"))
     }
 
-    /// What it said on stdout, line by line.
+    /// Its standard output so far.
     pub fn stdout(&self) -> &Lines {
         self.process.stdout()
     }
 
-    /// What it said on stderr.
+    /// Its standard error so far.
     pub fn stderr(&self) -> &Lines {
         self.process.stderr()
     }
@@ -152,29 +151,29 @@ impl Tracer {
         self.process.signal(signal)
     }
 
-    /// Waits for its end, whatever that is.
-    pub fn wait(self) -> Result<Ended> {
-        self.process.finish(PATIENCE)
+    /// Waits for its end.
+    pub fn wait(self) -> Result<ProcessOutput> {
+        self.process.finish(TIMEOUT)
     }
 
-    /// Kills it as nothing can be caught, and gives back all that it said.
-    pub fn kill(self) -> Result<Ended> {
+    /// Kills it with SIGKILL and returns its output.
+    pub fn kill(self) -> Result<ProcessOutput> {
         self.process.signal(Signal::KILL)?;
-        self.process.finish(PATIENCE)
+        self.process.finish(TIMEOUT)
     }
 
-    /// Stops it as Ctrl-C does, and gives back all that it said.
-    pub fn stop(self) -> Result<Ended> {
+    /// Stops it with SIGINT and returns its output.
+    pub fn stop(self) -> Result<ProcessOutput> {
         self.process.signal(Signal::INT)?;
-        self.process.finish(PATIENCE)
+        self.process.finish(TIMEOUT)
     }
 }
 
-/// `$EGRESS_TRACER_BIN`, or the one built beside the running tests.
-pub fn binary() -> Result<PathBuf> {
+/// `$EGRESS_TRACER_BIN`, or the binary built beside the running tests.
+pub fn tracer_binary() -> Result<PathBuf> {
     match env::var_os("EGRESS_TRACER_BIN") {
         Some(path) => Ok(PathBuf::from(path)),
-        None => beside_us("egress-tracer"),
+        None => built_program("egress-tracer"),
     }
 }
 

@@ -9,32 +9,32 @@ use std::net::SocketAddr;
 
 use jiff::Timestamp;
 use lab::{
-    Behaviour, ENVOY_OLDEST, ENVOY_VERSION, Envoy, EnvoyOptions, Lab, Script, ScriptedProxy, Step, Watch,
-    case,
+    Behavior, ENVOY_OLDEST, ENVOY_VERSION, Envoy, EnvoyOptions, Lab, Script, ScriptedProxy, Step,
+    TracerWatch, case_dir,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 #[derive(Deserialize)]
 struct Case {
-    probes: Vec<Probe>,
+    probes: Vec<CaseProbe>,
 }
 
 #[derive(Deserialize)]
-struct Probe {
+struct CaseProbe {
     #[serde(rename = "probe")]
     name: String,
-    dialled: SocketAddr,
+    dialed: SocketAddr,
     #[serde(default)]
     steps: Vec<Step>,
     client: Option<Vec<String>>,
     proxy: String,
-    report: Due,
+    report: ExpectedReport,
 }
 
 /// A report that is due. A missing `status` means that no reply is reported; other missing fields are not compared.
 #[derive(Deserialize)]
-struct Due {
+struct ExpectedReport {
     any: Option<String>,
     verdict: Option<String>,
     reason: Option<String>,
@@ -42,12 +42,12 @@ struct Due {
     status: Option<u16>,
     authority: Option<String>,
     #[serde(default)]
-    also: Vec<Due>,
+    also: Vec<ExpectedReport>,
     #[serde(default)]
-    then: Vec<Due>,
+    then: Vec<ExpectedReport>,
 }
 
-impl Due {
+impl ExpectedReport {
     fn is(&self, report: &Value) -> bool {
         let same = |at: &str, due: Option<Value>| report.pointer(at) == Some(&due.unwrap_or(Value::Null));
         let optional = |at: &str, due: Option<Value>| due.is_none_or(|due| report.pointer(at) == Some(&due));
@@ -62,19 +62,20 @@ impl Due {
     /// This one or one that is as right.
     fn is_met_by(&self, report: &Value) -> bool {
         // Another right answer may say less about the reply than the first one does.
-        let loosely = |due: &Self| due.verdict.is_some() && (due.is(report) || due.without_status_is(report));
+        let loosely =
+            |other: &Self| other.verdict.is_some() && (other.is(report) || other.is_without_reply(report));
         self.is(report) || self.also.iter().any(loosely)
     }
 
-    fn without_status_is(&self, report: &Value) -> bool {
+    fn is_without_reply(&self, report: &Value) -> bool {
         let mut bare = report.clone();
         bare["reply"] = Value::Null;
         self.status.is_none() && self.is(&bare)
     }
 
     /// How few reports will do.
-    fn least(&self) -> usize {
-        let silence = self.also.iter().any(|due| due.verdict.is_none());
+    fn min_reports(&self) -> usize {
+        let silence = self.also.iter().any(|other| other.verdict.is_none());
         if self.any.is_some() || self.verdict.is_none() || silence { 0 } else { 1 + self.then.len() }
     }
 
@@ -84,7 +85,7 @@ impl Due {
             return true;
         }
         if reports.is_empty() {
-            return self.least() == 0;
+            return self.min_reports() == 0;
         }
         let first = self.verdict.is_some() && self.is(&reports[0]);
         let rest = &reports[1..];
@@ -116,56 +117,56 @@ fn show_report(report: &Value) -> String {
 }
 
 /// Who made a probe's connection.
-enum Who {
+enum Client {
     /// The raw client, from this port, at some time after this moment. The kernel may give the port to a later probe again.
     Port(u16, Timestamp),
     /// A program: whatever is reported between these two moments and is nobody else's.
     Program(std::ops::Range<usize>),
 }
 
-struct Stage {
+struct CaseFixture {
     envoy: Envoy,
-    watch: Watch,
+    watch: TracerWatch,
     lab: Lab,
 }
 
-impl Stage {
-    fn play(&self, probe: &Probe) -> Who {
-        let listen = SocketAddr::from(([0, 0, 0, 0], probe.dialled.port()));
-        let behaviour = match probe.proxy.as_str() {
+impl CaseFixture {
+    fn play(&self, probe: &CaseProbe) -> Client {
+        let listen = SocketAddr::from(([0, 0, 0, 0], probe.dialed.port()));
+        let behavior = match probe.proxy.as_str() {
             "upstream_envoy" => None,
-            word => Behaviour::named(word).expect("a behaviour"),
+            word => Behavior::named(word).expect("a behavior"),
         };
-        let proxy = behaviour.map(|behaviour| ScriptedProxy::start(&self.lab, listen, behaviour));
+        let proxy = behavior.map(|behavior| ScriptedProxy::start(&self.lab, listen, behavior));
         let proxy = proxy.transpose().expect("a proxy outside");
-        let who = match &probe.client {
+        let client = match &probe.client {
             None => {
                 let began = Timestamp::now();
-                let script = Script { dialled: probe.dialled, steps: probe.steps.clone() };
+                let script = Script { dialed: probe.dialed, steps: probe.steps.clone() };
                 let transcript = self.lab.play(&[script]).expect("a transcript").remove(0);
                 let port =
                     transcript.local.unwrap_or_else(|| panic!("{}: {transcript:?}", probe.name)).port();
                 self.watch
-                    .wait(port, probe.dialled, probe.report.least())
+                    .wait(port, probe.dialed, probe.report.min_reports())
                     .unwrap_or_else(|e| panic!("{}: {e:#}", probe.name));
-                Who::Port(port, began)
+                Client::Port(port, began)
             }
             Some(client) => {
                 let before = self.watch.tracer().report_lines().all().len();
                 let (program, args) = command(client);
                 let args: Vec<&str> = args.iter().map(String::as_str).collect();
                 self.lab.run_app(&program, &args).expect("the client runs");
-                let least = before + probe.report.least();
+                let least = before + probe.report.min_reports();
                 self.watch
                     .tracer()
                     .wait_reports(least, std::time::Duration::from_secs(30))
                     .unwrap_or_else(|error| panic!("{}: {error:#}", probe.name));
                 self.watch.mark(&self.lab).expect("a mark");
-                Who::Program(before..self.watch.tracer().report_lines().all().len())
+                Client::Program(before..self.watch.tracer().report_lines().all().len())
             }
         };
         drop(proxy);
-        who
+        client
     }
 }
 
@@ -181,7 +182,7 @@ fn command(client: &[String]) -> (String, Vec<String>) {
 }
 
 fn play(folder: &str, version: &str) {
-    let dir = case(folder);
+    let dir = case_dir(folder);
     let text = fs::read_to_string(dir.join("expected.json")).expect("what is expected");
     let expected: Case = serde_json::from_str(&text).expect("in its format");
 
@@ -190,12 +191,12 @@ fn play(folder: &str, version: &str) {
     let remote = remote.exists().then(|| Envoy::upstream(&lab, &remote).expect("the proxy is an Envoy"));
     let options = EnvoyOptions { version: version.to_owned(), ..EnvoyOptions::default() };
     let envoy = Envoy::start(&lab, lab.sidecar(), &dir, &options).expect("Envoy");
-    let watch = Watch::start(&lab, &["--deadline", "3s"]).expect("the tracer");
-    let stage = Stage { envoy, watch, lab };
-    let played: Vec<Who> = expected.probes.iter().map(|probe| stage.play(probe)).collect();
+    let watch = TracerWatch::start(&lab, &["--deadline", "3s"]).expect("the tracer");
+    let fixture = CaseFixture { envoy, watch, lab };
+    let played: Vec<Client> = expected.probes.iter().map(|probe| fixture.play(probe)).collect();
 
     // With Envoy every connection ends, so everything that can still be reported is.
-    let Stage { envoy, watch, lab } = stage;
+    let CaseFixture { envoy, watch, lab } = fixture;
     envoy.stop().expect("Envoy stops");
     watch.mark(&lab).expect("a mark");
     drop(remote);
@@ -211,21 +212,22 @@ fn play(folder: &str, version: &str) {
         .collect();
     let ports: HashSet<u64> = played
         .iter()
-        .filter_map(|who| if let Who::Port(port, _) = who { Some(u64::from(*port)) } else { None })
+        .filter_map(|client| if let Client::Port(port, _) = client { Some(u64::from(*port)) } else { None })
         .collect();
-    for (nth, (probe, who)) in expected.probes.iter().zip(&played).enumerate() {
+    for (nth, (probe, client)) in expected.probes.iter().zip(&played).enumerate() {
         let own: Vec<(usize, Value)> = reports
             .iter()
             .enumerate()
             .filter(|(at, report)| {
                 let port = report["source"]["port"].as_u64().unwrap_or_default();
                 !marks.contains(&report.to_string())
-                    && match who {
-                        Who::Port(own, began) => {
+                    && match client {
+                        Client::Port(own, began) => {
                             port == u64::from(*own)
-                                && (*began..next_from(*own, &played[nth + 1..])).contains(&made(report))
+                                && (*began..next_use_of_port(*own, &played[nth + 1..]))
+                                    .contains(&request_time(report))
                         }
-                        Who::Program(between) => between.contains(at) && !ports.contains(&port),
+                        Client::Program(between) => between.contains(at) && !ports.contains(&port),
                     }
             })
             .map(|(at, report)| (at, report.clone()))
@@ -241,12 +243,12 @@ fn play(folder: &str, version: &str) {
         let mark = if right { "  " } else { "! " };
         let _ = writeln!(table, "{mark}{:28} {:46} {got}", probe.name, probe.report.describe());
         if !right {
-            wrong.push(format!("{}: due {}, got {own:#?}", probe.name, probe.report.describe()));
+            wrong.push(format!("{}: expected {}, got {own:#?}", probe.name, probe.report.describe()));
         }
     }
     for (at, report) in reports.iter().enumerate() {
         if !taken.contains(&at) && !marks.contains(&report.to_string()) {
-            wrong.push(format!("nobody's report: {report}"));
+            wrong.push(format!("report on no connection of this case: {report}"));
         }
     }
     stderr().write_all(table.as_bytes()).expect("stderr");
@@ -258,16 +260,16 @@ fn play(folder: &str, version: &str) {
 }
 
 /// When a later probe began that has the same port.
-fn next_from(port: u16, later: &[Who]) -> Timestamp {
-    let same = later.iter().find_map(|who| match who {
-        Who::Port(other, began) if *other == port => Some(*began),
+fn next_use_of_port(port: u16, later: &[Client]) -> Timestamp {
+    let same = later.iter().find_map(|client| match client {
+        Client::Port(other, began) if *other == port => Some(*began),
         _ => None,
     });
     same.unwrap_or(Timestamp::MAX)
 }
 
 /// When a report's request was sent.
-fn made(report: &Value) -> Timestamp {
+fn request_time(report: &Value) -> Timestamp {
     report["time"].as_str().expect("a time").parse().expect("in RFC 3339")
 }
 
@@ -312,8 +314,8 @@ mod oldest {
 }
 
 #[test]
-fn no_case_is_left_out() {
-    let mut there: Vec<String> = fs::read_dir(case(""))
+fn every_case_folder_is_tested() {
+    let mut there: Vec<String> = fs::read_dir(case_dir(""))
         .expect("the cases")
         .filter_map(Result::ok)
         .filter(|entry| entry.path().is_dir())

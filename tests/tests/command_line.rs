@@ -6,10 +6,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{Ended, Envoy, Lab, PROXY, Process, Script, Watch, full_sidecar, get, spawn_ready, tracer_binary};
+use lab::{
+    Envoy, Lab, Process, ProcessOutput, Script, TracerWatch, full_sidecar, proxy_addr, spawn_ready,
+    tracer_binary,
+};
 use rustix::process::Signal;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const METRICS: &str = "127.0.0.1:9475";
 
 /// `egress-tracer` in the place for tools, with backtraces asked for.
@@ -28,23 +31,8 @@ fn restricted(lab: &Lab, options: &[&str], args: &[&str]) -> Command {
     command
 }
 
-fn run(command: Command) -> Ended {
-    Process::run(command, &[], PATIENCE).expect("it runs to its end")
-}
-
-/// It failed with `code`, and one sentence in which all of `words` are.
-fn fails(ended: &Ended, code: i32, words: &[&str]) {
-    assert_eq!(ended.status.code(), Some(code), "{ended:?}");
-    assert_eq!(ended.stdout, "", "{ended:?}");
-    for word in words {
-        assert!(ended.stderr.contains(word), "no {word:?}: {ended:?}");
-    }
-    for word in ["panicked", "backtrace", "RUST_BACKTRACE", "at /", "  0:"] {
-        assert!(!ended.stderr.contains(word), "{word:?}: {ended:?}");
-    }
-    // clap's own errors have lines on usage behind them.
-    let lines = ended.stderr.lines().filter(|line| !line.trim().is_empty()).count();
-    assert!(code == 2 || lines == 1, "one sentence: {ended:?}");
+fn run(command: Command) -> ProcessOutput {
+    Process::run(command, &[], TIMEOUT).expect("it runs to its end")
 }
 
 fn observe<'a>(cgroup: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
@@ -53,7 +41,7 @@ fn observe<'a>(cgroup: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn wrong_usage_is_2() {
+fn wrong_usage_exits_2() {
     let lab = Lab::new().expect("a lab");
     for (args, word) in [
         (vec!["observe", "--nonsense"], "--nonsense"),
@@ -63,67 +51,64 @@ fn wrong_usage_is_2() {
         (vec!["observe", "--metrics-address", "here"], "--metrics-address"),
         (vec!["observe", "--fail-on", "rain"], "flagged"),
     ] {
-        fails(&run(tracer(&lab, &args)), 2, &[word]);
+        run(tracer(&lab, &args)).assert_error(2, &[word]);
     }
 }
 
 #[test]
-fn trouble_is_1() {
+fn errors_exit_1_with_one_sentence() {
     let lab = Lab::new().expect("a lab");
     let cgroup = lab.pod_cgroup();
     let nowhere = Path::new("/nowhere/at/all");
-    fails(&run(tracer(&lab, &observe(nowhere, &[]))), 1, &["/nowhere/at/all", "cgroup v2"]);
-    fails(&run(tracer(&lab, &observe(Path::new("/proc"), &[]))), 1, &["/proc", "cgroup v2"]);
+    run(tracer(&lab, &observe(nowhere, &[]))).assert_error(1, &["/nowhere/at/all", "cgroup v2"]);
+    run(tracer(&lab, &observe(Path::new("/proc"), &[]))).assert_error(1, &["/proc", "cgroup v2"]);
     let file = cgroup.join("cgroup.procs");
-    fails(&run(tracer(&lab, &observe(&file, &[]))), 1, &["cgroup.procs", "cgroup v2"]);
+    run(tracer(&lab, &observe(&file, &[]))).assert_error(1, &["cgroup.procs", "cgroup v2"]);
     let no_file = observe(cgroup, &["--ready-file", "/nowhere/ready"]);
-    fails(&run(tracer(&lab, &no_file)), 1, &["/nowhere/ready", "ready file"]);
+    run(tracer(&lab, &no_file)).assert_error(1, &["/nowhere/ready", "ready file"]);
     let no_report = observe(cgroup, &["--report-file", "/nowhere/reports"]);
-    fails(&run(tracer(&lab, &no_report)), 1, &["/nowhere/reports", "report file"]);
+    run(tracer(&lab, &no_report)).assert_error(1, &["/nowhere/reports", "report file"]);
     let no_recording = observe(cgroup, &["--record", "/nowhere/recording"]);
-    fails(&run(tracer(&lab, &no_recording)), 1, &["/nowhere/recording", "recording"]);
-    fails(&run(tracer(&lab, &["replay", "/nowhere/recording"])), 1, &["/nowhere/recording"]);
+    run(tracer(&lab, &no_recording)).assert_error(1, &["/nowhere/recording", "recording"]);
+    run(tracer(&lab, &["replay", "/nowhere/recording"])).assert_error(1, &["/nowhere/recording"]);
     let no_recording = lab.dir().join("no-recording");
     std::fs::write(&no_recording, "\u{1b}[31mnot a recording\n").expect("written");
     let ended = run(tracer(&lab, &["replay", no_recording.to_str().expect("UTF-8")]));
-    fails(&ended, 1, &["no-recording"]);
+    ended.assert_error(1, &["no-recording"]);
     assert!(!ended.stderr.contains('\u{1b}'), "{ended:?}");
 }
 
 #[test]
-fn a_busy_port_is_1() {
+fn busy_metrics_port_exits_1() {
     let lab = Lab::new().expect("a lab");
     let busy = lab.tools().netns().run(|| TcpListener::bind(METRICS)).expect("a thread").expect("a port");
     let args = observe(lab.pod_cgroup(), &["--metrics-address", METRICS]);
-    fails(&run(tracer(&lab, &args)), 1, &[METRICS, "--metrics-address"]);
+    run(tracer(&lab, &args)).assert_error(1, &[METRICS, "--metrics-address"]);
     let cgroup = lab.pod_cgroup().to_str().expect("UTF-8");
     let agent = ["agent", "--cgroup", cgroup, "--metrics-address", METRICS];
-    fails(&run(tracer(&lab, &agent)), 1, &[METRICS, "--metrics-address"]);
+    run(tracer(&lab, &agent)).assert_error(1, &[METRICS, "--metrics-address"]);
     drop(busy);
 }
 
 #[test]
-fn missing_privileges_are_1() {
+fn missing_privileges_exit_1() {
     let lab = Lab::new().expect("a lab");
     let args = observe(lab.pod_cgroup(), &[]);
-    let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    fails(&run(restricted(&lab, &nobody, &args)), 1, &["CAP_BPF"]);
+    let other_user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    run(restricted(&lab, &other_user, &args)).assert_error(1, &["CAP_BPF"]);
     // Some of them: the maps can be made, but the kernel refuses a program.
     let no_net = ["--bounding-set", "-net_admin,-sys_admin", "--inh-caps", "-net_admin,-sys_admin"];
-    fails(
-        &run(restricted(&lab, &no_net, &args)),
-        1,
-        &["the kernel refused the cgroup hook", "egress-tracer check"],
-    );
-    let nothing = ["--bounding-set", "-all", "--inh-caps", "-all"];
-    fails(&run(restricted(&lab, &nothing, &args)), 1, &["CAP_BPF"]);
+    run(restricted(&lab, &no_net, &args))
+        .assert_error(1, &["the kernel refused the cgroup hook", "egress-tracer check"]);
+    let no_capability = ["--bounding-set", "-all", "--inh-caps", "-all"];
+    run(restricted(&lab, &no_capability, &args)).assert_error(1, &["CAP_BPF"]);
 }
 
 /// A stand-in: Debian has no kernel without ring buffers (its oldest is 5.10, they came with 5.8). What is real is the
 /// tracer and its call; strace gives it the answer of a kernel that does not know the sort of map.
 /// <https://elixir.bootlin.com/linux/v5.7/source/kernel/bpf/syscall.c#L110>
 #[test]
-fn a_kernel_without_ring_buffers_is_1() {
+fn kernel_without_ring_buffers_exits_1() {
     let lab = Lab::new().expect("a lab");
     let cgroup = lab.pod_cgroup();
     let scope = cgroup.to_str().expect("UTF-8");
@@ -138,15 +123,15 @@ fn a_kernel_without_ring_buffers_is_1() {
         let refused: Vec<&str> = log.lines().filter(|line| line.contains("(INJECTED)")).collect();
         assert!(
             refused.len() == 1 && refused[0].contains("map_type=BPF_MAP_TYPE_RINGBUF"),
-            "not what was to be refused: {log}"
+            "another call was refused: {log}"
         );
-        fails(&ended, 1, &["this kernel has no ring buffers", "Linux 5.8"]);
-        assert!(!ended.stderr.contains("CAP_"), "it is no matter of privileges: {ended:?}");
+        ended.assert_error(1, &["this kernel has no ring buffers", "Linux 5.8"]);
+        assert!(!ended.stderr.contains("CAP_"), "privileges are not the cause: {ended:?}");
     }
 }
 
 #[test]
-fn runs_end_as_told() {
+fn observe_ends_with_timeout_first_and_fail_on() {
     let lab = Lab::new().expect("a lab");
     let _envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
     let cgroup = lab.pod_cgroup();
@@ -155,7 +140,7 @@ fn runs_end_as_told() {
     let ended = run(tracer(&lab, &observe(cgroup, &["--timeout", "200ms", "--fail-on", "flagged"])));
     assert_eq!(ended.status.code(), Some(0), "nothing flagged was seen: {ended:?}");
 
-    let flagged = Script::connect(std::net::SocketAddr::new(PROXY, 3128), "a.example:443");
+    let flagged = Script::connect(proxy_addr(3128), "a.example:443");
     for (args, code) in [(&["--first", "1"][..], 0), (&["--first", "1", "--fail-on", "flagged"], 3)] {
         let ready = lab.dir().join(format!("ready-{code}"));
         let ready_file = ready.display().to_string();
@@ -163,31 +148,31 @@ fn runs_end_as_told() {
         all.extend(args);
         let process = spawn_ready(tracer(&lab, &all), &ready).expect("it gets ready");
         lab.play(&[flagged.clone(), flagged.clone()]).expect("transcripts");
-        let ended = process.finish(PATIENCE).expect("it ends by itself");
+        let ended = process.finish(TIMEOUT).expect("it ends by itself");
         assert_eq!(ended.status.code(), Some(code), "{ended:?}");
         assert_eq!(ended.stdout.lines().count(), 1, "{ended:?}");
     }
-    let watch = Watch::start(&lab, &["--flagged"]).expect("the tracer");
+    let watch = TracerWatch::start(&lab, &["--flagged"]).expect("the tracer");
     assert!(watch.into_tracer().stop().expect("ends on SIGINT").status.success());
 }
 
 #[test]
-fn the_agent_serves_until_sigterm() {
+fn agent_serves_until_sigterm() {
     let lab = Lab::new().expect("a lab");
     let _envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
     let ready = lab.dir().join("ready");
     let (cgroup, ready_file) = (lab.pod_cgroup().display().to_string(), ready.display().to_string());
     let args = ["agent", "--cgroup", &cgroup, "--metrics-address", METRICS, "--ready-file", &ready_file];
     let process = spawn_ready(tracer(&lab, &args), &ready).expect("it gets ready");
-    let page = |path: &str| get(lab.tools().netns(), &format!("http://{METRICS}{path}"));
+    let page = |path: &str| lab.tools().netns().http_get(&format!("http://{METRICS}{path}"));
     assert_eq!(page("/healthz").expect("healthy"), "ok\n");
     assert_eq!(page("/readyz").expect("ready"), "ready\n");
     assert!(page("/nonsense").is_err());
 
-    let flagged = Script::connect(std::net::SocketAddr::new(PROXY, 3128), "a.example:443");
+    let flagged = Script::connect(proxy_addr(3128), "a.example:443");
     lab.play(&[flagged]).expect("a transcript");
-    let said = process.stdout().wait(PATIENCE, |lines| lines.first().cloned()).expect("a flagged report");
-    assert!(said.contains("\"handled_as_http\""), "{said}");
+    let line = process.stdout().wait(TIMEOUT, |lines| lines.first().cloned()).expect("a flagged report");
+    assert!(line.contains("\"handled_as_http\""), "{line}");
     let metrics = page("/metrics").expect("metrics");
     let counted = metrics.lines().find(|line| line.starts_with("egress_tracer_connect_sessions_total{"));
     assert!(
@@ -200,6 +185,6 @@ fn the_agent_serves_until_sigterm() {
         assert!(metrics.contains(name), "no {name}: {metrics}");
     }
     process.signal(Signal::TERM).expect("a signal");
-    let ended = process.finish(PATIENCE).expect("it ends");
+    let ended = process.finish(TIMEOUT).expect("it ends");
     assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
 }

@@ -1,22 +1,22 @@
 //! A flagged report says which listener took the connection, whose it is, and what to apply; and it comes all the same
 //! when the sidecar's admin port does not answer.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::time::Duration;
 
-use lab::{Behaviour, Envoy, Lab, PROXY, Script, ScriptedProxy, Tracer, demo_sidecar};
+use lab::{Behavior, Envoy, Lab, Script, ScriptedProxy, Tracer, demo_sidecar, proxy_addr};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The report on one CONNECT that the demo's sidecar answers itself.
 fn report(lab: &Lab, args: &[&str]) -> Value {
-    let proxy = SocketAddr::new(PROXY, 3128);
+    let proxy = proxy_addr(3128);
     let _envoy = Envoy::sidecar(lab, &demo_sidecar()).expect("Envoy");
-    let _proxy = ScriptedProxy::start(lab, proxy, Behaviour::Tunnel).expect("a proxy");
+    let _proxy = ScriptedProxy::start(lab, proxy, Behavior::Tunnel).expect("a proxy");
     let tracer = Tracer::start(lab, args).expect("the tracer");
     lab.play(&[Script::connect(proxy, "example.com:443")]).expect("an answer");
-    let report = tracer.wait_reports(1, PATIENCE).expect("a report").remove(0);
+    let report = tracer.wait_reports(1, TIMEOUT).expect("a report").remove(0);
     let metrics = tracer.metrics().expect("metrics");
     let fetched = metrics.contains("egress_tracer_config_fetches_total{result=\"ok\"} 1");
     assert_eq!(fetched, report["listener"] != Value::Null, "{metrics}");
@@ -25,7 +25,7 @@ fn report(lab: &Lab, args: &[&str]) -> Value {
 }
 
 #[test]
-fn a_flagged_report_names_the_listener_its_owner_and_the_fix() {
+fn flagged_report_names_the_listener_its_owner_and_the_fix() {
     let lab = Lab::new().expect("a lab");
     let report = report(&lab, &["--explain"]);
     assert_eq!(report["listener"]["name"], "0.0.0.0_3128", "{report}");
@@ -38,7 +38,7 @@ fn a_flagged_report_names_the_listener_its_owner_and_the_fix() {
 }
 
 #[test]
-fn without_being_asked_nobody_reads_the_configuration() {
+fn configuration_is_not_read_without_explain() {
     let lab = Lab::new().expect("a lab");
     let report = report(&lab, &[]);
     assert_eq!(report["listener"], Value::Null);
@@ -46,14 +46,14 @@ fn without_being_asked_nobody_reads_the_configuration() {
 }
 
 #[test]
-fn an_absent_admin_port_changes_nothing() {
+fn absent_admin_port_leaves_the_report_unexplained() {
     let lab = Lab::new().expect("a lab");
     let report = report(&lab, &["--explain", "--admin-port", "15999"]);
     assert_eq!((&report["listener"], &report["flagged"]), (&Value::Null, &true.into()), "{report}");
 }
 
 #[test]
-fn a_silent_admin_port_changes_nothing() {
+fn silent_admin_port_leaves_the_report_unexplained() {
     let lab = Lab::new().expect("a lab");
     // Accepts in its backlog, and never answers.
     let listen = || TcpListener::bind("127.0.0.1:15998");

@@ -29,7 +29,7 @@ fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
 }
 
 #[test]
-fn three_minor_versions_take_every_overlay() {
+fn every_overlay_is_valid_in_three_kubernetes_minor_versions() {
     let base = render("base", &[]);
     let kinds: Vec<&str> = base.iter().filter_map(|object| object["kind"].as_str()).collect();
     assert_eq!(kinds, ["Namespace", "ServiceAccount", "DaemonSet", "PodMonitor"]);
@@ -43,7 +43,7 @@ fn three_minor_versions_take_every_overlay() {
 }
 
 #[test]
-fn it_asks_for_what_the_documentation_says() {
+fn daemon_set_asks_for_no_more_than_documented() {
     let document = std::fs::read_to_string(deploy().join("../docs/security.md")).expect("docs/security.md");
     let added = |objects: &[Value]| -> Vec<String> {
         let container = &of_kind(objects, "DaemonSet")[0]["spec"]["template"]["spec"]["containers"][0];

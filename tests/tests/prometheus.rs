@@ -11,26 +11,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::{
-    Alertmanager, Envoy, Lab, PROXY, Policy, Prometheus, Script, Squid, Step, TARGET, Target, Tracer,
-    demo_sidecar,
+    Alertmanager, Envoy, Lab, ProcessOutput, Prometheus, Script, Squid, SquidPolicy, Step, TARGET, Target,
+    Tracer, demo_sidecar, proxy_addr,
 };
 use serde_json::Value;
 
 const NAME: &str = "www.example.com";
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-fn proxy() -> SocketAddr {
-    SocketAddr::new(PROXY, 3128)
-}
+const PROXY_PORT: u16 = 3128;
 
 fn deployed(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus").join(name)
 }
 
 /// The rules with every time fifty times shorter: what takes ten minutes takes twelve seconds.
-fn hurried_rules(lab: &Lab) -> PathBuf {
+fn accelerated_rules(lab: &Lab) -> PathBuf {
     let mut rules = fs::read_to_string(deployed("rules.yaml")).expect("the rules");
-    for (usual, hurried) in [
+    for (usual, accelerated) in [
         ("offset 10m", "offset 12s"),
         ("[10m]", "[12s]"),
         ("[5m]", "[6s]"),
@@ -40,35 +38,36 @@ fn hurried_rules(lab: &Lab) -> PathBuf {
         ("for: 15m\n", "for: 18s\n"),
     ] {
         assert!(rules.contains(usual), "the rules have no {usual:?} any more");
-        rules = rules.replace(usual, hurried);
+        rules = rules.replace(usual, accelerated);
     }
     let path = lab.dir().join("rules.yaml");
     fs::write(&path, rules).expect("written");
     path
 }
 
-fn curl(lab: &Lab, target: &Target) -> lab::Ended {
-    let (ca, proxy) = (target.certificate().display().to_string(), format!("http://{}", proxy()));
+fn curl(lab: &Lab, target: &Target) -> ProcessOutput {
+    let (ca, proxy) =
+        (target.certificate().display().to_string(), format!("http://{}", proxy_addr(PROXY_PORT)));
     let url = format!("https://{NAME}/page.html");
     lab.run_app("curl", &["-sS", "-m", "20", "--cacert", &ca, "-x", &proxy, &url]).expect("curl runs")
 }
 
 #[test]
-fn the_failure_fires_its_alert_the_dashboard_shows_it_and_the_fix_resolves_it() {
+fn failure_fires_its_alert_and_fills_the_dashboard_and_the_fix_resolves_the_alert() {
     let lab = Lab::new().expect("a lab");
     let hosts = vec![(NAME.to_owned(), TARGET.to_string())];
-    let policy = Policy { hosts, denied: Vec::new(), credentials: None };
-    let _squid = Squid::start(&lab, proxy(), &policy).expect("squid");
+    let policy = SquidPolicy { hosts, denied: Vec::new(), credentials: None };
+    let _squid = Squid::start(&lab, proxy_addr(PROXY_PORT), &policy).expect("squid");
     let target = Target::start(&lab, SocketAddr::new(TARGET, 443), NAME).expect("a TLS server");
     let envoy = Envoy::sidecar(&lab, &demo_sidecar()).expect("Envoy");
     let tracer = Tracer::start(&lab, &["--metrics-programs"]).expect("a tracer");
     let mut alertmanager = Alertmanager::start(&lab).expect("Alertmanager");
     let prometheus =
-        Prometheus::start(&lab, &hurried_rules(&lab), alertmanager.address()).expect("Prometheus");
+        Prometheus::start(&lab, &accelerated_rules(&lab), alertmanager.address()).expect("Prometheus");
 
     let start = Instant::now();
     assert!(curl(&lab, &target).stderr.contains("404"), "the demo's failure");
-    let alert = alertmanager.wait("EgressConnectHandledAsHttp", "firing", PATIENCE).expect("an alert");
+    let alert = alertmanager.wait("EgressConnectHandledAsHttp", "firing", TIMEOUT).expect("an alert");
     println!("the alert arrived {:?} after the failure", start.elapsed());
     for (label, value) in [
         ("severity", "critical"),
@@ -84,13 +83,13 @@ fn the_failure_fires_its_alert_the_dashboard_shows_it_and_the_fix_resolves_it() 
     assert_eq!(annotation("summary"), "Envoy handles CONNECTs of an app to the proxy 10.0.0.1:3128 as HTTP");
     assert!(annotation("description").contains("egress-tracer explain --to 10.0.0.1:3128"), "{alert}");
     assert!(annotation("runbook_url").ends_with("/docs/verdicts/handled_as_http.md"), "{alert}");
-    ask_all_of_the_dashboard(&prometheus);
+    run_all_dashboard_queries(&prometheus);
     check_metrics(&tracer.metrics().expect("metrics"));
 
     envoy.apply("lds.yaml", &demo_sidecar().join("fixed/lds.yaml")).expect("the fix is taken");
     let ended = curl(&lab, &target);
     assert!(ended.status.success(), "{ended:?}");
-    alertmanager.wait("EgressConnectHandledAsHttp", "resolved", PATIENCE).expect("the end of the alert");
+    alertmanager.wait("EgressConnectHandledAsHttp", "resolved", TIMEOUT).expect("the end of the alert");
     // Prometheus had the OpenMetrics form all the while, and found nothing wrong with it.
     let targets = prometheus.ask("targets", &[]).expect("targets");
     assert_eq!(targets["data"]["activeTargets"][0]["health"], "up", "{targets}");
@@ -98,7 +97,7 @@ fn the_failure_fires_its_alert_the_dashboard_shows_it_and_the_fix_resolves_it() 
 }
 
 /// Each panel's queries, with what Grafana would put in for its variables.
-fn ask_all_of_the_dashboard(prometheus: &Prometheus) {
+fn run_all_dashboard_queries(prometheus: &Prometheus) {
     let text = fs::read_to_string(deployed("dashboard.json")).expect("the dashboard");
     let dashboard: Value = serde_json::from_str(&text).expect("JSON");
     let mut asked = 0;
@@ -135,13 +134,13 @@ fn sessions(metrics: &str) -> u64 {
 }
 
 #[test]
-fn a_scrape_under_load_is_quick_and_every_session_is_counted() {
+fn scrapes_under_load_are_fast_and_every_session_is_counted() {
     const SESSIONS: usize = 6000;
     let lab = Lab::new().expect("a lab");
     let _envoy = Envoy::sidecar(&lab, &demo_sidecar()).expect("Envoy");
     let tracer = Tracer::start(&lab, &[]).expect("a tracer");
     // 200 clients at once, each of which waits a moment before it asks: a thousand sessions a second.
-    let mut script = Script::connect(proxy(), "www.example.com:443");
+    let mut script = Script::connect(proxy_addr(PROXY_PORT), "www.example.com:443");
     script.steps.insert(0, Step::Wait { wait: 180 });
     let scripts = vec![script; SESSIONS];
     let mut took = Vec::new();
@@ -166,9 +165,9 @@ fn a_scrape_under_load_is_quick_and_every_session_is_counted() {
         }
     });
     let lasted = start.elapsed();
-    assert!(lasted < Duration::from_secs(12), "this machine is too busy for such a load: {lasted:?}");
+    assert!(lasted < Duration::from_secs(12), "this machine is too busy for this load: {lasted:?}");
     assert_eq!(load, SESSIONS, "Envoy answered each");
-    tracer.wait_reports(SESSIONS, PATIENCE).expect("a report for each");
+    tracer.wait_reports(SESSIONS, TIMEOUT).expect("a report for each");
     let metrics = tracer.metrics().expect("metrics");
     let lost: Vec<&str> = metrics.lines().filter(|line| line.contains("_lost_events_total{")).collect();
     assert_eq!(sessions(&metrics), SESSIONS as u64, "{lost:?}");

@@ -2,23 +2,18 @@
 //! fixture that the tracer's own tests replay without a kernel.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{Behaviour, Envoy, Lab, PROXY, Process, Script, ScriptedProxy, Step, Tracer, demo_sidecar};
+use lab::{Behavior, Envoy, Lab, Process, Script, ScriptedProxy, Step, Tracer, demo_sidecar, proxy_addr};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn proxy() -> SocketAddr {
-    SocketAddr::new(PROXY, 3128)
-}
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn connect(head: &str) -> Script {
     Script {
-        dialled: proxy(),
+        dialed: proxy_addr(3128),
         steps: vec![Step::Send { send: head.to_owned() }, Step::Until { until: "\r\n\r\n".to_owned() }],
     }
 }
@@ -37,10 +32,11 @@ fn records_of_first_session(recording: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_recording_replays_to_the_same_reports() {
+fn recording_replays_to_the_reports_printed_live() {
     let lab = Lab::new().expect("a lab");
     let envoy = Envoy::sidecar(&lab, &demo_sidecar()).expect("Envoy");
-    let _proxy = ScriptedProxy::start(&lab, proxy(), Behaviour::Statuses(vec![407])).expect("a proxy");
+    let _proxy =
+        ScriptedProxy::start(&lab, proxy_addr(3128), Behavior::Statuses(vec![407])).expect("a proxy");
     let recording = lab.dir().join("recording.jsonl");
     let tracer = Tracer::start(&lab, &["--record", &recording.display().to_string()]).expect("the tracer");
 
@@ -53,7 +49,7 @@ fn a_recording_replays_to_the_same_reports() {
     }
     envoy.apply("lds.yaml", &demo_sidecar().join("fixed/lds.yaml")).expect("the fix is taken");
     lab.play(&[connect(&handled)]).expect("an answer");
-    let reports = tracer.wait_reports(3, PATIENCE).expect("three reports");
+    let reports = tracer.wait_reports(3, TIMEOUT).expect("three reports");
     assert_eq!(
         reports.iter().map(|report| report["verdict"].as_str().unwrap_or_default()).collect::<Vec<_>>(),
         ["handled_as_http", "refused_by_proxy", "refused_by_proxy"],
@@ -65,7 +61,7 @@ fn a_recording_replays_to_the_same_reports() {
 
     let mut command = Command::new(lab::tracer_binary().expect("the binary"));
     command.args(["replay", "-o", "json"]).arg(&recording);
-    let replayed = Process::run_well(command, &[], PATIENCE).expect("it replays");
+    let replayed = Process::run_checked(command, &[], TIMEOUT).expect("it replays");
     assert_eq!(replayed.stdout, ended.stdout);
 
     if std::env::var_os("UPDATE").is_some() {

@@ -27,13 +27,13 @@ fn promtool(args: &[&str], on: &str) {
 }
 
 #[test]
-fn promtool_takes_the_rules_and_their_tests_pass() {
+fn promtool_accepts_the_rules_and_their_tests_pass() {
     promtool(&["check", "rules"], "rules.yaml");
     promtool(&["test", "rules"], "rules_test.yaml");
 }
 
 #[test]
-fn the_object_holds_the_same_rules_as_the_file() {
+fn prometheus_rule_object_has_the_rules_of_the_file() {
     let head = "# Made from rules.yaml by `UPDATE=1 cargo test -p tests --test rules`.\n\
                 apiVersion: monitoring.coreos.com/v1\n\
                 kind: PrometheusRule\n\
@@ -52,7 +52,7 @@ fn the_object_holds_the_same_rules_as_the_file() {
 }
 
 #[test]
-fn every_alert_is_complete_and_tested_in_each_way() {
+fn every_alert_has_all_fields_and_a_test_of_each_case() {
     let (rules, tests) = (read("rules.yaml"), read("rules_test.yaml"));
     let alerts: Vec<(&str, &str)> = rules
         .split("  - alert: ")
@@ -76,7 +76,7 @@ fn every_alert_is_complete_and_tested_in_each_way() {
         for part in ["for: ", "severity: ", "summary: ", "description: ", "runbook_url: https://"] {
             assert!(body.contains(part), "{name} lacks {part}");
         }
-        assert!(body.contains("{{ $labels.") || body.contains("{{ with $labels."), "{name} names nobody");
+        assert!(body.contains("{{ $labels.") || body.contains("{{ with $labels."), "{name} names no label");
         for case in CASES {
             assert!(tests.contains(&format!("- name: \"{name}: {case}")), "{name} is not tested: {case}");
         }
@@ -96,7 +96,7 @@ fn every_alert_is_complete_and_tested_in_each_way() {
 
 /// The fields that Grafana's dashboard schema demands: <https://github.com/grafana/grafana/blob/main/kinds/dashboard/dashboard_kind.cue>.
 #[test]
-fn grafana_can_read_the_dashboard() {
+fn dashboard_has_the_fields_that_grafana_requires() {
     let dashboard: Value = serde_json::from_str(&read("dashboard.json")).expect("JSON");
     assert!(dashboard["title"].is_string() && dashboard["uid"].is_string());
     assert!(dashboard["schemaVersion"].as_u64().is_some_and(|version| version >= 36));
@@ -107,10 +107,10 @@ fn grafana_can_read_the_dashboard() {
         let title = panel["title"].as_str().expect("a title");
         assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{title} has the id of another");
         let at = |side: &str| panel["gridPos"][side].as_u64().expect("a place");
-        assert!(at("x") + at("w") <= 24, "{title} is beyond the edge");
+        assert!(at("x") + at("w") <= 24, "{title} exceeds 24 columns");
         for x in at("x")..at("x") + at("w") {
             for y in at("y")..at("y") + at("h") {
-                assert!(cells.insert((x, y)), "{title} lies over another");
+                assert!(cells.insert((x, y)), "{title} overlaps another panel");
             }
         }
         if panel["type"] == "row" {
@@ -118,7 +118,7 @@ fn grafana_can_read_the_dashboard() {
         }
         assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
         let targets = panel["targets"].as_array().expect("queries");
-        assert!(!targets.is_empty(), "{title} asks nothing");
+        assert!(!targets.is_empty(), "{title} has no query");
         for target in targets {
             let expression = target["expr"].as_str().expect("an expression");
             for used in expression.split('$').skip(1) {

@@ -7,29 +7,30 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use lab::{ATTACH_TYPES, Behaviour, Envoy, Lab, PROXY, Script, ScriptedProxy, Watch, attached, full_sidecar};
-use rustix::event::{Timespec, poll};
+use lab::{
+    ATTACH_TYPES, Behavior, Envoy, Lab, Script, ScriptedProxy, TracerWatch, attached_programs, full_sidecar,
+    pause, proxy_addr,
+};
 use rustix::net::{AddressFamily, SocketType};
 
 /// The kernel takes a link apart on a worker of its own, some time after its last descriptor is gone, and tells nobody:
 /// <https://elixir.bootlin.com/linux/v6.12/source/kernel/bpf/syscall.c#L3029>.
-fn gone(cgroup: &Path) {
+fn wait_until_detached(cgroup: &Path) {
     let end = Instant::now() + Duration::from_secs(10);
-    while !attached(cgroup).is_empty() {
-        assert!(Instant::now() < end, "still attached: {:?}", attached(cgroup));
-        let tick = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-        poll(&mut [], Some(&tick)).expect("a short rest");
+    while !attached_programs(cgroup).is_empty() {
+        assert!(Instant::now() < end, "still attached: {:?}", attached_programs(cgroup));
+        pause(Duration::from_millis(5));
     }
 }
 
 #[test]
-fn other_cgroups_are_not_looked_at() {
+fn sessions_of_other_cgroups_are_not_reported() {
     let lab = Lab::new().expect("a lab");
-    let proxy = std::net::SocketAddr::new(PROXY, 3129);
-    let _tunnel = ScriptedProxy::start(&lab, proxy, Behaviour::Tunnel).expect("a proxy outside");
+    let proxy = proxy_addr(3129);
+    let _tunnel = ScriptedProxy::start(&lab, proxy, Behavior::Tunnel).expect("a proxy outside");
     let envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
-    let watch = Watch::start(&lab, &["--deadline", "1s"]).expect("the tracer");
-    let http = std::net::SocketAddr::new(PROXY, 3128);
+    let watch = TracerWatch::start(&lab, &["--deadline", "1s"]).expect("the tracer");
+    let http = proxy_addr(3128);
     let scripts = [Script::connect(http, "theirs.example:443"), Script::connect(proxy, "theirs.example:443")];
     // In the same network namespace, through the same sidecar, but in another cgroup; and from outside.
     let mut theirs = lab.play_in(lab.pod_root(), &scripts).expect("transcripts");
@@ -64,9 +65,9 @@ fn set_long_option() -> io::Result<()> {
 }
 
 #[test]
-fn socket_options_are_left_alone() {
+fn long_socket_options_can_be_set_while_traced() {
     let lab = Lab::new().expect("a lab");
-    let watch = Watch::start(&lab, &[]).expect("the tracer");
+    let watch = TracerWatch::start(&lab, &[]).expect("the tracer");
     let mut command = lab.app().command("true").expect("a command");
     // SAFETY: between fork and exec the closure makes system calls on values of its own stack.
     unsafe { command.pre_exec(set_long_option) };
@@ -88,16 +89,16 @@ fn socket_options_are_left_alone() {
 }
 
 #[test]
-fn nothing_stays_attached() {
+fn no_program_stays_attached_after_sigkill_or_sigint() {
     let lab = Lab::new().expect("a lab");
     let cgroup = lab.pod_cgroup();
-    assert_eq!(attached(cgroup), []);
-    let killed = Watch::start(&lab, &[]).expect("the tracer");
-    assert_eq!(attached(cgroup).len(), ATTACH_TYPES.len(), "{:?}", attached(cgroup));
+    assert_eq!(attached_programs(cgroup), []);
+    let killed = TracerWatch::start(&lab, &[]).expect("the tracer");
+    assert_eq!(attached_programs(cgroup).len(), ATTACH_TYPES.len(), "{:?}", attached_programs(cgroup));
     killed.into_tracer().kill().expect("killed");
-    gone(cgroup);
-    let stopped = Watch::start(&lab, &[]).expect("the tracer");
-    assert_eq!(attached(cgroup).len(), ATTACH_TYPES.len(), "{:?}", attached(cgroup));
+    wait_until_detached(cgroup);
+    let stopped = TracerWatch::start(&lab, &[]).expect("the tracer");
+    assert_eq!(attached_programs(cgroup).len(), ATTACH_TYPES.len(), "{:?}", attached_programs(cgroup));
     assert!(stopped.into_tracer().stop().expect("stops").status.success());
-    gone(cgroup);
+    wait_until_detached(cgroup);
 }

@@ -2,11 +2,10 @@
 //! every format, the report file, the recording, the metrics, and a log that tells everything.
 
 use std::fs;
-use std::net::SocketAddr;
 
 use lab::{
-    Behaviour, Envoy, Lab, PROXY, Policy, Script, ScriptedProxy, Squid, Step, TARGET, Tracer, Watch,
-    full_sidecar, text,
+    Behavior, Envoy, Lab, Script, ScriptedProxy, Squid, SquidPolicy, Step, TARGET, Tracer, TracerWatch,
+    full_sidecar, latin1_text, proxy_addr,
 };
 
 const HTTP: u16 = 3128;
@@ -15,7 +14,7 @@ const TCP: u16 = 3129;
 const SECRETS: &[&str] = &["hunter2", "dXNlcjpodW50ZXIyc2VjcmV0", "c00kie", "t0ken", "sess1on", "pr1vate"];
 
 /// All that a tracer said, by where.
-fn everything(lab: &Lab, watch: Watch) -> Vec<(&'static str, String)> {
+fn all_output(lab: &Lab, watch: TracerWatch) -> Vec<(&'static str, String)> {
     watch.mark(lab).expect("a mark");
     let metrics = watch.tracer().metrics().expect("metrics");
     let reports = watch.tracer().report_lines().text();
@@ -33,37 +32,33 @@ fn everything(lab: &Lab, watch: Watch) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn start(lab: &Lab, format: &str) -> Watch {
+fn start(lab: &Lab, format: &str) -> TracerWatch {
     let recording = lab.dir().join("recording").display().to_string();
     let args = ["--deadline", "2s", "--color", "never", "--explain", "--record", &recording];
-    Watch::with(lab, Tracer::start_talkative(lab, format, &args).expect("the tracer")).expect("a beacon")
-}
-
-fn at(port: u16) -> SocketAddr {
-    SocketAddr::new(PROXY, port)
+    TracerWatch::with(lab, Tracer::start_verbose(lab, format, &args).expect("the tracer")).expect("a beacon")
 }
 
 fn raw(port: u16, bytes: &str) -> Script {
     let steps = vec![Step::Send { send: bytes.to_owned() }, Step::Resp { resp: 1000 }];
-    Script { dialled: at(port), steps }
+    Script { dialed: proxy_addr(port), steps }
 }
 
 #[test]
-fn credentials_cookies_and_paths_stay_inside() {
+fn credentials_cookies_and_paths_are_in_no_output() {
     let lab = Lab::new().expect("a lab");
     let envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
-    let policy = Policy {
+    let policy = SquidPolicy {
         hosts: vec![("www.example.com".to_owned(), TARGET.to_string())],
         denied: Vec::new(),
         credentials: Some(("user".to_owned(), "hunter2secret".to_owned())),
     };
-    let _squid = Squid::start(&lab, at(TCP), &policy).expect("squid");
+    let _squid = Squid::start(&lab, proxy_addr(TCP), &policy).expect("squid");
     let headers = "Proxy-Authorization: Basic dXNlcjpodW50ZXIyc2VjcmV0\r\nCookie: id=c00kie\r\nX-Api-Key: t0ken\r\n\
                    Proxy-Authorization: Basic\r\n dXNlcjpodW50ZXIyc2VjcmV0\r\n\r\n";
     for format in ["compact", "table", "json", "jsonpretty"] {
         let watch = start(&lab, format);
         for port in [HTTP, TCP] {
-            let proxy = format!("http://user:hunter2secret@{}", at(port));
+            let proxy = format!("http://user:hunter2secret@{}", proxy_addr(port));
             for url in ["https://www.example.com/pr1vate", "http://u:hunter2@www.example.com/pr1vate?x=t0ken"]
             {
                 let args = ["-s", "-m", "5", "-b", "id=c00kie", "-H", "X-Api-Key: t0ken", "-x", &proxy, url];
@@ -75,7 +70,7 @@ fn credentials_cookies_and_paths_stay_inside() {
                 "POST http://www.example.com?t0ken HTTP/1.1\r\nSet-Cookie: sess1on\r\n{headers}t0ken"
             );
             let pipelined = format!("{connect}GET http://u:hunter2@h/pr1vate HTTP/1.1\r\n{headers}");
-            let pieces = connect.as_bytes().chunks(7).map(text).collect::<Vec<_>>();
+            let pieces = connect.as_bytes().chunks(7).map(latin1_text).collect::<Vec<_>>();
             let mut steps: Vec<Step> = Vec::new();
             for piece in pieces {
                 steps.extend([Step::Send { send: piece }, Step::Wait { wait: 2 }]);
@@ -86,34 +81,34 @@ fn credentials_cookies_and_paths_stay_inside() {
                 raw(port, &inline),
                 raw(port, &absolute),
                 raw(port, &pipelined),
-                Script { dialled: at(port), steps },
+                Script { dialed: proxy_addr(port), steps },
             ];
             lab.play(&scripts).expect("transcripts");
         }
-        let said = everything(&lab, watch);
-        for (place, text) in &said {
+        let outputs = all_output(&lab, watch);
+        for (place, text) in &outputs {
             for secret in SECRETS {
                 assert!(!text.contains(secret), "{secret} is in {place} ({format}):\n{text}");
             }
         }
-        let reports = &said[3].1;
+        let reports = &outputs[3].1;
         for seen in [
             "www.example.com:443",
             "\"handled_as_http\"",
             "\"refused_by_proxy\"",
             "\"absolute_form_rewritten\"",
         ] {
-            assert!(reports.contains(seen), "no {seen} ({format}): nothing was there to keep:\n{reports}");
+            assert!(reports.contains(seen), "no {seen} ({format}): nothing could have leaked:\n{reports}");
         }
     }
     envoy.stop().expect("Envoy stops");
 }
 
 #[test]
-fn nothing_from_the_wire_is_printed_raw() {
+fn control_characters_from_the_wire_are_escaped_in_every_output() {
     let lab = Lab::new().expect("a lab");
     let envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
-    let _tunnel = ScriptedProxy::start(&lab, at(TCP), Behaviour::Tunnel).expect("a proxy outside");
+    let _tunnel = ScriptedProxy::start(&lab, proxy_addr(TCP), Behavior::Tunnel).expect("a proxy outside");
     let evil = "\u{1b}]0;owned\u{7}\u{1b}[31m";
     let heads = [
         format!("CONNECT {evil}:443 HTTP/1.1\r\nUser-Agent: {evil}\r\n\r\n"),
@@ -138,8 +133,8 @@ fn nothing_from_the_wire_is_printed_raw() {
         let scripts: Vec<Script> =
             heads.iter().flat_map(|head| [raw(HTTP, head), raw(TCP, head), raw(4000, head)]).collect();
         lab.play(&scripts).expect("transcripts");
-        let said = everything(&lab, watch);
-        for (place, text) in &said {
+        let outputs = all_output(&lab, watch);
+        for (place, text) in &outputs {
             let raw =
                 text.chars().find(|c| c.is_control() && *c != '\n' || !c.is_ascii() && !"✗…─═▶".contains(*c));
             // A recording is JSON: it escapes controls, and writes bytes beyond ASCII as the characters they are.
@@ -147,7 +142,11 @@ fn nothing_from_the_wire_is_printed_raw() {
             assert_eq!(raw, None, "in {place} ({format}):\n{text}");
             assert!(!text.contains("panicked"), "{place} ({format}):\n{text}");
         }
-        assert!(said[3].1.contains("\\\\x1b]0;owned"), "the escapes were seen: {}", said[3].1);
+        assert!(
+            outputs[3].1.contains("\\\\x1b]0;owned"),
+            "no escaped authority in a report: {}",
+            outputs[3].1
+        );
     }
     envoy.stop().expect("Envoy stops");
 }

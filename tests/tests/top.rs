@@ -1,10 +1,9 @@
-//! `top` in a real terminal, driven by keys: what it shows, how it takes sizes, slow and colourless terminals, and that it
+//! `top` in a real terminal, driven by keys: what it shows, how it takes sizes, slow and colorless terminals, and that it
 //! leaves the terminal as it found it, however it ends.
 
-use std::net::SocketAddr;
-
 use lab::{
-    Agent, Behaviour, Envoy, Lab, PROXY, Script, ScriptedProxy, Terminal, full_sidecar, text, tracer_binary,
+    Agent, Behavior, Envoy, Lab, Script, ScriptedProxy, Terminal, full_sidecar, latin1_text, proxy_addr,
+    tracer_binary,
 };
 use rustix::process::Signal;
 
@@ -15,28 +14,23 @@ const LEAVE_SCREEN: &str = "\x1b[?1049l";
 const HIDE_CURSOR: &str = "\x1b[?25l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 
-fn connect(port: u16, authority: &str) -> Script {
-    Script::connect(SocketAddr::new(PROXY, port), authority)
-}
-
-struct Stage {
+struct TopFixture {
     lab: Lab,
     _envoy: Envoy,
     _proxy: ScriptedProxy,
     _agent: Agent,
 }
 
-impl Stage {
+impl TopFixture {
     fn new() -> Self {
         let lab = Lab::new().expect("a lab");
         let envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
-        let proxy =
-            ScriptedProxy::start(&lab, SocketAddr::new(PROXY, TCP), Behaviour::Tunnel).expect("a proxy");
+        let proxy = ScriptedProxy::start(&lab, proxy_addr(TCP), Behavior::Tunnel).expect("a proxy");
         let agent = Agent::start(&lab, &[]).expect("an agent");
         Self { lab, _envoy: envoy, _proxy: proxy, _agent: agent }
     }
 
-    fn plays(&self, scripts: &[Script]) {
+    fn play(&self, scripts: &[Script]) {
         self.lab.play(scripts).expect("transcripts");
     }
 
@@ -47,16 +41,16 @@ impl Stage {
 }
 
 /// Waits until all of `words` are on the screen: a frame comes in pieces.
-fn wait_all(terminal: &Terminal, words: &[&str]) -> String {
+fn wait_for_words(terminal: &Terminal, words: &[&str]) -> String {
     let all = |contents: &String| words.iter().all(|word| contents.contains(word));
-    let found = terminal.wait("such words", |screen| Some(screen.contents()).filter(all));
+    let found = terminal.wait("words", |screen| Some(screen.contents()).filter(all));
     found.unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
 /// The terminal is what it was before: the other screen, a cursor, cooked.
-fn is_left_well(terminal: &Terminal) {
+fn assert_terminal_is_restored(terminal: &Terminal) {
     assert!(terminal.is_cooked().expect("a terminal"), "the line is raw");
-    let written = terminal.wait_written(LEAVE_SCREEN).expect("the screen that was there before");
+    let written = terminal.wait_written(LEAVE_SCREEN).expect("the main screen");
     assert!(written.rfind(ENTER_SCREEN) < written.rfind(LEAVE_SCREEN), "{written:?}");
     let written = terminal.wait_written(SHOW_CURSOR).expect("a cursor");
     assert!(written.rfind(HIDE_CURSOR) < written.rfind(SHOW_CURSOR), "{written:?}");
@@ -64,11 +58,14 @@ fn is_left_well(terminal: &Terminal) {
 
 #[test]
 fn keys_select_explain_filter_and_pause() {
-    let stage = Stage::new();
-    stage.plays(&[connect(HTTP, "first.example:443"), connect(TCP, "second.example:443")]);
-    let mut terminal = stage.top((24, 80), &[]);
+    let fixture = TopFixture::new();
+    fixture.play(&[
+        Script::connect(proxy_addr(HTTP), "first.example:443"),
+        Script::connect(proxy_addr(TCP), "second.example:443"),
+    ]);
+    let mut terminal = fixture.top((24, 80), &[]);
     // What the agent had kept is there at once; flagged first.
-    let screen = wait_all(&terminal, &["2 sessions", "first.example", "second.example", "q quit"]);
+    let screen = wait_for_words(&terminal, &["2 sessions", "first.example", "second.example", "q quit"]);
     let rows: Vec<&str> = screen.lines().skip(2).take(2).collect();
     assert!(rows[0].contains("✗ handled_as_http") && rows[1].contains("  tunneled"), "{screen}");
     assert!(screen.lines().next().is_some_and(|line| line.contains("2 sessions, 1 flagged")), "{screen}");
@@ -87,7 +84,10 @@ fn keys_select_explain_filter_and_pause() {
 
     // Enter explains the selected row, with the fix.
     terminal.press("j\r").expect("keys");
-    wait_all(&terminal, &["never dialled", "──✗ 10.0.0.1:3128", "fix: ServiceEntry", "kind: ", "Esc back"]);
+    wait_for_words(
+        &terminal,
+        &["never dial", "──✗ 10.0.0.1:3128", "fix: ServiceEntry", "kind: ", "Esc back"],
+    );
     terminal.press("\x1b[6~\x1b[6~").expect("keys");
     terminal.wait_text("opened no connection to").expect("the end of it, two pages down");
     terminal.press("\x1b").expect("keys");
@@ -96,9 +96,9 @@ fn keys_select_explain_filter_and_pause() {
     // What comes while it is paused is shown after it.
     terminal.press("p").expect("keys");
     terminal.wait_text("PAUSED").expect("it is paused");
-    stage.plays(&[connect(TCP, "third.example:443")]);
+    fixture.play(&[Script::connect(proxy_addr(TCP), "third.example:443")]);
     terminal.press("s").expect("keys");
-    let screen = wait_all(&terminal, &["sort: last seen", "q quit", "2 sessions"]);
+    let screen = wait_for_words(&terminal, &["sort: last seen", "q quit", "2 sessions"]);
     assert!(!screen.contains("third.example"), "{screen}");
     terminal.press("p").expect("keys");
     terminal.wait_text("third.example").expect("it goes on");
@@ -119,48 +119,51 @@ fn keys_select_explain_filter_and_pause() {
     terminal.press("gy").expect("keys");
     let ended = terminal.wait_end().expect("it ends");
     assert!(ended.status.success(), "{ended:?}");
-    wait_all(&terminal, &["apiVersion: networking.istio.io", "kind: ServiceEntry", "resolution: NONE"]);
-    is_left_well(&terminal);
+    wait_for_words(&terminal, &["apiVersion: networking.istio.io", "kind: ServiceEntry", "resolution: NONE"]);
+    assert_terminal_is_restored(&terminal);
 }
 
 #[test]
-fn the_terminal_is_left_well_however_it_ends() {
-    let stage = Stage::new();
-    stage.plays(&[connect(HTTP, "first.example:443")]);
+fn terminal_is_restored_after_keys_signals_and_the_agents_end() {
+    let fixture = TopFixture::new();
+    fixture.play(&[Script::connect(proxy_addr(HTTP), "first.example:443")]);
     for (end, code) in [("q", 0), ("\x03", 0)] {
-        let mut terminal = stage.top((24, 80), &[]);
+        let mut terminal = fixture.top((24, 80), &[]);
         terminal.wait_text("first.example").expect("a row");
         assert!(!terminal.is_cooked().expect("a terminal"));
         terminal.press(end).expect("a key");
         assert_eq!(terminal.wait_end().expect("it ends").status.code(), Some(code));
-        is_left_well(&terminal);
+        assert_terminal_is_restored(&terminal);
     }
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let mut terminal = stage.top((24, 80), &[]);
+        let mut terminal = fixture.top((24, 80), &[]);
         terminal.wait_text("first.example").expect("a row");
         terminal.signal(signal).expect("a signal");
         assert!(terminal.wait_end().expect("it ends").status.success(), "{signal:?}");
-        is_left_well(&terminal);
+        assert_terminal_is_restored(&terminal);
     }
     // Its agent goes away under it.
-    let mut terminal = stage.top((24, 80), &[]);
+    let mut terminal = fixture.top((24, 80), &[]);
     terminal.wait_text("first.example").expect("a row");
-    let Stage { lab: _lab, _agent: agent, .. } = stage;
+    let TopFixture { lab: _lab, _agent: agent, .. } = fixture;
     agent.kill().expect("it is killed");
     assert_eq!(terminal.wait_end().expect("it ends").status.code(), Some(1));
-    terminal.wait_text("the agent at").expect("it says so, on the screen that was there before");
-    is_left_well(&terminal);
+    terminal.wait_text("the agent at").expect("the reason on the main screen");
+    assert_terminal_is_restored(&terminal);
 }
 
 #[test]
-fn nothing_from_the_wire_reaches_the_terminal_raw() {
-    let stage = Stage::new();
+fn control_characters_from_the_wire_do_not_reach_the_terminal() {
+    let fixture = TopFixture::new();
     let evil = "\u{1b}]0;owned\u{7}\u{1b}]8;;http://evil\u{1b}\\\u{1b}]52;c;eA==\u{7}\u{1b}[31m\0";
-    let bidi = text("\u{202e}\u{2066}evil".as_bytes());
+    let bidi = latin1_text("\u{202e}\u{2066}evil".as_bytes());
     for authority in [evil.to_owned(), bidi, "x".repeat(400)] {
-        stage.plays(&[connect(HTTP, &format!("{authority}:443")), connect(TCP, &format!("{authority}:443"))]);
+        fixture.play(&[
+            Script::connect(proxy_addr(HTTP), &format!("{authority}:443")),
+            Script::connect(proxy_addr(TCP), &format!("{authority}:443")),
+        ]);
     }
-    let mut terminal = stage.top((40, 120), &[("NO_COLOR", "1")]);
+    let mut terminal = fixture.top((40, 120), &[("NO_COLOR", "1")]);
     terminal.wait_text("6 sessions").expect("rows");
     for row in 0..6 {
         terminal.press("\r").expect("keys");
@@ -171,24 +174,24 @@ fn nothing_from_the_wire_reaches_the_terminal_raw() {
     }
     terminal.press("q").expect("keys");
     assert!(terminal.wait_end().expect("it ends").status.success());
-    is_left_well(&terminal);
+    assert_terminal_is_restored(&terminal);
     let written = terminal.written();
     let written = String::from_utf8(written).expect("UTF-8");
     assert!(!written.contains("\x1b]"), "no operating system command: {written:?}");
     for letter in ['\u{7}', '\0', '\u{202e}', '\u{2066}', '\u{9b}'] {
         assert!(!written.contains(letter), "{letter:?}");
     }
-    // Without colour there is none: a colour is a parameter from 30 on, or 38 and 48 with more.
-    let colours = written.split("\x1b[").skip(1).filter(|rest| {
+    // Without color there is none: a color is a parameter from 30 on, or 38 and 48 with more.
+    let colors = written.split("\x1b[").skip(1).filter(|rest| {
         let end = rest.find(|c: char| c.is_ascii_alphabetic()).unwrap_or_default();
         rest[end..].starts_with('m')
             && rest[..end].split(';').any(|n| n.parse().is_ok_and(|n: u8| (30..=48).contains(&n) && n != 39))
     });
-    assert_eq!(colours.count(), 0, "{written:?}");
+    assert_eq!(colors.count(), 0, "{written:?}");
 }
 
 #[test]
-fn without_a_terminal_it_says_what_to_use_instead() {
+fn top_without_a_terminal_says_what_to_use_instead() {
     let lab = Lab::new().expect("a lab");
     let ended = Agent::run(&lab, &["top"]).expect("it ends");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
@@ -196,20 +199,20 @@ fn without_a_terminal_it_says_what_to_use_instead() {
 }
 
 #[test]
-fn a_panic_leaves_the_terminal_well_and_its_words_on_it() {
+fn terminal_is_restored_after_a_panic_and_shows_its_message() {
     let lab = Lab::new().expect("a lab");
     let us = std::env::current_exe().expect("this test");
-    let args = ["--ignored", "--exact", "child_that_panics", "--nocapture"];
+    let args = ["--ignored", "--exact", "panicking_child_process", "--nocapture"];
     let mut terminal = Terminal::start(lab.tools(), &us, &args, (24, 80), &[]).expect("a terminal");
     assert!(!terminal.wait_end().expect("it ends").status.success());
-    is_left_well(&terminal);
-    terminal.wait_text("as a bug would").expect("its words, on the screen that was there before");
+    assert_terminal_is_restored(&terminal);
+    terminal.wait_text("as a bug would").expect("the panic's message on the main screen");
 }
 
 #[test]
-#[ignore = "the child of the test above"]
+#[ignore = "started by terminal_is_restored_after_a_panic_and_shows_its_message"]
 #[expect(clippy::panic, reason = "that is what is tested")]
-fn child_that_panics() {
+fn panicking_child_process() {
     let mut screen = tracer::top::Screen::take().expect("a terminal");
     screen.draw(|_| panic!("as a bug would")).expect("drawn");
 }

@@ -33,7 +33,7 @@ fn every_probe_is_explained_as_observed() {
         for probe in expected["probes"].as_array().unwrap() {
             let Some(explain) = probe.get("explain").filter(|explain| explain.is_object()) else { continue };
             probes += 1;
-            let to: SocketAddr = probe["dialled"].as_str().unwrap().parse().unwrap();
+            let to: SocketAddr = probe["dialed"].as_str().unwrap().parse().unwrap();
             let decision = decide(&dump, to, &latin_1(probe["app_bytes"].as_str().unwrap())).unwrap();
             let decision = serde_json::to_value(&decision).unwrap();
             for (key, value) in explain.as_object().unwrap() {

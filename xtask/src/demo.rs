@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Envoy, Lab, PROXY, Policy, Squid, TARGET, Target, Tracer, demo_sidecar};
+use lab::{Envoy, Lab, PROXY, Squid, SquidPolicy, TARGET, Target, Tracer, demo_sidecar};
 use serde_json::Value;
 
 use crate::cargo;
@@ -61,7 +61,7 @@ impl Stage {
         let lab = Lab::new()?;
         interrupt::guard(&lab);
         let hosts = [NAME, REFUSED].map(|name| (name.to_owned(), TARGET.to_string())).into();
-        let policy = Policy { hosts, denied: vec![REFUSED.to_owned()], credentials: None };
+        let policy = SquidPolicy { hosts, denied: vec![REFUSED.to_owned()], credentials: None };
         let squid = Squid::start(&lab, SocketAddr::new(PROXY, PORT), &policy)?;
         let target = Target::start(&lab, SocketAddr::new(TARGET, 443), NAME)?;
         let envoy = Envoy::sidecar(&lab, &demo_sidecar())?;

@@ -15,7 +15,7 @@ pub(crate) fn watch() -> Result<()> {
         INTERRUPTED.store(true, Ordering::SeqCst);
         eprintln!("\nInterrupted: taking everything down.");
         if let Some(janitor) = JANITOR.lock().unwrap_or_else(PoisonError::into_inner).take()
-            && let Err(error) = janitor.lock().unwrap_or_else(PoisonError::into_inner).dismiss()
+            && let Err(error) = janitor.lock().unwrap_or_else(PoisonError::into_inner).clean_up()
         {
             eprintln!("error: {error:#}");
         }

@@ -1,7 +1,7 @@
 //! The four sessions of the demo: who sends which CONNECT, what the client itself sees of it, and which verdict is due.
 
 use anyhow::{Context, Result};
-use lab::{Ended, Lab, PAGE, PROXY, Target};
+use lab::{Lab, PAGE, PROXY, ProcessOutput, Target};
 use serde_json::Value;
 
 /// The name of the web server that the app is after.
@@ -130,14 +130,14 @@ impl Scene {
     }
 }
 
-fn curl(lab: &Lab, target: &Target, name: &str) -> Result<Ended> {
+fn curl(lab: &Lab, target: &Target, name: &str) -> Result<ProcessOutput> {
     let ca = target.certificate().display().to_string();
     let (proxy, url) = (format!("http://{PROXY}:{PORT}"), format!("https://{name}/page.html"));
     lab.run_app("curl", &["-sS", "-m", "20", "--cacert", &ca, "-x", &proxy, &url])
 }
 
 /// Python up to 3.11 sends CONNECT as HTTP/1.0; later ones send 1.1, and for those the CONNECT is written by hand.
-fn python(lab: &Lab, target: &Target) -> Result<(&'static str, Ended)> {
+fn python(lab: &Lab, target: &Target) -> Result<(&'static str, ProcessOutput)> {
     let version = lab.run_app("python3", &["-c", "import sys; print(sys.version_info.minor)"])?;
     let minor: u32 = version.stdout.trim().parse().with_context(|| format!("python3 said {version:?}"))?;
     let ca = target.certificate().display();

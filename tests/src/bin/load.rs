@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab::load::{Done, Load, Tunnel, Turn, Turns, WARM, rate};
+use lab::load::{Load, LoadResult, Tunnel, Turn, Turns, WARM, rate};
 use lab::pause;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
@@ -70,7 +70,7 @@ fn warm() {
     println!("{WARM}");
 }
 
-fn round_trips(tunnel: &Tunnel) -> io::Result<Done> {
+fn round_trips(tunnel: &Tunnel) -> io::Result<LoadResult> {
     let mut stream = open(tunnel)?;
     for _ in 0..FIRST_BYTES / ECHO.len() {
         echo(&mut stream)?;
@@ -82,7 +82,7 @@ fn round_trips(tunnel: &Tunnel) -> io::Result<Done> {
     Ok(done)
 }
 
-fn bulk(tunnel: &Tunnel) -> io::Result<Done> {
+fn bulk(tunnel: &Tunnel) -> io::Result<LoadResult> {
     let mut stream = open(tunnel)?;
     let block = vec![b'x'; BLOCK];
     for _ in 0..FIRST_BYTES / block.len() {
@@ -118,7 +118,7 @@ fn bulk(tunnel: &Tunnel) -> io::Result<Done> {
     Ok(done)
 }
 
-fn one_by_one(tunnel: &Tunnel, work: impl Fn(&Tunnel) -> io::Result<()>) -> io::Result<Done> {
+fn one_by_one(tunnel: &Tunnel, work: impl Fn(&Tunnel) -> io::Result<()>) -> io::Result<LoadResult> {
     work(tunnel)?;
     warm();
     for_as_long(tunnel, |until| repeat(until, || work(tunnel)))
@@ -135,11 +135,16 @@ fn repeat(until: Instant, mut work: impl FnMut() -> io::Result<()>) -> io::Resul
 }
 
 /// Works for as long as it should, all the time or in turns; `work` goes on until a moment, and says how much it got done.
-fn for_as_long(tunnel: &Tunnel, mut work: impl FnMut(Instant) -> io::Result<u64>) -> io::Result<Done> {
+fn for_as_long(tunnel: &Tunnel, mut work: impl FnMut(Instant) -> io::Result<u64>) -> io::Result<LoadResult> {
     let (start, length) = (Instant::now(), Duration::from_secs_f64(tunnel.seconds));
     let Some(Turns { ms, odd }) = tunnel.turns else {
         let count = work(start + length)?;
-        return Ok(Done { count, seconds: start.elapsed().as_secs_f64(), failed: 0, turns: Vec::new() });
+        return Ok(LoadResult {
+            count,
+            seconds: start.elapsed().as_secs_f64(),
+            failed: 0,
+            turns: Vec::new(),
+        });
     };
     let (mut turns, mut all, mut worked) = (Vec::new(), 0, Duration::ZERO);
     let turn = Duration::from_millis(ms);
@@ -155,7 +160,7 @@ fn for_as_long(tunnel: &Tunnel, mut work: impl FnMut(Instant) -> io::Result<u64>
         all += count;
         worked += took;
     }
-    Ok(Done { count: all, seconds: worked.as_secs_f64(), failed: 0, turns })
+    Ok(LoadResult { count: all, seconds: worked.as_secs_f64(), failed: 0, turns })
 }
 
 fn paced(
@@ -164,7 +169,7 @@ fn paced(
     other: Option<SocketAddr>,
     rate: u32,
     count: u32,
-) -> io::Result<Done> {
+) -> io::Result<LoadResult> {
     let (next, made, failed) = (AtomicU32::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let server = other.map(|to| Tunnel { to, authority: None, seconds: 0.0, turns: None });
     warm();
@@ -197,7 +202,7 @@ fn paced(
     });
     results.into_iter().collect::<io::Result<()>>()?;
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Done { count: made.into_inner(), seconds, failed: failed.into_inner(), turns: Vec::new() })
+    Ok(LoadResult { count: made.into_inner(), seconds, failed: failed.into_inner(), turns: Vec::new() })
 }
 
 fn linger(stream: &TcpStream) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab::{Close, Script, Step, Transcript, bytes, text};
+use lab::{Close, Script, Step, Transcript, latin1_bytes, latin1_text};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_linger;
 
@@ -41,7 +41,7 @@ fn claim<'a>(next: &AtomicUsize, scripts: &'a [Script]) -> Option<(usize, &'a Sc
 
 fn play(script: &Script) -> Transcript {
     let mut received = Vec::new();
-    let (local, end) = match TcpStream::connect(script.dialled) {
+    let (local, end) = match TcpStream::connect(script.dialed) {
         Ok(mut stream) => {
             let local = stream.local_addr().ok();
             let end = script.steps.iter().try_for_each(|step| act(&mut stream, step, &mut received));
@@ -57,14 +57,14 @@ fn play(script: &Script) -> Transcript {
         }
         Err(error) => error.to_string(),
     };
-    Transcript { local, received: text(&received), end }
+    Transcript { local, received: latin1_text(&received), end }
 }
 
 fn act(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> io::Result<()> {
     match step {
         Step::Send { send } => {
             stream.set_nodelay(true)?;
-            stream.write_all(&bytes(send))
+            stream.write_all(&latin1_bytes(send))
         }
         Step::Wait { wait } => {
             // The pause is the script's own, and ends with the connection.
@@ -85,7 +85,7 @@ fn act(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> io::Resul
             Ok(())
         }
         Step::Until { until } => {
-            let (wanted, from) = (bytes(until), received.len());
+            let (wanted, from) = (latin1_bytes(until), received.len());
             let end = Instant::now() + Duration::from_secs(10);
             while !received[from..].windows(wanted.len()).any(|window| window == wanted) {
                 if !read_before(stream, end, received)? {

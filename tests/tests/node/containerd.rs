@@ -19,7 +19,7 @@ pub const HOST: &str = "lab.local/host:1";
 /// Where the system's own programs are.
 pub const SYSTEM: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A process that holds the mounts. The node's view of cgroups is that of a modern node: v2 alone, whatever this machine
 /// has beside it.
@@ -54,16 +54,16 @@ exec runc "$@"
 
 /// Which one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Release {
+pub enum ContainerdRelease {
     /// The machine's own, 1.6 on bookworm: it has to be asked what runs.
     Installed,
     /// 1.7, which tells of changes (`GetContainerEvents`).
-    TellsOfChanges,
+    StreamsEvents,
 }
 
 #[derive(Debug)]
 pub struct Containerd {
-    release: Release,
+    release: ContainerdRelease,
     dir: PathBuf,
     mounts: Process,
     process: Option<Process>,
@@ -71,7 +71,7 @@ pub struct Containerd {
 
 impl Containerd {
     /// Starts it in the outside, where the proxies are: its bridge leads there.
-    pub fn start(lab: &Lab, release: Release) -> Result<Self> {
+    pub fn start(lab: &Lab, release: ContainerdRelease) -> Result<Self> {
         let dir = lab.make_dir("node")?;
         for sub in ["run", "run/lock", "run/netns", "root", "net.d", "ipam", "logs"] {
             fs::create_dir_all(dir.join(sub))?;
@@ -118,7 +118,7 @@ BinaryName = "{shown}/runc"
         let mut command = lab.outside().command("unshare")?;
         command.args(["--mount", "--propagation", "private", "sh", "-c", MOUNTS, "sh"]).arg(&dir);
         let mounts = Process::spawn(command, &[])?;
-        mounts.wait_line("mounts", mounts.stdout(), PATIENCE, |line| (line == "mounted").then_some(()))?;
+        mounts.wait_line("mounts", mounts.stdout(), TIMEOUT, |line| (line == "mounted").then_some(()))?;
         let process = launch(lab, release, &dir, &mounts)?;
         Ok(Self { release, dir, mounts, process: Some(process) })
     }
@@ -137,7 +137,7 @@ BinaryName = "{shown}/runc"
     pub fn restart(&mut self, lab: &Lab) -> Result<()> {
         if let Some(process) = self.process.take() {
             process.signal(Signal::KILL)?;
-            process.finish(PATIENCE)?;
+            process.finish(TIMEOUT)?;
         }
         fs::remove_file(self.socket())?;
         self.process = Some(launch(lab, self.release, &self.dir, &self.mounts)?);
@@ -152,7 +152,7 @@ BinaryName = "{shown}/runc"
             let mut command = lab.tools().command("ctr")?;
             command.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io", "images", "import"]);
             command.arg(archive);
-            Process::run_well(command, &[], PATIENCE)?;
+            Process::run_checked(command, &[], TIMEOUT)?;
         }
         Ok(())
     }
@@ -212,10 +212,10 @@ fn image(root: &Path, name: &str, command: &[&str]) -> Result<PathBuf> {
     Ok(archive)
 }
 
-fn launch(lab: &Lab, release: Release, dir: &Path, mounts: &Process) -> Result<Process> {
+fn launch(lab: &Lab, release: ContainerdRelease, dir: &Path, mounts: &Process) -> Result<Process> {
     let mut command = lab.outside().command("nsenter")?;
     command.arg(format!("--mount=/proc/{}/ns/mnt", mounts.pid())).arg("env");
-    if release == Release::TellsOfChanges {
+    if release == ContainerdRelease::StreamsEvents {
         let program = lab::cached_containerd();
         ensure!(program.exists(), "no {}: `cargo xtask setup` fetches it", program.display());
         let beside = program.parent().context("a file in a directory")?;
@@ -224,7 +224,7 @@ fn launch(lab: &Lab, release: Release, dir: &Path, mounts: &Process) -> Result<P
     }
     command.args(["containerd", "--config"]).arg(dir.join("containerd.toml"));
     let process = Process::spawn(command, &[])?;
-    process.wait_line("containerd that serves", process.stderr(), PATIENCE, |line| {
+    process.wait_line("containerd that serves", process.stderr(), TIMEOUT, |line| {
         line.contains("containerd successfully booted").then_some(())
     })?;
     Ok(process)

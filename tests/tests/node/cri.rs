@@ -31,7 +31,7 @@ pub struct PodSpec {
 
 /// A running pod.
 #[derive(Debug, Clone)]
-pub struct Pod {
+pub struct PodSandbox {
     pub id: String,
     pub ip: String,
     /// Of the process that holds its network namespace.
@@ -41,7 +41,7 @@ pub struct Pod {
 
 /// What a command in a container did.
 #[derive(Debug)]
-pub struct Ran {
+pub struct ExecResult {
     pub code: i32,
     pub stdout: String,
     /// For whoever looks into a failure.
@@ -89,7 +89,7 @@ impl Cri {
     }
 
     /// Runs a pod's sandbox, in a cgroup named as a kubelet with the cgroupfs driver names it.
-    pub fn run_pod(&mut self, spec: &PodSpec) -> Result<Pod> {
+    pub fn run_pod(&mut self, spec: &PodSpec) -> Result<PodSandbox> {
         let owned = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
             pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
         };
@@ -125,11 +125,17 @@ impl Cri {
         let network = answer.status.and_then(|status| status.network).unwrap_or_default();
         let info: Value = serde_json::from_str(answer.info.get("info").context("a verbose status")?)?;
         let pid = info["pid"].as_u64().context("the sandbox has a process")?;
-        Ok(Pod { id, ip: network.ip, pid: u32::try_from(pid)?, config })
+        Ok(PodSandbox { id, ip: network.ip, pid: u32::try_from(pid)?, config })
     }
 
     /// Creates and starts a container.
-    pub fn start(&mut self, pod: &Pod, name: &str, image: &str, config: ContainerConfig) -> Result<String> {
+    pub fn start(
+        &mut self,
+        pod: &PodSandbox,
+        name: &str,
+        image: &str,
+        config: ContainerConfig,
+    ) -> Result<String> {
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
             image: Some(ImageSpec { image: image.to_owned(), ..Default::default() }),
@@ -160,7 +166,7 @@ impl Cri {
     }
 
     /// Runs a command in a container to its end.
-    pub fn exec(&mut self, container: &str, command: &[&str], patience: Duration) -> Result<Ran> {
+    pub fn exec(&mut self, container: &str, command: &[&str], patience: Duration) -> Result<ExecResult> {
         let request = ExecSyncRequest {
             container_id: container.to_owned(),
             cmd: command.iter().map(|word| (*word).to_owned()).collect(),
@@ -169,18 +175,18 @@ impl Cri {
         let ran = self.runtime.block_on(self.client.exec_sync(request));
         let ran = ran.with_context(|| format!("cannot run {command:?}"))?.into_inner();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Ran { code: ran.exit_code, stdout: text(ran.stdout), stderr: text(ran.stderr) })
+        Ok(ExecResult { code: ran.exit_code, stdout: text(ran.stdout), stderr: text(ran.stderr) })
     }
 
     /// The same, and it must go well.
-    pub fn exec_well(&mut self, container: &str, command: &[&str], patience: Duration) -> Result<String> {
+    pub fn exec_checked(&mut self, container: &str, command: &[&str], patience: Duration) -> Result<String> {
         let ran = self.exec(container, command, patience)?;
         ensure!(ran.code == 0, "{command:?}: {ran:?}");
         Ok(ran.stdout)
     }
 
     /// Stops and removes a pod with its containers.
-    pub fn remove_pod(&mut self, pod: &Pod) -> Result<()> {
+    pub fn remove_pod(&mut self, pod: &PodSandbox) -> Result<()> {
         let id = pod.id.clone();
         self.runtime
             .block_on(self.client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id.clone() }))?;

@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1::{NamespaceMode, NamespaceOption};
-use lab::load::{Done, Load};
-use lab::{Cgroup, demo_sidecar, pause};
+use lab::load::{Load, LoadResult};
+use lab::{Cgroup, demo_sidecar, pause, process_memory_kb};
 use serde_json::json;
 
-use crate::containerd::{HOST, Release};
+use crate::containerd::{ContainerdRelease, HOST};
 use crate::cri::PodSpec;
-use crate::stage::{Agent, Stage};
+use crate::test_node::{AgentPod, TestNode};
 
 /// Of these pods, [`ASKING`] have a sidecar each, and an app that asks.
 const PODS: usize = 250;
 const ASKING: usize = 8;
 const RATE: u32 = 1_000;
-const PATIENCE: Duration = Duration::from_mins(2);
+const TIMEOUT: Duration = Duration::from_mins(2);
 const COUNTED: &str = "egress_tracer_connect_sessions_total{";
 
 /// A number that the benchmark may set.
@@ -31,25 +31,26 @@ fn asked_for(name: &str, otherwise: u32) -> u32 {
 
 #[test]
 #[ignore = "a benchmark of minutes: `cargo xtask bench node`"]
-fn a_full_node() {
+fn full_node_costs() {
     let (rest, seconds) = (asked_for("EGRESS_TRACER_REST", 10), asked_for("EGRESS_TRACER_SECONDS", 20));
     let rest = Duration::from_secs(rest.into());
-    let mut stage = Stage::build(Release::TellsOfChanges).expect("a node");
-    let agent = stage.agent("egress-tracer-1", &[]).expect("an agent");
+    let mut node = TestNode::build(ContainerdRelease::StreamsEvents).expect("a node");
+    let agent = node.agent("egress-tracer-1", &[]).expect("an agent");
     let empty = at_rest(&agent, rest).expect("its cost");
     let start = Instant::now();
     let done: Vec<PathBuf> =
-        (0..PODS).filter_map(|nth| pod(&mut stage, nth, seconds).expect("a pod")).collect();
+        (0..PODS).filter_map(|nth| pod(&mut node, nth, seconds).expect("a pod")).collect();
     let started = start.elapsed();
     println!("{PODS} pods: {started:?}");
     let full = at_rest(&agent, rest).expect("its cost");
     let before = cpu(&agent).expect("its cost");
     let loaded = Instant::now();
-    fs::write(stage.lab.dir().join("shared/go"), "").expect("told to go on");
-    let loads: Vec<Done> = done.iter().map(|path| wait_for_result(path).expect("a result")).collect();
+    fs::write(node.lab.dir().join("shared/go"), "").expect("told to go on");
+    let loads: Vec<LoadResult> = done.iter().map(|path| wait_for_result(path).expect("a result")).collect();
     let cpu_share =
         cpu(&agent).expect("its cost").saturating_sub(before).as_secs_f64() / loaded.elapsed().as_secs_f64();
-    let [resident, peak] = ["VmRSS", "VmHWM"].map(|which| memory_kb(&agent, which).expect("its memory"));
+    let [resident, peak] =
+        ["VmRSS", "VmHWM"].map(|field| process_memory_kb(agent.pid, field).expect("its memory"));
     let made: u64 = loads.iter().map(|done| done.count).sum();
     let took = loads.iter().map(|done| done.seconds).fold(0.0, f64::max);
     let sum_in = |metrics: &str, name: &str| -> f64 {
@@ -60,26 +61,26 @@ fn a_full_node() {
     let mut metrics = String::new();
     // The reader comes back a moment later. What has not come by the end of patience will not, and is what is measured: that
     // is the only way in which this wait can fail.
-    let _ = stage.wait_for("count of all sessions", |stage| {
-        metrics = stage.metrics(&agent).expect("its metrics");
+    let _ = node.wait_for("count of all sessions", |node| {
+        metrics = node.metrics(&agent).expect("its metrics");
         Ok((sum_in(&metrics, COUNTED) >= f64::from(all)).then_some(()))
     });
     let sum = |name: &str| sum_in(&metrics, name);
-    let labelled = metrics.lines().filter(|line| line.starts_with(COUNTED)).count();
+    let labeled = metrics.lines().filter(|line| line.starts_with(COUNTED)).count();
     println!(
         "FIGURES {}",
         json!({
             "empty": empty, "full": full, "pods": PODS, "asking": ASKING, "start_seconds": started.as_secs_f64(),
             "sessions": made, "failed": loads.iter().map(|done| done.failed).sum::<u64>(), "seconds": took,
             "resident_kb": resident, "peak_kb": peak, "cpu_share": cpu_share,
-            "counted": sum(COUNTED), "series": labelled,
+            "counted": sum(COUNTED), "series": labeled,
             "misses": sum("egress_tracer_enrichment_misses_total"), "lost": sum("egress_tracer_lost_events_total"),
         })
     );
 }
 
 /// Makes a pod; says where the result will be of one that asks.
-fn pod(stage: &mut Stage, nth: usize, seconds: u32) -> Result<Option<PathBuf>> {
+fn pod(node: &mut TestNode, nth: usize, seconds: u32) -> Result<Option<PathBuf>> {
     // The specification's words are constants elsewhere; these live as long as the test.
     let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
     let name = leak(format!("app-{nth}-5d9f8b6c5d-x2x4z"));
@@ -94,12 +95,12 @@ fn pod(stage: &mut Stage, nth: usize, seconds: u32) -> Result<Option<PathBuf>> {
     };
     if nth < PODS - ASKING {
         let namespaces = NamespaceOption { network: NamespaceMode::Node as i32, ..Default::default() };
-        let pod = stage.cri.run_pod(&PodSpec { namespaces, ..spec })?;
-        let config = stage.container(1000, ["sleep", "infinity"].map(str::to_owned).to_vec());
-        stage.cri.start(&pod, "app", HOST, config)?;
+        let pod = node.cri.run_pod(&PodSpec { namespaces, ..spec })?;
+        let config = node.container(1000, ["sleep", "infinity"].map(str::to_owned).to_vec());
+        node.cri.start(&pod, "app", HOST, config)?;
         return Ok(None);
     }
-    let shared = stage.lab.dir().join("shared");
+    let shared = node.lab.dir().join("shared");
     let load = shared.join("load");
     if !load.exists() {
         let built =
@@ -120,22 +121,22 @@ fn pod(stage: &mut Stage, nth: usize, seconds: u32) -> Result<Option<PathBuf>> {
         "until [ -e /shared/go ]; do sleep 0.05; done; /shared/load < /shared/load.json > /shared/{name}.part; \
          mv /shared/{name}.part /shared/{name}; sleep infinity"
     );
-    stage.meshed(&spec, &demo_sidecar(), &["sh", "-c", &command])?;
+    node.meshed(&spec, &demo_sidecar(), &["sh", "-c", &command])?;
     Ok(Some(shared.join(name)))
 }
 
 /// Its resident memory, and the share of a processor that it used in this time, in which nothing was asked.
-fn at_rest(agent: &Agent, length: Duration) -> Result<serde_json::Value> {
+fn at_rest(agent: &AgentPod, length: Duration) -> Result<serde_json::Value> {
     // What it has to do with the pods that have just begun is no rest: it looks at most so much later.
     pause(Duration::from_secs(1));
     let (start, before) = (Instant::now(), cpu(agent)?);
     pause(length);
     let cpu_share = cpu(agent)?.saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
-    Ok(json!({"resident_kb": memory_kb(agent, "VmRSS")?, "cpu_share": cpu_share}))
+    Ok(json!({"resident_kb": process_memory_kb(agent.pid, "VmRSS")?, "cpu_share": cpu_share}))
 }
 
 /// The processor time of its container so far, threads that have ended included.
-fn cpu(agent: &Agent) -> Result<Duration> {
+fn cpu(agent: &AgentPod) -> Result<Duration> {
     let table = fs::read_to_string(format!("/proc/{}/cgroup", agent.pid))?;
     let path = table.lines().find_map(|line| line.strip_prefix("0::/")).context("no v2 cgroup")?;
     let stat = fs::read_to_string(Cgroup::top()?.dir().join(path).join("cpu.stat"))?;
@@ -143,20 +144,13 @@ fn cpu(agent: &Agent) -> Result<Duration> {
     Ok(Duration::from_micros(used.parse()?))
 }
 
-fn wait_for_result(path: &Path) -> Result<Done> {
-    let end = Instant::now() + PATIENCE;
+fn wait_for_result(path: &Path) -> Result<LoadResult> {
+    let end = Instant::now() + TIMEOUT;
     while !path.exists() {
-        ensure!(Instant::now() < end, "no {} within {PATIENCE:?}", path.display());
+        ensure!(Instant::now() < end, "no {} within {TIMEOUT:?}", path.display());
         pause(Duration::from_millis(50));
     }
     let text = fs::read_to_string(path)?;
     let line = text.lines().last().context("no result")?;
     serde_json::from_str(line).with_context(|| format!("the load said {text}"))
-}
-
-fn memory_kb(agent: &Agent, which: &str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid))?;
-    let line =
-        status.lines().find_map(|line| line.strip_prefix(which)).with_context(|| format!("no {which}"))?;
-    Ok(line.trim_matches([':', '\t', ' ']).trim_end_matches(" kB").trim().parse()?)
 }

@@ -7,40 +7,40 @@ use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use k8s_cri::v1::{NamespaceMode, NamespaceOption};
 
-use crate::containerd::{HOST, Release};
+use crate::containerd::{ContainerdRelease, HOST};
 use crate::cri::PodSpec;
-use crate::stage::{Agent, Stage};
+use crate::test_node::{AgentPod, TestNode};
 
-const TELLS: &str = "the container runtime tells of changes";
-const SILENT: &str = "the container runtime tells of no changes";
+const STREAMS: &str = "the container runtime tells of changes";
+const POLLED: &str = "the container runtime tells of no changes";
 
 #[test]
-fn a_pod_is_known_by_event_where_there_are_any_and_by_list_where_not() {
-    for (release, says, not) in
-        [(Release::Installed, SILENT, TELLS), (Release::TellsOfChanges, TELLS, SILENT)]
+fn new_pod_is_known_by_event_or_by_list() {
+    for (release, logged, not_logged) in
+        [(ContainerdRelease::Installed, POLLED, STREAMS), (ContainerdRelease::StreamsEvents, STREAMS, POLLED)]
     {
-        let mut stage = Stage::build(release).expect("a node");
-        let agent = stage.agent("egress-tracer-1", &["-n", "bank"]).expect("an agent");
-        let took = known_after(&mut stage, &agent, "first").expect("a report");
+        let mut node = TestNode::build(release).expect("a node");
+        let agent = node.agent("egress-tracer-1", &["-n", "bank"]).expect("an agent");
+        let took = time_until_known(&mut node, &agent, "first").expect("a report");
         println!("{release:?}: the pod was traced {took:?} after its sandbox was there");
         // The stream breaks with the runtime.
-        stage.restart_containerd().expect("containerd comes back");
+        node.restart_containerd().expect("containerd comes back");
         let start = Instant::now();
-        let took = known_after(&mut stage, &agent, "second").expect("a report");
+        let took = time_until_known(&mut node, &agent, "second").expect("a report");
         println!(
             "{release:?}: after a restart of the runtime, {took:?} ({:?} with its end)",
             start.elapsed()
         );
-        let log = stage.cri.log("egress-tracer-1", "agent").expect("a log");
-        let said = |what: &str| log.iter().any(|line| line.contains(what));
-        assert!(said(says) && !said(not), "{log:?}");
+        let log = node.cri.log("egress-tracer-1", "agent").expect("a log");
+        let has = |what: &str| log.iter().any(|line| line.contains(what));
+        assert!(has(logged) && !has(not_logged), "{log:?}");
         // Where it tells, there is a list every five minutes, which nobody has waited for here.
-        assert!(release == Release::Installed || start.elapsed().as_secs() < 60);
+        assert!(release == ContainerdRelease::Installed || start.elapsed().as_secs() < 60);
     }
 }
 
 /// How long after the sandbox of a new pod was there its app was first seen.
-fn known_after(stage: &mut Stage, agent: &Agent, name: &'static str) -> Result<SignedDuration> {
+fn time_until_known(node: &mut TestNode, agent: &AgentPod, name: &'static str) -> Result<SignedDuration> {
     let spec = PodSpec {
         namespace: "bank",
         name,
@@ -49,12 +49,12 @@ fn known_after(stage: &mut Stage, agent: &Agent, name: &'static str) -> Result<S
     };
     let dials =
         "while :; do curl -s -k -o /dev/null -m 5 -x http://10.0.0.1:3128 https://www.example.com/; done";
-    let pod = stage.cri.run_pod(&spec)?;
+    let pod = node.cri.run_pod(&spec)?;
     let start = Timestamp::now();
-    let config = stage.container(1000, ["sh", "-c", dials].map(str::to_owned).to_vec());
-    stage.cri.start(&pod, "app", HOST, config)?;
-    let reports = stage.reports(agent, 1, |report| report["source"]["pod"] == name)?;
-    stage.cri.remove_pod(&pod)?;
+    let config = node.container(1000, ["sh", "-c", dials].map(str::to_owned).to_vec());
+    node.cri.start(&pod, "app", HOST, config)?;
+    let reports = node.reports(agent, 1, |report| report["source"]["pod"] == name)?;
+    node.cri.remove_pod(&pod)?;
     let first: Timestamp = reports[0]["time"].as_str().context("a time")?.parse()?;
     Ok(first.duration_since(start))
 }

@@ -1,7 +1,7 @@
-//! The hard shapes: requests that come in pieces, several on one connection, connections that end oddly, paths past the
-//! sidecar, and what must make no session. All on a real Envoy with several workers.
+//! Unusual connections through a real Envoy with several workers: requests in pieces, several requests on one connection, early
+//! ends, connections that do not pass the sidecar, and bytes that make no session.
 
 mod ends;
 mod paths;
 mod requests;
-mod stage;
+mod harness;

@@ -1,52 +1,47 @@
-//! Requests that come in pieces, and several on one connection.
+//! Requests that arrive in pieces, and several requests on one connection.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use lab::{Behaviour, Script, ScriptedProxy, Step};
-
-use crate::stage::{
-    AS_INSPECTED, GRANTED, HTTP, REFUSED, Shape, Stage, TCP, answer, at, connect, pieces, script, send,
+use lab::{
+    Behavior, ROUTE_NOT_FOUND, ROUTE_NOT_FOUND_OR_TUNNELED, Script, ScriptedProxy, Step, TUNNELED, proxy_addr,
 };
 
+use crate::harness::{HTTP, Harness, TCP, answer, connect, pieces, scenario, script, send};
+
 #[test]
-fn requests_in_pieces() {
-    let stage = Stage::new();
-    let _proxy = stage.proxy(TCP, Behaviour::Tunnel);
-    let _passed_on = ScriptedProxy::start(&stage.lab, at(HTTP), Behaviour::Tunnel).expect("a proxy");
-    let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), HTTP);
+fn request_heads_in_pieces_with_lf_and_of_8_kib_are_reported() {
+    let harness = Harness::new();
+    let _proxy = harness.proxy(TCP, Behavior::Tunnel);
+    let _passed_on = ScriptedProxy::start(&harness.lab, proxy_addr(HTTP), Behavior::Tunnel).expect("a proxy");
+    let unreachable = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), HTTP);
     let head = "CONNECT pieces.example:443 HTTP/1.1\r\nHost: pieces.example:443\r\nUser-Agent: x\r\n\r\n";
     let lf = head.replace('\r', "");
     let expect = head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
     let long = head.replace("\r\n\r\n", &format!("\r\nX-Long: {}\r\n\r\n", "x".repeat(8000)));
-    let url = format!("GET http://pieces.example:443/{} HTTP/1.1\r\n\r\n", "x".repeat(1000)); // longer than what is captured
+    let url = format!("GET http://pieces.example:443/{} HTTP/1.1\r\n\r\n", "x".repeat(1000)); // longer than the captured bytes
     let tls = format!("{head}\u{16}\u{3}\u{1}\0\u{5}\u{1}\0\0\u{1}\0");
-    let both = |port, steps: Vec<Step>| script(port, steps);
-    let reports = stage.hold(&[
-        Shape { name: "byte by byte, HTTP", script: both(HTTP, pieces(head, 1)), due: AS_INSPECTED },
-        Shape { name: "byte by byte, TCP", script: both(TCP, pieces(head, 1)), due: GRANTED },
-        Shape { name: "mid-word, HTTP", script: both(HTTP, pieces(head, 11)), due: AS_INSPECTED },
-        Shape { name: "mid-word, TCP", script: both(TCP, pieces(head, 11)), due: GRANTED },
-        Shape { name: "LF only, HTTP", script: both(HTTP, vec![send(&lf), answer()]), due: REFUSED },
-        Shape { name: "LF only, TCP", script: both(TCP, vec![send(&lf), answer()]), due: GRANTED },
-        Shape { name: "LF only, byte by byte, TCP", script: both(TCP, pieces(&lf, 1)), due: GRANTED },
-        Shape {
-            name: "100 Continue first",
-            script: both(HTTP, vec![send(&expect), answer(), Step::Resp { resp: 2000 }]),
-            due: REFUSED,
-        },
-        Shape {
-            name: "a head of 8 KiB, HTTP",
-            script: both(HTTP, vec![send(&long), answer()]),
-            due: REFUSED,
-        },
-        Shape { name: "a head of 8 KiB, TCP", script: both(TCP, vec![send(&long), answer()]), due: GRANTED },
-        Shape {
-            name: "a URL of 1 KiB, HTTP, nobody there",
-            script: Script { dialled: nobody, steps: vec![send(&url), answer()] },
-            due: "absolute_form_rewritten 503",
-        },
-        Shape { name: "TLS pipelined, HTTP", script: both(HTTP, vec![send(&tls), answer()]), due: REFUSED },
-        Shape { name: "TLS pipelined, TCP", script: both(TCP, vec![send(&tls), answer()]), due: GRANTED },
+    let reports = harness.check(&[
+        scenario("byte by byte, HTTP", script(HTTP, pieces(head, 1)), ROUTE_NOT_FOUND_OR_TUNNELED),
+        scenario("byte by byte, TCP", script(TCP, pieces(head, 1)), TUNNELED),
+        scenario("mid-word, HTTP", script(HTTP, pieces(head, 11)), ROUTE_NOT_FOUND_OR_TUNNELED),
+        scenario("mid-word, TCP", script(TCP, pieces(head, 11)), TUNNELED),
+        scenario("LF only, HTTP", script(HTTP, vec![send(&lf), answer()]), ROUTE_NOT_FOUND),
+        scenario("LF only, TCP", script(TCP, vec![send(&lf), answer()]), TUNNELED),
+        scenario("LF only, byte by byte, TCP", script(TCP, pieces(&lf, 1)), TUNNELED),
+        scenario(
+            "100 Continue first",
+            script(HTTP, vec![send(&expect), answer(), Step::Resp { resp: 2000 }]),
+            ROUTE_NOT_FOUND,
+        ),
+        scenario("a head of 8 KiB, HTTP", script(HTTP, vec![send(&long), answer()]), ROUTE_NOT_FOUND),
+        scenario("a head of 8 KiB, TCP", script(TCP, vec![send(&long), answer()]), TUNNELED),
+        scenario(
+            "a URL of 1 KiB, HTTP, proxy unreachable",
+            Script { dialed: unreachable, steps: vec![send(&url), answer()] },
+            "absolute_form_rewritten 503",
+        ),
+        scenario("TLS pipelined, HTTP", script(HTTP, vec![send(&tls), answer()]), ROUTE_NOT_FOUND),
+        scenario("TLS pipelined, TCP", script(TCP, vec![send(&tls), answer()]), TUNNELED),
     ]);
     for report in reports.iter().filter(|report| report["connect"]["authority"] != "beacon.example:443") {
         assert_eq!(report["connect"]["authority"], "pieces.example:443");
@@ -54,24 +49,24 @@ fn requests_in_pieces() {
 }
 
 #[test]
-fn several_requests_on_one_connection() {
-    let stage = Stage::new();
-    let _auth = stage.proxy(TCP, Behaviour::Statuses(vec![407, 200]));
-    let _twice = stage.proxy(4001, Behaviour::Statuses(vec![407, 407, 403, 200]));
-    let _plain = stage.proxy(4002, Behaviour::Statuses(vec![404, 200]));
-    let _origin = stage.proxy(HTTP, Behaviour::Tunnel);
+fn each_request_of_a_connection_gets_a_report() {
+    let harness = Harness::new();
+    let _auth = harness.proxy(TCP, Behavior::Statuses(vec![407, 200]));
+    let _twice = harness.proxy(4001, Behavior::Statuses(vec![407, 407, 403, 200]));
+    let _plain = harness.proxy(4002, Behavior::Statuses(vec![404, 200]));
+    let _origin = harness.proxy(HTTP, Behavior::Tunnel);
     let retry = connect("a.example:443").replace("\r\n\r\n", "\r\nProxy-Authorization: Basic eA==\r\n\r\n");
     let body = |text: &str| Step::Until { until: text.to_owned() };
     let get = "GET http://a.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n";
-    stage.hold(&[
-        Shape {
-            name: "407, then again with credentials",
-            script: script(TCP, vec![send(&connect("a.example:443")), body("no\n"), send(&retry), answer()]),
-            due: "refused_by_proxy 407, tunneled 200",
-        },
-        Shape {
-            name: "407, 407, 403, 200",
-            script: script(
+    harness.check(&[
+        scenario(
+            "407, then again with credentials",
+            script(TCP, vec![send(&connect("a.example:443")), body("no\n"), send(&retry), answer()]),
+            "refused_by_proxy 407, tunneled 200",
+        ),
+        scenario(
+            "407, 407, 403, 200",
+            script(
                 4001,
                 vec![
                     send(&connect("a.example:443")),
@@ -84,28 +79,36 @@ fn several_requests_on_one_connection() {
                     answer(),
                 ],
             ),
-            due: "refused_by_proxy 407, refused_by_proxy 407, refused_by_proxy 403, tunneled 200",
-        },
-        Shape {
-            name: "the second in pieces",
-            script: script(
+            "refused_by_proxy 407, refused_by_proxy 407, refused_by_proxy 403, tunneled 200",
+        ),
+        scenario(
+            "the second request in pieces",
+            script(
                 4002,
-                [vec![send(&connect("a.example:443")), body("no\n")], pieces(&connect("b.example:443"), 1)].concat(),
+                [vec![send(&connect("a.example:443")), body("no\n")], pieces(&connect("b.example:443"), 1)]
+                    .concat(),
             ),
-            due: "refused_by_proxy 404, tunneled 200",
-        },
-        Shape {
-            name: "GET absolute, then CONNECT",
-            script: script(HTTP, vec![send(get), body("no\n"), send(&connect("a.example:443")), answer()]),
-            due: "absolute_form_rewritten 400, handled_as_http route_not_found 404",
-        },
-        Shape {
-            name: "GET absolute twice, then CONNECT",
-            script: script(
+            "refused_by_proxy 404, tunneled 200",
+        ),
+        scenario(
+            "GET absolute, then CONNECT",
+            script(HTTP, vec![send(get), body("no\n"), send(&connect("a.example:443")), answer()]),
+            "absolute_form_rewritten 400, handled_as_http route_not_found 404",
+        ),
+        scenario(
+            "GET absolute twice, then CONNECT",
+            script(
                 HTTP,
-                vec![send(get), body("no\n"), send(get), body("no\n"), send(&connect("a.example:443")), answer()],
+                vec![
+                    send(get),
+                    body("no\n"),
+                    send(get),
+                    body("no\n"),
+                    send(&connect("a.example:443")),
+                    answer(),
+                ],
             ),
-            due: "absolute_form_rewritten 400, absolute_form_rewritten 400, handled_as_http route_not_found 404",
-        },
+            "absolute_form_rewritten 400, absolute_form_rewritten 400, handled_as_http route_not_found 404",
+        ),
     ]);
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::load::{Generator, Load, Tunnel, Turns};
+use lab::load::{Load, LoadGenerator, Tunnel, Turns};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::json;
 
@@ -145,7 +145,7 @@ fn in_turns(
     let processes = [start(0)?, start(1)?];
     let mut rates = Vec::new();
     for process in &processes {
-        let turns = Generator::done(process)?.turns;
+        let turns = LoadGenerator::done(process)?.turns;
         rates.push(turns.iter().map(|turn| (turn.number, turn.rate)).collect::<HashMap<u64, f64>>());
     }
     for process in processes {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab::load::{Generator, Load};
+use lab::load::{Load, LoadGenerator};
 use lab::{EmptyPrograms, Runs, count_runs, program_runs};
 use serde_json::{Value, json};
 
@@ -148,7 +148,7 @@ fn of(stage: &Stage, flow: &Flow, seconds: f64) -> Result<Cost> {
     let process = stage.start(&(flow.load)(seconds))?;
     // A long-lived flow only counts once it is past its first bytes, and before its end.
     let start = if flow.letter == PAST_FIRST_BYTES { count()? } else { cold };
-    let done = Generator::done(&process)?;
+    let done = LoadGenerator::done(&process)?;
     let cost = Cost { count: done.count, ..count()?.since(&start) };
     process.finish(Duration::from_secs(10))?;
     tracer.stop()?;

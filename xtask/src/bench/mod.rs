@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use lab::load::Generator;
+use lab::load::LoadGenerator;
 
 use crate::cargo;
 use crate::image;
@@ -61,7 +61,7 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
     // Those that need no pod on this machine.
     let alone = [Part::Core, Part::Guests, Part::Node];
     if parts.is_empty() || parts.iter().any(|part| !alone.contains(part)) {
-        let pods = Pods::new(cargo::build_tracer(true)?, Generator(cargo::build_load()?));
+        let pods = Pods::new(cargo::build_tracer(true)?, LoadGenerator(cargo::build_load()?));
         if wanted(Part::Kernel) {
             let (rounds, seconds) = if quick { (3, 0.3) } else { (11, 1.0) };
             kernel::measure(&pods, rounds, seconds, &mut figures)?;

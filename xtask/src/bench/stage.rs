@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use lab::load::{Done, Generator, Load, Tunnel};
-use lab::{Envoy, Lab, PROXY, Policy, Process, Squid, TARGET, Tracer, demo_sidecar};
+use lab::load::{Load, LoadGenerator, LoadResult, Tunnel};
+use lab::{Envoy, Lab, PROXY, Process, Squid, SquidPolicy, TARGET, Tracer, demo_sidecar};
 
 use crate::interrupt;
 use crate::progress;
@@ -28,11 +28,11 @@ const PORTS: &str = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range";
 /// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/inet_hashtables.c> (`__inet_hash_connect`)
 pub(crate) struct Pods {
     tracer: PathBuf,
-    generator: Generator,
+    generator: LoadGenerator,
 }
 
 impl Pods {
-    pub(crate) fn new(tracer: PathBuf, generator: Generator) -> Self {
+    pub(crate) fn new(tracer: PathBuf, generator: LoadGenerator) -> Self {
         Self { tracer, generator }
     }
 
@@ -54,7 +54,7 @@ impl Pods {
 /// Everything that runs; it ends in this order, the lab last.
 pub(crate) struct Stage {
     pub(crate) tracer: PathBuf,
-    generator: Generator,
+    generator: LoadGenerator,
     _server: Process,
     _envoy: Envoy,
     _squid: Squid,
@@ -62,15 +62,15 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    fn build(tracer: PathBuf, generator: Generator) -> Result<Self> {
+    fn build(tracer: PathBuf, generator: LoadGenerator) -> Result<Self> {
         let lab = Lab::new()?;
         interrupt::guard(&lab);
         for place in [lab.pod_root(), lab.outside()] {
             let mut command = place.command("sh")?;
             command.args(["-c", PORTS]);
-            Process::run_well(command, &[], PATIENCE)?;
+            Process::run_checked(command, &[], PATIENCE)?;
         }
-        let policy = Policy {
+        let policy = SquidPolicy {
             hosts: vec![(NAME.to_owned(), TARGET.to_string())],
             denied: Vec::new(),
             credentials: None,
@@ -103,7 +103,7 @@ impl Stage {
     }
 
     /// Runs a load as the app.
-    pub(crate) fn run(&self, load: &Load) -> Result<Done> {
+    pub(crate) fn run(&self, load: &Load) -> Result<LoadResult> {
         self.generator.run(&self.lab, load)
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use lab::attached;
+use lab::attached_programs;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ pub(crate) fn measure(stage: &Stage, times: usize, figures: &mut Figures) -> Res
     let mut started = Vec::new();
     let mut ended: [(&str, Signal, Vec<f64>, u32); 2] =
         [("SIGTERM", Signal::TERM, Vec::new(), 0), ("SIGKILL", Signal::KILL, Vec::new(), 0)];
-    let hooks = || attached(stage.lab.pod_cgroup()).iter().map(|(_, count)| count).sum::<u32>();
+    let hooks = || attached_programs(stage.lab.pod_cgroup()).iter().map(|(_, count)| count).sum::<u32>();
     let already = hooks();
     for _ in 0..times {
         for (_, signal, took, left) in &mut ended {

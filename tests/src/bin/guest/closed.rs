@@ -10,7 +10,7 @@ use lab::{Lab, PROXY, Process, Tracer};
 use serde_json::{Value, json};
 
 use crate::call::{authority, request};
-use crate::families::{PATIENCE, US};
+use crate::families::{TIMEOUT, US};
 
 const CALL: &str = "closed";
 
@@ -20,12 +20,12 @@ pub(crate) fn closed(family: &str) -> Result<Value> {
     let mut command = lab.sidecar().command_at(Path::new(US))?;
     command.args(["close", "127.0.0.1:15001"]);
     let sidecar = Process::spawn(command, &[])?;
-    sidecar.wait_line("open port", sidecar.stdout(), PATIENCE, |line| (line == "listening").then_some(()))?;
+    sidecar.wait_line("open port", sidecar.stdout(), TIMEOUT, |line| (line == "listening").then_some(()))?;
     let tracer = Tracer::start(&lab, &["--probes", family, "--deadline", "20s"])?;
     let mut command = lab.app().command_at(Path::new(US))?;
     command.args(["closed", &SocketAddr::new(PROXY, 3128).to_string()]);
-    Process::run_well(command, &[], PATIENCE)?;
-    let reports = tracer.wait_reports(1, PATIENCE)?;
+    Process::run_checked(command, &[], TIMEOUT)?;
+    let reports = tracer.wait_reports(1, TIMEOUT)?;
     ensure!(
         reports.len() == 1
             && reports[0]["verdict"] == "blackholed"

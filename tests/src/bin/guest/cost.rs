@@ -10,13 +10,13 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::load::{Generator, Load, Tunnel};
-use lab::{EmptyProbes, Lab, PROXY, Probe, Process, Runs, Tracer, Usage, kernel_programs};
+use lab::load::{Load, LoadGenerator, Tunnel};
+use lab::{EmptyProbes, Lab, PROXY, ProbePoint, Process, Runs, Tracer, Usage, kernel_programs};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::boot;
-use crate::families::{PATIENCE, US, say};
+use crate::families::{TIMEOUT, US, say};
 
 /// The tracer's programs of a family: the end of the name, and where it is. The kernel keeps 15 bytes of a name, of which
 /// one is left for this.
@@ -70,8 +70,8 @@ pub(crate) fn measure(seconds: f64) -> Result<()> {
     let mut command = lab.sidecar().command_at(Path::new(US))?;
     command.args(["echo", "127.0.0.1:15001"]);
     let sidecar = Process::spawn(command, &[])?;
-    sidecar.wait_line("open port", sidecar.stdout(), PATIENCE, |line| (line == "listening").then_some(()))?;
-    let generator = Generator("/bin/load".into());
+    sidecar.wait_line("open port", sidecar.stdout(), TIMEOUT, |line| (line == "listening").then_some(()))?;
+    let generator = LoadGenerator("/bin/load".into());
     for family in ["fentry", "kprobe"] {
         say(family, &family_cost(&lab, &generator, family, seconds));
     }
@@ -81,7 +81,7 @@ pub(crate) fn measure(seconds: f64) -> Result<()> {
     Ok(())
 }
 
-fn family_cost(lab: &Lab, generator: &Generator, family: &str, seconds: f64) -> Result<Value> {
+fn family_cost(lab: &Lab, generator: &LoadGenerator, family: &str, seconds: f64) -> Result<Value> {
     let names: Vec<String> = HOOKS.iter().map(|(what, _)| format!("egress_{family}_{what}")).collect();
     let start = || Tracer::start(lab, &["--probes", family]);
     // To have an empty program before each of the tracer's, one has to know where those are.
@@ -93,10 +93,14 @@ fn family_cost(lab: &Lab, generator: &Generator, family: &str, seconds: f64) -> 
         .map(|(_, program)| (program.name, program.function))
         .collect();
     tracer.stop()?;
-    let mut places = vec![Probe::RawTracepoint(STATES.1)];
+    let mut places = vec![ProbePoint::RawTracepoint(STATES.1)];
     for ((_, function), name) in HOOKS.iter().zip(&names) {
         let number = functions.get(&name[..NAME]).with_context(|| format!("no {name} in {functions:?}"))?;
-        places.push(if family == "fentry" { Probe::Fentry(*number) } else { Probe::Kprobe(function) });
+        places.push(if family == "fentry" {
+            ProbePoint::Fentry(*number)
+        } else {
+            ProbePoint::Kprobe(function)
+        });
     }
     let hooks: Vec<&str> = [STATES.0].into_iter().chain(names.iter().map(String::as_str)).collect();
     let before = EmptyProbes::attach(&places)?;
@@ -133,7 +137,7 @@ fn family_cost(lab: &Lab, generator: &Generator, family: &str, seconds: f64) -> 
 
 fn peer_cost(
     lab: &Lab,
-    generator: &Generator,
+    generator: &LoadGenerator,
     name: &str,
     arguments: &[&str],
     seconds: f64,
@@ -182,7 +186,7 @@ fn peer_cost(
         found.insert(letter.to_owned(), json!({"flows": flows, "cpu_ns": cpu, "ns": ns, "runs": runs}));
     }
     process.signal(Signal::INT)?;
-    let said = process.finish(PATIENCE)?;
+    let said = process.finish(TIMEOUT)?;
     found.insert("lines".to_owned(), json!(said.stdout.lines().count()));
     found.insert("last".to_owned(), json!(said.stdout.lines().rev().find(|line| !line.trim().is_empty())));
     Ok(Value::Object(found))
@@ -199,7 +203,7 @@ struct Counted<T> {
 
 fn counted<T>(
     lab: &Lab,
-    generator: &Generator,
+    generator: &LoadGenerator,
     load: &Load,
     watcher: u32,
     count: impl Fn() -> Result<T>,
@@ -209,9 +213,9 @@ fn counted<T>(
     let process = generator.start(lab.app(), load)?;
     // A long-lived flow only counts once it is past its first bytes, and before its end.
     let (from, before) = if matches!(load, Load::RoundTrips(_)) { look()? } else { cold };
-    let done = Generator::done(&process)?;
+    let done = LoadGenerator::done(&process)?;
     let (to, after) = look()?;
-    process.finish(PATIENCE)?;
+    process.finish(TIMEOUT)?;
     ensure!(done.count > 0 && done.failed == 0, "the load came to nothing: {done:?}");
     let cpu = after.saturating_sub(before);
     Ok(Counted { flows: done.count, cpu: u64::try_from(cpu.as_nanos())?, from, to })

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::{Behaviour, Envoy, Lab, PROXY, PROXY_V6, Process, Script, ScriptedProxy, Step, Tracer};
+use lab::{Behavior, Envoy, Lab, PROXY, PROXY_V6, Process, Script, ScriptedProxy, Step, Tracer};
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 
 const FAMILIES: [&str; 3] = ["fentry", "kprobe", "cgroup"];
 const CASES: [&str; 5] = ["c01", "c03", "c08", "c11", "c15"];
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A test of a family.
 type Test = fn(&str) -> Result<Value>;
@@ -114,7 +114,7 @@ pub(crate) fn sidecars(lab: &Lab) -> Result<[Process; 2]> {
         command.args(["answer", at]);
         let process = Process::spawn(command, &[])?;
         let stdout = process.stdout();
-        process.wait_line("open port", stdout, PATIENCE, |line| (line == "listening").then_some(()))?;
+        process.wait_line("open port", stdout, TIMEOUT, |line| (line == "listening").then_some(()))?;
         anyhow::Ok(process)
     };
     Ok([start("127.0.0.1:15001")?, start("[::1]:15001")?])
@@ -126,7 +126,7 @@ pub(crate) fn call(lab: &Lab, call: &str) -> Result<u64> {
     command.args(["call", call, &format!("{}", SocketAddr::new(address(call), 3128))]);
     let process = Process::spawn(command, &[])?;
     // It says its process id when it is answered. Where it is not, what it waits for is the only trace.
-    let said = process.stdout().wait(PATIENCE, |lines| lines.first().cloned());
+    let said = process.stdout().wait(TIMEOUT, |lines| lines.first().cloned());
     let Some(pid) = said else {
         let of = |file| fs::read_to_string(format!("/proc/{}/{file}", process.pid())).unwrap_or_default();
         let (stack, sockets) = (of("stack"), of("net/tcp"));
@@ -148,7 +148,7 @@ fn calls(family: &str) -> Result<Value> {
     let mut pids = BTreeMap::new();
     for (nth, name) in CALLS.iter().enumerate() {
         pids.insert(*name, call(&lab, name)?);
-        tracer.wait_reports(nth + 1, PATIENCE).with_context(|| format!("after {name}"))?;
+        tracer.wait_reports(nth + 1, TIMEOUT).with_context(|| format!("after {name}"))?;
     }
     let reports = tracer.reports()?;
     let ended = tracer.stop()?;
@@ -232,20 +232,20 @@ fn play_case(family: &str, name: &str) -> Result<Value> {
         .with_context(|| format!("no case {name}"))?;
     let case: Value = serde_json::from_str(&fs::read_to_string(folder.join("expected.json"))?)?;
     let probe = &case["probes"][0];
-    let dialled = probe["dialled"].as_str().context("an address")?.parse()?;
+    let dialed = probe["dialed"].as_str().context("an address")?.parse()?;
     let steps: Vec<Step> = serde_json::from_value(probe["steps"].clone())?;
     let lab = Lab::new()?;
     let proxy = probe["proxy"].as_str().context("a proxy")?;
     let (mut upstream, mut scripted) = (None, None);
     if proxy == "upstream_envoy" {
         upstream = Some(Envoy::upstream(&lab, &folder.join("upstream_envoy"))?);
-    } else if let Some(behaviour) = Behaviour::named(proxy)? {
-        scripted = Some(ScriptedProxy::start(&lab, dialled, behaviour)?);
+    } else if let Some(behavior) = Behavior::named(proxy)? {
+        scripted = Some(ScriptedProxy::start(&lab, dialed, behavior)?);
     }
     let _envoy = Envoy::sidecar(&lab, &folder)?;
     let tracer = Tracer::start(&lab, &["--probes", family, "--deadline", "20s"])?;
-    lab.play(&[Script { dialled, steps }])?;
-    let reports = tracer.wait_reports(1, PATIENCE)?;
+    lab.play(&[Script { dialed, steps }])?;
+    let reports = tracer.wait_reports(1, TIMEOUT)?;
     drop((upstream, scripted));
     let due = &probe["report"];
     let [report] = &reports[..] else { bail!("{} reports: {reports:?}", reports.len()) };

@@ -3,20 +3,20 @@
 use std::{ffi::CString, fs, net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Behaviour, Lab, PROXY, Process, Script, ScriptedProxy, Tracer, tracer_binary};
+use lab::{Behavior, Lab, PROXY, Process, Script, ScriptedProxy, Tracer, tracer_binary};
 use serde_json::{Value, json};
 
 use crate::boot;
-use crate::families::{PATIENCE, US, call, sidecars};
+use crate::families::{TIMEOUT, US, call, sidecars};
 
 /// Of what is out of scope, be it by cgroup or by namespace, there is not even a record.
 pub(crate) fn scope(family: &str) -> Result<Value> {
     let lab = Lab::new()?;
     let [sidecar, _six] = sidecars(&lab)?;
-    let _proxy = ScriptedProxy::start(&lab, (PROXY, 3128).into(), Behaviour::Tunnel)?;
+    let _proxy = ScriptedProxy::start(&lab, (PROXY, 3128).into(), Behavior::Tunnel)?;
     let to = SocketAddr::new(PROXY, 3128);
     let other_cgroup = || lab.play_in(lab.pod_root(), &[Script::connect(to, "other-cgroup.example:443")]);
-    let other_netns = || lab.play_in(lab.stranger(), &[Script::connect(to, "other-netns.example:443")]);
+    let other_netns = || lab.play_in(lab.other_pod(), &[Script::connect(to, "other-netns.example:443")]);
     let netns = format!("/proc/{}/ns/net", sidecar.pid());
     let trace = lab.dir().join("trace");
     let path = trace.display().to_string();
@@ -25,7 +25,7 @@ pub(crate) fn scope(family: &str) -> Result<Value> {
     other_cgroup()?;
     other_netns()?;
     call(&lab, "write")?; // whatever the others did was before this
-    let reports = pod.wait_reports(1, PATIENCE)?;
+    let reports = pod.wait_reports(1, TIMEOUT)?;
     pod.stop()?;
     ensure!(reports.len() == 1 && reports[0]["connect"]["authority"] == "write.example:443", "{reports:?}");
     let recorded = fs::read_to_string(&trace)?;
@@ -46,15 +46,15 @@ pub(crate) fn late(family: &str) -> Result<Value> {
     let mut command = lab.app().command_at(Path::new(US))?;
     command.args(["late", &SocketAddr::new(PROXY, 3128).to_string()]).arg(&pipe);
     let app = Process::spawn(command, &[])?;
-    app.wait_line("connection", app.stdout(), PATIENCE, |line| (line == "connected").then_some(()))?;
+    app.wait_line("connection", app.stdout(), TIMEOUT, |line| (line == "connected").then_some(()))?;
     let tracer = Tracer::start(&lab, &["--probes", family])?;
     drop(fs::File::options().write(true).open(&pipe)?);
-    let ended = app.finish(PATIENCE)?;
+    let ended = app.finish(TIMEOUT)?;
     ensure!(ended.status.success(), "the late one failed: {}", ended.stderr);
     call(&lab, "write")?;
     let due: &[&str] =
         if family == "cgroup" { &["late.example:443", "write.example:443"] } else { &["write.example:443"] };
-    let reports = tracer.wait_reports(due.len(), PATIENCE)?;
+    let reports = tracer.wait_reports(due.len(), TIMEOUT)?;
     let said: Vec<&str> = reports.iter().filter_map(|r| r["connect"]["authority"].as_str()).collect();
     ensure!(said == due, "reports of {said:?} and not of {due:?}");
     for report in &reports {
@@ -69,7 +69,7 @@ pub(crate) fn refused(arguments: &[&str]) -> Result<Value> {
     let lab = Lab::new()?;
     let mut command = lab.tools().command_at(&tracer_binary()?)?;
     command.args(["observe", "--standalone", "--cgroup"]).arg(lab.pod_cgroup()).args(arguments);
-    let ended = Process::run(command, &[], PATIENCE)?;
+    let ended = Process::run(command, &[], TIMEOUT)?;
     let said = ended.stderr.trim();
     ensure!(ended.status.code() == Some(1), "{arguments:?} ended with {}: {said}", ended.status);
     ensure!(!said.is_empty() && said.lines().count() == 1, "not one sentence: {said}");

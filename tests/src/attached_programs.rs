@@ -1,11 +1,11 @@
-//! What is attached to a cgroup, by the kernel's own count: for the tests that hold that nothing is left there.
+//! Which programs are attached to a cgroup, as the kernel counts them.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// `enum bpf_attach_type` of what the tracer attaches:
+/// `enum bpf_attach_type` of the hooks that the tracer uses:
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L1060>.
 pub const ATTACH_TYPES: &[(&str, u32)] = &[
     ("egress", 1),
@@ -17,8 +17,8 @@ pub const ATTACH_TYPES: &[(&str, u32)] = &[
     ("getpeername6", 30),
 ];
 
-/// The programs attached to a cgroup itself, by the kernel's own count.
-pub fn attached(cgroup: &Path) -> Vec<(&'static str, u32)> {
+/// The hooks of a cgroup that have programs, each with the number of programs attached to this very cgroup.
+pub fn attached_programs(cgroup: &Path) -> Vec<(&'static str, u32)> {
     /// The `query` member of `union bpf_attr`.
     #[repr(C)]
     struct Query {
@@ -36,8 +36,8 @@ pub fn attached(cgroup: &Path) -> Vec<(&'static str, u32)> {
         let target = u32::try_from(dir.as_raw_fd()).expect("a descriptor");
         let mut query =
             Query { target, attach_type, flags: 0, attach_flags: 0, ids: 0, count: 0, rest: [0; 9] };
-        // SAFETY: the kernel reads and writes no more than the size it is told, all of which is ours; with no room for
-        // ids (`count` is 0) it writes the count alone.
+        // SAFETY: the kernel reads and writes at most `size_of::<Query>()` bytes, all inside `query`. `count` is 0, so
+        // it writes no program ids through `ids`.
         let done =
             unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
         let error = io::Error::last_os_error();

@@ -11,20 +11,20 @@ use k8s_cri::v1::{
     Capability, ContainerConfig, Int64Value, KeyValue, LinuxContainerConfig, LinuxContainerSecurityContext,
     Mount, NamespaceMode, NamespaceOption,
 };
-use lab::{Behaviour, Envoy, Lab, Netns, PROXY, Policy, ScriptedProxy, Squid, TARGET, Target};
+use lab::{Behavior, Envoy, Lab, Netns, PROXY, ScriptedProxy, Squid, SquidPolicy, TARGET, Target};
 use serde_json::Value;
 
-use crate::containerd::{Containerd, HOST, Release, SYSTEM};
-use crate::cri::{Cri, Pod, PodSpec};
+use crate::containerd::{Containerd, ContainerdRelease, HOST, SYSTEM};
+use crate::cri::{Cri, PodSandbox, PodSpec};
 use crate::manifest::DaemonSet;
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 const NAME: &str = "www.example.com";
 /// Where a proxy reads and never answers.
 pub const SILENT: &str = "10.0.0.2:3128";
 
 /// Ends in this order: the lab, with all of its processes, last.
-pub struct Stage {
+pub struct TestNode {
     pub cri: Cri,
     pub containerd: Containerd,
     pub agent_image: String,
@@ -35,27 +35,27 @@ pub struct Stage {
 }
 
 /// A pod with an app in it, and a sidecar.
-pub struct Meshed {
-    pub pod: Pod,
+pub struct MeshedPod {
+    pub pod: PodSandbox,
     pub app: String,
 }
 
 /// A running agent.
-pub struct Agent {
-    pub pod: Pod,
+pub struct AgentPod {
+    pub pod: PodSandbox,
     pub container: String,
     pub pid: u32,
     name: &'static str,
 }
 
-impl Stage {
-    pub fn build(release: Release) -> Result<Self> {
+impl TestNode {
+    pub fn build(release: ContainerdRelease) -> Result<Self> {
         let lab = Lab::new()?;
         let proxy = SocketAddr::new(PROXY, 3128);
         let hosts = vec![(NAME.to_owned(), TARGET.to_string())];
-        let squid = Squid::start(&lab, proxy, &Policy { hosts, denied: Vec::new(), credentials: None })?;
+        let squid = Squid::start(&lab, proxy, &SquidPolicy { hosts, denied: Vec::new(), credentials: None })?;
         let target = Target::start(&lab, SocketAddr::new(TARGET, 443), NAME)?;
-        let silent = ScriptedProxy::start(&lab, SILENT.parse()?, Behaviour::Hang)?;
+        let silent = ScriptedProxy::start(&lab, SILENT.parse()?, Behavior::Hang)?;
         let containerd = Containerd::start(&lab, release)?;
         let image = image()?;
         containerd.import(&lab, &[&image])?;
@@ -74,7 +74,7 @@ impl Stage {
 
     /// A pod whose sidecar has the configuration in `sidecar`, with istio-init's rules, and an app that idles or runs
     /// `command`.
-    pub fn meshed(&mut self, spec: &PodSpec, sidecar: &Path, command: &[&str]) -> Result<Meshed> {
+    pub fn meshed(&mut self, spec: &PodSpec, sidecar: &Path, command: &[&str]) -> Result<MeshedPod> {
         let pod = self.cri.run_pod(spec)?;
         self.lab.redirect(&Netns::of_process(pod.pid)?)?;
         let dir = self.lab.make_dir(&format!("envoy-{}", spec.name))?;
@@ -93,14 +93,14 @@ impl Stage {
         self.cri.start(&pod, "istio-proxy", HOST, config)?;
         let inside = Netns::of_process(pod.pid)?;
         self.wait_for("live Envoy", |_| {
-            let ready = lab::get(&inside, "http://127.0.0.1:15000/ready");
+            let ready = inside.http_get("http://127.0.0.1:15000/ready");
             Ok(ready.is_ok_and(|state| state.contains("LIVE")).then_some(()))
         })
         .with_context(|| format!("Envoy said {:?}", self.cri.log(spec.name, "istio-proxy")))?;
         let command = if command.is_empty() { &["sleep", "infinity"][..] } else { command };
         let config = self.container(1000, command.iter().map(|word| (*word).to_owned()).collect());
         let app = self.cri.start(&pod, "app", HOST, config)?;
-        Ok(Meshed { pod, app })
+        Ok(MeshedPod { pod, app })
     }
 
     /// A container with this machine's programs in it.
@@ -133,7 +133,7 @@ impl Stage {
     }
 
     /// The agent from the image, as the `DaemonSet` has it, for the pods of this lab alone; returns when it is ready.
-    pub fn agent(&mut self, name: &'static str, more: &[&str]) -> Result<Agent> {
+    pub fn agent(&mut self, name: &'static str, more: &[&str]) -> Result<AgentPod> {
         let daemon_set = DaemonSet::read()?;
         let spec = PodSpec {
             namespace: "egress-tracer",
@@ -152,8 +152,8 @@ impl Stage {
         let config = daemon_set.container(&args, &scratch)?;
         let container = self.cri.start(&pod, "agent", &self.agent_image.clone(), config)?;
         let pid = self.cri.pid(&container).with_context(|| format!("{:?}", self.cri.log(name, "agent")))?;
-        let agent = Agent { pod, container, pid, name };
-        self.wait_for("the agent's readiness", |stage| Ok(stage.ask(&agent, "/readyz").ok()))
+        let agent = AgentPod { pod, container, pid, name };
+        self.wait_for("the agent's readiness", |node| Ok(node.ask(&agent, "/readyz").ok()))
             .with_context(|| format!("the agent said {:?}", self.cri.log(name, "agent")))?;
         Ok(agent)
     }
@@ -164,22 +164,22 @@ impl Stage {
         self.cri.exec(
             app,
             &["curl", "-sS", "-k", "-m", "20", "-x", "http://10.0.0.1:3128", &url],
-            PATIENCE,
+            TIMEOUT,
         )?;
         Ok(())
     }
 
     /// A page of the agent's port, asked where the pods' network ends.
-    pub fn ask(&self, agent: &Agent, path: &str) -> Result<String> {
-        lab::get(self.lab.outside().netns(), &format!("http://{}:9475{path}", agent.pod.ip))
+    pub fn ask(&self, agent: &AgentPod, path: &str) -> Result<String> {
+        self.lab.outside().netns().http_get(&format!("http://{}:9475{path}", agent.pod.ip))
     }
 
-    pub fn metrics(&self, agent: &Agent) -> Result<String> {
+    pub fn metrics(&self, agent: &AgentPod) -> Result<String> {
         self.ask(agent, "/metrics")
     }
 
     /// The sum of a metric's series that have all of these labels.
-    pub fn count(&self, agent: &Agent, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+    pub fn count(&self, agent: &AgentPod, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
         let metrics = self.metrics(agent)?;
         let is_it = |line: &&str| {
             line.starts_with(name)
@@ -195,15 +195,15 @@ impl Stage {
     /// All reports that the agent has kept, once there are `count` that are wanted.
     pub fn reports(
         &mut self,
-        agent: &Agent,
+        agent: &AgentPod,
         count: usize,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Vec<Value>> {
         let container = agent.container.clone();
         let mut said = String::new();
-        self.wait_for("reports", |stage| {
+        self.wait_for("reports", |node| {
             let command = ["/egress-tracer", "observe", "-o", "json", "--last", "1000"];
-            said = stage.cri.exec_well(&container, &command, PATIENCE)?;
+            said = node.cri.exec_checked(&container, &command, TIMEOUT)?;
             let all: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
             let found: Vec<Value> = all.into_iter().filter(|report| wanted(report)).collect();
             Ok((found.len() >= count).then_some(found))
@@ -217,12 +217,12 @@ impl Stage {
         what: &str,
         mut ask: impl FnMut(&mut Self) -> Result<Option<T>>,
     ) -> Result<T> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             if let Some(answer) = ask(self)? {
                 return Ok(answer);
             }
-            ensure!(Instant::now() < end, "no {what} within {PATIENCE:?}");
+            ensure!(Instant::now() < end, "no {what} within {TIMEOUT:?}");
             lab::pause(Duration::from_millis(100));
         }
     }
