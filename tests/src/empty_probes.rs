@@ -100,11 +100,11 @@ fn kprobe(function: &str, program: &OwnedFd) -> Result<OwnedFd> {
     let mut attributes = [0_u64; 14];
     attributes[0] = kind.trim().parse::<u64>()? | (size_of_val(&attributes) as u64) << 32;
     attributes[7] = name.as_ptr() as u64;
-    let (everybody, first_cpu, no_group): (c_int, c_int, c_int) = (-1, 0, -1);
+    let (all_processes, first_cpu, no_group): (c_int, c_int, c_int) = (-1, 0, -1);
     // SAFETY: the kernel reads as many attribute bytes as their `size` field says, and the name; both outlive the call.
     let fd = unsafe {
         let at = attributes.as_ptr();
-        libc::syscall(libc::SYS_perf_event_open, at, everybody, first_cpu, no_group, FLAG_FD_CLOEXEC)
+        libc::syscall(libc::SYS_perf_event_open, at, all_processes, first_cpu, no_group, FLAG_FD_CLOEXEC)
     };
     let fd = RawFd::try_from(fd)?;
     if fd < 0 {

@@ -1,5 +1,5 @@
-//! The twelve cases: on each, a real Envoy, the probes of its `expected.json` one after the other, and the reports held
-//! against the ones due. Every probe must yield its own reports and no others.
+//! The twelve cases: for each, a real Envoy plays the probes of `expected.json` one after the other. Every probe must
+//! yield exactly its expected reports.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -32,7 +32,7 @@ struct CaseProbe {
     report: ExpectedReport,
 }
 
-/// A report that is due. A missing `status` means that no reply is reported; other missing fields are not compared.
+/// An expected report. Without `status`, the report must have no reply; other missing fields are not compared.
 #[derive(Deserialize)]
 struct ExpectedReport {
     any: Option<String>,
@@ -59,9 +59,9 @@ impl ExpectedReport {
             && optional("/connect/authority", self.authority.clone().map(Value::from))
     }
 
-    /// This one or one that is as right.
+    /// Whether the report is this one or one of the alternatives in `also`.
     fn is_met_by(&self, report: &Value) -> bool {
-        // Another right answer may say less about the reply than the first one does.
+        // An alternative may leave out the reply.
         let loosely =
             |other: &Self| other.verdict.is_some() && (other.is(report) || other.is_without_reply(report));
         self.is(report) || self.also.iter().any(loosely)
@@ -73,13 +73,13 @@ impl ExpectedReport {
         self.status.is_none() && self.is(&bare)
     }
 
-    /// How few reports will do.
+    /// The smallest number of reports that is accepted.
     fn min_reports(&self) -> usize {
         let silence = self.also.iter().any(|other| other.verdict.is_none());
         if self.any.is_some() || self.verdict.is_none() || silence { 0 } else { 1 + self.then.len() }
     }
 
-    /// Are these the reports that are due?
+    /// Whether these reports are accepted.
     fn are(&self, reports: &[Value]) -> bool {
         if self.any.is_some() {
             return true;
@@ -116,11 +116,11 @@ fn show_report(report: &Value) -> String {
     show(report["verdict"].as_str(), report["reason"].as_str(), report["reply"]["status"].as_u64())
 }
 
-/// Who made a probe's connection.
+/// The client that made a probe's connection.
 enum Client {
-    /// The raw client, from this port, at some time after this moment. The kernel may give the port to a later probe again.
+    /// The raw client: its port, and when the probe began. A later probe may get the same port.
     Port(u16, Timestamp),
-    /// A program: whatever is reported between these two moments and is nobody else's.
+    /// A program: its reports are those in this range of lines that belong to no raw client.
     Program(std::ops::Range<usize>),
 }
 
@@ -170,7 +170,7 @@ impl CaseFixture {
     }
 }
 
-/// A client of `expected.json` as a command: the Python ones are an expression there.
+/// The command of a client in `expected.json`. A Python client is an expression there.
 fn command(client: &[String]) -> (String, Vec<String>) {
     let (program, rest) = client.split_first().expect("a command");
     if !program.starts_with("python") {
@@ -195,7 +195,7 @@ fn play(folder: &str, version: &str) {
     let fixture = CaseFixture { envoy, watch, lab };
     let played: Vec<Client> = expected.probes.iter().map(|probe| fixture.play(probe)).collect();
 
-    // With Envoy every connection ends, so everything that can still be reported is.
+    // Every connection ends with Envoy, so the tracer then reports whatever it still can.
     let CaseFixture { envoy, watch, lab } = fixture;
     envoy.stop().expect("Envoy stops");
     watch.mark(&lab).expect("a mark");
@@ -259,7 +259,7 @@ fn play(folder: &str, version: &str) {
     }
 }
 
-/// When a later probe began that has the same port.
+/// When the next probe with the same port began.
 fn next_use_of_port(port: u16, later: &[Client]) -> Timestamp {
     let same = later.iter().find_map(|client| match client {
         Client::Port(other, began) if *other == port => Some(*began),
@@ -268,12 +268,12 @@ fn next_use_of_port(port: u16, later: &[Client]) -> Timestamp {
     same.unwrap_or(Timestamp::MAX)
 }
 
-/// When a report's request was sent.
+/// The time at which a report's request was sent.
 fn request_time(report: &Value) -> Timestamp {
     report["time"].as_str().expect("a time").parse().expect("in RFC 3339")
 }
 
-/// Each in a test of its own, so that they run side by side and fail one by one.
+/// One test for each case, so that they run in parallel and fail separately.
 macro_rules! cases {
     ($version:expr, $($name:ident),* $(,)?) => {
         $(#[test] fn $name() { super::play(stringify!($name), $version); })*

@@ -1,5 +1,5 @@
-//! What the command line says when something is wrong: an exit code, and one sentence on what was tried and what to do;
-//! never a backtrace, though one is asked for. And how its runs end.
+//! The command line's errors and exit codes: an exit code and one sentence on what was tried and what to do, never a
+//! backtrace, although the tests set RUST_BACKTRACE. And how runs end.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -15,7 +15,7 @@ use rustix::process::Signal;
 const TIMEOUT: Duration = Duration::from_secs(20);
 const METRICS: &str = "127.0.0.1:9475";
 
-/// `egress-tracer` in the place for tools, with backtraces asked for.
+/// An `egress-tracer` command among the lab's tools, with RUST_BACKTRACE set.
 fn tracer(lab: &Lab, args: &[&str]) -> Command {
     let binary = tracer_binary().expect("a tracer");
     let mut command = lab.tools().command_at(&binary).expect("a command");
@@ -23,7 +23,7 @@ fn tracer(lab: &Lab, args: &[&str]) -> Command {
     command
 }
 
-/// The same with fewer privileges: `setpriv` with `options` starts it.
+/// An `egress-tracer` command that `setpriv` starts with fewer privileges.
 fn restricted(lab: &Lab, options: &[&str], args: &[&str]) -> Command {
     let program = tracer(lab, &[]).get_program().to_owned();
     let mut command = lab.tools().command("setpriv").expect("a command");
@@ -96,7 +96,7 @@ fn missing_privileges_exit_1() {
     let args = observe(lab.pod_cgroup(), &[]);
     let other_user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
     run(restricted(&lab, &other_user, &args)).assert_error(1, &["CAP_BPF"]);
-    // Some of them: the maps can be made, but the kernel refuses a program.
+    // With some capabilities the maps can be made, but the kernel refuses a program.
     let no_net = ["--bounding-set", "-net_admin,-sys_admin", "--inh-caps", "-net_admin,-sys_admin"];
     run(restricted(&lab, &no_net, &args))
         .assert_error(1, &["the kernel refused the cgroup hook", "egress-tracer check"]);
@@ -104,8 +104,8 @@ fn missing_privileges_exit_1() {
     run(restricted(&lab, &no_capability, &args)).assert_error(1, &["CAP_BPF"]);
 }
 
-/// A stand-in: Debian has no kernel without ring buffers (its oldest is 5.10, they came with 5.8). What is real is the
-/// tracer and its call; strace gives it the answer of a kernel that does not know the sort of map.
+/// Debian has no kernel without ring buffers (they came with 5.8; its oldest is 5.10). strace gives the tracer's real
+/// call the answer of a kernel that does not know the map type:
 /// <https://elixir.bootlin.com/linux/v5.7/source/kernel/bpf/syscall.c#L110>
 #[test]
 fn kernel_without_ring_buffers_exits_1() {

@@ -1,5 +1,5 @@
-//! A flagged report says which listener took the connection, whose it is, and what to apply; and it comes all the same
-//! when the sidecar's admin port does not answer.
+//! A flagged report names the listener that took the connection, its owner and the fix. Without an answer from the
+//! sidecar's admin port, the report comes without them.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn absent_admin_port_leaves_the_report_unexplained() {
 #[test]
 fn silent_admin_port_leaves_the_report_unexplained() {
     let lab = Lab::new().expect("a lab");
-    // Accepts in its backlog, and never answers.
+    // The kernel accepts into the backlog; no process answers.
     let listen = || TcpListener::bind("127.0.0.1:15998");
     let _silent = lab.pod_root().netns().run(listen).expect("the pod's namespace").expect("a port");
     let report = report(&lab, &["--explain", "--admin-port", "15998"]);

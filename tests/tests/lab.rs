@@ -1,4 +1,4 @@
-//! The lab itself, without the tracer: what the real Envoy, squid and clients do in it, and that it leaves nothing.
+//! The lab without the tracer: what the real Envoy, squid and clients do in it, and that it leaves nothing behind.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 const NAME: &str = "www.example.com";
 const REFUSED: &str = "refused.example.com";
 
-/// A pod with its sidecar, squid as the proxy, a TLS server behind it.
+/// A pod with its sidecar, squid as the proxy, and a TLS server behind it.
 struct DemoPod {
     envoy: Envoy,
     squid: Squid,
@@ -124,12 +124,12 @@ fn two_labs_with_the_same_addresses_do_not_see_each_other() {
         ScriptedProxy::start(&one, proxy_addr(3128), Behavior::Statuses(vec![407, 200])).expect("a proxy");
     let second =
         ScriptedProxy::start(&two, proxy_addr(3128), Behavior::Tunnel).expect("another on the same address");
-    // The sidecar's user is not redirected: no Envoy is needed to see who is who.
+    // The sidecar's user is not redirected, so no Envoy is needed.
     let to = Script::connect(proxy_addr(3128), "a.example:443");
     assert_eq!(run_as_sidecar(&one, &to), "HTTP/1.1 407");
     assert_eq!(run_as_sidecar(&two, &to), "HTTP/1.1 200");
     assert_eq!((first.heads().len(), second.heads().len()), (1, 1));
-    // The app's connections are redirected to a sidecar that is not there.
+    // The app's connections are redirected to port 15001, where no process listens.
     let app = two.play(&[to]).expect("a transcript").remove(0);
     assert!(app.end.contains("refused"), "{app:?}");
 }
@@ -144,7 +144,7 @@ fn ipv6_works_and_is_redirected() {
     assert!(app.end.contains("refused"), "ip6tables redirects the app: {app:?}");
 }
 
-/// Plays a script as uid 1337 and gives back the first 12 characters received.
+/// Plays a script as uid 1337 and returns the first 12 received characters.
 fn run_as_sidecar(lab: &Lab, script: &Script) -> String {
     let got = lab.play_in(lab.sidecar(), std::slice::from_ref(script)).expect("a transcript").remove(0);
     assert_eq!(
@@ -154,7 +154,7 @@ fn run_as_sidecar(lab: &Lab, script: &Script) -> String {
     got.received.chars().take(12).collect()
 }
 
-/// Not a test of its own: the process that `killing_the_owner_removes_processes_cgroup_and_directory` kills.
+/// Not a test: the process that `killing_the_owner_removes_processes_cgroup_and_directory` kills.
 #[test]
 #[ignore = "started by killing_the_owner_removes_processes_cgroup_and_directory"]
 fn lab_owner_process() {

@@ -1,5 +1,5 @@
-//! The agent's live stream, read by the real `observe` and `status`: what they show, what is said when something is wrong,
-//! and that a reader who stops harms nobody but itself.
+//! The agent's live stream, read by the real `observe` and `status`: their output, their errors, slow readers, and the
+//! delay until a line is on a terminal.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -45,7 +45,7 @@ fn observe_and_status_read_from_the_agent() {
     assert_eq!(report["listener"]["name"], "0.0.0.0_3128", "the agent explains: {report}");
     assert!(report["manifest"].as_str().is_some_and(|manifest| manifest.contains("kind: ServiceEntry")));
 
-    // The past ends by itself; each format; the filters are the agent's to apply.
+    // Past reports, in each format, with filters that the agent applies.
     for (args, words, lines) in [
         (&["--last", "5"][..], &["tunneled", "handled_as_http"][..], 2),
         (&["--last", "1", "-o", "table"], &["VERDICT", "✗ handled_as_http"], 2),
@@ -88,7 +88,7 @@ fn observe_and_status_read_from_the_agent() {
         "{ended:?}"
     );
 
-    // The log of the agent, and its end.
+    // The agent's log, and its end.
     let reader = Agent::observe(&lab, &[]).expect("a reader");
     let ended = agent.stop().expect("it ends");
     assert!(
@@ -108,7 +108,7 @@ fn observe_without_an_agent_loads_its_own_probes() {
         .assert_error(1, &["no agent runs on this node", "run/agent.sock"]);
     let past = Agent::run(&lab, &["observe", "--last", "1"]).expect("it ends");
     assert!(past.status.code() == Some(1) && past.stderr.contains("--last and --since"), "{past:?}");
-    // The whole node is out of bounds for a test: the scope follows from the agent that was killed, or is given.
+    // A test must not trace the whole node: the scope comes from the agent that was killed, or from `--cgroup`.
     let agent = Agent::start(&lab, &[]).expect("an agent");
     agent.kill().expect("it is killed");
     assert!(Agent::socket(&lab).exists(), "SIGKILL leaves the socket");
@@ -117,7 +117,7 @@ fn observe_without_an_agent_loads_its_own_probes() {
     let own = Agent::observe(&lab, &["-o", "json", "--cgroup", &cgroup]).expect("a reader");
     lab.play(&[Script::connect(proxy_addr(HTTP), "a.example:443")]).expect("a 404");
     assert_eq!(reports(&own, 1)[0]["verdict"], "handled_as_http");
-    // The next agent takes the place of the one that was killed; a third does not.
+    // The next agent replaces the one that was killed; a third is refused.
     let next = Agent::start(&lab, &[]).expect("another agent");
     assert_eq!(Agent::status(&lab).expect("a status")["sessions"]["handled_as_http"], 0);
     let args = ["agent", "--metrics-address", "127.0.0.1:9476", "--cgroup", &cgroup];
@@ -152,7 +152,7 @@ fn errors_of_observe_status_and_the_socket_are_one_sentence() {
         let ended = Agent::run(&lab, args).expect("it ends");
         assert!(ended.status.code() == Some(2) && ended.stderr.contains(word), "{ended:?}");
     }
-    // Others than observe may ask, too.
+    // Other clients may use the socket, too.
     let curl = |args: &[&str]| {
         let mut command = lab.tools().command("curl").expect("a command");
         command.arg("-sS").arg("--unix-socket").arg(Agent::socket(&lab)).args(args);
@@ -202,10 +202,10 @@ fn errors_of_observe_status_and_the_socket_are_one_sentence() {
     }
 }
 
-/// Sessions of each wave; together they are more than what the sockets' buffers and the agent keep for a reader.
+/// Sessions of each wave. All waves are more than the sockets' buffers and the agent hold for a reader.
 const WAVE: usize = 100;
 const WAVES: usize = 6;
-/// What the agent keeps here: more than a wave, so that whoever reads at all loses nothing.
+/// Reports that the agent keeps: more than a wave, so that a reader that keeps up loses none.
 const KEEP: usize = 128;
 
 #[test]
@@ -243,7 +243,7 @@ fn stopped_reader_loses_reports_and_other_readers_lose_none() {
     for reader in others {
         assert!(reader.stdout().all().iter().all(|line| gap(line).is_none()), "the others lost nothing");
     }
-    // A full ring and full buffers are its worst case, which it reached before the last waves.
+    // The ring and the buffers were full before the last waves, so the memory must not grow any more.
     let (middle, last) = (memory[WAVES / 2], memory[WAVES - 1]);
     eprintln!(
         "stopped reader: {read} read, {lost} lost; other readers had each wave after {took:?}; memory in KiB: {memory:?}"
@@ -251,13 +251,14 @@ fn stopped_reader_loses_reports_and_other_readers_lose_none() {
     assert!(last < middle + (2 << 10), "{memory:?}");
 }
 
-/// How many reports this line says were lost.
+/// How many reports a line says were lost.
 fn gap(line: &str) -> Option<u64> {
     let line: Value = serde_json::from_str(line).ok()?;
     (line["lost"]["source"] == "reader").then(|| line["lost"]["count"].as_u64())?
 }
 
-/// Prints the delays and asserts none of them: they depend on what else the machine does. The benchmark measures them.
+/// Prints the delays and asserts none of them, because they depend on the machine's other load. The benchmark measures
+/// them.
 #[test]
 fn every_session_becomes_a_line_on_the_terminal() {
     let lab = Lab::new().expect("a lab");

@@ -1,5 +1,5 @@
-"""Applies a kustomization (and components), checks each object against the schemas of the three newest minor versions of
-Kubernetes in the given wheel, and prints the objects as JSON. Anything it does not know is an error."""
+"""Applies a kustomization and components, checks each object against the schemas of the three newest Kubernetes minor versions in
+the given wheel, and prints the objects as JSON. An unknown field of a kustomization is an error."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ import jsonschema
 import yaml
 
 SCHEMAS = "kubernetes_validate/kubernetes-json-schema/"
-# These belong to the Prometheus operator, of whose schema there is no package.
+# The Prometheus operator's objects: no package has their schemas.
 OTHERS = {"monitoring.coreos.com/v1"}
 
 
@@ -19,7 +19,7 @@ def read(path):
 
 
 def merge(into, patch):
-    """A strategic merge: maps by key, containers by name, other lists as a whole."""
+    """Strategic merge: maps by key, containers by name, other lists as a whole."""
     for key, value in patch.items():
         old = into.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
@@ -74,7 +74,7 @@ def build(folder, objects):
                 if container["image"] == image["name"]:
                     container["image"] = f"{image['newName']}:{image['newTag']}"
     kustomization.pop("apiVersion"), kustomization.pop("kind")
-    assert not kustomization, f"{folder}: this test does not know {list(kustomization)}"
+    assert not kustomization, f"{folder}: unknown fields {list(kustomization)}"
     return objects
 
 

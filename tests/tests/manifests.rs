@@ -1,8 +1,8 @@
-//! What `deploy` holds for a cluster: objects that the three newest minor versions of Kubernetes take, strictly, with each
-//! overlay and component applied; and a `DaemonSet` that asks for no more than its documentation says.
+//! The manifests of `deploy`: every overlay and component is valid, strictly, in the three newest minor versions of
+//! Kubernetes, and the `DaemonSet` asks for no more than its documentation says.
 //!
-//! No kustomize is to be had from the registries used, so the little of it that these files use (resources, components,
-//! strategic merges, JSON patches, names of images) is done by the script beside this file.
+//! The package registries have no kustomize, so the script beside this file implements the parts that these manifests
+//! use: resources, components, strategic merges, JSON patches, image names.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

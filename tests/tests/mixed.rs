@@ -90,8 +90,8 @@ const OTHER_POD: &[SessionKind] = &[
         connect,
         &["handled_as_http route_not_found 404 inbound"],
     ),
-    // No second inbound port: where a client uses one source port for both, the pod translates it, and the tracer does not find
-    // the later connection's answer (see the changelog).
+    // No second inbound port: where a client uses one source port for both, the pod translates it, and the tracer does
+    // not find the later connection's answer.
 ];
 
 fn send(bytes: String) -> Step {

@@ -1,5 +1,4 @@
-//! The tracer's metrics with a real Prometheus and a real Alertmanager: the demo's failure fires its alert and the fix
-//! resolves it, every query of the dashboard has an answer, and a scrape under load is quick and exact.
+//! The tracer's metrics with a real Prometheus and a real Alertmanager.
 
 use std::fs;
 use std::io::Write as _;
@@ -25,7 +24,7 @@ fn deployed(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus").join(name)
 }
 
-/// The rules with every time fifty times shorter: what takes ten minutes takes twelve seconds.
+/// The rules with every duration divided by fifty, so ten minutes become twelve seconds.
 fn accelerated_rules(lab: &Lab) -> PathBuf {
     let mut rules = fs::read_to_string(deployed("rules.yaml")).expect("the rules");
     for (usual, accelerated) in [
@@ -90,13 +89,13 @@ fn failure_fires_its_alert_and_fills_the_dashboard_and_the_fix_resolves_the_aler
     let ended = curl(&lab, &target);
     assert!(ended.status.success(), "{ended:?}");
     alertmanager.wait("EgressConnectHandledAsHttp", "resolved", TIMEOUT).expect("the end of the alert");
-    // Prometheus had the OpenMetrics form all the while, and found nothing wrong with it.
+    // Prometheus scraped the OpenMetrics form all the time; the target's health says that it found no error.
     let targets = prometheus.ask("targets", &[]).expect("targets");
     assert_eq!(targets["data"]["activeTargets"][0]["health"], "up", "{targets}");
     tracer.stop().expect("it stops");
 }
 
-/// Each panel's queries, with what Grafana would put in for its variables.
+/// Runs each panel's queries with values for Grafana's variables. Each must return a series.
 fn run_all_dashboard_queries(prometheus: &Prometheus) {
     let text = fs::read_to_string(deployed("dashboard.json")).expect("the dashboard");
     let dashboard: Value = serde_json::from_str(&text).expect("JSON");
@@ -127,7 +126,7 @@ fn check_metrics(text: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The counts of all sessions, whatever became of them.
+/// The number of sessions of all verdicts.
 fn sessions(metrics: &str) -> u64 {
     let lines = metrics.lines().filter(|line| line.starts_with("egress_tracer_connect_sessions_total{"));
     lines.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok()).expect("a count")).sum()
@@ -139,7 +138,7 @@ fn scrapes_under_load_are_fast_and_every_session_is_counted() {
     let lab = Lab::new().expect("a lab");
     let _envoy = Envoy::sidecar(&lab, &demo_sidecar()).expect("Envoy");
     let tracer = Tracer::start(&lab, &[]).expect("a tracer");
-    // 200 clients at once, each of which waits a moment before it asks: a thousand sessions a second.
+    // 200 clients at a time, each of which waits 180 ms before its request: a thousand sessions a second.
     let mut script = Script::connect(proxy_addr(PROXY_PORT), "www.example.com:443");
     script.steps.insert(0, Step::Wait { wait: 180 });
     let scripts = vec![script; SESSIONS];
@@ -179,7 +178,7 @@ fn scrapes_under_load_are_fast_and_every_session_is_counted() {
         took[took.len() / 2],
         took[took.len() - 1]
     );
-    // Half of them: this machine's own load may hold up a single one.
+    // The median: other load on the machine may delay a single scrape.
     assert!(took[took.len() / 2] < Duration::from_millis(50), "{took:?}");
     tracer.stop().expect("it stops");
 }

@@ -1,5 +1,5 @@
-//! A recording of real traffic replays to the very reports that were printed live. With `UPDATE=1` it becomes the
-//! fixture that the tracer's own tests replay without a kernel.
+//! A recording of real traffic replays to the reports that were printed live. `UPDATE=1` writes it to `tests/traces`,
+//! which the tracer's own tests replay without a kernel.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,8 @@ fn connect(head: &str) -> Script {
     }
 }
 
-/// What was recorded of the first session's two flows. Its app had its whole answer when it closed, so that told nothing.
+/// The records of the first session's two flows: role and kind. The app had its whole answer when it closed, so its end
+/// makes no record.
 fn records_of_first_session(recording: &str) -> Vec<String> {
     let inputs = recording.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let events: Vec<Value> = inputs.filter_map(|mut input| input.get_mut("event").map(Value::take)).collect();

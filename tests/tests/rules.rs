@@ -1,5 +1,5 @@
-//! What `deploy/prometheus` holds, without the tracer: rules that promtool takes and whose tests pass, the two forms of
-//! them the same, every alert complete and tested in each way, a dashboard that Grafana can read.
+//! The contents of `deploy/prometheus`, without the tracer: promtool accepts the rules and their tests pass, both forms
+//! of the rules are the same, every alert is complete and tested, and Grafana can read the dashboard.
 
 use std::collections::HashSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// The cases that every alert is tested in.
+/// Every alert has a test for each of these.
 const CASES: [&str; 5] = ["firing", "not firing", "resolving", "flapping", "missing data"];
 
 fn file(name: &str) -> PathBuf {
@@ -80,7 +80,7 @@ fn every_alert_has_all_fields_and_a_test_of_each_case() {
         for case in CASES {
             assert!(tests.contains(&format!("- name: \"{name}: {case}")), "{name} is not tested: {case}");
         }
-        // Where the link leads: the page of a verdict that there is, or a section of the README.
+        // The link leads to the page of an existing verdict, or to a section of the README.
         let url = body.split("runbook_url: ").nth(1).and_then(|rest| rest.lines().next()).expect("a link");
         let (_, page) = url.split_once("/blob/main/").expect("a page of this repository");
         if let Some(verdict) = page.strip_prefix("docs/verdicts/") {
@@ -94,7 +94,8 @@ fn every_alert_has_all_fields_and_a_test_of_each_case() {
     }
 }
 
-/// The fields that Grafana's dashboard schema demands: <https://github.com/grafana/grafana/blob/main/kinds/dashboard/dashboard_kind.cue>.
+/// The fields that Grafana's dashboard schema requires:
+/// <https://github.com/grafana/grafana/blob/main/kinds/dashboard/dashboard_kind.cue>.
 #[test]
 fn dashboard_has_the_fields_that_grafana_requires() {
     let dashboard: Value = serde_json::from_str(&read("dashboard.json")).expect("JSON");

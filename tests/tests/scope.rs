@@ -1,4 +1,4 @@
-//! The tracer looks at its cgroup and nothing else, and leaves nothing there, whichever way it ends.
+//! The tracer reports its cgroup alone, does not disturb it, and leaves no program attached.
 
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
@@ -13,7 +13,7 @@ use lab::{
 };
 use rustix::net::{AddressFamily, SocketType};
 
-/// The kernel takes a link apart on a worker of its own, some time after its last descriptor is gone, and tells nobody:
+/// The kernel frees a link on a worker some time after its last descriptor is closed, without an event:
 /// <https://elixir.bootlin.com/linux/v6.12/source/kernel/bpf/syscall.c#L3029>.
 fn wait_until_detached(cgroup: &Path) {
     let end = Instant::now() + Duration::from_secs(10);
@@ -32,7 +32,7 @@ fn sessions_of_other_cgroups_are_not_reported() {
     let watch = TracerWatch::start(&lab, &["--deadline", "1s"]).expect("the tracer");
     let http = proxy_addr(3128);
     let scripts = [Script::connect(http, "theirs.example:443"), Script::connect(proxy, "theirs.example:443")];
-    // In the same network namespace, through the same sidecar, but in another cgroup; and from outside.
+    // In the same network namespace and through the same sidecar, but in another cgroup; and from outside.
     let mut theirs = lab.play_in(lab.pod_root(), &scripts).expect("transcripts");
     theirs.extend(lab.play_in(lab.outside(), &scripts[1..]).expect("transcripts"));
     assert!(theirs.iter().all(|transcript| transcript.status().is_some()), "{theirs:?}");
@@ -45,13 +45,13 @@ fn sessions_of_other_cgroups_are_not_reported() {
     assert_eq!(reports[0]["connect"]["authority"], "ours.example:443");
 }
 
-/// Sets an option whose value is longer than the page that the kernel shows to a program. Before 6.5 it refuses such an
-/// option unless the program declines.
+/// Sets an option whose value is longer than the page that the kernel shows to a program. Before 6.5, the kernel
+/// refuses such an option unless the program declines.
 fn set_long_option() -> io::Result<()> {
     let value = [1u8; 3 * 4096];
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     let length = libc::socklen_t::try_from(value.len()).expect("short");
-    // SAFETY: the kernel reads `length` bytes of a value of this length; it uses the first four.
+    // SAFETY: the kernel reads at most `length` bytes of a value that has this length.
     let done = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -69,10 +69,10 @@ fn long_socket_options_can_be_set_while_traced() {
     let lab = Lab::new().expect("a lab");
     let watch = TracerWatch::start(&lab, &[]).expect("the tracer");
     let mut command = lab.app().command("true").expect("a command");
-    // SAFETY: between fork and exec the closure makes system calls on values of its own stack.
+    // SAFETY: between fork and exec, the closure makes system calls on values of its own stack.
     unsafe { command.pre_exec(set_long_option) };
     assert!(command.status().expect("a long option is set").success());
-    // The rules of a whole table are one option.
+    // iptables sets the rules of a whole table as one option.
     let rule = |port| format!("-A OUTPUT -p tcp --dport {port} -m comment --comment {port} -j ACCEPT");
     let rules: Vec<String> = (1..=200).map(rule).collect();
     let mut restore = lab.init().command("iptables-legacy-restore").expect("a command");

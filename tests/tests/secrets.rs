@@ -1,5 +1,5 @@
-//! What the app sends in confidence never leaves the tracer, and what it sends in malice harms nobody who reads: stdout in
-//! every format, the report file, the recording, the metrics, and a log that tells everything.
+//! Secrets and control characters of the app appear in no output: stdout in every format, the report file, the
+//! recording, the metrics, and the log at level `trace`.
 
 use std::fs;
 
@@ -10,10 +10,11 @@ use lab::{
 
 const HTTP: u16 = 3128;
 const TCP: u16 = 3129;
-/// `user:hunter2secret` and what Basic authentication makes of it, a cookie, a token in a query, one in a header.
+/// The password of `user:hunter2secret`, its Basic authentication, a cookie, a token in a query and in a header,
+/// another cookie, and a path.
 const SECRETS: &[&str] = &["hunter2", "dXNlcjpodW50ZXIyc2VjcmV0", "c00kie", "t0ken", "sess1on", "pr1vate"];
 
-/// All that a tracer said, by where.
+/// Everything that a tracer wrote, each with its name.
 fn all_output(lab: &Lab, watch: TracerWatch) -> Vec<(&'static str, String)> {
     watch.mark(lab).expect("a mark");
     let metrics = watch.tracer().metrics().expect("metrics");
@@ -137,7 +138,7 @@ fn control_characters_from_the_wire_are_escaped_in_every_output() {
         for (place, text) in &outputs {
             let raw =
                 text.chars().find(|c| c.is_control() && *c != '\n' || !c.is_ascii() && !"✗…─═▶".contains(*c));
-            // A recording is JSON: it escapes controls, and writes bytes beyond ASCII as the characters they are.
+            // A recording is JSON: it escapes control characters, and writes other characters beyond ASCII as they are.
             let raw = raw.filter(|c| *place != "the recording" || c.is_control() && u32::from(*c) < 0x80);
             assert_eq!(raw, None, "in {place} ({format}):\n{text}");
             assert!(!text.contains("panicked"), "{place} ({format}):\n{text}");

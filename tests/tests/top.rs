@@ -1,5 +1,5 @@
-//! `top` in a real terminal, driven by keys: what it shows, how it takes sizes, slow and colorless terminals, and that it
-//! leaves the terminal as it found it, however it ends.
+//! `top` in a real terminal, driven by keys: what it shows, small sizes, no color, control characters, and that it
+//! restores the terminal however it ends.
 
 use lab::{
     Agent, Behavior, Envoy, Lab, Script, ScriptedProxy, Terminal, full_sidecar, latin1_text, proxy_addr,
@@ -40,14 +40,14 @@ impl TopFixture {
     }
 }
 
-/// Waits until all of `words` are on the screen: a frame comes in pieces.
+/// Waits until all of `words` are on the screen; a frame arrives in several reads.
 fn wait_for_words(terminal: &Terminal, words: &[&str]) -> String {
     let all = |contents: &String| words.iter().all(|word| contents.contains(word));
     let found = terminal.wait("words", |screen| Some(screen.contents()).filter(all));
     found.unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
-/// The terminal is what it was before: the other screen, a cursor, cooked.
+/// Asserts that the terminal is as before: main screen, visible cursor, usual mode.
 fn assert_terminal_is_restored(terminal: &Terminal) {
     assert!(terminal.is_cooked().expect("a terminal"), "the line is raw");
     let written = terminal.wait_written(LEAVE_SCREEN).expect("the main screen");
@@ -64,14 +64,14 @@ fn keys_select_explain_filter_and_pause() {
         Script::connect(proxy_addr(TCP), "second.example:443"),
     ]);
     let mut terminal = fixture.top((24, 80), &[]);
-    // What the agent had kept is there at once; flagged first.
+    // The reports that the agent had kept are there at once, flagged ones first.
     let screen = wait_for_words(&terminal, &["2 sessions", "first.example", "second.example", "q quit"]);
     let rows: Vec<&str> = screen.lines().skip(2).take(2).collect();
     assert!(rows[0].contains("✗ handled_as_http") && rows[1].contains("  tunneled"), "{screen}");
     assert!(screen.lines().next().is_some_and(|line| line.contains("2 sessions, 1 flagged")), "{screen}");
     assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
 
-    // A filter, typed letter by letter; Escape shows all.
+    // A filter, typed letter by letter; Escape clears it.
     terminal.press("/second\r").expect("keys");
     terminal
         .wait("one row", |screen| {
@@ -93,7 +93,7 @@ fn keys_select_explain_filter_and_pause() {
     terminal.press("\x1b").expect("keys");
     terminal.wait_text("WORKLOAD").expect("the table");
 
-    // What comes while it is paused is shown after it.
+    // Reports that arrive while it is paused are shown after it.
     terminal.press("p").expect("keys");
     terminal.wait_text("PAUSED").expect("it is paused");
     fixture.play(&[Script::connect(proxy_addr(TCP), "third.example:443")]);
@@ -103,7 +103,7 @@ fn keys_select_explain_filter_and_pause() {
     terminal.press("p").expect("keys");
     terminal.wait_text("third.example").expect("it goes on");
 
-    // Sizes, small ones too.
+    // Resizes, also to small sizes.
     terminal.resize(50, 200).expect("a size");
     terminal.wait_text("TOTAL").expect("there is room for more columns");
     terminal.resize(5, 20).expect("a size");
@@ -113,7 +113,7 @@ fn keys_select_explain_filter_and_pause() {
     terminal.resize(24, 80).expect("a size");
     terminal.wait_text("q quit").expect("drawn");
 
-    // The manifest is printed once the table is gone.
+    // The manifest is printed on the main screen.
     terminal.press("ssss").expect("keys");
     terminal.wait_text("sort: flagged first").expect("sorted");
     terminal.press("gy").expect("keys");
@@ -142,7 +142,7 @@ fn terminal_is_restored_after_keys_signals_and_the_agents_end() {
         assert!(terminal.wait_end().expect("it ends").status.success(), "{signal:?}");
         assert_terminal_is_restored(&terminal);
     }
-    // Its agent goes away under it.
+    // The agent ends while `top` runs.
     let mut terminal = fixture.top((24, 80), &[]);
     terminal.wait_text("first.example").expect("a row");
     let TopFixture { lab: _lab, _agent: agent, .. } = fixture;
@@ -181,7 +181,7 @@ fn control_characters_from_the_wire_do_not_reach_the_terminal() {
     for letter in ['\u{7}', '\0', '\u{202e}', '\u{2066}', '\u{9b}'] {
         assert!(!written.contains(letter), "{letter:?}");
     }
-    // Without color there is none: a color is a parameter from 30 on, or 38 and 48 with more.
+    // With NO_COLOR there must be no color parameter: 30 to 48 except 39.
     let colors = written.split("\x1b[").skip(1).filter(|rest| {
         let end = rest.find(|c: char| c.is_ascii_alphabetic()).unwrap_or_default();
         rest[end..].starts_with('m')

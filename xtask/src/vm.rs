@@ -40,7 +40,7 @@ pub(crate) struct Seen {
 /// What `cargo xtask test` runs, in every kernel: each family's calls, a sidecar that closes at once, that all families say
 /// the same of the calls, what a kernel refuses, and the instructions of each program, which are always counted. The scopes, the connections that are older than the
 /// probes and the cases with a real Envoy are left to `cargo xtask vm`: they emulate Envoy, and take four times as long.
-const MAIN: &[&str] = &["calls", "closed", "agree", "refused", "without BTF"];
+const MAIN: &[&str] = &["send-calls", "early-close", "agree", "refused", "without BTF"];
 
 /// What the guests saw, and what of it is wrong.
 fn guests(kernels: &[String], tests: &[String]) -> Result<(Vec<Seen>, Vec<String>)> {

@@ -1,6 +1,5 @@
-//! The load generator of the benchmark: an app of the pod that does one thing many times over, and the server outside
-//! that it does it with. It is told what to do by a JSON object on stdin, says `warm` when it has begun, and then what
-//! came of it. It measures nothing but how much it got done.
+//! The benchmark's load generator: an app of the pod that repeats one operation, and the server outside that it talks
+//! to. A JSON object on stdin says what to do. It prints `warm` when the measured part begins, and then the result.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,15 +14,15 @@ use rustix::time::{ClockId, clock_gettime};
 
 const ECHO: &[u8] =
     b"GET /index.html HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: load/1\r\nAccept: */*\r\n\r\n";
-/// More than the first bytes that a tracer may look at, both ways.
+/// More bytes than the tracer may inspect, in both directions.
 const FIRST_BYTES: usize = 256 << 10;
-/// Of bulk data.
+/// Bytes of a bulk block.
 const BLOCK: usize = 128 << 10;
-/// So many blocks are under way at once.
+/// Bulk blocks in flight.
 const UNDER_WAY: usize = 16;
-/// Sessions under way at once.
+/// Concurrent sessions.
 const AT_ONCE: u32 = 64;
-/// How long a tunnel stays open after its last byte, for whoever looks at it.
+/// How long a tunnel stays open after its last byte, so that it can be inspected.
 const LINGER: Duration = Duration::from_millis(300);
 
 fn main() -> anyhow::Result<()> {
@@ -41,12 +40,12 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens a connection, and the tunnel through it where there is a proxy.
+/// Opens a connection, and a tunnel through it where there is a proxy.
 fn open(tunnel: &Tunnel) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(tunnel.to)?;
     stream.set_nodelay(true)?;
     if let Some(authority) = &tunnel.authority {
-        // In one call, as clients do.
+        // With one call, as clients do.
         let request =
             format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: load/1\r\n\r\n");
         stream.write_all(request.as_bytes())?;
@@ -89,7 +88,7 @@ fn bulk(tunnel: &Tunnel) -> io::Result<LoadResult> {
         stream.write_all(&block)?;
     }
     warm();
-    // What counts is what has arrived: the server gives back a byte for each block.
+    // Only delivered blocks count: the server returns a byte for each.
     let mut under_way = FIRST_BYTES / block.len();
     let mut bytes = [0; UNDER_WAY];
     let done = for_as_long(tunnel, |until| {
@@ -100,7 +99,7 @@ fn bulk(tunnel: &Tunnel) -> io::Result<LoadResult> {
                 stream.write_all(&block)?;
                 under_way += 1;
             }
-            // All, at the end of a turn: what is still under way would take from the next one.
+            // At the end of a turn, wait for all blocks: those in flight would take time from the next turn.
             while under_way >= UNDER_WAY || is_over && under_way > 0 {
                 let count = stream.read(&mut bytes)?;
                 if count == 0 {
@@ -124,7 +123,7 @@ fn one_by_one(tunnel: &Tunnel, work: impl Fn(&Tunnel) -> io::Result<()>) -> io::
     for_as_long(tunnel, |until| repeat(until, || work(tunnel)))
 }
 
-/// Does it time and again until a moment; says how often.
+/// Repeats `work` until a moment. Returns how often.
 fn repeat(until: Instant, mut work: impl FnMut() -> io::Result<()>) -> io::Result<u64> {
     let mut count = 0;
     while Instant::now() < until {
@@ -134,7 +133,7 @@ fn repeat(until: Instant, mut work: impl FnMut() -> io::Result<()>) -> io::Resul
     Ok(count)
 }
 
-/// Works for as long as it should, all the time or in turns; `work` goes on until a moment, and says how much it got done.
+/// Works for the whole time or in turns. `work` runs until the moment it is given and returns its count.
 fn for_as_long(tunnel: &Tunnel, mut work: impl FnMut(Instant) -> io::Result<u64>) -> io::Result<LoadResult> {
     let (start, length) = (Instant::now(), Duration::from_secs_f64(tunnel.seconds));
     let Some(Turns { ms, odd }) = tunnel.turns else {
@@ -224,7 +223,7 @@ fn serve(echo: SocketAddr, sink: SocketAddr) -> anyhow::Result<()> {
 
 fn accept(listener: &TcpListener, work: fn(TcpStream) -> io::Result<()>) {
     while let Ok((stream, _)) = listener.accept() {
-        // A peer that breaks off has what it wanted.
+        // The peer may close at any time.
         thread::spawn(move || stream.set_nodelay(true).and_then(|()| work(stream)));
     }
 }

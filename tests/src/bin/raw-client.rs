@@ -1,5 +1,5 @@
-//! A client of the pod that writes exactly the bytes it is told to: scripts in (a JSON array on stdin), transcripts out
-//! (a JSON array on stdout, in the same order). Its connections run at once, up to 200 of them.
+//! A client of the pod that writes exactly the given bytes. It reads scripts from stdin and writes transcripts to
+//! stdout, both JSON arrays in the same order. Up to 200 connections run at once.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -33,7 +33,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The next script that nobody has played yet.
+/// The next script in line.
 fn claim<'a>(next: &AtomicUsize, scripts: &'a [Script]) -> Option<(usize, &'a Script)> {
     let nth = next.fetch_add(1, Ordering::Relaxed);
     scripts.get(nth).map(|script| (nth, script))
@@ -67,7 +67,7 @@ fn act(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> io::Resul
             stream.write_all(&latin1_bytes(send))
         }
         Step::Wait { wait } => {
-            // The pause is the script's own, and ends with the connection.
+            // A pause that the script asks for; it ends with the connection.
             if is_closed_within(stream, *wait)? { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
         }
         Step::Closed { closed } => {
@@ -97,18 +97,18 @@ fn act(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> io::Resul
         Step::Close { close: Close::Half } => stream.shutdown(Shutdown::Write),
         Step::Close { close: Close::Rst } => {
             set_socket_linger(&*stream, Some(Duration::ZERO))?;
-            stream.shutdown(Shutdown::Read) // with no linger, the close at the script's end is a reset
+            stream.shutdown(Shutdown::Read) // with linger 0, the close at the end of the script is a reset
         }
     }
 }
 
-/// Does the peer close its side within so many milliseconds?
+/// Whether the peer closes its side within this many milliseconds.
 fn is_closed_within(stream: &TcpStream, ms: u64) -> io::Result<bool> {
     let mut closed = [PollFd::new(stream, PollFlags::RDHUP)];
     Ok(poll(&mut closed, Some(&limit(Duration::from_millis(ms))))? != 0)
 }
 
-/// Reads once; false when nothing came before `end`. The peer's FIN is an `UnexpectedEof`.
+/// Reads once. False: nothing arrived before `end`. The peer's FIN is an `UnexpectedEof` error.
 fn read_before(stream: &mut TcpStream, end: Instant, received: &mut Vec<u8>) -> io::Result<bool> {
     let left = end.saturating_duration_since(Instant::now());
     if poll(&mut [PollFd::new(&*stream, PollFlags::IN)], Some(&limit(left)))? == 0 {

@@ -1,6 +1,6 @@
-//! A real containerd with everything of its own: root, state, network, mounts, cgroup tree. It is started below the lab's
-//! cgroup, so the janitor's kill takes it, its shims and their containers; its mounts and network namespaces vanish with
-//! its mount namespace.
+//! A real containerd with its own root, state, network, mounts and cgroup tree. It runs below the lab's cgroup, so the
+//! janitor kills it, its shims and their containers; its mounts and network namespaces disappear with its mount
+//! namespace.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -13,16 +13,16 @@ use lab::{Lab, Process};
 use rustix::process::Signal;
 
 pub const PAUSE: &str = "lab.local/pause:1";
-/// An image with nothing in it but places for the machine's own directories.
+/// An image with empty directories on which the machine's own are mounted.
 pub const HOST: &str = "lab.local/host:1";
 
-/// Where the system's own programs are.
+/// The `PATH` of the system's programs.
 pub const SYSTEM: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A process that holds the mounts. The node's view of cgroups is that of a modern node: v2 alone, whatever this machine
-/// has beside it.
+/// Script of the process that holds the mounts. The node sees cgroup v2 alone, as on a modern node, whatever the
+/// machine mounts beside it.
 const MOUNTS: &str = "
 set -e
 mount --bind \"$1/run\" /run
@@ -32,7 +32,7 @@ echo mounted
 exec sleep infinity
 ";
 
-/// The real runc, less the limits of controllers that this machine has in another hierarchy.
+/// Runs the real runc, without the limits of controllers that the machine has in a cgroup v1 hierarchy.
 const RUNC: &str = r#"#!/bin/sh
 grep -qw memory /sys/fs/cgroup/cgroup.controllers && exec runc "$@"
 bundle=
@@ -52,12 +52,12 @@ with open(sys.argv[1], "r+") as file:
 exec runc "$@"
 "#;
 
-/// Which one.
+/// Which containerd to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerdRelease {
-    /// The machine's own, 1.6 on bookworm: it has to be asked what runs.
+    /// The machine's own, 1.6 on bookworm, which must be polled.
     Installed,
-    /// 1.7, which tells of changes (`GetContainerEvents`).
+    /// 1.7, which streams container events (`GetContainerEvents`).
     StreamsEvents,
 }
 
@@ -70,7 +70,7 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts it in the outside, where the proxies are: its bridge leads there.
+    /// Starts containerd in the outside namespace, so that its bridge leads to the proxies.
     pub fn start(lab: &Lab, release: ContainerdRelease) -> Result<Self> {
         let dir = lab.make_dir("node")?;
         for sub in ["run", "run/lock", "run/netns", "root", "net.d", "ipam", "logs"] {
@@ -123,17 +123,17 @@ BinaryName = "{shown}/runc"
         Ok(Self { release, dir, mounts, process: Some(process) })
     }
 
-    /// Its socket, as it is seen from here.
+    /// The path of its socket outside its mount namespace.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("run/containerd/containerd.sock")
     }
 
-    /// Where containers' logs are.
+    /// The directory of the containers' logs.
     pub fn logs(&self) -> PathBuf {
         self.dir.join("logs")
     }
 
-    /// Kills it as nothing can be caught, and starts it again: its containers live on.
+    /// Kills containerd with SIGKILL and starts it again. Its containers keep running.
     pub fn restart(&mut self, lab: &Lab) -> Result<()> {
         if let Some(process) = self.process.take() {
             process.signal(Signal::KILL)?;
@@ -144,7 +144,7 @@ BinaryName = "{shown}/runc"
         Ok(())
     }
 
-    /// Makes the two images of the lab on the spot and imports them, and those in `archives`.
+    /// Makes and imports the lab's two images, and imports `archives`.
     pub fn import(&self, lab: &Lab, archives: &[&Path]) -> Result<()> {
         let pause = self.pause_image()?;
         let host = self.host_image()?;
@@ -157,7 +157,7 @@ BinaryName = "{shown}/runc"
         Ok(())
     }
 
-    /// `sleep` with its libraries: something that does nothing, for ever.
+    /// An image with `sleep` and its libraries.
     fn pause_image(&self) -> Result<PathBuf> {
         let root = self.dir.join("pause");
         let output = Command::new("ldd").arg("/usr/bin/sleep").output().context("cannot run ldd")?;
@@ -171,7 +171,7 @@ BinaryName = "{shown}/runc"
         image(&root, PAUSE, &["/usr/bin/sleep", "infinity"])
     }
 
-    /// Whose containers get the machine's `/usr` and `/etc` as mounts.
+    /// The image for containers that mount the machine's `/usr` and `/etc`.
     fn host_image(&self) -> Result<PathBuf> {
         let root = self.dir.join("host");
         for sub in ["usr", "etc", "tmp", "proc", "sys", "dev", "run"] {
@@ -184,7 +184,7 @@ BinaryName = "{shown}/runc"
     }
 }
 
-/// One layer, in the format of `docker save`.
+/// Makes a `docker save` archive with one layer.
 fn image(root: &Path, name: &str, command: &[&str]) -> Result<PathBuf> {
     let dir = root.with_extension("image");
     fs::create_dir_all(&dir)?;
@@ -219,7 +219,7 @@ fn launch(lab: &Lab, release: ContainerdRelease, dir: &Path, mounts: &Process) -
         let program = lab::cached_containerd();
         ensure!(program.exists(), "no {}: `cargo xtask setup` fetches it", program.display());
         let beside = program.parent().context("a file in a directory")?;
-        // Its shim, too, is the first of its name.
+        // The shim, too, is looked up in the `PATH`.
         command.arg(format!("PATH={}:{SYSTEM}", beside.display()));
     }
     command.args(["containerd", "--config"]).arg(dir.join("containerd.toml"));

@@ -1,5 +1,5 @@
-//! What a kubelet says to a container runtime, as far as the test says it: pods, containers, commands in them. It waits
-//! for each answer.
+//! A client of a container runtime, as far as the tests play the kubelet: pods, containers, commands in them. Every
+//! call waits for its answer.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// A pod to be.
+/// The specification of a pod.
 #[derive(Debug, Clone, Default)]
 pub struct PodSpec {
     pub namespace: &'static str,
@@ -29,31 +29,31 @@ pub struct PodSpec {
     pub namespaces: NamespaceOption,
 }
 
-/// A running pod.
+/// A running pod sandbox.
 #[derive(Debug, Clone)]
 pub struct PodSandbox {
     pub id: String,
     pub ip: String,
-    /// Of the process that holds its network namespace.
+    /// The process that holds its network namespace.
     pub pid: u32,
     config: PodSandboxConfig,
 }
 
-/// What a command in a container did.
+/// The result of a command in a container.
 #[derive(Debug)]
 pub struct ExecResult {
     pub code: i32,
     pub stdout: String,
-    /// For whoever looks into a failure.
+    /// Shown in failure messages.
     #[expect(dead_code, reason = "shown by Debug")]
     stderr: String,
 }
 
-/// A client.
+/// A client of one runtime.
 pub struct Cri {
     runtime: Runtime,
     client: RuntimeServiceClient<Channel>,
-    /// The cgroup below which pods have theirs, as a path in the hierarchy.
+    /// The parent cgroup of pods, as a path in the hierarchy.
     parent: String,
     logs: PathBuf,
 }
@@ -74,7 +74,7 @@ impl Cri {
         Ok(this)
     }
 
-    /// containerd takes connections before its CRI service has found out what is running, and tells nobody when it has.
+    /// containerd accepts connections before its CRI service has recovered its state, and sends no event when it has.
     fn wait_until_it_serves(&mut self) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(30);
         loop {
@@ -88,7 +88,7 @@ impl Cri {
         }
     }
 
-    /// Runs a pod's sandbox, in a cgroup named as a kubelet with the cgroupfs driver names it.
+    /// Runs a pod's sandbox in a cgroup named as by a kubelet with the cgroupfs driver.
     pub fn run_pod(&mut self, spec: &PodSpec) -> Result<PodSandbox> {
         let owned = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
             pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -128,7 +128,7 @@ impl Cri {
         Ok(PodSandbox { id, ip: network.ip, pid: u32::try_from(pid)?, config })
     }
 
-    /// Creates and starts a container.
+    /// Creates and starts a container, and returns its id.
     pub fn start(
         &mut self,
         pod: &PodSandbox,
@@ -156,7 +156,7 @@ impl Cri {
         Ok(id)
     }
 
-    /// The process of a container.
+    /// The process id of a container.
     pub fn pid(&mut self, container: &str) -> Result<u32> {
         let request =
             k8s_cri::v1::ContainerStatusRequest { container_id: container.to_owned(), verbose: true };
@@ -178,7 +178,7 @@ impl Cri {
         Ok(ExecResult { code: ran.exit_code, stdout: text(ran.stdout), stderr: text(ran.stderr) })
     }
 
-    /// The same, and it must go well.
+    /// Runs a command in a container to its end, and returns its output. An exit code other than 0 is an error.
     pub fn exec_checked(&mut self, container: &str, command: &[&str], patience: Duration) -> Result<String> {
         let ran = self.exec(container, command, patience)?;
         ensure!(ran.code == 0, "{command:?}: {ran:?}");
@@ -195,7 +195,7 @@ impl Cri {
         Ok(())
     }
 
-    /// What a container wrote to its streams, without the runtime's own words before each line.
+    /// The output of a container, without the runtime's prefix on each line.
     pub fn log(&self, pod: &str, container: &str) -> Result<Vec<String>> {
         let path = self.logs.join(pod).join(format!("{container}.log"));
         let text = std::fs::read_to_string(&path).with_context(|| format!("no log at {}", path.display()))?;

@@ -1,6 +1,6 @@
-//! A full node, for the benchmark: what the agent from the image costs there at rest, with as many real pods as a kubelet
-//! allows by default and more, and while some of them ask a thousand times a second. It measures and prints a line of JSON;
-//! `cargo xtask bench node` judges.
+//! A full node, for the benchmark: what the agent costs at rest with as many pods as a kubelet allows by default and
+//! more, and while some of them make a thousand sessions a second. It prints its measurements as a line of JSON; `cargo
+//! xtask bench node` evaluates them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,14 +17,14 @@ use crate::containerd::{ContainerdRelease, HOST};
 use crate::cri::PodSpec;
 use crate::test_node::{AgentPod, TestNode};
 
-/// Of these pods, [`ASKING`] have a sidecar each, and an app that asks.
+/// Of these pods, [`ASKING`] have a sidecar and an app that makes sessions.
 const PODS: usize = 250;
 const ASKING: usize = 8;
 const RATE: u32 = 1_000;
 const TIMEOUT: Duration = Duration::from_mins(2);
 const COUNTED: &str = "egress_tracer_connect_sessions_total{";
 
-/// A number that the benchmark may set.
+/// A number from the environment, set by the benchmark.
 fn asked_for(name: &str, otherwise: u32) -> u32 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
@@ -59,8 +59,8 @@ fn full_node_costs() {
     };
     let all = u32::try_from(made).expect("fewer");
     let mut metrics = String::new();
-    // The reader comes back a moment later. What has not come by the end of patience will not, and is what is measured: that
-    // is the only way in which this wait can fail.
+    // The reader may be some milliseconds late. Sessions that are still missing after the timeout are part of the
+    // measurement, so the timeout is no error.
     let _ = node.wait_for("count of all sessions", |node| {
         metrics = node.metrics(&agent).expect("its metrics");
         Ok((sum_in(&metrics, COUNTED) >= f64::from(all)).then_some(()))
@@ -79,9 +79,9 @@ fn full_node_costs() {
     );
 }
 
-/// Makes a pod; says where the result will be of one that asks.
+/// Starts a pod. Returns the path of its result if it makes sessions.
 fn pod(node: &mut TestNode, nth: usize, seconds: u32) -> Result<Option<PathBuf>> {
-    // The specification's words are constants elsewhere; these live as long as the test.
+    // `PodSpec` holds static strings, so these live as long as the test.
     let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
     let name = leak(format!("app-{nth}-5d9f8b6c5d-x2x4z"));
     let spec = PodSpec {
@@ -125,9 +125,9 @@ fn pod(node: &mut TestNode, nth: usize, seconds: u32) -> Result<Option<PathBuf>>
     Ok(Some(shared.join(name)))
 }
 
-/// Its resident memory, and the share of a processor that it used in this time, in which nothing was asked.
+/// The agent's resident memory, and its share of a processor while no session is made.
 fn at_rest(agent: &AgentPod, length: Duration) -> Result<serde_json::Value> {
-    // What it has to do with the pods that have just begun is no rest: it looks at most so much later.
+    // Wait until the agent has handled the pods that were started last; it does so within a second.
     pause(Duration::from_secs(1));
     let (start, before) = (Instant::now(), cpu(agent)?);
     pause(length);
@@ -135,7 +135,7 @@ fn at_rest(agent: &AgentPod, length: Duration) -> Result<serde_json::Value> {
     Ok(json!({"resident_kb": process_memory_kb(agent.pid, "VmRSS")?, "cpu_share": cpu_share}))
 }
 
-/// The processor time of its container so far, threads that have ended included.
+/// Processor time of the agent's container so far, with threads that have ended.
 fn cpu(agent: &AgentPod) -> Result<Duration> {
     let table = fs::read_to_string(format!("/proc/{}/cgroup", agent.pid))?;
     let path = table.lines().find_map(|line| line.strip_prefix("0::/")).context("no v2 cgroup")?;

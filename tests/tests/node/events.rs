@@ -1,5 +1,5 @@
-//! How soon a new pod is known. With `-n`, a pod is left alone until the agent knows it, so nobody asks for it: only the
-//! runtime's own word makes it known, or the next list.
+//! How soon the agent knows a new pod. With `-n`, a pod is not traced until the agent knows it, so no session of the
+//! pod triggers a lookup: the agent knows it by an event of the runtime or by its next list.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ fn new_pod_is_known_by_event_or_by_list() {
         let agent = node.agent("egress-tracer-1", &["-n", "bank"]).expect("an agent");
         let took = time_until_known(&mut node, &agent, "first").expect("a report");
         println!("{release:?}: the pod was traced {took:?} after its sandbox was there");
-        // The stream breaks with the runtime.
+        // Restarting the runtime breaks the event stream.
         node.restart_containerd().expect("containerd comes back");
         let start = Instant::now();
         let took = time_until_known(&mut node, &agent, "second").expect("a report");
@@ -34,12 +34,12 @@ fn new_pod_is_known_by_event_or_by_list() {
         let log = node.cri.log("egress-tracer-1", "agent").expect("a log");
         let has = |what: &str| log.iter().any(|line| line.contains(what));
         assert!(has(logged) && !has(not_logged), "{log:?}");
-        // Where it tells, there is a list every five minutes, which nobody has waited for here.
+        // With events, the agent lists the pods every five minutes only, so the list was not what made the pod known.
         assert!(release == ContainerdRelease::Installed || start.elapsed().as_secs() < 60);
     }
 }
 
-/// How long after the sandbox of a new pod was there its app was first seen.
+/// Time from the start of a pod's sandbox to the first report on its app.
 fn time_until_known(node: &mut TestNode, agent: &AgentPod, name: &'static str) -> Result<SignedDuration> {
     let spec = PodSpec {
         namespace: "bank",

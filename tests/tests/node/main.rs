@@ -1,5 +1,6 @@
-//! The agent on a node with a real container runtime: run from the built image, as a pod, with the security context of the
-//! `DaemonSet`; its sessions are those of pods with a real Envoy each. The probes are attached to the cgroup of these pods.
+//! The agent on a node with a real container runtime: started from the built image, as a pod with the `DaemonSet`'s
+//! security context. The sessions are those of pods with a real Envoy each. The probes are attached to the cgroup of
+//! these pods.
 
 mod containerd;
 mod cri;
@@ -41,7 +42,7 @@ fn web() -> PodSpec {
     PodSpec { namespace: "shop", name: "front", labels: vec![("app", "front")], ..PodSpec::default() }
 }
 
-/// Who a report is from: namespace, pod, container, workload.
+/// The source of a report: namespace, pod, container, workload.
 fn source(report: &Value) -> [&str; 4] {
     ["namespace", "pod", "container", "workload"].map(|key| report["source"][key].as_str().unwrap_or("-"))
 }
@@ -67,11 +68,11 @@ fn check_pod_names(release: ContainerdRelease) {
     let cart = node.meshed(&shop(), &demo_sidecar(), &[]).expect("a pod");
     let ledger = node.meshed(&bank(), &case_dir("c08_registry_only_no_listener"), &[]).expect("a pod");
     let agent = node.agent("egress-tracer-1", &["--remember-pods", "3s"]).expect("an agent");
-    // This one is younger than the agent.
+    // This pod starts after the agent.
     let front = node.meshed(&web(), &case_dir("c02_no_listener_allow_any"), &[]).expect("a pod");
     println!("three pods with their sidecars, and the agent: {:?}", start.elapsed());
 
-    // Two pods that fail in different ways at once, and one that does not fail.
+    // Two pods fail in different ways, and one does not fail.
     for app in [&cart.app, &ledger.app, &front.app] {
         node.curl(app).expect("curl runs");
     }
@@ -99,7 +100,7 @@ fn check_pod_names(release: ContainerdRelease) {
     }
     let misses = node.count(&agent, "egress_tracer_enrichment_misses_total", &[]).expect("metrics");
     assert!(misses < 0.1, "{misses} misses");
-    // Flagged sessions are lines of the agent's own log.
+    // Flagged sessions are lines of the agent's log.
     let log = node.cri.log("egress-tracer-1", "agent").expect("a log");
     assert!(log.iter().any(|line| line.contains("\"ledger-0\"")), "{log:?}");
     println!("named: {:?}", start.elapsed());
@@ -107,7 +108,7 @@ fn check_pod_names(release: ContainerdRelease) {
 
     check_explain_by_pod_name(&mut node);
 
-    // The runtime is restarted under the agent: who comes later is named all the same.
+    // The runtime restarts; pods that start later are still named.
     node.restart_containerd().expect("containerd comes back");
     let gateway = PodSpec {
         namespace: "infra",
@@ -133,7 +134,7 @@ fn check_pod_names(release: ContainerdRelease) {
     let late =
         node.meshed(&late, &case_dir("c02_no_listener_allow_any"), &["sh", "-c", &dial]).expect("a pod");
     let waiting = |node: &mut TestNode| {
-        // Whoever asks so often is turned away at times.
+        // The agent limits the rate of requests, so a scrape may fail.
         let count = node.count(&agent, "egress_tracer_sessions_active", &[]).unwrap_or_default();
         Ok((count > 0.5).then_some(()))
     };
@@ -141,13 +142,13 @@ fn check_pod_names(release: ContainerdRelease) {
     node.cri.remove_pod(&late.pod).expect("deleted");
     let reports = node.reports(&agent, 1, is_from("late-0")).expect("a report");
     assert_eq!(source(&reports[0]), ["bank", "late-0", "app", "books"]);
-    // Which of its processes was killed first decides between these two; nobody is to blame for either.
+    // The order in which its processes are killed decides between these two.
     let verdict = reports[0]["verdict"].as_str().unwrap_or_default();
     assert!(["unanswered", "unreachable"].contains(&verdict), "{reports:?}");
     println!("named after its end: {:?}", start.elapsed());
     check_series_of_a_deleted_pod_expire(&mut node, &agent);
 
-    // The agent is killed under load, while a connection is open on which nothing was asked yet.
+    // The agent is killed under load, while a connection is open that has sent no request.
     let load = PodSpec { name: "load", labels: vec![("app", "load")], ..web() };
     let dials =
         "while :; do curl -s -k -o /dev/null -m 5 -x http://10.0.0.1:3128 https://www.example.com/; done";
@@ -163,7 +164,7 @@ fn check_pod_names(release: ContainerdRelease) {
     node.reports(&agent, 1, is_from("load")).expect("load");
     kill_agent(&mut node, &agent);
 
-    // Pods that were not chosen are not looked at: they make no record, not even that a sidecar hung up in silence.
+    // Pods that do not match the selector make no record, not even of connections that their sidecar closes silently.
     let elsewhere = node.agent("egress-tracer-2", &["-n", "elsewhere"]).expect("an agent");
     for app in [&cart.app, &ledger.app] {
         node.curl(app).expect("curl runs");
@@ -171,9 +172,9 @@ fn check_pod_names(release: ContainerdRelease) {
     check_only_chosen_pods_make_records(&mut node, &elsewhere);
     kill_agent(&mut node, &elsewhere);
 
-    // Counting goes on; what was open is marked; who declines is left alone, and so is who is not chosen.
+    // The next agent counts on, marks the open connection, and skips pods that opted out or do not match.
     let agent = node.agent("egress-tracer-3", &["-n", "!bank", "-l", "app notin (load)"]).expect("an agent");
-    // With a choice, pods are traced from when the agent knows them, which may be after it is ready.
+    // With a selector, pods are traced when the agent knows them, which may be after it is ready.
     let knows = |node: &mut TestNode| {
         node.curl(&cart.app)?;
         Ok((node.count(&agent, sessions, &[("source_workload", "cart")]).unwrap_or_default() > 0.5)
@@ -203,7 +204,8 @@ fn check_pod_names(release: ContainerdRelease) {
     println!("scoped, killed and started again: {:?}", start.elapsed());
 }
 
-/// A pod that is chosen asks and never hangs up; of all others there is no record, and its own come after theirs.
+/// A matching pod sends requests and never closes; all other pods make no record. Its requests come after theirs, so
+/// its record proves that theirs are missing.
 fn check_only_chosen_pods_make_records(node: &mut TestNode, agent: &AgentPod) {
     let spec = PodSpec {
         namespace: "elsewhere",
@@ -211,7 +213,7 @@ fn check_only_chosen_pods_make_records(node: &mut TestNode, agent: &AgentPod) {
         namespaces: NamespaceOption { network: NamespaceMode::Node as i32, ..Default::default() },
         ..PodSpec::default()
     };
-    // More than once: the agent may not know it yet.
+    // Several requests: the agent may not know the pod yet.
     let asks = "for i in $(seq 100); do exec {fd}<>/dev/tcp/10.0.0.1/3128; sleep 0.2; \
                 printf 'CONNECT www.example.com:443 HTTP/1.1\\r\\nHost: www.example.com:443\\r\\n\\r\\n' >&$fd; done; sleep infinity";
     let pod = node.cri.run_pod(&spec).expect("a pod");
@@ -236,7 +238,7 @@ fn check_only_chosen_pods_make_records(node: &mut TestNode, agent: &AgentPod) {
     node.cri.remove_pod(&pod).expect("deleted");
 }
 
-/// A deleted pod's series go once it is not remembered any more; those of others stay.
+/// A deleted pod's series expire; other pods' series stay.
 fn check_series_of_a_deleted_pod_expire(node: &mut TestNode, agent: &AgentPod) {
     let of = |metrics: &str, pod: &str| {
         let sessions = |line: &&str| line.starts_with("egress_tracer_connect_sessions_total{");
@@ -245,7 +247,7 @@ fn check_series_of_a_deleted_pod_expire(node: &mut TestNode, agent: &AgentPod) {
     let before = node.metrics(agent).expect("metrics");
     assert!(of(&before, "late-0") && of(&before, "ledger-0"), "{before}");
     let without = |node: &mut TestNode| {
-        // Whoever asks so often is turned away at times.
+        // The agent limits the rate of requests, so a scrape may fail.
         let metrics = node.metrics(agent).unwrap_or_default();
         Ok((metrics.contains("sessions_total") && !of(&metrics, "late-0")).then_some(metrics))
     };
@@ -265,7 +267,7 @@ fn check_explain_by_pod_name(node: &mut TestNode) {
     assert_eq!((&explanation["listener"], &explanation["kind"]), (&"0.0.0.0_3128".into(), &"http".into()));
 }
 
-/// Ends an agent as nothing can be caught; the kernel takes its probes away.
+/// Kills an agent with SIGKILL; the kernel detaches its probes.
 fn kill_agent(node: &mut TestNode, agent: &AgentPod) {
     let pods = test_node::pods(&node.lab);
     assert_eq!(attached_programs(&pods).len(), ATTACH_TYPES.len(), "{:?}", attached_programs(&pods));
@@ -275,7 +277,7 @@ fn kill_agent(node: &mut TestNode, agent: &AgentPod) {
         .expect("nothing stays attached");
 }
 
-/// It has given up what it needed to begin, on all of its threads, and says so.
+/// The agent has dropped its capabilities on all threads and logs so.
 fn check_privileges_and_memory(agent: &AgentPod, log: &[String]) {
     assert!(log.iter().any(|line| line.contains("privileges: keeps none")), "{log:?}");
     for task in fs::read_dir(format!("/proc/{}/task", agent.pid)).expect("its threads") {

@@ -1,4 +1,4 @@
-//! The `DaemonSet` of `deploy/base`, as a kubelet would hand it to the runtime: what is tested is what is installed.
+//! The `DaemonSet` of `deploy/base` as a kubelet passes it to the runtime, so that the tests run what is installed.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,7 +12,7 @@ use k8s_cri::v1::{
 };
 use serde_json::Value;
 
-/// What the kubelet masks of `/proc` and `/sys` in an ordinary container.
+/// The paths of `/proc` and `/sys` that a kubelet masks in an unprivileged container.
 /// <https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/securitycontext/util.go#L188>
 const MASKED: [&str; 9] = [
     "/proc/asound",
@@ -50,14 +50,14 @@ impl DaemonSet {
         }
     }
 
-    /// Its one container, with further arguments. `scratch` is where emptyDirs are.
+    /// The agent's container with extra arguments. emptyDir volumes are below `scratch`.
     pub fn container(&self, more: &[&str], scratch: &Path) -> Result<ContainerConfig> {
         let container = &self.pod["containers"][0];
         let words = |value: &Value| -> Vec<String> {
             value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
         };
         let envs = container["env"].as_array().context("env")?.iter().map(|env| {
-            let value = env["value"].as_str().unwrap_or("node-1"); // the one that is a field is the node's name
+            let value = env["value"].as_str().unwrap_or("node-1"); // the only value from a field is the node's name
             KeyValue { key: env["name"].as_str().unwrap_or_default().to_owned(), value: value.to_owned() }
         });
         let mut volumes = HashMap::new();

@@ -1,4 +1,4 @@
-//! A node: containerd, the proxies that its pods mean to reach, pods with a real sidecar each, and the agent as a pod.
+//! A node: containerd, the proxies that its pods dial, pods with a real sidecar each, and the agent as a pod.
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
@@ -20,10 +20,10 @@ use crate::manifest::DaemonSet;
 
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 const NAME: &str = "www.example.com";
-/// Where a proxy reads and never answers.
+/// A proxy that reads and never answers.
 pub const SILENT: &str = "10.0.0.2:3128";
 
-/// Ends in this order: the lab, with all of its processes, last.
+/// The fields drop in this order: the lab with all of its processes last.
 pub struct TestNode {
     pub cri: Cri,
     pub containerd: Containerd,
@@ -34,7 +34,7 @@ pub struct TestNode {
     pub lab: Lab,
 }
 
-/// A pod with an app in it, and a sidecar.
+/// A pod with an app and a sidecar.
 pub struct MeshedPod {
     pub pod: PodSandbox,
     pub app: String,
@@ -72,8 +72,8 @@ impl TestNode {
         Ok(())
     }
 
-    /// A pod whose sidecar has the configuration in `sidecar`, with istio-init's rules, and an app that idles or runs
-    /// `command`.
+    /// Starts a pod with istio-init's rules, a sidecar with the configuration in `sidecar`, and an app that runs
+    /// `command`, or sleeps where that is empty.
     pub fn meshed(&mut self, spec: &PodSpec, sidecar: &Path, command: &[&str]) -> Result<MeshedPod> {
         let pod = self.cri.run_pod(spec)?;
         self.lab.redirect(&Netns::of_process(pod.pid)?)?;
@@ -103,7 +103,7 @@ impl TestNode {
         Ok(MeshedPod { pod, app })
     }
 
-    /// A container with this machine's programs in it.
+    /// A container with the machine's programs.
     pub fn container(&self, user: i64, command: Vec<String>) -> ContainerConfig {
         let lab = self.lab.dir().join("shared").display().to_string();
         fs::create_dir_all(&lab).expect("a directory");
@@ -132,7 +132,8 @@ impl TestNode {
         }
     }
 
-    /// The agent from the image, as the `DaemonSet` has it, for the pods of this lab alone; returns when it is ready.
+    /// Starts the agent from the image with the `DaemonSet`'s settings, scoped to the pods of this lab. Returns when it
+    /// is ready.
     pub fn agent(&mut self, name: &'static str, more: &[&str]) -> Result<AgentPod> {
         let daemon_set = DaemonSet::read()?;
         let spec = PodSpec {
@@ -142,7 +143,7 @@ impl TestNode {
             ..PodSpec::default()
         };
         let pod = self.cri.run_pod(&spec)?;
-        // In the node's view, the hierarchy is mounted where it usually is.
+        // The node mounts the hierarchy at its usual path.
         let pods = pods(&self.lab);
         let scope = Path::new("/sys/fs/cgroup").join(pods.strip_prefix(lab::Cgroup::top()?.dir())?);
         let scope = scope.display().to_string();
@@ -158,7 +159,7 @@ impl TestNode {
         Ok(agent)
     }
 
-    /// The CONNECT of a real client through the proxy that everybody means to reach.
+    /// Sends a CONNECT through the proxy with curl.
     pub fn curl(&mut self, app: &str) -> Result<()> {
         let url = format!("https://{NAME}/page.html");
         self.cri.exec(
@@ -169,7 +170,7 @@ impl TestNode {
         Ok(())
     }
 
-    /// A page of the agent's port, asked where the pods' network ends.
+    /// A page of the agent's port, fetched from the outside namespace.
     pub fn ask(&self, agent: &AgentPod, path: &str) -> Result<String> {
         self.lab.outside().netns().http_get(&format!("http://{}:9475{path}", agent.pod.ip))
     }
@@ -192,7 +193,7 @@ impl TestNode {
             .sum())
     }
 
-    /// All reports that the agent has kept, once there are `count` that are wanted.
+    /// Waits until the agent has kept `count` reports that are `wanted`, and returns all of those.
     pub fn reports(
         &mut self,
         agent: &AgentPod,
@@ -211,7 +212,7 @@ impl TestNode {
         .with_context(|| format!("it reported {said}; its log: {:?}", self.cri.log(agent.name, "agent")))
     }
 
-    /// Asks until there is an answer: for what can only be asked from outside.
+    /// Calls `ask` every 100 ms until it has an answer. For states outside this process, which send it no event.
     pub fn wait_for<T>(
         &mut self,
         what: &str,
@@ -228,7 +229,7 @@ impl TestNode {
     }
 }
 
-/// The cgroup of all pods of a lab: nothing outside it is ever looked at.
+/// The cgroup of all pods of a lab. The agent is scoped to it.
 pub fn pods(lab: &Lab) -> PathBuf {
     lab.pod_cgroup().with_file_name("pods")
 }

@@ -1,4 +1,4 @@
-//! What an init does: mounts, modules, power-off.
+//! The guest's init: mounts, modules, power-off.
 
 use std::{ffi::CString, fs, os::fd::AsRawFd};
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 const MOUNTS: &[(&str, &str)] =
     &[("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("cgroup2", "/sys/fs/cgroup")];
 
-/// Makes the guest a machine in which a lab can be.
+/// Mounts what a lab needs, and loads the modules.
 pub(crate) fn up() -> Result<()> {
     for (kind, at) in MOUNTS {
         mount(kind, at)?;
@@ -16,10 +16,10 @@ pub(crate) fn up() -> Result<()> {
     for (name, to) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdout", "/proc/self/fd/1")] {
         std::os::unix::fs::symlink(to, name).with_context(|| format!("cannot make {name}"))?;
     }
-    // In the order in which they depend on each other.
+    // In the order of their dependencies.
     for path in fs::read_to_string("/modules/order").context("no list of modules")?.lines() {
         let file = fs::File::open(path).with_context(|| format!("no module {path}"))?;
-        // SAFETY: an open file, a string that ends with a NUL, no flags.
+        // SAFETY: an open descriptor, a NUL-terminated string, no flags.
         let failed = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
         let there = std::io::Error::last_os_error().raw_os_error() == Some(libc::EEXIST);
         ensure!(failed == 0 || there, "cannot load {path}: {}", std::io::Error::last_os_error());
@@ -27,26 +27,26 @@ pub(crate) fn up() -> Result<()> {
     Ok(())
 }
 
-/// Mounts a file system of the kernel's own, unless something is there.
+/// Mounts a file system without a device, unless it is mounted.
 pub(crate) fn mount(kind: &str, at: &str) -> Result<()> {
     fs::create_dir_all(at)?;
     let (kind, at) = (CString::new(kind)?, CString::new(at)?);
-    // SAFETY: all pointers are to strings that end with a NUL, or null where that is allowed.
+    // SAFETY: all pointers are to NUL-terminated strings, or null where that is allowed.
     let failed = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
     let busy = std::io::Error::last_os_error().raw_os_error() == Some(libc::EBUSY);
     ensure!(failed == 0 || busy, "cannot mount {at:?}: {}", std::io::Error::last_os_error());
     Ok(())
 }
 
-/// What the kernel's command line says after this word.
-pub(crate) fn asked(word: &str) -> Result<Option<String>> {
+/// The rest of the word on the kernel's command line that begins with `prefix`.
+pub(crate) fn kernel_argument(prefix: &str) -> Result<Option<String>> {
     let line = fs::read_to_string("/proc/cmdline")?;
-    Ok(line.split_whitespace().find_map(|found| found.strip_prefix(word)).map(str::to_owned))
+    Ok(line.split_whitespace().find_map(|found| found.strip_prefix(prefix)).map(str::to_owned))
 }
 
-/// Ends the guest.
+/// Powers the guest off.
 pub(crate) fn down() -> ! {
-    // SAFETY: takes nothing. We are PID 1 of a machine of our own, and nothing in it is to be kept.
+    // SAFETY: both calls take no pointer. This process is PID 1 of the guest, which keeps no state.
     unsafe {
         libc::sync();
         libc::reboot(libc::RB_POWER_OFF);

@@ -1,4 +1,5 @@
-//! One connection on which a CONNECT is sent by one sort of call. It prints its process id when it has the whole answer.
+//! One connection on which a CONNECT is sent by a given system call. The program prints its process id when it has the
+//! whole answer.
 
 use std::{
     io::{self, Read, Write},
@@ -9,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Every call by which a first payload can be sent; with a 6: to an IPv6 address.
+/// Every way to send a first payload. Names that end in 6 dial an IPv6 address.
 pub(crate) const CALLS: &[&str] = &[
     "write",
     "writev",
@@ -31,19 +32,19 @@ pub(crate) const CALLS: &[&str] = &[
     "bytes6",
 ];
 
-/// The name that a call's CONNECT asks for: it tells the reports apart.
+/// The authority of a call's CONNECT, which tells the reports apart.
 pub(crate) fn authority(call: &str) -> String {
     format!("{}.example:443", call.replace('_', "-"))
 }
 
-/// All that is sent.
+/// The request head.
 pub(crate) fn request(call: &str) -> String {
     let authority = authority(call);
     format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: guest\r\n\r\n")
 }
 
-/// Connects, waits until somebody opens this pipe for writing, then sends with one call, and waits for the answer's head.
-pub(crate) fn late(address: &str, pipe: &str) -> Result<()> {
+/// Connects, waits until the pipe is opened for writing, sends, and waits for the answer's head.
+pub(crate) fn send_late(address: &str, pipe: &str) -> Result<()> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
     println!("connected");
     std::fs::File::open(pipe).with_context(|| format!("cannot wait for {pipe}"))?;
@@ -51,7 +52,7 @@ pub(crate) fn late(address: &str, pipe: &str) -> Result<()> {
     read_answer(&mut stream)
 }
 
-/// Connects, sends, and waits for the end of the answer's head.
+/// Connects, sends with the given call, and waits for the answer's head.
 pub(crate) fn run(call: &str, address: &str) -> Result<()> {
     let address: SocketAddr = address.parse()?;
     let request = request(call);
@@ -101,7 +102,7 @@ fn connect(call: &str, address: SocketAddr) -> Result<TcpStream> {
 
 /// The calls of the C library, by name.
 fn raw(call: &str, fd: i32, bytes: &[u8]) -> io::Result<usize> {
-    // Pieces of five bytes: the request line lies in several.
+    // Pieces of five bytes, so that the request line is in several.
     let mut pieces: Vec<libc::iovec> = bytes
         .chunks(5)
         .map(|piece| libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() })
@@ -110,7 +111,7 @@ fn raw(call: &str, fd: i32, bytes: &[u8]) -> io::Result<usize> {
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (pieces.as_mut_ptr(), pieces.len());
     let count = i32::try_from(pieces.len()).unwrap_or(i32::MAX);
-    // SAFETY: the descriptor is open; all pointers are to memory that outlives the call and is as long as told.
+    // SAFETY: the descriptor is open, and all pointers are to memory of the given length that outlives the call.
     let sent = unsafe {
         match call {
             "writev" => libc::writev(fd, pieces.as_ptr(), count),
@@ -131,7 +132,7 @@ fn raw(call: &str, fd: i32, bytes: &[u8]) -> io::Result<usize> {
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Dials with the first bytes (TCP fast open).
+/// Dials with the first bytes (TCP Fast Open).
 fn fastopen(address: SocketAddr, bytes: &[u8]) -> Result<TcpStream> {
     let SocketAddr::V4(v4) = address else { bail!("only IPv4") };
     let name = libc::sockaddr_in {
@@ -140,7 +141,7 @@ fn fastopen(address: SocketAddr, bytes: &[u8]) -> Result<TcpStream> {
         sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
         sin_zero: [0; 8],
     };
-    // SAFETY: makes a descriptor, which nobody else has; the name and the bytes outlive the call.
+    // SAFETY: the new descriptor has no other owner; the name and the bytes outlive the call.
     unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
         ensure!(fd >= 0, "no socket: {}", io::Error::last_os_error());
@@ -164,8 +165,8 @@ fn io_uring(stream: &TcpStream, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Stands in for the sidecar: answers each head as its HTTP listener does. With Envoy itself, what comes of a request line
-/// in pieces is not the same each time, as its inspector gives up on some; and it speaks IPv6 only where it is told to.
+/// Stands in for the sidecar: answers each head like its HTTP listener. Envoy's inspector gives up on some requests in
+/// pieces, so its answer is not the same each time; and it listens on IPv6 only if configured to.
 pub(crate) fn answer(address: &str) -> Result<()> {
     let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
     println!("listening");

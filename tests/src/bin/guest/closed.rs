@@ -1,5 +1,5 @@
-//! A sidecar that closes what it has accepted before the app has said anything: how Envoy treats a connection for which it
-//! has no filter chain. The app still sends its CONNECT, and has to hear who closed.
+//! A sidecar that closes what it accepts before the app has sent anything, as Envoy does where no filter chain matches.
+//! The app still sends its CONNECT and must get its verdict.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,19 +10,19 @@ use lab::{Lab, PROXY, Process, Tracer};
 use serde_json::{Value, json};
 
 use crate::call::{authority, request};
-use crate::families::{TIMEOUT, US};
+use crate::families::{GUEST_PROGRAM, TIMEOUT};
 
 const CALL: &str = "closed";
 
-/// Whatever is known of the sidecar's socket when it is gone, the verdict is the one that an app in time would get.
-pub(crate) fn closed(family: &str) -> Result<Value> {
+/// The verdict must be the one of an app that sends in time, although the sidecar's socket is gone.
+pub(crate) fn check_early_close(family: &str) -> Result<Value> {
     let lab = Lab::new()?;
-    let mut command = lab.sidecar().command_at(Path::new(US))?;
+    let mut command = lab.sidecar().command_at(Path::new(GUEST_PROGRAM))?;
     command.args(["close", "127.0.0.1:15001"]);
     let sidecar = Process::spawn(command, &[])?;
     sidecar.wait_line("open port", sidecar.stdout(), TIMEOUT, |line| (line == "listening").then_some(()))?;
     let tracer = Tracer::start(&lab, &["--probes", family, "--deadline", "20s"])?;
-    let mut command = lab.app().command_at(Path::new(US))?;
+    let mut command = lab.app().command_at(Path::new(GUEST_PROGRAM))?;
     command.args(["closed", &SocketAddr::new(PROXY, 3128).to_string()]);
     Process::run_checked(command, &[], TIMEOUT)?;
     let reports = tracer.wait_reports(1, TIMEOUT)?;
@@ -35,17 +35,17 @@ pub(crate) fn closed(family: &str) -> Result<Value> {
     Ok(json!("blackholed"))
 }
 
-/// The app: connects, waits for the other side's end, and then sends its request all the same.
-pub(crate) fn ask(address: &str) -> Result<()> {
+/// The app: connects, waits for the peer's end, and then sends its request.
+pub(crate) fn send_after_close(address: &str) -> Result<()> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
     let count = stream.read(&mut [0])?;
-    ensure!(count == 0, "somebody answered");
+    ensure!(count == 0, "the peer answered");
     stream.write_all(request(CALL).as_bytes())?;
     Ok(())
 }
 
 /// The sidecar: closes what it accepts.
-pub(crate) fn close(address: &str) -> Result<()> {
+pub(crate) fn close_accepted(address: &str) -> Result<()> {
     let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
     println!("listening");
     loop {

@@ -1,6 +1,6 @@
-//! What watching costs in a kernel that takes tracing programs: the fentry and kprobe families beside empty programs at the
-//! same places, and what an engineer would use instead, all on the same traffic. It only counts, in the nanoseconds of an
-//! emulated processor; ratios are made by `cargo xtask bench guests`.
+//! Run times of the fentry and kprobe families beside empty programs at the same places, and of the tools that an
+//! engineer would use instead, on the same traffic. It only measures, in nanoseconds of an emulated processor; `cargo
+//! xtask bench guests` makes the ratios.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,10 +16,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::boot;
-use crate::families::{TIMEOUT, US, say};
+use crate::families::{GUEST_PROGRAM, TIMEOUT, print_result};
 
-/// The tracer's programs of a family: the end of the name, and where it is. The kernel keeps 15 bytes of a name, of which
-/// one is left for this.
+/// The tracer's programs of a family: the end of the name, and the function. The kernel keeps 15 bytes of a name, one
+/// of which is left for this end.
 const HOOKS: [(&str, &str); 5] = [
     ("accept", "security_sock_graft"),
     ("connect", "tcp_connect"),
@@ -30,8 +30,8 @@ const HOOKS: [(&str, &str); 5] = [
 const STATES: (&str, &str) = ("egress_sock_states", "inet_sock_set_state");
 const NAME: usize = 15;
 
-/// Prints the beginning of each CONNECT, who sent it, and where to. The pointer is to the one piece of a `write`; with
-/// several pieces it is another one.
+/// Prints the beginning of each CONNECT, its sender, and its destination. It reads the only piece of a `write`; a
+/// message of several pieces has its pointer elsewhere.
 const SCRIPT: &str = r#"
 kfunc:vmlinux:tcp_sendmsg {
     $at = uptr((uint8 *)args->msg->msg_iter.ubuf);
@@ -42,41 +42,41 @@ kfunc:vmlinux:tcp_sendmsg {
 }
 "#;
 
-/// What an engineer would use instead: the program, and its arguments.
+/// The tools that an engineer would use instead, with their arguments.
 const PEERS: [(&str, &[&str]); 3] =
     [("bpftrace", &["-B", "line", "-e", SCRIPT]), ("tcpconnect", &["-t"]), ("tcptracer", &["-t"])];
 
-/// Numbers of runs by number of program.
+/// Run counts by program id.
 type Counts = BTreeMap<u32, Runs>;
 
-/// What is done, by its letter in the tables.
+/// The loads, by their letter in the tables.
 fn loads(seconds: f64) -> [(&'static str, Load); 3] {
     let to = SocketAddr::new(PROXY, 3128);
     let plain = Tunnel { to, authority: None, seconds, turns: None };
     let asked = Tunnel { authority: Some("www.example.com:443".to_owned()), ..plain.clone() };
     [
-        // First, as for some time after a CONNECT other first bytes are of interest, too.
+        // First, because for some time after a CONNECT the tracer looks at other first bytes, too.
         ("b", Load::Short(plain.clone())),
         ("a", Load::RoundTrips(plain)),
         ("c", Load::Connections(asked)),
     ]
 }
 
-/// Counts all of it, each load for so long, and prints what each watcher cost.
+/// Measures each load for `seconds` seconds and prints the cost of each watcher.
 pub(crate) fn measure(seconds: f64) -> Result<()> {
     fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").context("the kernel does not count")?;
-    boot::mount("tracefs", "/sys/kernel/tracing")?; // bpftrace and libbpf-tools look there for functions
+    boot::mount("tracefs", "/sys/kernel/tracing")?; // bpftrace and libbpf-tools look up functions there
     let lab = Lab::new()?;
-    let mut command = lab.sidecar().command_at(Path::new(US))?;
+    let mut command = lab.sidecar().command_at(Path::new(GUEST_PROGRAM))?;
     command.args(["echo", "127.0.0.1:15001"]);
     let sidecar = Process::spawn(command, &[])?;
     sidecar.wait_line("open port", sidecar.stdout(), TIMEOUT, |line| (line == "listening").then_some(()))?;
     let generator = LoadGenerator("/bin/load".into());
     for family in ["fentry", "kprobe"] {
-        say(family, &family_cost(&lab, &generator, family, seconds));
+        print_result(family, &family_cost(&lab, &generator, family, seconds));
     }
     for (name, arguments) in PEERS {
-        say(name, &peer_cost(&lab, &generator, name, arguments, seconds));
+        print_result(name, &peer_cost(&lab, &generator, name, arguments, seconds));
     }
     Ok(())
 }
@@ -84,8 +84,8 @@ pub(crate) fn measure(seconds: f64) -> Result<()> {
 fn family_cost(lab: &Lab, generator: &LoadGenerator, family: &str, seconds: f64) -> Result<Value> {
     let names: Vec<String> = HOOKS.iter().map(|(what, _)| format!("egress_{family}_{what}")).collect();
     let start = || Tracer::start(lab, &["--probes", family]);
-    // To have an empty program before each of the tracer's, one has to know where those are.
-    let others = numbers()?;
+    // The empty programs must be attached before the tracer's, so the functions are looked up in a first run.
+    let others = program_ids()?;
     let tracer = start()?;
     let functions: BTreeMap<String, u32> = kernel_programs()?
         .into_iter()
@@ -104,7 +104,7 @@ fn family_cost(lab: &Lab, generator: &LoadGenerator, family: &str, seconds: f64)
     }
     let hooks: Vec<&str> = [STATES.0].into_iter().chain(names.iter().map(String::as_str)).collect();
     let before = EmptyProbes::attach(&places)?;
-    let others = numbers()?;
+    let others = program_ids()?;
     let tracer = start()?;
     let ours: BTreeMap<String, u32> = kernel_programs()?
         .into_iter()
@@ -142,7 +142,7 @@ fn peer_cost(
     arguments: &[&str],
     seconds: f64,
 ) -> Result<Value> {
-    let others = numbers()?;
+    let others = program_ids()?;
     let mut command = lab.pod_root().command(name)?;
     command.args(arguments);
     let process = Process::spawn(command, &[])?;
@@ -153,7 +153,7 @@ fn peer_cost(
             .map(|(id, program)| (id, program.runs))
             .collect())
     };
-    // It does not say when all of its programs are attached; they are when, twice in a row, the same ones ran.
+    // The tool does not say when its programs are attached. They are when the same programs ran twice in a row.
     let warm = Load::Connections(Tunnel {
         to: SocketAddr::new(PROXY, 3128),
         authority: Some("www.example.com:443".to_owned()),
@@ -192,10 +192,10 @@ fn peer_cost(
     Ok(Value::Object(found))
 }
 
-/// What a load came to.
+/// The counts around a load.
 struct Counted<T> {
     flows: u64,
-    /// Processor time of the watcher, in ns.
+    /// Processor time of the watcher in ns.
     cpu: u64,
     from: T,
     to: T,
@@ -211,7 +211,7 @@ fn counted<T>(
     let look = || Ok::<_, anyhow::Error>((count()?, Usage::of(watcher)?.cpu));
     let cold = look()?;
     let process = generator.start(lab.app(), load)?;
-    // A long-lived flow only counts once it is past its first bytes, and before its end.
+    // A long-lived flow counts only after its first bytes and before its end.
     let (from, before) = if matches!(load, Load::RoundTrips(_)) { look()? } else { cold };
     let done = LoadGenerator::done(&process)?;
     let (to, after) = look()?;
@@ -221,23 +221,23 @@ fn counted<T>(
     Ok(Counted { flows: done.count, cpu: u64::try_from(cpu.as_nanos())?, from, to })
 }
 
-fn numbers() -> Result<BTreeSet<u32>> {
+fn program_ids() -> Result<BTreeSet<u32>> {
     Ok(kernel_programs()?.into_keys().collect())
 }
 
 fn counts(wanted: impl Iterator<Item = u32>) -> Result<Counts> {
     let all = kernel_programs()?;
-    wanted.map(|id| Ok((id, all.get(&id).context("a program has gone")?.runs))).collect()
+    wanted.map(|id| Ok((id, all.get(&id).context("a program was unloaded")?.runs))).collect()
 }
 
-/// Stands in for the sidecar: answers a CONNECT as its HTTP listener does, and gives back whatever else comes. Envoy, in an
-/// emulated processor, would be most of what is counted.
+/// Stands in for the sidecar: answers a CONNECT like its HTTP listener and echoes everything else. Envoy would take
+/// most of the time on an emulated processor.
 pub(crate) fn echo(address: &str) -> Result<()> {
     let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
     println!("listening");
     loop {
         let (stream, _) = listener.accept()?;
-        // A peer that breaks off has what it wanted.
+        // The peer may close at any time.
         thread::spawn(move || give_back(stream));
     }
 }

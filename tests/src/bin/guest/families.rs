@@ -1,4 +1,5 @@
-//! The tests of each family: what the kernel takes, every call, the scopes, the cases; and that all families say the same.
+//! The tests of each hook family: what the kernel accepts, every way to send, the scopes, the cases; and that all
+//! families give the same reports.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     call::{CALLS, authority, request},
-    closed::closed,
+    closed::check_early_close,
     scopes,
 };
 
@@ -27,8 +28,8 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 /// A test of a family.
 type Test = fn(&str) -> Result<Value>;
 
-/// Prints what became of a test: `GUEST` and a JSON object.
-pub(crate) fn say(test: &str, result: &Result<Value>) {
+/// Prints the result of a test: `GUEST` and a JSON object.
+pub(crate) fn print_result(test: &str, result: &Result<Value>) {
     let line = match result {
         Ok(detail) => json!({"test": test, "ok": true, "detail": detail}),
         Err(error) => json!({"test": test, "ok": false, "detail": format!("{error:#}")}),
@@ -40,56 +41,57 @@ pub(crate) fn say(test: &str, result: &Result<Value>) {
 pub(crate) fn run(wanted: &[String]) -> Result<()> {
     let is_wanted = |test: &str| wanted.is_empty() || wanted.iter().any(|word| test.contains(word.as_str()));
     let findings = check()?;
-    say("check", &Ok(findings.clone()));
+    print_result("check", &Ok(findings.clone()));
     let mut same: BTreeMap<&str, Value> = BTreeMap::new();
     let mut working = 0;
     for family in FAMILIES {
         let works = findings["families"].as_array().into_iter().flatten();
         let works = works.filter(|found| found["family"] == family).any(|found| found["works"] == true);
         working += usize::from(works);
-        let tests: [(&str, Test); 4] =
-            [("calls", calls), ("closed", closed), ("scope", scopes::scope), ("late", scopes::late)];
+        let tests: [(&str, Test); 4] = [
+            ("send-calls", check_send_calls),
+            ("early-close", check_early_close),
+            ("scope", scopes::check_scope),
+            ("late-attach", scopes::check_late_attach),
+        ];
         for (name, test) in tests {
             let title = format!("{family} {name}");
-            if !is_wanted(&title) {
-                continue;
-            }
-            if !works {
+            if !works || !is_wanted(&title) {
                 continue;
             }
             let result = test(family);
-            if let (Ok(reports), "calls") = (&result, name) {
+            if let (Ok(reports), "send-calls") = (&result, name) {
                 same.insert(family, reports.clone());
-                say(&title, &Ok(json!(format!("{} calls", CALLS.len()))));
+                print_result(&title, &Ok(json!(format!("{} calls", CALLS.len()))));
             } else {
-                say(&title, &result);
+                print_result(&title, &result);
             }
         }
         let title = format!("{family} refused");
         if !works && is_wanted(&title) {
-            say(&title, &scopes::refused(&["--probes", family]));
+            print_result(&title, &scopes::check_refusal(&["--probes", family]));
         }
         for case in CASES {
             let title = format!("{family} {case}");
             if works && is_wanted(&title) {
-                say(&title, &play_case(family, case));
+                print_result(&title, &play_case(family, case));
             }
         }
     }
     if is_wanted("families agree") {
-        say("families agree", &agree(&same, working));
+        print_result("families agree", &check_families_agree(&same, working));
     }
     if is_wanted("without BTF") {
-        say("without BTF", &scopes::without_btf());
+        print_result("without BTF", &scopes::check_without_btf());
     }
     Ok(())
 }
 
-fn agree(reports: &BTreeMap<&str, Value>, working: usize) -> Result<Value> {
+fn check_families_agree(reports: &BTreeMap<&str, Value>, working: usize) -> Result<Value> {
     ensure!(reports.len() == working, "{} of {working} families have all their reports", reports.len());
-    let Some((first, due)) = reports.first_key_value() else { bail!("no family has reports") };
+    let Some((first, expected)) = reports.first_key_value() else { bail!("no family has reports") };
     for (family, said) in reports {
-        ensure!(said == due, "{family} and {first} differ: {said} and {due}");
+        ensure!(said == expected, "{family} and {first} differ: {said} and {expected}");
     }
     Ok(json!(reports.keys().collect::<Vec<_>>()))
 }
@@ -100,17 +102,17 @@ fn check() -> Result<Value> {
         .with_context(|| format!("check said {}", String::from_utf8_lossy(&said.stderr)))
 }
 
-/// This program under a name that is not `init`.
-pub(crate) const US: &str = "/bin/guest";
+/// This program, under a name other than `init`.
+pub(crate) const GUEST_PROGRAM: &str = "/bin/guest";
 
 fn address(call: &str) -> IpAddr {
     if call.ends_with('6') { PROXY_V6 } else { PROXY }
 }
 
-/// What stands in for the sidecar, IPv4 and IPv6.
+/// Stand-ins for the sidecar on IPv4 and IPv6.
 pub(crate) fn sidecars(lab: &Lab) -> Result<[Process; 2]> {
     let start = |at| {
-        let mut command = lab.sidecar().command_at(Path::new(US))?;
+        let mut command = lab.sidecar().command_at(Path::new(GUEST_PROGRAM))?;
         command.args(["answer", at]);
         let process = Process::spawn(command, &[])?;
         let stdout = process.stdout();
@@ -120,12 +122,12 @@ pub(crate) fn sidecars(lab: &Lab) -> Result<[Process; 2]> {
     Ok([start("127.0.0.1:15001")?, start("[::1]:15001")?])
 }
 
-/// Makes one call in the app's place, and gives back its process id.
+/// Sends one CONNECT as the app by the given call, and returns the process id.
 pub(crate) fn call(lab: &Lab, call: &str) -> Result<u64> {
-    let mut command = lab.app().command_at(Path::new(US))?;
+    let mut command = lab.app().command_at(Path::new(GUEST_PROGRAM))?;
     command.args(["call", call, &format!("{}", SocketAddr::new(address(call), 3128))]);
     let process = Process::spawn(command, &[])?;
-    // It says its process id when it is answered. Where it is not, what it waits for is the only trace.
+    // The app prints its process id when it has the answer. Without one, its stack and sockets show what it waits for.
     let said = process.stdout().wait(TIMEOUT, |lines| lines.first().cloned());
     let Some(pid) = said else {
         let of = |file| fs::read_to_string(format!("/proc/{}/{file}", process.pid())).unwrap_or_default();
@@ -138,8 +140,8 @@ pub(crate) fn call(lab: &Lab, call: &str) -> Result<u64> {
     pid.trim().parse().with_context(|| format!("{call} said {pid}"))
 }
 
-/// Every call is seen once, and rightly; gives back the reports less what cannot be the same.
-fn calls(family: &str) -> Result<Value> {
+/// Every call must get one correct report. Returns the reports without the fields that differ between runs.
+fn check_send_calls(family: &str) -> Result<Value> {
     let lab = Lab::new()?;
     let _sidecars = sidecars(&lab)?;
     let trace = lab.dir().join("trace");
@@ -161,7 +163,7 @@ fn calls(family: &str) -> Result<Value> {
         let mine: Vec<&Value> =
             reports.iter().filter(|report| report["connect"]["authority"] == authority.as_str()).collect();
         let [report] = mine[..] else { bail!("{name}: {} reports: {mine:?}", mine.len()) };
-        let due = [
+        let expected = [
             ("/verdict", json!("handled_as_http")),
             ("/reply/status", json!(404)),
             ("/source/pid", json!(pids[name])),
@@ -172,18 +174,18 @@ fn calls(family: &str) -> Result<Value> {
             ("/probes", json!(family)),
             ("/joined_late", json!(false)),
         ];
-        for (at, due) in due {
+        for (at, expected) in expected {
             let said = report.pointer(at).unwrap_or(&Value::Null);
-            ensure!(*said == due, "{name}: {at} is {said} and not {due}: {report}");
+            ensure!(*said == expected, "{name}: {at} is {said} and not {expected}: {report}");
         }
-        traced(&trace, name, cgroup)?;
-        same.insert(name.to_owned(), timeless(report));
+        check_recording(&trace, name, cgroup)?;
+        same.insert(name.to_owned(), without_variable_fields(report));
     }
     Ok(Value::Object(same))
 }
 
-/// The bytes, the cgroup and the namespace, which a report does not show.
-fn traced(trace: &str, call: &str, cgroup: u64) -> Result<()> {
+/// The bytes, the cgroup and the namespace, which only the recording has.
+fn check_recording(trace: &str, call: &str, cgroup: u64) -> Result<()> {
     let mut flow = None;
     let (mut bytes, request) = (String::new(), request(call));
     for line in trace.lines() {
@@ -193,7 +195,7 @@ fn traced(trace: &str, call: &str, cgroup: u64) -> Result<()> {
         if event["role"] != "app" {
             continue;
         }
-        // Flows come one after the other; this call's is the one whose bytes become its request.
+        // The calls' flows come one after the other; this call's flow is the one whose bytes become its request.
         if flow != Some(&event["flow"]).cloned() {
             flow = Some(event["flow"].clone());
             bytes.clear();
@@ -208,8 +210,8 @@ fn traced(trace: &str, call: &str, cgroup: u64) -> Result<()> {
     bail!("{call}: its bytes are not in the trace: {trace}")
 }
 
-/// A report without what differs from one run to the next, and the family's name.
-fn timeless(report: &Value) -> Value {
+/// A report without the fields that differ between runs and families.
+fn without_variable_fields(report: &Value) -> Value {
     let mut report = report.clone();
     for at in
         ["/time", "/probes", "/source/pid", "/source/port", "/reply/after_us", "/sidecar/pid", "/explanation"]
@@ -221,7 +223,7 @@ fn timeless(report: &Value) -> Value {
     report
 }
 
-/// The first probe of a case, with the real Envoy.
+/// Plays the first probe of a case with the real Envoy.
 fn play_case(family: &str, name: &str) -> Result<Value> {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
     let folder = fs::read_dir(&cases)?
@@ -247,12 +249,14 @@ fn play_case(family: &str, name: &str) -> Result<Value> {
     lab.play(&[Script { dialed, steps }])?;
     let reports = tracer.wait_reports(1, TIMEOUT)?;
     drop((upstream, scripted));
-    let due = &probe["report"];
+    let expected = &probe["report"];
     let [report] = &reports[..] else { bail!("{} reports: {reports:?}", reports.len()) };
     let status = report.pointer("/reply/status").unwrap_or(&Value::Null);
     ensure!(
-        report["verdict"] == due["verdict"] && report["reason"] == due["reason"] && *status == due["status"],
-        "not what is due ({due}): {report}"
+        report["verdict"] == expected["verdict"]
+            && report["reason"] == expected["reason"]
+            && *status == expected["status"],
+        "expected {expected}: {report}"
     );
     Ok(json!(format!("{} {}", report["verdict"], report["reason"]).replace('"', "")))
 }

@@ -1,5 +1,5 @@
-//! The kernel tests, as PID 1 of a guest that `cargo xtask vm` boots: loads each family of probes, has one connection made
-//! by every call that sends, plays the cases, and prints a JSON line for each test. It judges; xtask only prints.
+//! The kernel tests, as PID 1 of a guest that `cargo xtask vm` boots: load each hook family, send a CONNECT by every
+//! call, play the cases, and print a JSON line for each test.
 
 mod boot;
 mod call;
@@ -16,12 +16,14 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         [_, "call", call, address] => call::run(call, address),
         [_, "answer", address] => call::answer(address),
-        [_, "close", address] => closed::close(address),
-        [_, "closed", address] => closed::ask(address),
+        [_, "close", address] => closed::close_accepted(address),
+        [_, "closed", address] => closed::send_after_close(address),
         [_, "echo", address] => cost::echo(address),
-        [_, "late", address, pipe] => call::late(address, pipe),
+        [_, "late", address, pipe] => call::send_late(address, pipe),
         _ if std::process::id() == 1 => {
-            boot::up().and_then(|()| run()).unwrap_or_else(|error| families::say("boot", &Err(error)));
+            boot::up()
+                .and_then(|()| run())
+                .unwrap_or_else(|error| families::print_result("boot", &Err(error)));
             boot::down()
         }
         _ => Err(anyhow::anyhow!("this runs in a guest: `cargo xtask vm`")),
@@ -35,13 +37,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the kernel's command line asks for: `guest.cost=SECONDS`, or tests.
+/// Does what the kernel's command line says: `guest.cost=SECONDS`, or tests.
 fn run() -> anyhow::Result<()> {
-    if let Some(seconds) = boot::asked("guest.cost=")? {
+    if let Some(seconds) = boot::kernel_argument("guest.cost=")? {
         return cost::measure(seconds.parse()?);
     }
-    let tests = boot::asked("guest.tests=")?.unwrap_or_default();
-    // A command line is words: `fentry c01` comes as `fentry_c01`.
+    let tests = boot::kernel_argument("guest.tests=")?.unwrap_or_default();
+    // A word of the command line has no spaces: `fentry c01` is written `fentry_c01`.
     let tests = tests.split(',').filter(|test| !test.is_empty()).map(|test| test.replace('_', " "));
     families::run(&tests.collect::<Vec<_>>())
 }

@@ -1,4 +1,4 @@
-//! What is not to be seen: what is out of scope, what began before the probes, what a kernel does not have.
+//! What must not be recorded: sessions out of scope, connections from before the probes, kernels without BTF.
 
 use std::{ffi::CString, fs, net::SocketAddr, path::Path};
 
@@ -7,10 +7,10 @@ use lab::{Behavior, Lab, PROXY, Process, Script, ScriptedProxy, Tracer, tracer_b
 use serde_json::{Value, json};
 
 use crate::boot;
-use crate::families::{TIMEOUT, US, call, sidecars};
+use crate::families::{GUEST_PROGRAM, TIMEOUT, call, sidecars};
 
-/// Of what is out of scope, be it by cgroup or by namespace, there is not even a record.
-pub(crate) fn scope(family: &str) -> Result<Value> {
+/// A session out of scope, by cgroup or by namespace, makes no record.
+pub(crate) fn check_scope(family: &str) -> Result<Value> {
     let lab = Lab::new()?;
     let [sidecar, _six] = sidecars(&lab)?;
     let _proxy = ScriptedProxy::start(&lab, (PROXY, 3128).into(), Behavior::Tunnel)?;
@@ -20,30 +20,30 @@ pub(crate) fn scope(family: &str) -> Result<Value> {
     let netns = format!("/proc/{}/ns/net", sidecar.pid());
     let trace = lab.dir().join("trace");
     let path = trace.display().to_string();
-    // The pod's own namespace; then none in which anybody of this pod is.
+    // The pod's own namespace.
     let pod = Tracer::start(&lab, &["--probes", family, "--netns", &netns, "--record", &path])?;
     other_cgroup()?;
     other_netns()?;
-    call(&lab, "write")?; // whatever the others did was before this
+    call(&lab, "write")?; // after the others' sessions
     let reports = pod.wait_reports(1, TIMEOUT)?;
     pod.stop()?;
     ensure!(reports.len() == 1 && reports[0]["connect"]["authority"] == "write.example:443", "{reports:?}");
     let recorded = fs::read_to_string(&trace)?;
-    ensure!(recorded.contains("write.example"), "the trace is not of this: {recorded}");
-    ensure!(!recorded.contains("other-"), "out of scope, and recorded: {recorded}");
+    ensure!(recorded.contains("write.example"), "the session in scope is not recorded: {recorded}");
+    ensure!(!recorded.contains("other-"), "out of scope, but recorded: {recorded}");
     Ok(Value::Null)
 }
 
-/// A connection that was open before the probes were there: who sees packets sees that it is redirected, and joins late;
-/// who sees sockets cannot tell, and is silent.
-pub(crate) fn late(family: &str) -> Result<Value> {
+/// A connection that was open before the probes were attached: the cgroup family joins late, because packets show the
+/// redirect; the others, which see sockets, make no report.
+pub(crate) fn check_late_attach(family: &str) -> Result<Value> {
     let lab = Lab::new()?;
     let _sidecars = sidecars(&lab)?;
     let pipe = lab.dir().join("pipe");
     let name = CString::new(pipe.display().to_string())?;
-    // SAFETY: a string that ends with a NUL.
+    // SAFETY: a NUL-terminated string.
     ensure!(unsafe { libc::mkfifo(name.as_ptr(), 0o644) } == 0, "cannot make {}", pipe.display());
-    let mut command = lab.app().command_at(Path::new(US))?;
+    let mut command = lab.app().command_at(Path::new(GUEST_PROGRAM))?;
     command.args(["late", &SocketAddr::new(PROXY, 3128).to_string()]).arg(&pipe);
     let app = Process::spawn(command, &[])?;
     app.wait_line("connection", app.stdout(), TIMEOUT, |line| (line == "connected").then_some(()))?;
@@ -52,20 +52,20 @@ pub(crate) fn late(family: &str) -> Result<Value> {
     let ended = app.finish(TIMEOUT)?;
     ensure!(ended.status.success(), "the late one failed: {}", ended.stderr);
     call(&lab, "write")?;
-    let due: &[&str] =
+    let expected: &[&str] =
         if family == "cgroup" { &["late.example:443", "write.example:443"] } else { &["write.example:443"] };
-    let reports = tracer.wait_reports(due.len(), TIMEOUT)?;
+    let reports = tracer.wait_reports(expected.len(), TIMEOUT)?;
     let said: Vec<&str> = reports.iter().filter_map(|r| r["connect"]["authority"].as_str()).collect();
-    ensure!(said == due, "reports of {said:?} and not of {due:?}");
+    ensure!(said == expected, "reports of {said:?} and not of {expected:?}");
     for report in &reports {
         let late = report["connect"]["authority"] == "late.example:443";
         ensure!(report["joined_late"] == late && report["verdict"] == "handled_as_http", "{report}");
     }
-    Ok(json!(if family == "cgroup" { "joined late" } else { "not seen" }))
+    Ok(json!(if family == "cgroup" { "joined late" } else { "no report" }))
 }
 
-/// What this kernel does not take is refused with exit code 1, in one sentence, which is given back.
-pub(crate) fn refused(arguments: &[&str]) -> Result<Value> {
+/// Without support in this kernel, the tracer exits with code 1 and one sentence, which is returned.
+pub(crate) fn check_refusal(arguments: &[&str]) -> Result<Value> {
     let lab = Lab::new()?;
     let mut command = lab.tools().command_at(&tracer_binary()?)?;
     command.args(["observe", "--standalone", "--cgroup"]).arg(lab.pod_cgroup()).args(arguments);
@@ -76,21 +76,21 @@ pub(crate) fn refused(arguments: &[&str]) -> Result<Value> {
     Ok(json!(said))
 }
 
-/// A kernel that does not describe itself, and one that describes itself wrongly: fentry and kprobe are refused, and say so.
-pub(crate) fn without_btf() -> Result<Value> {
+/// Without BTF and with wrong BTF, fentry and kprobe are refused with the reason.
+pub(crate) fn check_without_btf() -> Result<Value> {
     const DIR: &str = "/sys/kernel/btf";
     let mut btf = fs::read(format!("{DIR}/vmlinux")).context("this kernel's BTF")?;
-    boot::mount("tmpfs", DIR)?; // an empty directory over this one
-    let without = refused(&["--probes", "fentry"]).and_then(|said| {
+    boot::mount("tmpfs", DIR)?; // hides this directory
+    let without = check_refusal(&["--probes", "fentry"]).and_then(|said| {
         ensure!(said.as_str().is_some_and(|said| said.contains("does not describe itself")), "{said}");
-        refused(&["--probes", "kprobe"])
+        check_refusal(&["--probes", "kprobe"])
     });
     let from = b"\0bytes_acked\0";
     let at = btf.windows(from.len()).position(|window| window == from).context("no such field")?;
     btf[at + 1] = b'x';
     fs::write(format!("{DIR}/vmlinux"), btf)?;
-    let doctored = refused(&["--probes", "kprobe"]);
-    // SAFETY: a string that ends with a NUL.
+    let doctored = check_refusal(&["--probes", "kprobe"]);
+    // SAFETY: a NUL-terminated string.
     unsafe { libc::umount(CString::new(DIR)?.as_ptr()) };
     without?;
     let said = doctored?;
