@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::{env, fs};
 
-use toolchain::Toolchain;
+use toolchain::{Linker, Toolchain};
 
 fn main() {
     let object = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("tracer-ebpf.o");
@@ -23,11 +23,19 @@ fn main() {
         println!("cargo::rustc-cfg=without_kernel_programs"); // tests that run them are left out, and say so
         fs::write(&object, []).map_err(|e| format!("cannot write {}: {e}", object.display()))
     } else {
-        Toolchain::find().and_then(|toolchain| build(&toolchain, &object))
+        find_toolchain().and_then(|toolchain| build(&toolchain, &object))
     };
     if let Err(error) = result {
         println!("cargo::error={error}"); // cargo prints this one sentence and stops
     }
+}
+
+/// Where the linker is missing but `cargo xtask setup` is building it, waits for that. The other crates build meanwhile.
+fn find_toolchain() -> Result<Toolchain, String> {
+    Toolchain::find().or_else(|error| {
+        let lock = fs::File::open(Linker::setup_lock()).and_then(|file| file.lock_shared());
+        if lock.is_ok() { Toolchain::find() } else { Err(error) }
+    })
 }
 
 /// The nested cargo has a target directory of its own under the outer one: it shares no lock, and a debug build, a
@@ -37,7 +45,10 @@ fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
     for tool in [&compiler.rustc, &linker.path] {
         println!("cargo::rerun-if-changed={}", tool.display());
     }
-    let target_dir = object.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists());
+    // Of two marked directories the outer one: `target/TRIPLE` of a build with `--target` is marked, too.
+    let marked = |dir: &&Path| dir.join("CACHEDIR.TAG").exists();
+    let target_dir = object.ancestors().find(marked);
+    let target_dir = target_dir.map(|dir| dir.parent().filter(marked).unwrap_or(dir));
     let target_dir = target_dir.or(object.parent()).expect("OUT_DIR is a directory").join("bpf");
     let endian = if env::var("CARGO_CFG_TARGET_ENDIAN").is_ok_and(|e| e == "big") { "eb" } else { "el" };
     let target = format!("bpf{endian}-unknown-none");

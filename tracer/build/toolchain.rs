@@ -128,6 +128,11 @@ impl Linker {
         cache().join("bpf-linker").join(BPF_LINKER_VERSION)
     }
 
+    /// The file that `cargo xtask setup` keeps locked while it builds bpf-linker beside the rest.
+    pub(crate) fn setup_lock() -> PathBuf {
+        cache().join("bpf-linker/setup.lock")
+    }
+
     fn at(path: PathBuf) -> Option<Self> {
         if !path.exists() {
             return None;

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -30,18 +30,61 @@ pub(crate) fn nested() -> Command {
     command
 }
 
-/// Builds egress-tracer and says where it is; `$EGRESS_TRACER_BIN` is taken as it is instead.
+/// `cargo install` of a pinned tool into `root`. Without optimisation: such a tool runs for seconds and is built for minutes.
+pub(crate) fn install_tool(name: &str, version: &str, root: &Path) -> Command {
+    let mut install = nested();
+    install.args(["install", name, "--version", version, "--locked", "--force", "--root"]).arg(root);
+    install.args(["--profile", "dev", "--config", "profile.dev.debug=false"]);
+    install
+}
+
+/// Builds egress-tracer, with the release profile or the one that the tests have, and returns its path. `$EGRESS_TRACER_BIN`
+/// is taken as it is instead.
 pub(crate) fn build_tracer(release: bool) -> Result<PathBuf> {
     if let Some(given) = env::var_os("EGRESS_TRACER_BIN") {
         return Ok(PathBuf::from(given));
     }
     let mut command = here();
-    command.args(["build", "--package", "tracer", "--bin", "egress-tracer"]);
     if release {
-        command.arg("--release");
+        command.args(["build", "--release", "--package", "tracer"]);
+    } else {
+        command.args(WORKSPACE_BUILD);
     }
+    command.args(["--bin", "egress-tracer"]);
     let said = progress::step("Building egress-tracer", |bar| build(bar, &mut command))?;
     executable(&said, "egress-tracer")
+}
+
+/// Builds with the features that all crates of the workspace ask for together. A build of one package has fewer, and shares
+/// nothing with the tests. <https://doc.rust-lang.org/cargo/reference/features.html#feature-unification>
+const WORKSPACE_BUILD: [&str; 2] = ["build", "--workspace"];
+
+/// Programs that the tests run.
+#[derive(Debug)]
+pub(crate) struct TestPrograms {
+    /// The program under test.
+    pub(crate) tracer: PathBuf,
+    /// What runs in a guest.
+    pub(crate) guest: GuestPrograms,
+}
+
+/// Programs that run in a guest.
+#[derive(Debug)]
+pub(crate) struct GuestPrograms {
+    /// Its init, which runs the tests.
+    pub(crate) init: PathBuf,
+    /// The client that the lab looks for beside it.
+    pub(crate) client: PathBuf,
+}
+
+/// Builds every test, and the programs that they run, in one go.
+pub(crate) fn build_tests() -> Result<TestPrograms> {
+    let mut command = here();
+    command.args(["test", "--workspace", "--no-run", "--lib", "--bins", "--tests"]);
+    let said = progress::step("Building egress-tracer and its tests", |bar| build(bar, &mut command))?;
+    let given = env::var_os("EGRESS_TRACER_BIN").map(PathBuf::from);
+    let tracer = given.map_or_else(|| executable(&said, "egress-tracer"), Ok)?;
+    Ok(TestPrograms { tracer, guest: guest_programs(&said)? })
 }
 
 /// Runs a `cargo build` and gives back what it said, of which [`executable`] reads.
@@ -49,21 +92,25 @@ pub(crate) fn build(bar: &ProgressBar, command: &mut Command) -> Result<String> 
     progress::command(bar, command.arg("--message-format=json-render-diagnostics"))
 }
 
-/// Where a build says that it put this program.
+/// The path of a program, but not of its unit tests, in what a build printed.
 pub(crate) fn executable(said: &str, name: &str) -> Result<PathBuf> {
     said.lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == name)
+        .filter(|message| message["target"]["name"] == name && message["profile"]["test"] == false)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .with_context(|| format!("cargo built {name} but did not say where"))
 }
 
-/// Builds what runs in a guest: its init, and the client that the lab looks for beside it.
-pub(crate) fn build_guest() -> Result<(PathBuf, PathBuf)> {
+/// Builds what runs in a guest.
+pub(crate) fn build_guest() -> Result<GuestPrograms> {
     let mut command = here();
-    command.args(["build", "--package", "tests", "--bin", "guest", "--bin", "raw-client"]);
+    command.args(WORKSPACE_BUILD).args(["--bin", "guest", "--bin", "raw-client"]);
     let said = progress::step("Building the kernel tests", |bar| build(bar, &mut command))?;
-    Ok((executable(&said, "guest")?, executable(&said, "raw-client")?))
+    guest_programs(&said)
+}
+
+fn guest_programs(said: &str) -> Result<GuestPrograms> {
+    Ok(GuestPrograms { init: executable(said, "guest")?, client: executable(said, "raw-client")? })
 }
 
 /// The compiler of the cargo that runs us.

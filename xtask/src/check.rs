@@ -1,26 +1,32 @@
-//! `cargo xtask check`: format, lints, and dependencies where cargo-deny is there to look at them.
+//! `cargo xtask check`: format, lints, prose, dependencies and documentation.
 
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::cargo;
+use crate::cargo_deny;
+use crate::progress;
 use crate::requirement::Purpose;
 use crate::setup;
 
-/// Runs them in order and stops at the first that fails.
+/// What rustdoc must not accept: warnings, and links that lead nowhere.
+const RUSTDOCFLAGS: &str = "-D warnings -D rustdoc::broken_intra_doc_links";
+
+/// Runs the checks in order, the quickest first, and stops at the first that fails.
 pub(crate) fn run() -> Result<()> {
-    setup::run(Purpose::Build, false)?;
-    let deny = cargo::here().args(["deny", "--version"]).output().is_ok_and(|output| output.status.success());
+    setup::run(Purpose::Check, false)?;
     passes(cargo::here().args(["fmt", "--all", "--check"]), "run `cargo fmt --all`")?;
+    passes(
+        cargo_deny::command().args(["check", "bans", "licenses", "sources"]),
+        "its findings are above; deny.toml holds the rules",
+    )?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     passes(cargo::here().args(clippy), "its lints are above")?;
-    if deny {
-        passes(cargo::here().args(["deny", "check"]), "its findings are above")?;
-    } else {
-        eprintln!("cargo-deny is not installed: licences and advisories were not checked.");
-    }
-    Ok(())
+    // After clippy: both read the same metadata of dependencies.
+    let doc = ["doc", "--workspace", "--no-deps"];
+    passes(cargo::here().args(doc).env("RUSTDOCFLAGS", RUSTDOCFLAGS), "its warnings are above")
 }
 
 /// Runs a command with our own output; `hint` follows its failure.
@@ -28,7 +34,9 @@ pub(crate) fn passes(command: &mut Command, hint: &str) -> Result<()> {
     let arguments: Vec<_> =
         command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let name = format!("cargo {}", arguments.join(" "));
+    let start = Instant::now();
     let status = command.status().with_context(|| format!("cannot run {name}"))?;
+    progress::record(&name, start.elapsed());
     ensure!(status.success(), "{name} failed: {hint}");
     Ok(())
 }

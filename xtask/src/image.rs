@@ -39,7 +39,7 @@ pub(crate) fn run() -> Result<()> {
             debian::install(bar, &["buildah"])
         })?;
     }
-    let Image { archive, digest, size, linked } = build()?;
+    let Image { archive, digest, size, linked } = build(RELEASED)?;
     println!("{}\n{NAME}@{digest}", archive.display());
     eprintln!(
         "{:.1} MB unpacked, static with {linked}; its bill of materials is in it, and beside it.",
@@ -48,10 +48,16 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Builds it.
-pub(crate) fn build() -> Result<Image> {
+/// The profile of the image that is released.
+pub(crate) const RELEASED: &str = "release";
+/// The profile of the image that the tests run: as small and as reproducible, and built in less time.
+pub(crate) const FOR_TESTS: &str = "image-test";
+
+/// Builds it with a profile of cargo's.
+pub(crate) fn build(profile: &str) -> Result<Image> {
     let (target, linked) = target()?;
-    let binary = progress::step("Building a static egress-tracer", |bar| compile(bar, &target, linked))?;
+    let binary =
+        progress::step("Building a static egress-tracer", |bar| compile(bar, profile, &target, linked))?;
     let dir = cargo::target_dir()?.join("image");
     let context = dir.join("context");
     fs::create_dir_all(&context).with_context(|| format!("cannot make {}", context.display()))?;
@@ -79,9 +85,10 @@ fn target() -> Result<(String, &'static str)> {
     Ok(if has_musl { (musl, "musl") } else { (format!("{ARCH}-unknown-linux-gnu"), "glibc") })
 }
 
-fn compile(bar: &indicatif::ProgressBar, target: &str, linked: &str) -> Result<PathBuf> {
+fn compile(bar: &indicatif::ProgressBar, profile: &str, target: &str, linked: &str) -> Result<PathBuf> {
     let mut command = cargo::here();
-    command.args(["build", "--package", "tracer", "--bin", "egress-tracer", "--release", "--target", target]);
+    command.args(["build", "--package", "tracer", "--bin", "egress-tracer"]);
+    command.args(["--profile", profile, "--target", target]);
     // Where something was compiled is nobody's business, and would make two builds differ.
     let places = places()?;
     let remapped = places.iter().map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod cargo_deny;
 mod check;
 mod containerd_package;
 mod debian;
@@ -15,6 +16,7 @@ mod interrupt;
 mod kernel_package;
 mod kernel_table;
 mod progress;
+mod prose;
 mod requirement;
 mod sbom;
 mod schemas;
@@ -22,6 +24,7 @@ mod scene;
 mod setup;
 mod suite;
 mod test;
+mod test_output;
 #[path = "../../tracer/build/toolchain.rs"]
 mod toolchain;
 mod vm;
@@ -56,11 +59,9 @@ enum Task {
         json: bool,
     },
     /// Set up what is missing, then run every test
-    Test {
-        /// Arguments for `cargo test`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
+    Test(test::Selection),
+    /// Run all checks and all tests, as continuous integration does
+    Ci(test::Selection),
     /// Boot guests with other kernels and run the kernel tests in them
     Vm {
         /// Kernels, such as 6.1; none: all
@@ -80,26 +81,36 @@ enum Task {
         #[arg(value_enum)]
         parts: Vec<bench::Part>,
     },
-    /// Check format, lints and, where cargo-deny is installed, dependencies
-    Check,
+    /// Check format, lints, prose, dependencies and documentation
+    Check {
+        /// Only the words and spellings that docs/style.md forbids
+        #[arg(long)]
+        prose: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Task::Test(selection) => test::run(&selection, false),
+        Task::Ci(selection) => test::run(&selection, true),
+        other => run(other).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        interrupt::give_way();
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
         Task::Setup { purpose } => setup::run(purpose, true),
         Task::Demo { json } => demo::run(json),
-        Task::Test { arguments } => test::run(&arguments),
         Task::Vm { kernels, tests } => vm::run(&kernels, &tests),
         Task::Image => image::run(),
         Task::Bench { quick, parts } => bench::run(quick, &parts),
-        Task::Check => check::run(),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            interrupt::give_way();
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Task::Check { prose: true } => prose::check(),
+        Task::Check { prose: false } => check::run(),
+        Task::Test(_) | Task::Ci(_) => unreachable!("they have an exit code of their own"),
     }
 }

@@ -1,19 +1,25 @@
-//! What xtask shows while something takes longer than a moment: a spinner on a terminal, plain lines elsewhere. All of it
-//! goes to stderr, so that stdout holds results only.
+//! Progress of long steps: a spinner on a terminal, plain lines elsewhere. All of it goes to stderr, so that stdout holds
+//! only results. Each step's duration is recorded for the summary.
 
 use std::io::IsTerminal;
 use std::process::{Command, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use lab::Lines;
 
-/// Does `work` under a title, and says how long it took. `work` may tell what it is at.
+/// Steps side by side share the terminal.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+/// Every step that has ended, with how long it took.
+static STEPS: Mutex<Vec<(String, Duration)>> = Mutex::new(Vec::new());
+
+/// Runs `work` under a title, and prints and records how long it took. `work` may show its progress on the bar.
 pub(crate) fn step<T>(title: &str, work: impl FnOnce(&ProgressBar) -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let terminal = std::io::stderr().is_terminal();
-    let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    let bar = if terminal { BARS.add(ProgressBar::new_spinner()) } else { ProgressBar::hidden() };
     if terminal {
         let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed:.dim} {wide_msg:.dim}");
         bar.set_style(style.context("the spinner's template")?);
@@ -25,15 +31,26 @@ pub(crate) fn step<T>(title: &str, work: impl FnOnce(&ProgressBar) -> Result<T>)
     let result = work(&bar);
     bar.finish_and_clear();
     let took = start.elapsed();
-    match &result {
+    record(title, took);
+    BARS.suspend(|| match &result {
         Ok(_) if terminal && took < Duration::from_secs(1) => {}
         Ok(_) => eprintln!("{title}: done in {:.1} s", took.as_secs_f32()),
         Err(_) => eprintln!("{title}: failed after {:.1} s", took.as_secs_f32()),
-    }
+    });
     result
 }
 
-/// Runs a command to its end and gives back its stdout; its last line is what it is at. On failure all of it is shown.
+/// Adds a step that shows its own output to [`steps`].
+pub(crate) fn record(title: &str, took: Duration) {
+    STEPS.lock().unwrap_or_else(PoisonError::into_inner).push((title.to_owned(), took));
+}
+
+/// Every step that has ended.
+pub(crate) fn steps() -> Vec<(String, Duration)> {
+    STEPS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Runs a command to its end and returns its stdout; the bar shows its last line. On failure prints all its output.
 pub(crate) fn command(bar: &ProgressBar, command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

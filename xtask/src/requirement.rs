@@ -1,5 +1,5 @@
-//! The table of what this project needs from the machine: what, why, how to see whether it is there, how to get it. The
-//! one place to add to when a test needs another program.
+//! The table of what this project needs from the machine: what, why, how to detect it, how to install it. A test that needs
+//! another program adds a row here.
 
 use std::env;
 use std::path::Path;
@@ -8,13 +8,15 @@ use anyhow::Result;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
-use crate::{containerd_package, ebpf, envoy_wheel, schemas};
+use crate::{cargo_deny, containerd_package, ebpf, envoy_wheel, schemas};
 
-/// What something is needed for. Each purpose needs what the ones before it need.
+/// What something is needed for. Each purpose but `Check` needs what the ones before it need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Purpose {
     /// Building egress-tracer
     Build,
+    /// The checks of sources and dependencies
+    Check,
     /// The demo
     Demo,
     /// The guests with other kernels
@@ -23,6 +25,13 @@ pub(crate) enum Purpose {
     Test,
     /// The benchmark
     Bench,
+}
+
+impl Purpose {
+    /// Whether what `other` needs is needed, too. Nothing but the checks needs what they need.
+    pub(crate) fn includes(self, other: Self) -> bool {
+        other == self || (other != Self::Check && other < self)
+    }
 }
 
 /// One thing that has to be there.
@@ -54,9 +63,17 @@ pub(crate) enum Probe {
 pub(crate) enum Install {
     /// Debian packages, all installed in one go.
     Packages(&'static [&'static str]),
-    /// Work of its own, which says in the end what it chose.
+    /// Work of its own, which returns what it chose.
     Work(fn(&ProgressBar) -> Result<String>),
+    /// Work that a build need not wait for.
+    Beside(Prepare),
 }
+
+/// Does what must come first, such as installing packages, and returns the rest.
+pub(crate) type Prepare = fn(&ProgressBar) -> Result<Job>;
+
+/// The long part of an installation. It returns what it chose.
+pub(crate) type Job = Box<dyn FnOnce(&ProgressBar) -> Result<String> + Send>;
 
 /// In the order of installation.
 pub(crate) const REQUIREMENTS: &[Requirement] = &[
@@ -114,7 +131,7 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         why: "makes the kernel object from that compiler's bitcode",
         purpose: Purpose::Build,
         probe: Probe::Ask(ebpf::linker_is_there),
-        install: Install::Work(ebpf::install_linker),
+        install: Install::Beside(ebpf::prepare_linker),
     },
     Requirement {
         name: "protoc",
@@ -122,6 +139,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Build,
         probe: Probe::Programs(&["protoc"]),
         install: Install::Packages(&["protobuf-compiler"]),
+    },
+    Requirement {
+        name: "cargo-deny",
+        why: "holds the rules for dependencies and their licenses",
+        purpose: Purpose::Check,
+        probe: Probe::Ask(cargo_deny::is_there),
+        install: Install::Beside(cargo_deny::prepare),
     },
     Requirement {
         name: "qemu",
@@ -135,14 +159,14 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         why: "the real sidecar, from a pinned wheel whose hash is checked",
         purpose: Purpose::Demo,
         probe: Probe::Ask(envoy_wheel::is_there),
-        install: Install::Work(envoy_wheel::install),
+        install: Install::Beside(envoy_wheel::prepare),
     },
     Requirement {
         name: "oldest Envoy",
         why: "the main cases are tested with it, too",
         purpose: Purpose::Test,
         probe: Probe::Ask(envoy_wheel::oldest_is_there),
-        install: Install::Work(envoy_wheel::install_oldest),
+        install: Install::Beside(envoy_wheel::prepare_oldest),
     },
     Requirement {
         name: "buildah",

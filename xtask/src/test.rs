@@ -1,36 +1,105 @@
-//! `cargo xtask test`: every test, in the environment that the end-to-end tests need.
+//! `cargo xtask test` and `cargo xtask ci`: builds everything once, then runs the guests beside what only compiles, and the
+//! tests when nothing else runs, because many of them watch processes that have deadlines.
 
-use anyhow::Result;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Instant;
 
-use crate::cargo;
-use crate::check::passes;
-use crate::image;
+use anyhow::{Result, anyhow};
+use clap::{Args, ValueEnum};
+
+use crate::cargo::{self, TestPrograms};
+use crate::check;
+use crate::image::{self, Image};
+use crate::progress;
 use crate::requirement::Purpose;
 use crate::setup;
+use crate::test_output;
 use crate::vm;
 
-/// Sets up, builds, tests; the last lines are the test runner's own.
-pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    setup::run(Purpose::Test, false)?;
-    let tracer = cargo::build_tracer(false)?;
-    let image = image::build()?;
-    // Before the others, not beside them: a guest takes a whole processor. What it found is said at the end, too.
-    let guests = if arguments.is_empty() { vm::run_main() } else { Ok(()) };
-    if let Err(error) = &guests {
-        eprintln!("error: {error:#}");
+/// What to test.
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    /// Leave out a part; can be repeated
+    #[arg(long, value_enum, value_name = "PART")]
+    without: Vec<Part>,
+    /// Arguments for `cargo test`; with any, only `cargo test` runs
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// A part of the tests that can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Guests with other kernels
+    Guests,
+    /// Examples in the documentation
+    Examples,
+}
+
+impl Selection {
+    /// Whether a part is to run.
+    fn has(&self, part: Part) -> bool {
+        self.arguments.is_empty() && !self.without.contains(&part)
     }
-    // Without arguments: the doc tests first, so that the summary at the end is of the tests proper.
-    let documented: &[&str] = &["--doc", "--quiet"];
-    let proper: &[&str] = &["--lib", "--bins", "--tests", "--no-fail-fast"];
-    let given: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let runs = if given.is_empty() { vec![documented, proper] } else { vec![given.as_slice()] };
-    for arguments in runs {
-        let mut test = cargo::here();
-        test.args(["test", "--workspace"])
-            .args(arguments)
-            .env("EGRESS_TRACER_BIN", &tracer)
-            .env("EGRESS_TRACER_IMAGE", &image.archive);
-        passes(&mut test, "the failures are above")?;
+
+    /// A line that names what was left out. None: nothing was.
+    fn left_out(&self) -> Option<String> {
+        let names: Vec<String> = self
+            .without
+            .iter()
+            .filter_map(|part| Some(part.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        (!names.is_empty()).then(|| format!("Left out: {}", names.join(", ")))
     }
-    guests
+}
+
+/// Runs the tests, after the checks where `check` is set. The last lines are the test runner's own.
+pub(crate) fn run(selection: &Selection, check: bool) -> Result<ExitCode> {
+    let purposes = if check { &[Purpose::Test, Purpose::Check][..] } else { &[Purpose::Test] };
+    let (_, programs) = setup::run_beside(purposes, cargo::build_tests)?;
+    let mut failed = Vec::new();
+    let image = before_tests(selection, check, &programs, &mut failed)?;
+    let mut examples = cargo::here();
+    examples.args(["test", "--workspace", "--doc", "--quiet"]);
+    if selection.has(Part::Examples) {
+        failed.extend(check::passes(&mut examples, "the failures are above").err());
+    }
+    let mut command = test_output::timed(cargo::here());
+    if selection.arguments.is_empty() {
+        command.args(["--lib", "--bins", "--tests", "--no-fail-fast"]);
+    } else {
+        command.args(&selection.arguments);
+    }
+    command.env("EGRESS_TRACER_BIN", &programs.tracer).env("EGRESS_TRACER_IMAGE", &image.archive);
+    if !selection.arguments.iter().any(|argument| argument == "--") {
+        command.arg("--");
+    }
+    command.args(test_output::REPORT_TIME);
+    let start = Instant::now();
+    let output = test_output::run(command)?;
+    progress::record("Tests", start.elapsed());
+    output.summarize(&failed, selection.left_out().as_deref());
+    Ok(if failed.is_empty() && output.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Makes the image and runs the checks, with the guests beside them. Adds what failed; no image is an error.
+fn before_tests(
+    selection: &Selection,
+    check: bool,
+    programs: &TestPrograms,
+    failed: &mut Vec<anyhow::Error>,
+) -> Result<Image> {
+    thread::scope(|scope| {
+        let guests = selection.has(Part::Guests).then(|| scope.spawn(|| vm::run_main(programs)));
+        let checked = if check { check::run() } else { Ok(()) };
+        let image = image::build(image::FOR_TESTS);
+        let booted =
+            guests.map(|guests| guests.join().unwrap_or_else(|_| Err(anyhow!("the guests panicked"))));
+        for error in [checked.err(), booted.and_then(Result::err)].into_iter().flatten() {
+            eprintln!("error: {error:#}");
+            failed.push(error);
+        }
+        image
+    })
 }

@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use lab::{ENVOY_VERSION, cached_envoy};
 use serde_json::Value;
 
-use crate::cargo;
+use crate::cargo::{self, GuestPrograms, TestPrograms};
 use crate::guest::{self, Clock, Said};
 use crate::initramfs::Initramfs;
 use crate::kernel_package::{self, KERNELS, Kernel};
@@ -43,8 +43,12 @@ pub(crate) struct Seen {
 const MAIN: &[&str] = &["send-calls", "early-close", "agree", "refused", "without BTF"];
 
 /// What the guests saw, and what of it is wrong.
-fn guests(kernels: &[String], tests: &[String]) -> Result<(Vec<Seen>, Vec<String>)> {
-    setup::run(Purpose::Vm, false)?;
+fn guests(
+    kernels: &[String],
+    tests: &[String],
+    tracer: &Path,
+    programs: &GuestPrograms,
+) -> Result<(Vec<Seen>, Vec<String>)> {
     let mut wanted = Vec::new();
     for (name, suite, _) in KERNELS {
         if kernels.is_empty() || kernels.iter().any(|kernel| kernel == name) {
@@ -58,13 +62,11 @@ fn guests(kernels: &[String], tests: &[String]) -> Result<(Vec<Seen>, Vec<String
         "no such kernel: there are {}",
         KERNELS.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ")
     );
-    let tracer = cargo::build_tracer(false)?;
-    let (init, client) = cargo::build_guest()?;
     let work = tempfile::tempdir()?;
     // Envoy is most of an archive, and unpacking it most of a boot.
     let needs_envoy = tests.is_empty() || tests.iter().any(|test| !MAIN.contains(&test.as_str()));
     let initramfs = || -> Result<Initramfs> {
-        let mut initramfs = Initramfs::new(&init, &tracer, &client)?;
+        let mut initramfs = Initramfs::new(&programs.init, tracer, &programs.client)?;
         if needs_envoy {
             let to = format!("/cache/egress-tracer/envoy/{ENVOY_VERSION}/envoy");
             initramfs.program(&cached_envoy(ENVOY_VERSION), Path::new(&to))?;
@@ -102,17 +104,22 @@ fn guests(kernels: &[String], tests: &[String]) -> Result<(Vec<Seen>, Vec<String
 
 /// Boots the kernels of these names, or all; `tests` are parts of test names. A run in all kernels writes the table.
 pub(crate) fn run(kernels: &[String], tests: &[String]) -> Result<()> {
-    let (seen, failed) = guests(kernels, tests)?;
+    setup::run(Purpose::Vm, false)?;
+    let (tracer, programs) = (cargo::build_tracer(false)?, cargo::build_guest()?);
+    let (seen, failed) = guests(kernels, tests, &tracer, &programs)?;
     if kernels.is_empty() {
         kernel_table::write(&seen, tests)?;
     }
     said(&failed)
 }
 
-/// [`MAIN`] in all kernels.
-pub(crate) fn run_main() -> Result<()> {
+/// Runs [`MAIN`] in all kernels.
+pub(crate) fn run_main(programs: &TestPrograms) -> Result<()> {
     let tests: Vec<String> = MAIN.iter().map(ToString::to_string).collect();
-    said(&guests(&[], &tests)?.1)
+    let start = Instant::now();
+    let (_, failed) = guests(&[], &tests, &programs.tracer, &programs.guest)?;
+    progress::record("Guests", start.elapsed());
+    said(&failed)
 }
 
 fn said(failed: &[String]) -> Result<()> {

@@ -13,9 +13,7 @@ use crate::progress;
 
 /// Puts the wheel of `requirement` (`NAME==VERSION`), which must have this SHA-256, into the directory `to`.
 pub(crate) fn fetch(bar: &ProgressBar, requirement: &str, hash: &str, to: &Path) -> Result<PathBuf> {
-    if pip().arg("--version").output().is_ok_and(|output| !output.status.success()) {
-        debian::install(bar, &["python3-pip"])?;
-    }
+    install_pip(bar)?;
     let requirements = to.join("requirements.txt");
     fs::write(&requirements, format!("{requirement} --hash=sha256:{hash}\n"))?;
     // An "externally managed" Python does not mind a download.
@@ -28,6 +26,14 @@ pub(crate) fn fetch(bar: &ProgressBar, requirement: &str, hash: &str, to: &Path)
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
         .context("pip fetched no wheel")
+}
+
+/// Installs pip where Python has none.
+pub(crate) fn install_pip(bar: &ProgressBar) -> Result<()> {
+    if pip().arg("--version").output().is_ok_and(|output| !output.status.success()) {
+        debian::install(bar, &["python3-pip"])?;
+    }
+    Ok(())
 }
 
 /// The system's Python, whose pip apt can install; else the one on the PATH.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::figures::{Figures, Table, median, short};
-use crate::cargo;
+use crate::cargo::{self, GuestPrograms};
 use crate::guest::{self, Clock, Said};
 use crate::initramfs::Initramfs;
 use crate::kernel_package::{self, KERNELS};
@@ -47,7 +47,7 @@ pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
         progress::step(&format!("Getting Linux {name}"), |bar| kernel_package::get(bar, name, suite))?;
     let tracer = cargo::build_tracer(true)?;
     let generator = cargo::build_load()?;
-    let (init, client) = cargo::build_guest()?;
+    let GuestPrograms { init, client } = cargo::build_guest()?;
     let mut initramfs = Initramfs::new(&init, &tracer, &client)?;
     initramfs.program(&generator, "/bin/load".as_ref())?;
     for (peer, _) in PEERS {

@@ -85,7 +85,7 @@ pub(crate) fn run(quick: bool, parts: &[Part]) -> Result<()> {
         guests::measure(quick, &mut figures)?;
     }
     if wanted(Part::Node) {
-        let (image, load) = (image::build()?, cargo::build_load()?);
+        let (image, load) = (image::build(image::RELEASED)?, cargo::build_load()?);
         node::measure(&image.archive, &load, quick, &mut figures)?;
     }
     if wanted(Part::Core) {
