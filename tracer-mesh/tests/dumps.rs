@@ -1,9 +1,9 @@
 //! Dumps of other shapes than the cases have: camel case, one resource, bare lists, old spellings, several sections of a
-//! type, entries that are not in use, IPv6; and public dumps of real sidecars where they are at hand.
+//! type, entries that are not in use, IPv6, and the dumps of old Istio releases.
 #![expect(clippy::disallowed_methods, reason = "the crate is pure, its tests read files and variables")]
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use tracer_mesh::{Dump, Kind, Outcome, decide, explain};
@@ -151,31 +151,33 @@ fn ipv6_is_explained_and_mended_as_ipv4_is() {
     }
 }
 
+/// `tests/dumps`: HTTP services own ports 80, 8080 and 9090 of every address; other ports pass as TCP.
 #[test]
-fn public_dumps_of_real_sidecars_are_explained() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/config_dumps");
-    if !folder.is_dir() {
-        eprintln!(
-            "SKIPPED: the public dumps are data that is not part of the project, and {} is not there",
-            folder.display()
-        );
-        return;
-    }
-    let dumps: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    for path in dumps.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
-        let dump = Dump::from_bytes(std::fs::read(path).unwrap()).unwrap();
-        assert_eq!(dump.unreadable, 0, "{}", path.display());
-        for port in [80, 443, 3000, 3128, 8080, 8188, 8383, 9080, 9090, 15010, 15014] {
-            let explained = explain(&dump, &[SocketAddr::new([10, 0, 0, 1].into(), port)], CONNECT).unwrap();
-            assert_ne!(explained[0].decision.outcome, Outcome::Pending);
-            if [80, 9090].contains(&port) {
-                assert_eq!(explained[0].decision.status, Some(404), "{} {port}", path.display());
-                assert!(
-                    !explained[0].culprits.is_empty() && !explained[0].fixes.is_empty(),
-                    "{} {port}",
-                    path.display()
-                );
-            }
+fn dumps_of_istio_1_9_and_1_20_are_explained() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/dumps");
+    for (release, sniffs_http_1_0) in [("1.9.1", true), ("1.20.8", false)] {
+        let path = folder.join(format!("istio-{release}.json"));
+        let dump = Dump::from_bytes(std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(dump.unreadable, 0, "{release}");
+        for port in [80, 8080, 9090] {
+            let proxy = SocketAddr::new([10, 0, 0, 1].into(), port);
+            let explained = explain(&dump, &[proxy], CONNECT).unwrap().remove(0);
+            assert_eq!(explained.decision.listener, Some(format!("0.0.0.0_{port}")), "{release}");
+            assert_eq!(explained.decision.status, Some(404), "{release} {port}");
+            assert!(!explained.culprits.is_empty() && !explained.fixes.is_empty(), "{release} {port}");
+            let http_1_0 = decide(&dump, proxy, b"CONNECT a.example:443 HTTP/1.0\r\n\r\n").unwrap();
+            assert_eq!(http_1_0.kind == Kind::Http, sniffs_http_1_0, "{release} {port}: {http_1_0:?}");
+        }
+        for port in [443, 3128, 8686, 15012] {
+            let proxy = SocketAddr::new([10, 0, 0, 1].into(), port);
+            let explained = explain(&dump, &[proxy], CONNECT).unwrap().remove(0);
+            assert_eq!(explained.decision.listener.as_deref(), Some("virtualOutbound"), "{release} {port}");
+            assert_eq!(explained.decision.outcome, Outcome::Tunnel, "{release} {port}");
+        }
+        for (service, kind) in [("10.96.12.34:8686", Kind::Http), ("10.96.30.1:443", Kind::Tcp)] {
+            let decision = decide(&dump, service.parse().unwrap(), CONNECT).unwrap();
+            assert_eq!(decision.listener, Some(service.replace(':', "_")), "{release}");
+            assert_eq!(decision.kind, kind, "{release} {service}");
         }
     }
 }
