@@ -1,29 +1,31 @@
-//! What a hook can tell the core, whatever its flavour: a flow's ends, its owner, its payload. Nothing here reads anything.
+//! What a hook of any family hands to `correlate`: a flow's two ends, its owner and its payload. Only types and traits; each
+//! sort of hook context implements them.
 
-use tracer_ebpf::{HEAD_MAX, Loss};
+use tracer_ebpf::{HEAD_MAX, Loss, verifier::opaque_zero};
 
-use crate::{address::bytes_of, opaque::opaque_zero};
+use crate::endpoint::bytes_of;
 
-/// A socket's two ends, as the socket sees them, and the sidecar that accepted it, where that is known.
+/// A socket's two ends as the socket knows them, and the sidecar that accepted its connection, if known.
 pub struct Tuple {
     pub local_addr: [u8; 16],
     pub remote_addr: [u8; 16],
     pub local_port: u16,
     pub remote_port: u16,
-    /// The local port as the peer sees it, where the hook can tell; else the same.
+    /// The local port as the peer sees it, if the hook knows that; otherwise `local_port`.
     pub wire_port: u16,
-    /// The port it was redirected to; 0: not redirected, or not known yet.
+    /// The sidecar's port that the connection was redirected to; 0 if it was not, or that is not known yet.
     pub sidecar_port: u16,
+    /// The sidecar's network namespace; 0 if unknown.
     pub sidecar_netns: u64,
-    /// What the sidecar's accepted socket is called in records; 0: not known.
+    /// The flow id of the sidecar's accepted socket; 0 if unknown.
     pub sidecar_flow: u64,
 }
 
 impl Tuple {
-    /// Of a dial: its own end is not chosen yet.
+    /// The tuple of a dial, whose own end is not chosen yet.
     #[inline(always)]
     pub fn to(remote_addr: [u8; 16], remote_port: u16) -> Self {
-        let zero = opaque_zero(); // of constants, LLVM would make a call of `memset`, which is a loop
+        let zero = opaque_zero();
         Self {
             local_addr: bytes_of([zero; 2]),
             remote_addr,
@@ -39,20 +41,20 @@ impl Tuple {
 
 /// Bytes that can be copied into a record.
 pub trait Bytes {
-    /// Copies the first `len` bytes, 1 to `HEAD_MAX`, and says how many these were in the end; 0: none.
+    /// Copies the first `len` bytes, 1 to `HEAD_MAX`, and returns how many were copied; 0 if that failed.
     ///
     /// # Safety
     /// `to` must be valid for writes of `HEAD_MAX` bytes.
     unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> u32;
 }
 
-/// What a send hook can say of its payload and its socket. One implementation per sort of context.
+/// The payload and the socket of a send.
 pub trait Context: Bytes {
-    /// The first bytes, little-endian, at most eight, or why they cannot be read.
+    /// The first bytes in little-endian order, at most eight, or why they cannot be read.
     fn first(&self) -> Result<u64, Loss>;
-    /// The tenth byte; only called where there is one.
+    /// The tenth byte, of a payload that has one.
     fn tenth(&self) -> u8;
-    /// The last four bytes; only called where there are as many.
+    /// The last four bytes, of a payload that has as many.
     fn last(&self) -> [u8; 4];
     /// The user that owns the socket.
     fn uid(&self) -> u32;
@@ -60,20 +62,20 @@ pub trait Context: Bytes {
     fn local_port(&self) -> u16;
     /// The socket's ends.
     fn tuple(&self) -> Tuple;
-    /// The namespace of a flow whose beginning was not seen: 0 where the hook cannot tell, `None` where the flow is
-    /// not to be traced.
+    /// The network namespace of a flow whose start was not seen: 0 if the hook cannot tell, `None` if the flow is out of
+    /// scope.
     fn netns(&self) -> Option<u64>;
-    /// Does its tuple say whether it was redirected? Else only the sidecar's accepting does, which has to be seen.
+    /// Whether the tuple tells if the connection was redirected. If not, only the sidecar's accept does.
     fn sees_redirection(&self) -> bool;
-    /// The cgroup (v2 id) of its socket.
+    /// The cgroup (v2 id) of the socket.
     fn cgroup(&self) -> u64;
-    /// Does userspace want what this cgroup sends?
+    /// Whether the socket's cgroup is traced.
     fn is_in_scope(&self) -> bool;
 }
 
-/// One payload-bearing send.
+/// One send with a payload.
 pub struct Sent {
-    /// The socket's cookie or address: what tells it from all others as long as it lives.
+    /// The socket's key in `FLOWS`: its cookie or its address.
     pub flow: u64,
     /// TCP sequence number of the first byte.
     pub seq: u32,

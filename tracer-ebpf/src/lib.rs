@@ -1,17 +1,17 @@
-//! What crosses the boundary between the kernel programs and userspace: the records on the ring, the settings and
-//! the kernel's layout that the loader writes before the programs are verified, how tables lie in their maps, what the ring's
-//! reader does, and the test whether first bytes concern us. Integers and byte arrays only; it never allocates and never panics.
+//! The wire between the kernel programs and userspace: the records on the ring, the settings and structure offsets that the
+//! loader writes before the programs are verified, the memory layout of the lookup tables, the state of the ring's reader,
+//! and the test on a payload's first bytes. Integers and byte arrays only; nothing here allocates or panics.
 #![no_std]
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))] // see `branchless`
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))] // see `verifier`
 
-pub mod branchless;
-pub mod layout;
-pub mod opening;
+pub mod btf_offsets;
+pub mod http_prefix;
 pub mod reader;
 pub mod record;
+pub mod set_assoc_cache;
 pub mod settings;
-pub mod table;
+pub mod verifier;
 
-pub use layout::Layout;
+pub use btf_offsets::BtfOffsets;
 pub use record::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, RecordKind, Role};
 pub use settings::Settings;

@@ -1,13 +1,12 @@
-//! What the reader of the ring does at the moment, one word that it and the programs share. Waking it costs the kernel an
-//! interrupt to itself, twenty times what a whole program does, so only a reader that sleeps is woken, and only once; one
-//! that has just had something to read comes back by itself.
+//! The state of the ring's reader: one word that the reader and the programs share (the map `READER`). Waking the reader
+//! costs far more than a program does, so the programs wake it only where it sleeps, and once.
 //!
-//! No wake-up is lost: the programs look here after a record has been handed in, and the reader looks for records after it
-//! has written here.
+//! No wake-up is lost: the programs read the word after they submit a record, and the reader looks for records after it
+//! writes the word.
 
-/// It reads, or is on its way to.
+/// The reader reads, or is about to.
 pub const AWAKE: u32 = 0;
-/// It comes back in a moment, and earlier only if the ring fills up.
-pub const DOZING: u32 = 1;
-/// It waits to be woken by a record that settles something, or as the ring fills up.
+/// The reader sleeps until its timer fires; the programs wake it earlier only where the ring fills up.
+pub const TIMED_SLEEP: u32 = 1;
+/// The reader sleeps until a record that settles a session wakes it, or the ring fills up.
 pub const ASLEEP: u32 = 2;

@@ -1,14 +1,14 @@
-//! The records on the ring. `repr(C)`, integers and byte arrays, sizes asserted; userspace decodes them in `tracer::event`,
-//! and nowhere else.
+//! The records on the ring: `repr(C)`, integers and byte arrays, with asserted sizes. Userspace decodes them in one module,
+//! `event`.
 
-/// How many bytes of a head are copied, per request and leg.
+/// How many bytes of an HTTP head are copied at most, per request and leg.
 pub const HEAD_MAX: usize = 512;
 
-/// What a record is about.
+/// The sort of a record.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
-    /// The sidecar dialled for somebody who waits for an answer: a [`Meta`] alone.
+    /// The sidecar dialed while an app waited for a reply: a [`Meta`] alone.
     Dial = 1,
     /// A leg sent bytes: a [`PayloadRecord`].
     Payload = 2,
@@ -16,74 +16,75 @@ pub enum RecordKind {
     End = 3,
 }
 
-/// Which end of the path a flow is.
+/// The leg of a session that a flow is.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Dialled by an app.
+    /// Dialed by an app.
     App = 1,
     /// Accepted by the sidecar.
     Reply = 2,
-    /// Dialled by the sidecar.
+    /// Dialed by the sidecar.
     Upstream = 3,
 }
 
-/// The flow's connect or accept was not seen: its owner and namespace may be unknown.
+/// [`Meta::flags`]: the flow's connect or accept was not seen, so its process and namespace may be unknown.
 pub const FLAG_LATE: u8 = 1;
 
-/// What every record begins with. Times are `CLOCK_MONOTONIC` in ns.
+/// The start of every record. Times are `CLOCK_MONOTONIC` in ns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes, zerocopy::Immutable))]
 pub struct Meta {
-    /// When the record was made.
+    /// When the record was written.
     pub time_ns: u64,
-    /// The flow: its socket cookie (or what else names a socket for as long as it lives).
+    /// The flow's id, never reused: the socket's cookie, or a time with a processor number in the families without cookies.
     pub flow: u64,
-    /// When the flow was dialled or accepted; 0 where that was not seen.
+    /// When the flow was dialed or accepted; 0 if that was not seen.
     pub opened_ns: u64,
-    /// The flow's network namespace (a cookie, comparable within one boot); 0 where unknown.
+    /// The flow's network namespace (a cookie or an inode number, comparable within one run); 0 if unknown.
     pub netns: u64,
-    /// The namespace of the sidecar that accepted this app's flow; 0 where none did.
+    /// The network namespace of the sidecar that accepted this app's flow; 0 if none did.
     pub sidecar_netns: u64,
-    /// The cgroup (v2 id) in which the socket was made; 0 where no bytes of it have been recorded.
+    /// The cgroup (v2 id) in which the socket was created; 0 if no bytes of the flow have been recorded.
     pub cgroup: u64,
-    /// Process that dialled or accepted; 0 where unknown.
+    /// The process that dialed or accepted, and of an app's request the process that sent it, where the hook runs in its
+    /// context; 0 if unknown.
     pub tgid: u32,
-    /// Thread that dialled or accepted; 0 where unknown.
+    /// The thread of that process; 0 if unknown.
     pub tid: u32,
-    /// The socket's owner.
+    /// The user of that process; if the process is unknown, the user that owns the socket.
     pub uid: u32,
-    /// How many records this node has lost until now, from any cause. A reader who sees it change between two
-    /// records of a session knows that something in between may be missing.
+    /// How many records this node has lost until now, for any reason. A change between two records of a session means
+    /// that a record in between may be missing.
     pub lost: u32,
-    /// The socket's own idea of its two ends, as the app dialled it and before any address translation.
+    /// The socket's own address, before any address translation.
     pub local_addr: [u8; 16],
-    /// See `local_addr`.
+    /// The peer's address as the socket knows it: the one that was dialed, before any address translation.
     pub remote_addr: [u8; 16],
     /// Host byte order.
     pub local_port: u16,
     /// Host byte order.
     pub remote_port: u16,
-    /// For an app's flow: the sidecar's port that accepted it; 0 where none did.
+    /// For an app's flow: the sidecar's port that accepted it; 0 if none did.
     pub sidecar_port: u16,
     /// A [`RecordKind`].
     pub kind: u8,
     /// A [`Role`].
     pub role: u8,
-    /// For an app's flow: the socket with which the sidecar accepted it. For that: what the sidecar dialled for it. For
-    /// what it dialled: the accepted socket that this was for. 0: not seen.
+    /// The id of a linked flow; 0 if none was seen. App: the sidecar's accepted socket. Reply: the upstream that the sidecar
+    /// dialed for it. Upstream: the accepted socket that it was dialed for.
     pub link: u64,
-    /// Name of the thread that dialled or accepted, NUL-padded.
+    /// The name of that thread, NUL-padded.
     pub comm: [u8; 16],
-    /// [`FLAG_LATE`].
+    /// [`FLAG_LATE`] or 0.
     pub flags: u8,
-    /// No padding is left to chance.
+    /// Always 0; explicit padding.
     pub zero: u8,
-    /// For an app's flow: its port as the sidecar sees it. Address translation changes it where the app has the same
-    /// local port towards two proxies; redirected to one port of the sidecar, the two would be the same connection.
+    /// For an app's flow: its port as the sidecar sees it. Address translation changes the port where the app uses one local
+    /// port towards two proxies, as both connections are redirected to one port of the sidecar.
     pub wire_port: u16,
-    /// No padding is left to chance.
+    /// Always 0; explicit padding.
     pub zeros: u32,
 }
 
@@ -92,50 +93,50 @@ pub struct Meta {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes, zerocopy::Immutable))]
 pub struct PayloadRecord {
-    /// Who and when.
+    /// The flow, its owner and the time.
     pub meta: Meta,
-    /// Where these bytes lie in the flow, counted from its first recorded byte (wraps, as TCP's numbers do).
+    /// Offset in bytes from the flow's first recorded byte; wraps like TCP sequence numbers.
     pub offset: u32,
-    /// How many bytes this call or segment carried.
+    /// How many bytes the call or segment carried.
     pub total: u32,
-    /// How many of them are in `data`.
+    /// How many of these are in `data`.
     pub len: u32,
-    /// No padding is left to chance.
+    /// Always 0; explicit padding.
     pub zero: u32,
-    /// The bytes; what lies behind `len` means nothing.
+    /// The bytes; those behind `len` are undefined.
     pub data: [u8; HEAD_MAX],
 }
 
-/// A flow ended, seen from its own side. An app's that was closed, and not reset, makes none once it has received anything,
-/// and what the sidecar dialled for it makes none once both were answered.
+/// A flow ended, seen from its own side. Not written for an app's flow that was closed (not reset) after it had received
+/// bytes, nor for an upstream once it and its accepted socket were both answered.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes, zerocopy::Immutable))]
 pub struct EndRecord {
-    /// Who and when.
+    /// The flow, its owner and the time.
     pub meta: Meta,
     /// The TCP state it left (`TCP_ESTABLISHED` 1, `TCP_SYN_SENT` 2, `TCP_CLOSE_WAIT` 8, …
     /// <https://elixir.bootlin.com/linux/v6.12/source/include/net/tcp_states.h>).
     pub from: u8,
     /// The TCP state it went to (`TCP_FIN_WAIT1` 4, `TCP_CLOSE` 7, `TCP_LAST_ACK` 9).
     pub to: u8,
-    /// 1: its peer had sent something.
+    /// 1 if the peer had sent bytes, else 0.
     pub answered: u8,
-    /// No padding is left to chance.
+    /// Always 0; explicit padding.
     pub zero: u8,
-    /// No padding is left to chance.
+    /// Always 0; explicit padding.
     pub zeros: u32,
 }
 
-/// TCP states that matter here.
+/// TCP states: <https://elixir.bootlin.com/linux/v6.12/source/include/net/tcp_states.h>.
 pub mod tcp {
     /// Open in both directions.
     pub const ESTABLISHED: u8 = 1;
-    /// Dialled, not answered yet.
+    /// Dialed, not answered yet.
     pub const SYN_SENT: u8 = 2;
     /// Closed from this side first.
     pub const FIN_WAIT1: u8 = 4;
-    /// Gone; from an open state: reset.
+    /// Closed; directly from an open state: reset or timed out.
     pub const CLOSE: u8 = 7;
     /// The peer has closed its side.
     pub const CLOSE_WAIT: u8 = 8;
@@ -143,7 +144,7 @@ pub mod tcp {
     pub const LAST_ACK: u8 = 9;
 }
 
-/// Why a record could not be written. Counted per CPU under these indices.
+/// Why a record could not be written: the index of its per-CPU counter.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {

@@ -1,26 +1,27 @@
-//! Writes records to the ring, counts the ones that did not fit, and decides whether the reader is woken.
+//! Writes records to the ring, counts the lost ones, and decides whether to wake the reader.
 
 use core::{arch::asm, ptr};
 
-use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::bpf_ktime_get_ns,
-};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use tracer_ebpf::{
     EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, RecordKind, Role,
     reader::{ASLEEP, AWAKE},
 };
 
 use crate::{
-    address::bytes_of,
     context::{Bytes, Tuple},
-    maps::{Flow, LOSSES, LOST, READER, RECORDS, RING_BYTES},
+    current::now,
+    endpoint::bytes_of,
+    state::{
+        maps::{LOSSES, LOST, READER, RECORDS, RING_BYTES},
+        values::Flow,
+    },
 };
 
-/// How a record is handed in: whether anybody is woken is decided behind it, by `tell`.
+/// Records are submitted without a wake-up; `wake` decides on that afterwards.
 const SILENTLY: u64 = BPF_RB_NO_WAKEUP as u64;
 
-/// One atomic instruction, which every kernel with eBPF has; rustc's target has no read-modify-write atomics.
+/// Adds 1 in one atomic instruction, which every kernel with eBPF has; rustc's target has no read-modify-write atomics.
 #[inline(always)]
 fn add_one(count: *mut u64) {
     // SAFETY: `count` points to an aligned word of the object's own data map.
@@ -32,38 +33,37 @@ fn add_one(count: *mut u64) {
 pub fn lost(reason: Loss) {
     add_one(LOST.as_ptr());
     if let Some(count) = LOSSES.get_ptr_mut(reason as u32) {
-        // SAFETY: the pointer is into this CPU's slot of the map, which no other program touches meanwhile.
+        // SAFETY: the pointer is to this CPU's slot of the map. A program that interrupts this one may lose a count.
         unsafe { *count += 1 };
     }
 }
 
-/// A record was handed in. A session is settled by a reply, an end, or a request that nobody intercepted; all others can
-/// wait for one of these, or for the reader's own clock.
+/// Wakes the reader, if needed, after a record was submitted. `settles`: the record is a reply, an end, or a request that no
+/// sidecar intercepted, so a report may depend on it. Other records wait for one of these, or for the reader's timer.
 #[inline(always)]
-fn tell(settles: bool) {
+fn wake(settles: bool) {
     let Some(reader) = READER.get_ptr_mut(0) else { return };
-    // SAFETY: an aligned word that lives in the map. Handing in a record is a full barrier, so this is read after it.
+    // SAFETY: an aligned word that lives in the map. Submitting a record is a full barrier, so this is read after it.
     let state = unsafe { reader.read_volatile() };
     let is_wanted = settles && state == ASLEEP;
     if state == AWAKE || (!is_wanted && RECORDS.query(BPF_RB_AVAIL_DATA.into()) <= u64::from(RING_BYTES / 4))
     {
         return;
     }
-    // Only what is handed in wakes, so this is an empty record, which the reader never sees. Without room for it, whoever
-    // comes next tries again.
-    if let Some(nothing) = RECORDS.reserve::<u64>(0) {
-        // SAFETY: as above.
+    // Only submitting or discarding a record wakes the reader, so this discards an empty one, which the reader never sees. If
+    // there is no room for it, the next record's program tries again.
+    if let Some(empty) = RECORDS.reserve::<u64>(0) {
+        // SAFETY: an aligned word that lives in the map.
         unsafe { reader.write_volatile(AWAKE) };
-        nothing.discard(BPF_RB_FORCE_WAKEUP.into());
+        empty.discard(BPF_RB_FORCE_WAKEUP.into());
     }
 }
 
-/// The part that all records share.
+/// The part that all records begin with.
 #[inline(always)]
 fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
     Meta {
-        // SAFETY: takes nothing, returns a number.
-        time_ns: unsafe { bpf_ktime_get_ns() },
+        time_ns: now(),
         flow: state.id,
         opened_ns: state.opened_ns,
         netns: state.netns,
@@ -72,7 +72,7 @@ fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
         tgid: state.tgid,
         tid: state.tid,
         uid: state.uid,
-        // SAFETY: an aligned word that is always initialised; only its change matters, so no order is asked for.
+        // SAFETY: an aligned word that is always initialized. Only its changes matter, so no ordering is needed.
         lost: unsafe { LOST.as_ptr().read_volatile() } as u32,
         local_addr: tuple.local_addr,
         remote_addr: tuple.remote_addr,
@@ -81,7 +81,7 @@ fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
         sidecar_port: tuple.sidecar_port,
         kind: kind as u8,
         role: state.role,
-        link: state.link | tuple.sidecar_flow, // only an app's flow has the second, and never the first
+        link: state.link | tuple.sidecar_flow, // an app's flow has only the second, others only the first
         comm: bytes_of(state.comm),
         flags: state.flags & tracer_ebpf::record::FLAG_LATE,
         zero: 0,
@@ -90,28 +90,29 @@ fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
     }
 }
 
-/// The sidecar dialled.
+/// Writes the record of a sidecar's dial. No payload of the flow may have been recorded.
 #[inline(always)]
 pub fn dial(state: &Flow) {
     let Some(mut entry) = RECORDS.reserve::<Meta>(0) else {
         return lost(Loss::RingFull);
     };
-    // SAFETY: nothing of it has been recorded.
+    // SAFETY: no payload of it was recorded, so the union holds the dialed address.
     let remote_addr = unsafe { state.kept.remote_addr };
     entry.write(meta(RecordKind::Dial, state, &Tuple::to(bytes_of(remote_addr), state.remote_port)));
     entry.submit(SILENTLY);
-    tell(false);
+    wake(false);
 }
 
-/// A leg that is being recorded sent `total` bytes, of which the first `len` (1 to `HEAD_MAX`) are copied.
+/// Writes the record of a payload of `total` bytes, of which the first `len` (1 to `HEAD_MAX`) are copied. `offset`: its
+/// distance from the flow's first recorded byte.
 #[inline(always)]
 pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, total: u32, len: u32) {
     let Some(mut entry) = RECORDS.reserve::<PayloadRecord>(0) else {
         return lost(Loss::RingFull);
     };
     let record = entry.as_mut_ptr();
-    // SAFETY: `record` points to reserved, 8-aligned memory of exactly this type, ours until submitted; each field
-    // is written through a raw pointer, so no reference to uninitialised memory is made.
+    // SAFETY: `record` points to reserved, 8-aligned memory of this type, which this program owns until it submits it. Each
+    // field is written through a raw pointer, so there is no reference to uninitialized memory.
     let copied = unsafe {
         ptr::addr_of_mut!((*record).meta).write(meta(RecordKind::Payload, state, tuple));
         ptr::addr_of_mut!((*record).offset).write(offset);
@@ -125,22 +126,23 @@ pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, to
         let settles =
             state.role == Role::Reply as u8 || (state.role == Role::App as u8 && tuple.sidecar_port == 0);
         entry.submit(SILENTLY);
-        tell(settles);
+        wake(settles);
     } else {
         entry.discard(SILENTLY);
         lost(Loss::PayloadUnreadable);
     }
 }
 
-/// A flow ended.
+/// Writes the record of a flow that left the TCP state `from` for `to`, after it had received so many bytes.
 #[inline(always)]
 pub fn end(state: &Flow, tuple: &Tuple, from: u8, to: u8, received: u64) {
-    ended(state, tuple, u64::from(from) | u64::from(to) << 8 | u64::from(received != 0) << 16);
+    write_end(state, tuple, u64::from(from) | u64::from(to) << 8 | u64::from(received != 0) << 16);
 }
 
-/// The same, out of the way of the many that end without a record. `how`: the states and whether anything came, byte by byte.
+/// Writes the record of an end, as a function of its own: most flows end without a record. `how`: the two states and whether
+/// bytes were received, one byte each.
 #[inline(never)]
-extern "C" fn ended(state: &Flow, tuple: &Tuple, how: u64) {
+extern "C" fn write_end(state: &Flow, tuple: &Tuple, how: u64) {
     let Some(mut entry) = RECORDS.reserve::<EndRecord>(0) else {
         return lost(Loss::RingFull);
     };
@@ -148,5 +150,5 @@ extern "C" fn ended(state: &Flow, tuple: &Tuple, how: u64) {
     let meta = meta(RecordKind::End, state, tuple);
     entry.write(EndRecord { meta, from, to, answered, zero: 0, zeros: 0 });
     entry.submit(SILENTLY);
-    tell(state.role != Role::Upstream as u8);
+    wake(state.role != Role::Upstream as u8);
 }

@@ -1,8 +1,8 @@
-//! What the loader tells the programs. It lies in `.rodata`, so the verifier sees constants and drops dead branches.
+//! The settings that the loader writes for the programs, into `.rodata`: the verifier sees constants and drops dead branches.
 
-use crate::branchless::is_zero63;
+use crate::verifier::is_zero63;
 
-/// How many ports or user ids of one sort may be given.
+/// Length of each list of ports, user ids or namespaces.
 pub const SLOTS: usize = 4;
 
 /// Written once by the loader, before the programs are verified. Unused slots are 0 in the port lists and
@@ -10,70 +10,71 @@ pub const SLOTS: usize = 4;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long after an app's request the first bytes of its sidecar's new connections are of interest, in ns.
+    /// For how long after an app's request the dials and first bytes of its sidecar are recorded, in ns.
     pub watch_ns: u64,
-    /// The only network namespaces to be traced, as the family of hooks numbers them; all 0: every one.
+    /// The network namespaces to trace, as the hook family identifies them (cookie or inode number); all 0: every namespace.
     pub netns: [u64; SLOTS],
-    /// A secret of this run: with it, nobody can choose addresses that look alike to the programs.
+    /// Random per run, so that an app cannot choose addresses whose hashes collide.
     pub seed: u64,
-    /// Id of the only cgroup (v2) to be traced, with what is below it; 0: every one. For the families whose hooks are
-    /// not attached to a cgroup.
+    /// Id of the cgroup (v2) to trace with its descendants; 0: every cgroup. Only for the fentry and kprobe families, whose
+    /// hooks are not attached to a cgroup.
     pub cgroup: u64,
-    /// Sockets are told apart by their cookies (1), or by their addresses (0).
+    /// 1: sockets are identified by their cookies. 0: by their addresses.
     pub cookies: u64,
-    /// What becomes of cgroups that the map of scopes does not name.
-    pub unnamed: u64,
-    /// Ports on which the sidecar accepts what iptables redirected from the app (istio: 15001).
+    /// What holds for cgroups that the map `SCOPES` does not list: [`NO_SCOPES`], [`DEFAULT_IN_SCOPE`] or
+    /// [`DEFAULT_OUT_OF_SCOPE`].
+    pub default_scope: u64,
+    /// Ports on which the sidecar accepts the app's redirected connections (Istio: 15001).
     pub outbound_ports: [u16; SLOTS],
-    /// Ports on which the sidecar accepts what came from outside the pod (istio: 15006).
+    /// Ports on which the sidecar accepts connections from outside the pod (Istio: 15006).
     pub inbound_ports: [u16; SLOTS],
-    /// The users that iptables exempts from redirection, that is: the sidecar (istio: 1337).
+    /// The users that iptables exempts from redirection: the sidecar's (Istio: 1337).
     pub sidecar_uids: [u32; SLOTS],
 }
 
-/// [`Settings::unnamed`]: the map is empty and is not asked; all cgroups are traced.
+/// [`Settings::default_scope`]: all cgroups are traced, and the map is not consulted.
 pub const NO_SCOPES: u64 = 0;
-/// [`Settings::unnamed`]: cgroups that the map does not name are traced.
-pub const TRACE_UNNAMED: u64 = 1;
-/// [`Settings::unnamed`]: cgroups that the map does not name are not traced.
-pub const LEAVE_UNNAMED: u64 = 2;
+/// [`Settings::default_scope`]: cgroups that the map does not list are traced.
+pub const DEFAULT_IN_SCOPE: u64 = 1;
+/// [`Settings::default_scope`]: cgroups that the map does not list are not traced.
+pub const DEFAULT_OUT_OF_SCOPE: u64 = 2;
 
-/// The empty slot of [`Settings::sidecar_uids`]; the kernel's own "no uid".
+/// An unused slot of [`Settings::sidecar_uids`]; the kernel's `INVALID_UID`.
 pub const NO_UID: u32 = u32::MAX;
 
 impl Settings {
-    /// What istio-init sets up, and a watch of ten seconds.
+    /// The ports and the uid that istio-init sets up, and ten seconds of [`Settings::watch_ns`].
     pub const ISTIO: Self = Self {
         watch_ns: 10_000_000_000,
         netns: [0; SLOTS],
         seed: 0,
         cgroup: 0,
         cookies: 1,
-        unnamed: NO_SCOPES,
+        default_scope: NO_SCOPES,
         outbound_ports: [15001, 0, 0, 0],
         inbound_ports: [15006, 0, 0, 0],
         sidecar_uids: [1337, NO_UID, NO_UID, NO_UID],
     };
 
-    /// Are there namespaces that are not traced?
+    /// Whether only some network namespaces are traced.
     #[inline(always)]
     pub fn is_netns_scoped(&self) -> bool {
         self.netns[0] != 0
     }
 
-    /// Are sockets told apart by their cookies?
+    /// Whether sockets are identified by their cookies.
     #[inline(always)]
     pub fn has_cookies(&self) -> bool {
         self.cookies != 0
     }
 
-    /// Is this namespace one to be traced?
+    /// Whether this network namespace is traced.
     #[inline(always)]
     pub fn is_netns_in_scope(&self, netns: u64) -> bool {
         !self.is_netns_scoped() || contains(self.netns, 0, netns) != 0
     }
 
-    /// Does the sidecar accept on `port`?
+    /// Whether the sidecar accepts on `port`.
     #[inline(always)]
     pub fn is_sidecars_port(&self, port: u16) -> bool {
         let port = port.into();
@@ -82,21 +83,21 @@ impl Settings {
             != 0
     }
 
-    /// Does the sidecar accept connections from outside the pod on `port`?
+    /// Whether the sidecar accepts connections from outside the pod on `port`.
     #[inline(always)]
     pub fn is_inbound(&self, port: u16) -> bool {
         contains(self.inbound_ports.map(u64::from), 0, port.into()) != 0
     }
 
-    /// Is `uid` the sidecar's?
+    /// Whether `uid` is the sidecar's.
     #[inline(always)]
     pub fn is_sidecar(&self, uid: u32) -> bool {
         contains(self.sidecar_uids.map(u64::from), NO_UID.into(), uid.into()) != 0
     }
 }
 
-/// 1 where `wanted`, below 2^63 as all slots are, is in one of them, else 0. The first empty slot ends them, which the verifier
-/// sees: what compares the others is not part of the programs that run. What does the comparing has no branches.
+/// 1 if one of `slots` holds `wanted`, else 0. All numbers must be below 2^63. The list ends at the first `empty` slot, which
+/// is a constant to the verifier, so it drops the comparisons behind it; the others are free of branches.
 #[inline(always)]
 fn contains(slots: [u64; SLOTS], empty: u64, wanted: u64) -> u64 {
     let mut found = 0;
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_slots_match_nothing() {
+    fn empty_slots_match_no_port_uid_or_namespace() {
         let settings = Settings::ISTIO;
         assert!(settings.is_sidecars_port(15001) && settings.is_inbound(15006) && settings.is_sidecar(1337));
         assert!(!settings.is_sidecars_port(0) && !settings.is_inbound(0) && !settings.is_sidecar(NO_UID));

@@ -1,7 +1,7 @@
 //! Where in a head a byte lies, and what is masked there. A head may be split anywhere.
 
 use memchr::{memchr, memchr_iter, memchr2};
-use tracer_ebpf::opening::OPENINGS;
+use tracer_ebpf::http_prefix::PREFIXES;
 
 /// Headers whose values may be kept. All others are masked, whatever they are.
 const KEPT: [&[u8]; 12] = [
@@ -168,7 +168,7 @@ impl Part {
 
 /// Is this the beginning of a first line that concerns us? `Some(false)`: it may become one.
 fn begins_line(line: &[u8]) -> Option<bool> {
-    let beginnings = OPENINGS.iter().map(|opening| &opening[..]).chain([&b"HTTP/1."[..]]);
+    let beginnings = PREFIXES.iter().map(|prefix| &prefix[..]).chain([&b"HTTP/1."[..]]);
     beginnings
         .filter(|beginning| beginning.starts_with(line))
         .map(|beginning| line.len() == beginning.len())

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tracer_ebpf::settings::{LEAVE_UNNAMED, NO_SCOPES, NO_UID, SLOTS, TRACE_UNNAMED};
+use tracer_ebpf::settings::{DEFAULT_OUT_OF_SCOPE, NO_SCOPES, NO_UID, SLOTS, DEFAULT_IN_SCOPE};
 
 use super::pods;
 use crate::{
@@ -90,10 +90,10 @@ impl Args {
         let is_everything = cgroup == cgroup2_root()?;
         let scope = Scope { cgroup, is_everything, netns: self.netns.clone() };
         let mut settings = tracer_ebpf::Settings::ISTIO;
-        settings.unnamed = match &endpoint {
+        settings.default_scope = match &endpoint {
             None => NO_SCOPES,
-            Some(_) if choice.is_everything() => TRACE_UNNAMED,
-            Some(_) => LEAVE_UNNAMED,
+            Some(_) if choice.is_everything() => DEFAULT_IN_SCOPE,
+            Some(_) => DEFAULT_OUT_OF_SCOPE,
         };
         settings.outbound_ports = slots("--sidecar-port", &self.sidecar_port, 0)?;
         settings.sidecar_uids = slots("--sidecar-uid", &self.sidecar_uid, NO_UID)?;

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Context as _, bail};
 use btf_rs::{Btf, BtfType, Member, Type};
-use tracer_ebpf::{Layout, layout::ABSENT};
+use tracer_ebpf::{BtfOffsets, btf_offsets::ABSENT};
 
 /// The kernel's own description of itself.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -17,10 +17,10 @@ struct Field {
     paths: &'static [&'static str],
     /// The kernel can be traced without it.
     optional: bool,
-    set: fn(&mut Layout, u32),
+    set: fn(&mut BtfOffsets, u32),
 }
 
-const fn field(structure: &'static str, paths: &'static [&'static str], set: fn(&mut Layout, u32)) -> Field {
+const fn field(structure: &'static str, paths: &'static [&'static str], set: fn(&mut BtfOffsets, u32)) -> Field {
     Field { structure, paths, optional: false, set }
 }
 
@@ -60,7 +60,7 @@ const FIELDS: &[Field] = &[
 ];
 
 /// Finds everything in the running kernel's BTF.
-pub fn of_this_kernel() -> anyhow::Result<Layout> {
+pub fn of_this_kernel() -> anyhow::Result<BtfOffsets> {
     if !Path::new(KERNEL_BTF).exists() {
         bail!(
             "this kernel does not describe itself: there is no {KERNEL_BTF}; it needs to be built with \
@@ -72,9 +72,9 @@ pub fn of_this_kernel() -> anyhow::Result<Layout> {
 }
 
 /// Finds everything in a BTF section.
-pub fn in_btf(bytes: &[u8]) -> anyhow::Result<Layout> {
+pub fn in_btf(bytes: &[u8]) -> anyhow::Result<BtfOffsets> {
     let btf = Btf::from_bytes(bytes).context("it is not BTF")?;
-    let mut layout = Layout::UNKNOWN;
+    let mut layout = BtfOffsets::UNKNOWN;
     for field in FIELDS {
         match find(&btf, field.structure, field.paths)? {
             Some((at, _)) => (field.set)(&mut layout, at),

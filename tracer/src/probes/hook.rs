@@ -50,7 +50,7 @@ const fn hook(program: &'static str, point: Point) -> Hook {
 /// beginning that the others were too late for.
 pub(super) const FENTRY: &[Hook] = &[
     hook("egress_sock_states", Point::RawTracepoint("inet_sock_set_state")),
-    hook("egress_fentry_knock", Point::Fentry("inet_csk_reqsk_queue_hash_add")),
+    hook("egress_fentry_syn_received", Point::Fentry("inet_csk_reqsk_queue_hash_add")),
     hook("egress_fentry_accept", Point::Fentry("security_sock_graft")),
     hook("egress_fentry_options", Point::Fentry("security_socket_setsockopt")),
     hook("egress_fentry_connect", Point::Fentry("tcp_connect")),
@@ -60,7 +60,7 @@ pub(super) const FENTRY: &[Hook] = &[
 /// As [`FENTRY`].
 pub(super) const KPROBE: &[Hook] = &[
     hook("egress_sock_states", Point::RawTracepoint("inet_sock_set_state")),
-    hook("egress_kprobe_knock", Point::Kprobe("inet_csk_reqsk_queue_hash_add")),
+    hook("egress_kprobe_syn_received", Point::Kprobe("inet_csk_reqsk_queue_hash_add")),
     hook("egress_kprobe_accept", Point::Kprobe("security_sock_graft")),
     hook("egress_kprobe_options", Point::Kprobe("security_socket_setsockopt")),
     hook("egress_kprobe_connect", Point::Kprobe("tcp_connect")),

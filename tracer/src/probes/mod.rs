@@ -24,7 +24,7 @@ use aya::{
     maps::{HashMap, MapData, MapError, PerCpuArray},
 };
 use serde::{Deserialize, Serialize};
-use tracer_ebpf::{Layout, Loss, Settings};
+use tracer_ebpf::{BtfOffsets, Loss, Settings};
 
 use hook::explain;
 pub use hook::{Hook, Point};
@@ -199,7 +199,7 @@ fn open(family: Family, mut settings: Settings) -> anyhow::Result<Ebpf> {
     }
     let layout = match family {
         Family::Fentry | Family::Kprobe => btf_offsets::of_this_kernel()?,
-        Family::Cgroup => Layout::UNKNOWN,
+        Family::Cgroup => BtfOffsets::UNKNOWN,
     };
     settings.seed = RandomState::new().hash_one(());
     settings.cookies = u64::from(family == Family::Cgroup);
@@ -208,7 +208,7 @@ fn open(family: Family, mut settings: Settings) -> anyhow::Result<Ebpf> {
     EbpfLoader::new()
         .override_global(aya_log::LEVEL, &level, true)
         .override_global("SETTINGS", &GlobalSettings(settings), true)
-        .override_global("LAYOUT", &GlobalLayout(layout), true)
+        .override_global("BTF_OFFSETS", &GlobalBtfOffsets(layout), true)
         .load(OBJECT)
         .context("cannot load the kernel programs' maps: this needs CAP_BPF and CAP_NET_ADMIN, or root")
 }
@@ -247,7 +247,7 @@ const _: () = assert!(size_of::<Settings>() == 104);
 /// As above.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct GlobalLayout(Layout);
+struct GlobalBtfOffsets(BtfOffsets);
 
-// SAFETY: `Layout` is `repr(C)`, and all of its fields are `u32`.
-unsafe impl aya::Pod for GlobalLayout {}
+// SAFETY: `BtfOffsets` is `repr(C)`, and all of its fields are `u32`.
+unsafe impl aya::Pod for GlobalBtfOffsets {}

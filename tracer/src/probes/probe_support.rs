@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use tracer_ebpf::{
     Settings,
-    settings::{LEAVE_UNNAMED, NO_UID, SLOTS},
+    settings::{DEFAULT_OUT_OF_SCOPE, NO_UID, SLOTS},
 };
 
 use super::{Family, Hook, explain, kernel_btf, open, preflight};
@@ -61,7 +61,7 @@ fn try_hooks(family: Family, cgroups: &Path, attempts: &mut Vec<Attempt>) -> any
         inbound_ports: [u16::MAX; SLOTS],
         sidecar_uids: [NO_UID - 1; SLOTS],
         cgroup: u64::MAX,
-        unnamed: LEAVE_UNNAMED,
+        default_scope: DEFAULT_OUT_OF_SCOPE,
         ..Settings::ISTIO
     };
     let mut ebpf = open(family, settings)?;

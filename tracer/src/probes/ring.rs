@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use aya::maps::{Array, Map, MapData, RingBuf};
 use tokio::io::{Interest, unix::AsyncFd};
-use tracer_ebpf::reader::{ASLEEP, AWAKE, DOZING};
+use tracer_ebpf::reader::{ASLEEP, AWAKE, TIMED_SLEEP};
 
 use super::{interval::Alarm, ring_usage::Level};
 use tracer_core::event::{DecodeError, Event, decode};
@@ -76,7 +76,7 @@ impl Ring {
             Next::Look => {}
             Next::Doze => {
                 self.alarm.ring_every(DOZES[(self.fruitful / FRUITFUL).min(DOZES.len() - 1)])?;
-                self.tell(DOZING)?;
+                self.tell(TIMED_SLEEP)?;
                 tokio::select! {
                     biased;
                     // Because the ring fills up.

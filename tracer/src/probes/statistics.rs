@@ -12,7 +12,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 
-use tracer_ebpf::table::{CAPACITY, SECTION, taken};
+use tracer_ebpf::set_assoc_cache::{CAPACITY, SECTION, occupied};
 
 use super::{Probes, give_back_memory};
 
@@ -90,7 +90,7 @@ impl Stores {
 enum Sort {
     /// One of the kernel's own.
     Hash,
-    /// A [`table`](tracer_ebpf::table) of our own.
+    /// A [`set_assoc_cache`](tracer_ebpf::set_assoc_cache).
     Table,
 }
 
@@ -125,7 +125,7 @@ fn entries(map: &OwnedFd, key_size: u32, most: u32) -> u32 {
 /// Counts the places that are taken in a table.
 fn places(map: &OwnedFd, size: u32) -> u32 {
     let mut table = vec![0_u8; size as usize];
-    if read(map, LOOKUP_ELEM, Some(&[0; 4]), &mut table) { taken(&table) } else { 0 }
+    if read(map, LOOKUP_ELEM, Some(&[0; 4]), &mut table) { occupied(&table) } else { 0 }
 }
 
 /// Has the kernel write what belongs to `key` into `to`, which must be as long as the map's values, or its keys where the

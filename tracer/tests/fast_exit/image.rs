@@ -8,7 +8,7 @@ use aya_obj::{
     generated::{BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE, bpf_insn},
 };
 
-use tracer_ebpf::table::SECTION;
+use tracer_ebpf::set_assoc_cache::SECTION;
 
 use super::memory::Memory;
 

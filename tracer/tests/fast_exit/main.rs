@@ -12,7 +12,7 @@ use std::{collections::HashMap, slice};
 use aya_obj::generated::bpf_insn;
 use image::Image;
 use memory::Memory;
-use tracer_ebpf::Layout;
+use tracer_ebpf::BtfOffsets;
 
 /// More than this is past the first bytes. It stands here once more so that it does not change unseen.
 const FIRST_BYTES: u64 = 64 << 10;
@@ -64,8 +64,8 @@ const SHELLS: [Shell; 3] = [
 ];
 
 /// Only what is read of a socket here; whatever else is asked for is nowhere, and reads as zeros.
-static LAYOUT: Layout =
-    Layout { bytes_acked: 8, bytes_received: 16, iter_mask: 0xff, iter_ubuf: 0, ubuf: 0, ..Layout::UNKNOWN };
+static BTF_OFFSETS: BtfOffsets =
+    BtfOffsets { bytes_acked: 8, bytes_received: 16, iter_mask: 0xff, iter_ubuf: 0, ubuf: 0, ..BtfOffsets::UNKNOWN };
 
 /// What a packet is, apart from its socket's counters.
 struct Packet {
@@ -161,8 +161,8 @@ fn run_on(program: &str, puts: &[&dyn Fn(&mut Memory)]) -> Ran {
 
 fn load(program: &str) -> (Vec<bpf_insn>, Memory) {
     // SAFETY: a `repr(C)` structure of `u32`s, without padding, that lives as long as the program.
-    let layout = unsafe { slice::from_raw_parts((&raw const LAYOUT).cast::<u8>(), size_of::<Layout>()) };
-    Image::link(HashMap::from([("LAYOUT", (layout, true))])).program(program)
+    let layout = unsafe { slice::from_raw_parts((&raw const BTF_OFFSETS).cast::<u8>(), size_of::<BtfOffsets>()) };
+    Image::link(HashMap::from([("BTF_OFFSETS", (layout, true))])).program(program)
 }
 
 /// Who runs, and when.

@@ -1,0 +1,149 @@
+//! The sidecar of an app's flow: its ports, its accepted sockets, and whether a client waits for their reply.
+
+use tracer_ebpf::{HEAD_MAX, Role, verifier::sign};
+
+use super::upstream;
+use crate::{
+    context::Tuple,
+    current::now,
+    endpoint::endpoint_hash,
+    state::{
+        globals::settings,
+        maps::{ACCEPTED, FLOWS, PENDING_PROXIES, REQUEST_PORTS},
+        values::{Accepted, FLOW_RECORDED, Flow, Kept},
+    },
+};
+
+/// Whether the sidecar accepts on this port.
+#[inline(always)]
+pub fn is_sidecars_port(port: u16) -> bool {
+    settings().is_sidecars_port(port)
+}
+
+/// The key in `ACCEPTED` of a peer of `sidecar_port`. A connection from outside the pod comes from another namespace, so its key
+/// has none.
+#[inline(always)]
+fn peer_hash(sidecar_port: u16, netns: u64, addr: [u8; 16], port: u16) -> u64 {
+    let inbound = sign(u64::from(settings().is_inbound(sidecar_port)) << 63);
+    endpoint_hash(netns & !inbound, addr, port)
+}
+
+/// The key in `ACCEPTED` of an accepted socket with these ends.
+#[inline(always)]
+pub fn peer_of(netns: u64, tuple: &Tuple) -> u64 {
+    peer_hash(tuple.local_port, netns, tuple.remote_addr, tuple.remote_port)
+}
+
+/// The entry of the sidecar's accepted socket with these ends.
+#[inline(always)]
+pub fn find_accepted(netns: u64, tuple: &Tuple) -> Option<*mut Accepted> {
+    ACCEPTED.look_up(peer_of(netns, tuple)).get()
+}
+
+/// The flow of an accepted socket.
+#[inline(always)]
+pub fn flow_of(accepted: *mut Accepted) -> Option<*mut Flow> {
+    // SAFETY: the values live in the maps and are only read. Another socket may have this key by now, but its id differs.
+    unsafe {
+        let reply = FLOWS.look_up((*accepted).flow).get()?;
+        ((*reply).id == (*accepted).id).then_some(reply)
+    }
+}
+
+/// Inserts the accepted socket of a peer before its connection is established, or before its flow is known.
+#[inline(always)]
+pub fn insert_accepted(peer: u64, netns: u64, port: u16, reply_left: u32) {
+    ACCEPTED.insert(peer, &Accepted { netns, flow: 0, id: 0, reply_left, port, zero: 0 });
+}
+
+/// The connection of the sidecar's socket with these ends is established. Its peer may be in `ACCEPTED`, and may even wait for
+/// a reply.
+#[inline(always)]
+pub fn established(netns: u64, tuple: &Tuple, key: u64, flow: &mut Flow) {
+    let (id, port) = (flow.id, tuple.local_port);
+    let peer = peer_of(netns, tuple);
+    flow.kept = Kept { peer };
+    ACCEPTED.insert_with(peer, |known| {
+        // SAFETY: the value lives in the map and is only read.
+        flow.head_left = known.get().map_or(0, |accepted| unsafe { (*accepted).reply_left });
+        Accepted { netns, flow: key, id, reply_left: flow.head_left, port, zero: 0 }
+    });
+}
+
+/// An app's dial is established, and the sidecar that it was redirected to is known. The port is kept with the flow, as a sidecar
+/// without a destination closes its side at once and is removed before the app sends a byte.
+#[inline(always)]
+pub fn keep_port(flow: &mut Flow, mut tuple: Tuple) {
+    if flow.has_role(Role::App)
+        && find_sidecar(flow.netns, &mut tuple).is_some()
+        && tuple.sidecar_netns == flow.netns
+    {
+        flow.redirected_port = tuple.sidecar_port;
+        flow.wire_port = tuple.wire_port;
+    }
+}
+
+/// Removes a closed accepted socket, as its peer's port may be used for another connection.
+#[inline(always)]
+pub fn remove_accepted(flow: &Flow, tuple: impl FnOnce() -> Tuple) {
+    // SAFETY: used only if no payload of it was recorded, so the union holds the peer.
+    let kept = || unsafe { flow.kept.peer };
+    let peer = if flow.flags & FLOW_RECORDED == 0 { kept() } else { peer_of(flow.netns, &tuple()) };
+    // SAFETY: the value is only read, in one load.
+    ACCEPTED.remove_if(peer, |accepted| unsafe { (*accepted).id == flow.id });
+}
+
+/// Finds the sidecar of an app's flow. If the app's payload begins a request, the sidecar's reply and its dials are recorded
+/// from now on.
+#[inline(always)]
+pub fn await_reply(netns: u64, tuple: &mut Tuple, begins_request: bool) {
+    let accepted = find_sidecar(netns, tuple);
+    if !begins_request {
+        return;
+    }
+    REQUEST_PORTS.insert(tuple.wire_port);
+    if let Some(accepted) = accepted {
+        // SAFETY: the values live in the maps; a lost race costs at most the reply to a pipelined request.
+        unsafe {
+            (*accepted).reply_left = HEAD_MAX as u32;
+            if let Some(reply) = flow_of(accepted) {
+                (*reply).head_left = HEAD_MAX as u32;
+                upstream::reply_awaited(&*reply);
+            }
+        }
+    } else if tuple.sidecar_port != 0 {
+        // Redirected, but accepted before the programs were attached.
+        let peer = peer_hash(tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
+        insert_accepted(peer, netns, tuple.sidecar_port, HEAD_MAX as u32);
+        tuple.sidecar_netns = netns;
+    } else {
+        return;
+    }
+    let until = now() + settings().watch_ns;
+    PENDING_PROXIES.insert(tuple.sidecar_netns, tuple.remote_addr, tuple.remote_port, until);
+}
+
+/// Whether the accepted socket with this id, which is also its key in `FLOWS`, has answered all requests. Not true of a reply
+/// whose head came in one payload with a body: to this side that may be the start of a longer head.
+#[inline(always)]
+pub fn has_answered(reply: u64) -> bool {
+    FLOWS.find(reply).is_some_and(|flow| {
+        // SAFETY: the value lives in the map and is only read.
+        let flow = unsafe { &*flow };
+        flow.id == reply && flow.flags & FLOW_RECORDED != 0 && flow.head_left == 0
+    })
+}
+
+/// The sidecar's accepted socket whose peer is this app's flow; completes the tuple with it.
+#[inline(always)]
+pub fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
+    let peer = |netns| endpoint_hash(netns, tuple.local_addr, tuple.wire_port);
+    let accepted = ACCEPTED.look_up_either(peer(netns), peer(0)).get()?;
+    // SAFETY: the value lives in the map; these fields are written once, when it is inserted.
+    unsafe {
+        tuple.sidecar_port = (*accepted).port;
+        tuple.sidecar_netns = (*accepted).netns;
+        tuple.sidecar_flow = (*accepted).id;
+    }
+    Some(accepted)
+}

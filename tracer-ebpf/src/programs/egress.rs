@@ -1,0 +1,286 @@
+//! The cgroup family's entry point for packets that leave a socket: where it sees first bytes and ends. It lets every packet
+//! pass.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock},
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
+use tracer_ebpf::{
+    HEAD_MAX, Loss,
+    http_prefix::is_prefix,
+    verifier::{OpaqueBool, masked, min, opaque_zero},
+};
+
+use crate::{
+    context::{Bytes, Context, Sent, Tuple},
+    correlate::{close, open, payload, sidecar::is_sidecars_port},
+    sock::{
+        packet::{self, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
+        uapi::{ALLOW, cookie, load, tuple_of},
+    },
+    state::{
+        globals::settings,
+        maps::{FLOWS, REQUEST_PORTS},
+        scope,
+    },
+};
+
+/// A packet leaves a socket, after NAT: the socket still has the dialed address, the IP header the one that the connection was
+/// redirected to.
+///
+/// Nearly all packets take one of the early exits here. Their cost is cache lines of code and helper calls, so this function is
+/// short, and all else is in separate functions.
+#[cgroup_skb(egress)]
+pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the kernel passes a valid context; `sk` and `tp` are checked for null before use.
+    unsafe {
+        let flags = packet::flags_of_empty(skb);
+        if flags & (TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK {
+            return ALLOW; // a pure acknowledgment
+        }
+        if flags & (TCP_FIN | TCP_RST | TCP_SYN) == TCP_SYN {
+            return process_syn(skb);
+        }
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return ALLOW;
+        }
+        let tp = bpf_tcp_sock(sk);
+        if tp.is_null() {
+            return ALLOW;
+        }
+        let (acked, received) = ((*tp).bytes_acked, (*tp).bytes_received);
+        if payload::is_past_first_bytes(acked, received) {
+            return ALLOW;
+        }
+        if flags & TCP_FIN != 0 && !close::is_relevant(flags & TCP_RST != 0, received) {
+            return ALLOW;
+        }
+        if prefilter(skb, acked, received) { process_packet(skb, received) } else { ALLOW }
+    }
+}
+
+/// A SYN: kept with its flow if it goes to a sidecar.
+#[inline(never)]
+extern "C" fn process_syn(skb: *mut __sk_buff) -> i32 {
+    // SAFETY: `skb` is the context of the program that calls this.
+    if let Some(packet) = unsafe { Packet::read(skb) }
+        && is_sidecars_port(packet.dport)
+        && let Some(flow) = FLOWS.find_branching(cookie(&SkBuffContext::new(skb)))
+    {
+        open::syn_sent(flow, packet.sport, packet.dport);
+    }
+    ALLOW
+}
+
+/// Whether a packet may be of interest. Its flow is not past its first bytes; `acked` and `received` are its socket's counters.
+#[inline(never)]
+extern "C" fn prefilter(skb: *mut __sk_buff, acked: u64, received: u64) -> bool {
+    // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return false;
+        }
+        let is_at_sidecar = is_sidecars_port(load!(sk, bpf_sock.src_port) as u16);
+        if is_at_sidecar && !REQUEST_PORTS.contains(u16::from_be(load!(sk, bpf_sock.dst_port) as u16)) {
+            return false; // its peer has sent no request
+        }
+        let Some(packet) = Packet::read(skb) else { return false };
+        if !is_relevant(&packet, is_at_sidecar, acked, received) {
+            return false;
+        }
+        if packet.len >= 8 && packet.flags & (TCP_FIN | TCP_SYN | TCP_RST) == 0 {
+            let ctx = SkBuffContext::new(skb);
+            let data = Payload::new(&ctx, sk, &packet);
+            let first = || {
+                let mut first = 0u64;
+                data.load(0, (&raw mut first).cast(), 8).then_some(first)
+            };
+            // A flow that is redirected to a sidecar is an app's, and is of interest once it has sent a request.
+            if is_sidecars_port(packet.dport) && !REQUEST_PORTS.contains(packet.sport) {
+                if first().is_some_and(|first| !is_prefix(first)) {
+                    return false;
+                }
+            } else if payload::is_irrelevant(FLOWS.find_branching(cookie(&ctx)), is_at_sidecar, first) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Whether a packet may be of interest by its headers and its socket's counters.
+#[inline(always)]
+fn is_relevant(packet: &Packet, is_at_sidecar: bool, acked: u64, received: u64) -> bool {
+    let begins = packet.flags & TCP_SYN != 0;
+    let resets = packet.flags & TCP_RST != 0;
+    if packet.len != 0 {
+        // With nothing acknowledged the socket was accepted: a dialing socket's SYN counts as one acknowledged byte
+        // (`tcp_rcv_synsent_state_process` calls `tcp_ack`). Of accepted sockets only a sidecar's are followed:
+        // https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/tcp_input.c
+        return acked != 0 || begins || is_at_sidecar;
+    }
+    let ends = resets || packet.flags & TCP_FIN != 0;
+    (ends && close::is_relevant(resets, received)) || (begins && is_sidecars_port(packet.dport))
+}
+
+/// A packet that may be of interest. A separate function, so that only such packets pay for saving the registers it uses.
+#[inline(never)]
+extern "C" fn process_packet(skb: *mut __sk_buff, received: u64) -> i32 {
+    let ctx = SkBuffContext::new(skb);
+    // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if !sk.is_null()
+            && let Some(packet) = Packet::read(skb)
+        {
+            report(&ctx, sk, &packet, received);
+        }
+    }
+    ALLOW
+}
+
+/// Reports a packet to `correlate`.
+///
+/// # Safety
+/// `sk` must be the packet's socket, not null.
+#[inline(always)]
+unsafe fn report(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet, received: u64) {
+    let closes = OpaqueBool::new(packet.flags & (TCP_FIN | TCP_RST) != 0);
+    let begins = OpaqueBool::new(packet.flags & TCP_SYN != 0);
+    let key = cookie(ctx);
+    let known = FLOWS.look_up(key);
+    if begins.get()
+        && is_sidecars_port(packet.dport)
+        && let Some(flow) = known.get()
+    {
+        open::syn_sent(flow, packet.sport, packet.dport);
+    }
+    let data = Payload::new(ctx, sk, packet);
+    if packet.len != 0 {
+        // A SYN takes a sequence number; bytes that come with it (TCP Fast Open) begin with the next.
+        let seq = packet.seq.wrapping_add(u32::from(begins.get()));
+        payload::sent(&data, known, &Sent { flow: key, seq, len: packet.len });
+    }
+    if closes.get()
+        && let Some(flow) = known.get()
+    {
+        // SAFETY: the value lives in the map and is only read.
+        close::app_closed(unsafe { &*flow }, || data.tuple(), packet.flags & TCP_RST != 0, received);
+    }
+}
+
+/// A packet's payload.
+struct Payload<'a> {
+    ctx: &'a SkBuffContext,
+    /// The packet's socket, not null.
+    sk: *mut bpf_sock,
+    /// Offset in bytes from the start of the IP header.
+    at: u32,
+    /// Length in bytes.
+    len: u32,
+    sport: u16,
+    dport: u16,
+}
+
+impl<'a> Payload<'a> {
+    #[inline(always)]
+    fn new(ctx: &'a SkBuffContext, sk: *mut bpf_sock, packet: &Packet) -> Self {
+        let Packet { payload, len, sport, dport, .. } = *packet;
+        Self { ctx, sk, at: payload, len, sport, dport }
+    }
+
+    /// Copies `len` bytes from `offset` on.
+    ///
+    /// # Safety
+    /// `to` must be valid for writes of `len` bytes.
+    #[inline(always)]
+    unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller guarantees `to`; the helper checks the packet's bounds.
+        unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), self.at + offset, to.cast(), len) == 0 }
+    }
+}
+
+impl Context for Payload<'_> {
+    #[inline(always)]
+    fn first(&self) -> Result<u64, Loss> {
+        let mut first = [0u8; 8];
+        let len = masked::<7>(min(u64::from(self.len), 8).wrapping_sub(1)) as u32 + 1;
+        // SAFETY: `first` has 8 bytes, and `len` is 1 to 8.
+        let loaded = unsafe { self.load(0, first.as_mut_ptr(), len) };
+        if loaded { Ok(u64::from_le_bytes(first)) } else { Err(Loss::PayloadUnreadable) }
+    }
+
+    #[inline(always)]
+    fn tenth(&self) -> u8 {
+        let mut byte = 0u8;
+        // SAFETY: `byte` has 1 byte.
+        unsafe { self.load(9, &raw mut byte, 1) };
+        byte
+    }
+
+    #[inline(always)]
+    fn last(&self) -> [u8; 4] {
+        let mut last = [0u8; 4];
+        // SAFETY: `last` has 4 bytes.
+        unsafe { self.load(self.len.wrapping_sub(4), last.as_mut_ptr(), 4) };
+        last
+    }
+
+    #[inline(always)]
+    fn uid(&self) -> u32 {
+        self.ctx.skb.get_socket_uid()
+    }
+
+    #[inline(always)]
+    fn local_port(&self) -> u16 {
+        // SAFETY: `sk` is the packet's socket.
+        unsafe { load!(self.sk, bpf_sock.src_port) as u16 }
+    }
+
+    #[inline(always)]
+    fn tuple(&self) -> Tuple {
+        // SAFETY: `sk` is the packet's socket.
+        let mut tuple = unsafe { tuple_of(self.sk) };
+        tuple.wire_port = self.sport;
+        if self.dport != tuple.remote_port && is_sidecars_port(self.dport) {
+            tuple.sidecar_port = self.dport;
+        }
+        tuple
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> Option<u64> {
+        // A packet's context has no namespace. If only some namespaces are traced, the flow counts as out of scope.
+        if settings().is_netns_scoped() { None } else { Some(opaque_zero()) }
+    }
+
+    #[inline(always)]
+    fn sees_redirection(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn cgroup(&self) -> u64 {
+        // SAFETY: the packet is the program's context, and has a socket.
+        unsafe { bpf_skb_cgroup_id(self.ctx.skb.skb) }
+    }
+
+    #[inline(always)]
+    fn is_in_scope(&self) -> bool {
+        // SAFETY: the packet is the program's context, and has a socket.
+        scope::is_in_scope(|level| unsafe { bpf_skb_ancestor_cgroup_id(self.ctx.skb.skb, level) })
+    }
+}
+
+impl Bytes for Payload<'_> {
+    #[inline(always)]
+    unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> u32 {
+        // SAFETY: the caller guarantees `to`, and `len` is at most HEAD_MAX.
+        if unsafe { self.load(0, to.cast(), len) } { len } else { 0 }
+    }
+}

@@ -1,0 +1,117 @@
+//! What the fentry and the kprobe programs share: decides whether a `struct sock` is in scope, and reports its event to
+//! `correlate`.
+
+use tracer_ebpf::{record::tcp, verifier::min};
+
+use crate::{
+    context::Sent,
+    correlate::{
+        close::{self, End},
+        open, payload,
+        sidecar::{self, is_sidecars_port},
+        upstream,
+    },
+    sock::{message::Message, read::read, structure::Sock, syn_data},
+    state::{globals::offset, maps::FLOWS, values::FLOW_SYN_DATA},
+};
+
+const IPPROTO_TCP: u32 = 6;
+const TCP_NODELAY: u32 = 1;
+const SYN_RECV: u8 = 3;
+
+/// A task dials: source address and port are chosen, the SYN is not sent.
+#[inline(always)]
+pub fn connect(sk: Sock) {
+    let Some(netns) = sk.netns_in_scope() else { return };
+    if sk.cgroup().is_in_scope() {
+        open::connect(sk.0, netns, &sk.tuple(), syn_data::at_connect(sk));
+    }
+}
+
+/// Whether a flow is past its first bytes. A sender has mostly sent enough, and then this reads one counter of two.
+#[inline(always)]
+pub fn is_past_first_bytes(sk: Sock) -> bool {
+    payload::is_past_first_bytes(sk.bytes_acked(), 0) || payload::is_past_first_bytes(0, sk.bytes_received())
+}
+
+/// A task sends on a flow that is not past its first bytes.
+#[inline(always)]
+pub fn send(sk: Sock, message: u64, size: u64) {
+    if size == 0 {
+        return;
+    }
+    let len = min(size, u32::MAX.into()) as u32;
+    let state = sk.state();
+    if state == tcp::CLOSE || state == tcp::SYN_SENT {
+        syn_data::keep(sk, message, len, state);
+    } else {
+        let sent = Sent { flow: sk.0, seq: sk.write_seq(), len };
+        payload::sent(&Message::find(sk, message, len), FLOWS.look_up(sk.0), &sent);
+    }
+}
+
+/// A SYN came, and the SYN-ACK is about to be sent.
+#[inline(always)]
+pub fn syn_received(listener: Sock, request: Sock) {
+    if is_sidecars_port(listener.local_port()) {
+        if let Some(netns) = listener.netns_in_scope() {
+            open::syn_received(netns, &request.tuple());
+        }
+    }
+}
+
+/// A task accepts.
+#[inline(always)]
+pub fn accept(sk: Sock) {
+    if sk.is_tcp() && is_sidecars_port(sk.local_port()) {
+        open::accept(sk.0, sk.0, sk.cgroup().is_in_scope());
+    }
+}
+
+/// A task sets an option of a `struct socket *`. Of interest: a sidecar sets `TCP_NODELAY` on an accepted socket.
+#[inline(always)]
+pub fn set_option(socket: u64, level: u32, option: u32) {
+    if level == IPPROTO_TCP && option == TCP_NODELAY {
+        let sk = Sock(read(socket, offset!(socket_sk)));
+        if sk.is_tcp() && is_sidecars_port(sk.local_port()) {
+            upstream::nodelay_set(|_| FLOWS.find(sk.0));
+        }
+    }
+}
+
+/// A socket's TCP state changes.
+#[inline(always)]
+pub fn state_changed(sk: Sock, from: u8, to: u8) {
+    // The tracepoint also fires for MPTCP, SCTP and DCCP, whose structures differ.
+    if !sk.is_tcp() {
+        return;
+    }
+    if close::is_end(to) {
+        let by_peer = sk.has_error();
+        let received = sk.bytes_received();
+        let segments = sk.data_segments_out();
+        close::state_changed(sk.0, || sk.tuple(), &End { from, to, by_peer, received, segments });
+    } else if to == tcp::ESTABLISHED && from == tcp::SYN_SENT {
+        connected(sk);
+    } else if to == tcp::ESTABLISHED && from == SYN_RECV && is_sidecars_port(sk.local_port()) {
+        if let Some(netns) = sk.netns_in_scope() {
+            open::established(sk.0, netns, &sk.tuple());
+        }
+    }
+}
+
+/// A dialed connection is established: the payload that was sent before now counts as sent.
+#[inline(always)]
+fn connected(sk: Sock) {
+    let known = FLOWS.look_up(sk.0);
+    let Some(flow) = known.get() else { return };
+    // SAFETY: the value lives in the map; a socket's events come one after the other.
+    unsafe {
+        sidecar::keep_port(&mut *flow, sk.tuple());
+        if (*flow).flags & FLOW_SYN_DATA == 0 {
+            return;
+        }
+        (*flow).flags &= !FLOW_SYN_DATA;
+    }
+    syn_data::take(sk, |message, sent| payload::sent(message, known, sent));
+}
