@@ -58,6 +58,8 @@ pub trait Context: Bytes {
     fn last(&self) -> [u8; 4];
     /// The user that owns the socket.
     fn uid(&self) -> u32;
+    /// Whether the current task is the sender.
+    fn is_in_sender(&self) -> bool;
     /// The socket's own port.
     fn local_port(&self) -> u16;
     /// The socket's ends.

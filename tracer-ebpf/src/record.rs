@@ -48,8 +48,8 @@ pub struct Meta {
     pub sidecar_netns: u64,
     /// The cgroup (v2 id) in which the socket was created; 0 if no bytes of the flow have been recorded.
     pub cgroup: u64,
-    /// The process that dialed or accepted, and of an app's request the process that sent it, where the hook runs in its
-    /// context; 0 if unknown.
+    /// The process that dialed or accepted; for an app's request in the fentry and kprobe families, the process that sent it.
+    /// 0 if unknown.
     pub tgid: u32,
     /// The thread of that process; 0 if unknown.
     pub tid: u32,

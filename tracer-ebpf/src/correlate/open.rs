@@ -12,12 +12,12 @@ use super::{
 };
 use crate::{
     context::Tuple,
-    current::{now, processor},
+    current::{now, processor, task_uid},
     endpoint::words_of,
     state::{
         globals::settings,
         maps::{FLOWS, PENDING_PROXIES},
-        values::{FLOW_OUT_OF_SCOPE, Flow, Kept},
+        values::{FLOW_OUT_OF_SCOPE, Flow, Kept, Owner},
     },
 };
 
@@ -59,26 +59,40 @@ pub fn connect(key: u64, netns: u64, tuple: &Tuple, flags: u8) {
         return;
     }
     let opened_ns = now();
+    if !settings.is_sidecar(task_uid()) {
+        insert_dialed(key, Role::App, netns, flags, tuple, opened_ns, &thread::current_owner());
+        return;
+    }
     let thread = thread::current(opened_ns);
     // SAFETY: the value lives in the map, and only this thread writes it.
     let thread = unsafe { &mut *thread };
-    let role = if thread.owner.role == Role::Upstream as u32 { Role::Upstream } else { Role::App };
+    let flow = insert_dialed(key, Role::Upstream, netns, flags, tuple, opened_ns, &thread.owner);
+    // SAFETY: the value lives in the map, and its id was just written.
+    (thread.dialed, thread.dialed_id) = (key, unsafe { (*flow).id });
+    let at = || opened_ns;
+    if PENDING_PROXIES.has_namespace(netns, at)
+        && PENDING_PROXIES.has_proxy(netns, tuple.remote_addr, tuple.remote_port, at)
+    {
+        upstream::record_dial(flow);
+    }
+}
+
+#[inline(always)]
+fn insert_dialed(
+    key: u64,
+    role: Role,
+    netns: u64,
+    flags: u8,
+    tuple: &Tuple,
+    opened_ns: u64,
+    owner: &Owner,
+) -> *mut Flow {
     let mut flow = new_flow(key, role, netns, flags);
-    flow.set_owner(&thread.owner);
+    flow.set_owner(owner);
     flow.opened_ns = opened_ns;
     flow.kept.remote_addr = words_of(tuple.remote_addr);
     flow.remote_port = tuple.remote_port;
-    let id = flow.id;
-    let flow = FLOWS.insert(key, &flow);
-    if thread.owner.role == Role::Upstream as u32 {
-        (thread.dialed, thread.dialed_id) = (key, id);
-        let at = || opened_ns;
-        if PENDING_PROXIES.has_namespace(netns, at)
-            && PENDING_PROXIES.has_proxy(netns, tuple.remote_addr, tuple.remote_port, at)
-        {
-            upstream::record_dial(flow);
-        }
-    }
+    FLOWS.insert(key, &flow)
 }
 
 /// The SYN of a dial leaves for a sidecar's port. The port is kept with the flow, as packets that leave after the sidecar has

@@ -9,6 +9,7 @@ use tracer_ebpf::{
 use super::{
     open::new_flow,
     sidecar::{self, await_reply, find_sidecar, is_sidecars_port},
+    thread,
 };
 use crate::{
     context::{Context, Sent, Tuple},
@@ -107,6 +108,9 @@ pub fn sent<C: Context>(ctx: &C, known: Lookup<Flow>, sent: &Sent) {
         tuple.wire_port = flow.wire_port;
     }
     if !is_upstream.get() {
+        if ctx.is_in_sender() && begins_request.get() {
+            thread::set_sender(flow);
+        }
         await_reply(flow.netns, &mut tuple, begins_request.get());
     }
     record(ctx, sent, flow, &tuple);

@@ -237,6 +237,12 @@ impl Context for Payload<'_> {
     }
 
     #[inline(always)]
+    fn is_in_sender(&self) -> bool {
+        // A packet may leave in a softirq, when an acknowledgment or a timer lets it.
+        false
+    }
+
+    #[inline(always)]
     fn local_port(&self) -> u16 {
         // SAFETY: `sk` is the packet's socket.
         unsafe { load!(self.sk, bpf_sock.src_port) as u16 }

@@ -39,10 +39,12 @@ pub struct Message {
     have: u32,
     /// The address of its bytes, in the sender's memory or in a map; or [`UNREADABLE`] or [`IN_KERNEL`].
     base: u64,
+    /// Whether the current task sends it.
+    is_in_sender: bool,
 }
 
 impl Message {
-    /// The message of a `struct msghdr *` that is being sent.
+    /// The message of a `struct msghdr *` that the current task sends.
     #[inline(always)]
     pub fn find(sk: Sock, message: u64, total: u32) -> Self {
         let base = egress_locate(message, u64::from(total));
@@ -51,13 +53,13 @@ impl Message {
         let pieces = base.wrapping_sub(offset_of!(Pieces, data) as u64) & sign(base);
         let gathered: u64 = read(pieces, offset_of!(Pieces, have) as u32);
         let have = gathered | (u64::from(total) & !sign(base));
-        Self { sk, total, have: have as u32, base }
+        Self { sk, total, have: have as u32, base, is_in_sender: true }
     }
 
-    /// A message whose first `have` bytes were copied to `base` before.
+    /// A message that was sent before, with its first `have` bytes copied to `base`.
     #[inline(always)]
     pub fn copied(sk: Sock, base: u64, have: u32, total: u32) -> Self {
-        Self { sk, total, have, base }
+        Self { sk, total, have, base, is_in_sender: false }
     }
 
     /// Reads `len` bytes, 1 to 8, from the offset `skip` on.
@@ -182,6 +184,11 @@ impl Context for Message {
     #[inline(always)]
     fn uid(&self) -> u32 {
         self.sk.uid()
+    }
+
+    #[inline(always)]
+    fn is_in_sender(&self) -> bool {
+        self.is_in_sender
     }
 
     #[inline(always)]

@@ -91,7 +91,7 @@ pub const FLOW_OUT_OF_SCOPE: u8 = 16;
 /// Upstream: a request may wait for it. Its dial has made a record, and its first bytes will, whatever they are.
 pub const FLOW_WANTED: u8 = 32;
 
-/// A task that dials, accepts or sends.
+/// The task that dialed, accepted or sent.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Owner {
@@ -100,8 +100,7 @@ pub struct Owner {
     /// Its name, NUL-padded.
     pub comm: [u64; 2],
     pub uid: u32,
-    /// The [`Role`] of the flows that it dials.
-    pub role: u32,
+    pub zero: u32,
 }
 
 /// A thread of a sidecar, and its latest dial and accept.

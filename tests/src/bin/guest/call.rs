@@ -48,8 +48,13 @@ pub(crate) fn send_late(address: &str, pipe: &str) -> Result<()> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
     println!("connected");
     std::fs::File::open(pipe).with_context(|| format!("cannot wait for {pipe}"))?;
-    stream.write_all(request("late").as_bytes())?;
-    read_answer(&mut stream)
+    send_and_wait(&mut stream, "late")
+}
+
+/// Sends the request of a call, and waits for the end of the answer's head.
+pub(crate) fn send_and_wait(stream: &mut TcpStream, call: &str) -> Result<()> {
+    stream.write_all(request(call).as_bytes())?;
+    read_answer(stream)
 }
 
 /// Connects, sends with the given call, and waits for the answer's head.

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     call::{CALLS, authority, request},
     closed::check_early_close,
+    exec::check_exec,
     scopes,
 };
 
@@ -48,9 +49,10 @@ pub(crate) fn run(wanted: &[String]) -> Result<()> {
         let works = findings["families"].as_array().into_iter().flatten();
         let works = works.filter(|found| found["family"] == family).any(|found| found["works"] == true);
         working += usize::from(works);
-        let tests: [(&str, Test); 4] = [
+        let tests: [(&str, Test); 5] = [
             ("send-calls", check_send_calls),
             ("early-close", check_early_close),
+            ("exec", check_exec),
             ("scope", scopes::check_scope),
             ("late-attach", scopes::check_late_attach),
         ];

@@ -5,6 +5,7 @@ mod boot;
 mod call;
 mod closed;
 mod cost;
+mod exec;
 mod families;
 mod scopes;
 
@@ -19,6 +20,8 @@ fn main() -> ExitCode {
         [_, "close", address] => closed::close_accepted(address),
         [_, "closed", address] => closed::send_after_close(address),
         [_, "echo", address] => cost::echo(address),
+        [_, "exec", how, address] => exec::run(how, address),
+        [_, "send"] => exec::send(),
         [_, "late", address, pipe] => call::send_late(address, pipe),
         _ if std::process::id() == 1 => {
             boot::up()
