@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tracer_ebpf::settings::{DEFAULT_OUT_OF_SCOPE, NO_SCOPES, NO_UID, SLOTS, DEFAULT_IN_SCOPE};
+use tracer_ebpf::settings::{DEFAULT_IN_SCOPE, DEFAULT_OUT_OF_SCOPE, NO_SCOPES, NO_UID, SLOTS};
 
 use super::pods;
 use crate::{
