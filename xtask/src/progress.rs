@@ -62,7 +62,7 @@ pub(crate) fn command(bar: &ProgressBar, command: &mut Command) -> Result<String
     let stdout = Lines::each(child.stdout.take().context("stdout is piped")?, show(bar));
     let stderr = Lines::each(child.stderr.take().context("stderr is piped")?, show(bar));
     let status = child.wait()?;
-    let rest = Duration::from_secs(5); // what a child of the child still writes is not waited for at length
+    let rest = Duration::from_secs(5); // a grandchild may keep the pipes open
     stdout.wait_end(rest);
     stderr.wait_end(rest);
     if !status.success() {

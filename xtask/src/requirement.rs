@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 
 use crate::{cargo_deny, containerd_package, ebpf, envoy_wheel, schemas};
 
-/// What something is needed for. Each purpose but `Check` needs what the ones before it need.
+/// What a requirement is needed for. Each purpose but `Check` includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Purpose {
     /// Building egress-tracer
@@ -28,51 +28,51 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    /// Whether what `other` needs is needed, too. Nothing but the checks needs what they need.
+    /// Whether this purpose also needs the requirements of `other`. Only `Check` includes `Check`.
     pub(crate) fn includes(self, other: Self) -> bool {
         other == self || (other != Self::Check && other < self)
     }
 }
 
-/// One thing that has to be there.
+/// Something that the project needs from the machine.
 #[derive(Debug)]
 pub(crate) struct Requirement {
-    /// What it is.
+    /// Its name.
     pub(crate) name: &'static str,
     /// Why the project needs it.
     pub(crate) why: &'static str,
-    /// From which purpose on.
+    /// The first purpose that needs it.
     pub(crate) purpose: Purpose,
-    /// Whether it is there.
+    /// How to detect it.
     pub(crate) probe: Probe,
-    /// How it gets there.
+    /// How to install it.
     pub(crate) install: Install,
 }
 
-/// A way to see whether something is there, in milliseconds.
+/// A way to detect something in milliseconds.
 #[derive(Debug)]
 pub(crate) enum Probe {
-    /// These programs are on the system's path.
+    /// These programs are in the system's directories.
     Programs(&'static [&'static str]),
-    /// Says so.
+    /// The function returns true.
     Ask(fn() -> bool),
 }
 
-/// A way to get something.
+/// A way to install something.
 #[derive(Debug)]
 pub(crate) enum Install {
-    /// Debian packages, all installed in one go.
+    /// Debian packages, all installed with one call of apt.
     Packages(&'static [&'static str]),
-    /// Work of its own, which returns what it chose.
+    /// A function that returns a line about what it installed.
     Work(fn(&ProgressBar) -> Result<String>),
-    /// Work that a build need not wait for.
+    /// Work that runs beside a build.
     Beside(Prepare),
 }
 
-/// Does what must come first, such as installing packages, and returns the rest.
+/// Does what a build must wait for, such as installing packages, and returns the rest.
 pub(crate) type Prepare = fn(&ProgressBar) -> Result<Job>;
 
-/// The long part of an installation. It returns what it chose.
+/// The long part of an installation. Returns a line about what it installed.
 pub(crate) type Job = Box<dyn FnOnce(&ProgressBar) -> Result<String> + Send>;
 
 /// In the order of installation.
@@ -280,7 +280,7 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
 ];
 
 impl Requirement {
-    /// Whether it is there.
+    /// Whether it was detected.
     pub(crate) fn is_met(&self) -> bool {
         match self.probe {
             Probe::Programs(programs) => programs.iter().all(|program| is_on_path(program)),
@@ -289,7 +289,7 @@ impl Requirement {
     }
 }
 
-/// Whether the lab would find this program: it looks only where the system's own programs are.
+/// Whether the lab would find this program: the lab searches only the system's directories.
 pub(crate) fn is_on_path(program: &str) -> bool {
     let system = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
     system.iter().any(|dir| Path::new(dir).join(program).exists())

@@ -1,5 +1,5 @@
-//! The bill of materials of the image: every crate that is linked into egress-tracer, as `CycloneDX` 1.5, without times or
-//! random numbers so that the same sources give the same file. <https://cyclonedx.org/docs/1.5/json/>
+//! The image's bill of materials: every crate that is linked into egress-tracer, as `CycloneDX` 1.5. It has no times or random
+//! numbers, so the same sources give the same file. <https://cyclonedx.org/docs/1.5/json/>
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::cargo;
 use crate::progress;
 
-/// What cargo knows of the crates for a target.
+/// The output of `cargo metadata` for a target.
 pub(crate) fn metadata(bar: &ProgressBar, target: &str) -> Result<Value> {
     let mut command = cargo::here();
     command.args(["metadata", "--format-version", "1", "--filter-platform", target]);
@@ -18,7 +18,7 @@ pub(crate) fn metadata(bar: &ProgressBar, target: &str) -> Result<Value> {
     serde_json::from_str(&said).context("cargo metadata wrote no JSON")
 }
 
-/// The bill.
+/// The bill of materials as JSON.
 pub(crate) fn of(metadata: &Value) -> Result<String> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let packages: BTreeMap<String, Value> =
@@ -47,7 +47,7 @@ pub(crate) fn of(metadata: &Value) -> Result<String> {
             "type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl, "scope": "required",
         });
         if let Some(license) = package["license"].as_str() {
-            // The old way to write a choice is no SPDX expression.
+            // `MIT/Apache-2.0` is the old notation, and no SPDX expression.
             component["licenses"] = json!([{"expression": license.replace('/', " OR ")}]);
         }
         Some(component)

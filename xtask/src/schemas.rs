@@ -1,4 +1,4 @@
-//! The schemas of Kubernetes' objects, against which the manifests are checked: from a pinned wheel, kept in the cache.
+//! JSON Schemas of Kubernetes' objects, which the manifests are checked against: from a pinned wheel, kept in the cache.
 
 use std::fs;
 
@@ -16,13 +16,13 @@ pub(crate) fn are_there() -> bool {
     lab::cached_schemas().exists()
 }
 
-/// Puts them there.
+/// Fetches them into the cache.
 pub(crate) fn install(bar: &ProgressBar) -> Result<String> {
     let target = lab::cached_schemas();
     let dir = target.parent().context("a file in a directory")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let work = tempfile::tempdir_in(dir)?;
     let wheel = wheel::fetch(bar, REQUIREMENT, HASH, work.path())?;
-    fs::rename(wheel, &target)?; // in one step: what is there is whole
+    fs::rename(wheel, &target)?; // atomic: the cache never holds half a file
     Ok(format!("{REQUIREMENT}, in {}", target.display()))
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask test` and `cargo xtask ci`: builds everything once, then runs the guests beside what only compiles, and the
-//! tests when nothing else runs, because many of them watch processes that have deadlines.
+//! `cargo xtask test` and `cargo xtask ci`: builds everything once, runs the guests beside the steps that only compile, and then
+//! runs the tests alone, because many of them have deadlines.
 
 use std::process::ExitCode;
 use std::thread;
@@ -22,7 +22,7 @@ use crate::vm;
 pub(crate) struct Selection {
     /// Leave out a part; can be repeated
     #[arg(long, value_enum, value_name = "PART")]
-    without: Vec<Part>,
+    without: Vec<TestPart>,
     /// Arguments for `cargo test`; with any, only `cargo test` runs
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
@@ -30,7 +30,7 @@ pub(crate) struct Selection {
 
 /// A part of the tests that can be left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Part {
+pub(crate) enum TestPart {
     /// Guests with other kernels
     Guests,
     /// Examples in the documentation
@@ -38,8 +38,8 @@ pub(crate) enum Part {
 }
 
 impl Selection {
-    /// Whether a part is to run.
-    fn has(&self, part: Part) -> bool {
+    /// Whether a part runs.
+    fn has(&self, part: TestPart) -> bool {
         self.arguments.is_empty() && !self.without.contains(&part)
     }
 
@@ -62,7 +62,7 @@ pub(crate) fn run(selection: &Selection, check: bool) -> Result<ExitCode> {
     let image = before_tests(selection, check, &programs, &mut failed)?;
     let mut examples = cargo::here();
     examples.args(["test", "--workspace", "--doc", "--quiet"]);
-    if selection.has(Part::Examples) {
+    if selection.has(TestPart::Examples) {
         failed.extend(check::passes(&mut examples, "the failures are above").err());
     }
     let mut command = test_output::timed(cargo::here());
@@ -91,7 +91,7 @@ fn before_tests(
     failed: &mut Vec<anyhow::Error>,
 ) -> Result<Image> {
     thread::scope(|scope| {
-        let guests = selection.has(Part::Guests).then(|| scope.spawn(|| vm::run_main(programs)));
+        let guests = selection.has(TestPart::Guests).then(|| scope.spawn(|| vm::run_main(programs)));
         let checked = if check { check::run() } else { Ok(()) };
         let image = image::build(image::FOR_TESTS);
         let booted =

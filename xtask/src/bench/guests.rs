@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use super::figures::{Figures, Table, median, short};
 use crate::cargo::{self, GuestPrograms};
-use crate::guest::{self, Clock, Said};
+use crate::guest::{self, Clock, TestResult};
 use crate::initramfs::Initramfs;
 use crate::kernel_package::{self, KERNELS};
 use crate::progress;
 
 /// The kernel that everything is measured on.
 const KERNEL: &str = "6.12";
-const PATIENCE: Duration = Duration::from_mins(10);
+const TIMEOUT: Duration = Duration::from_mins(10);
 const FAMILIES: [&str; 2] = ["fentry", "kprobe"];
 
 /// What is done, by its letter in the guest's words.
@@ -39,7 +39,7 @@ const PEERS: [(&str, &str); 3] = [
 ];
 
 /// What the guest said of each watcher.
-type Found<'a> = BTreeMap<&'a str, &'a Said>;
+type Found<'a> = BTreeMap<&'a str, &'a TestResult>;
 
 pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
     let (name, suite, _) = KERNELS.iter().find(|(name, ..)| *name == KERNEL).context("a kernel")?;
@@ -57,8 +57,8 @@ pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
     let words = format!("guest.cost={}", if quick { 0.5 } else { 2.0 });
     let said = progress::step(&format!("Measuring in a guest with Linux {name}"), |bar| {
         let bar = bar.clone();
-        let show = move |said: &Said| bar.set_message(format!("{} is done", said.test));
-        guest::boot(&kernel, initramfs, work.path(), &words, Clock::Instructions, PATIENCE, show)
+        let show = move |said: &TestResult| bar.set_message(format!("{} is done", said.test));
+        guest::boot(&kernel, initramfs, work.path(), &words, Clock::Instructions, TIMEOUT, show)
     })?;
     let mut found = BTreeMap::new();
     for said in &said {

@@ -11,7 +11,7 @@ use lab::{EmptyPrograms, Runs, count_runs, program_runs};
 use serde_json::{Value, json};
 
 use super::figures::{Figures, Table, median, quartiles, short};
-use super::stage::{Pods, Stage};
+use super::pods::{BenchPod, Pods};
 
 type Counts = HashMap<&'static str, Runs>;
 
@@ -30,25 +30,25 @@ const FLOWS: [Flow; 4] = [
     Flow {
         letter: NOT_OURS,
         title: "short flow that is not ours",
-        load: |seconds| Load::Short(Stage::server(seconds)),
+        load: |seconds| Load::Short(BenchPod::server(seconds)),
         after_connect: false,
     },
     Flow {
         letter: PAST_FIRST_BYTES,
         title: "long-lived flow past its first bytes",
-        load: |seconds| Load::RoundTrips(Stage::echo(seconds)),
+        load: |seconds| Load::RoundTrips(BenchPod::echo(seconds)),
         after_connect: false,
     },
     Flow {
         letter: "c",
         title: "CONNECT session, tunneled",
-        load: |seconds| Load::Connections(Stage::echo(seconds)),
+        load: |seconds| Load::Connections(BenchPod::echo(seconds)),
         after_connect: false,
     },
     Flow {
         letter: "d",
         title: "short flow beside a CONNECT session",
-        load: |seconds| Load::Short(Stage::server(seconds)),
+        load: |seconds| Load::Short(BenchPod::server(seconds)),
         after_connect: true,
     },
 ];
@@ -73,7 +73,7 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
         let letter = flow.letter;
         let mut cost = Cost::default();
         for _ in 0..rounds {
-            cost.add(pods.with_one(|stage| of(stage, flow, seconds))?);
+            cost.add(pods.with_one(|pod| of(pod, flow, seconds))?);
         }
         let title = format!("({letter}) {}", flow.title);
         for (hook, runs) in cost.hooks() {
@@ -127,11 +127,11 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
 }
 
 /// What the tracer's programs cost for a kind of traffic, in one round.
-fn of(stage: &Stage, flow: &Flow, seconds: f64) -> Result<Cost> {
-    let cgroup = stage.lab.pod_cgroup();
+fn of(pod: &BenchPod, flow: &Flow, seconds: f64) -> Result<Cost> {
+    let cgroup = pod.lab.pod_cgroup();
     let _counting = count_runs()?;
     let before = EmptyPrograms::attach(cgroup)?;
-    let tracer = stage.observe(&["--probes", "cgroup"])?;
+    let tracer = pod.observe(&["--probes", "cgroup"])?;
     let behind = EmptyPrograms::attach(cgroup)?;
     let count = || -> Result<Cost> {
         let tracer = program_runs(tracer.pid())?;
@@ -142,10 +142,10 @@ fn of(stage: &Stage, flow: &Flow, seconds: f64) -> Result<Cost> {
         Ok(Cost { tracer, empty, ..Cost::default() })
     };
     if flow.after_connect {
-        stage.run(&Load::Connections(Stage::echo(seconds / 10.0)))?;
+        pod.run(&Load::Connections(BenchPod::echo(seconds / 10.0)))?;
     }
     let cold = count()?;
-    let process = stage.start(&(flow.load)(seconds))?;
+    let process = pod.start(&(flow.load)(seconds))?;
     // A long-lived flow only counts once it is past its first bytes, and before its end.
     let start = if flow.letter == PAST_FIRST_BYTES { count()? } else { cold };
     let done = LoadGenerator::done(&process)?;

@@ -46,7 +46,7 @@ pub(crate) fn measure(archive: &Path, load: &Path, quick: bool, figures: &mut Fi
         note: format!(
             "The agent from the image, as a pod on a real containerd, with the DaemonSet's security context and `--metrics-label \
              pod`. Memory: VmRSS, and VmHWM, which is the most it ever was, start included. Processor: usage_usec of its \
-             container's cgroup over {rest} s in which nobody asks anything, and over the load. Nobody probes it or scrapes it \
+             container's cgroup over {rest} s in which nobody asks anything, and over the load. Unobserved probes it or scrapes it \
              meanwhile. 242 of the pods share the node's network and sleep; 8 have an Envoy each, which answers all of their \
              app's CONNECTs itself (`handled_as_http`): a proxy would be the first to be tired."
         ),

@@ -10,9 +10,9 @@ use anyhow::{Result, ensure};
 use lab::{Process, Tracer, Usage};
 use rustix::process::Signal;
 
-use super::stage::Stage;
+use super::pods::BenchPod;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Payloads that begin with `CONN` or `HTTP`: a CONNECT, and the answer to one. The filter runs in the kernel, so nothing
 /// else is copied. It knows IPv4 only.
@@ -21,7 +21,7 @@ const HEADS: &str =
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Observer {
-    Nobody,
+    Unobserved,
     Tracer,
     /// Everything into a file, as one does who does not know yet what to look for.
     Tcpdump,
@@ -33,7 +33,7 @@ pub(crate) enum Observer {
 
 /// One that runs.
 pub(crate) enum Running {
-    Nobody,
+    Unobserved,
     Tracer(Tracer, PathBuf),
     Peer(Process),
 }
@@ -44,7 +44,7 @@ impl Observer {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Nobody => "nobody",
+            Self::Unobserved => "nobody",
             Self::Tracer => "egress-tracer",
             Self::Tcpdump => "tcpdump -w, everything",
             Self::TcpdumpHeads => "tcpdump -w, CONNECT filter",
@@ -55,7 +55,7 @@ impl Observer {
     /// What it cannot tell.
     pub(crate) fn blind_spot(self) -> &'static str {
         match self {
-            Self::Nobody => "everything",
+            Self::Unobserved => "everything",
             Self::Tracer => "what is inside TLS",
             Self::Tcpdump | Self::TcpdumpHeads => {
                 "who answered, which process asked, which listener; joining the legs is left to the reader"
@@ -67,22 +67,21 @@ impl Observer {
     }
 
     /// Starts it; returns when it watches.
-    pub(crate) fn start(self, stage: &Stage) -> Result<Running> {
+    pub(crate) fn start(self, pod: &BenchPod) -> Result<Running> {
         let peer = |program: &str, args: &[&str], ready: &str| {
-            let mut command = stage.lab.pod_root().command(program)?;
+            let mut command = pod.lab.pod_root().command(program)?;
             command.args(args);
             let process = Process::spawn(command, &[])?;
-            process.wait_line("capture", process.stderr(), PATIENCE, |line| {
-                line.contains(ready).then_some(())
-            })?;
+            process
+                .wait_line("capture", process.stderr(), TIMEOUT, |line| line.contains(ready).then_some(()))?;
             Ok(Running::Peer(process))
         };
-        let file = stage.lab.dir().join("capture.pcap").display().to_string();
+        let file = pod.lab.dir().join("capture.pcap").display().to_string();
         match self {
-            Self::Nobody => Ok(Running::Nobody),
+            Self::Unobserved => Ok(Running::Unobserved),
             Self::Tracer => {
-                let reports = stage.lab.dir().join("reports.json");
-                Ok(Running::Tracer(stage.observe_into(&reports)?, reports))
+                let reports = pod.lab.dir().join("reports.json");
+                Ok(Running::Tracer(pod.observe_into(&reports)?, reports))
             }
             Self::Tcpdump => {
                 peer("tcpdump", &["-i", "any", "-n", "-Z", "root", "-w", &file, "tcp"], "listening on")
@@ -140,7 +139,7 @@ impl Running {
     /// What it has cost since it was started, its start included.
     pub(crate) fn usage(&self) -> Result<Usage> {
         match self {
-            Self::Nobody => Ok(Usage::default()),
+            Self::Unobserved => Ok(Usage::default()),
             Self::Tracer(tracer, _) => Usage::of(tracer.pid()),
             Self::Peer(process) => Usage::of(process.pid()),
         }
@@ -155,7 +154,7 @@ impl Running {
     /// Ends it, and gives back what it said of its losses.
     pub(crate) fn stop(self) -> Result<String> {
         match self {
-            Self::Nobody => Ok(String::new()),
+            Self::Unobserved => Ok(String::new()),
             Self::Tracer(tracer, _) => {
                 let ended = tracer.stop()?;
                 ensure!(ended.status.success(), "egress-tracer did not stop well: {}", ended.stderr);
@@ -163,7 +162,7 @@ impl Running {
             }
             Self::Peer(process) => {
                 process.signal(Signal::INT)?;
-                let ended = process.finish(PATIENCE)?;
+                let ended = process.finish(TIMEOUT)?;
                 let dropped = ended.stderr.lines().filter(|line| line.contains("dropped")).map(str::trim);
                 Ok(dropped.collect::<Vec<_>>().join("; "))
             }

@@ -8,18 +8,18 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::figures::{Figures, Table, median, quartiles, short};
-use super::stage::Stage;
+use super::pods::BenchPod;
 
-pub(crate) fn measure(stage: &Stage, times: usize, figures: &mut Figures) -> Result<()> {
+pub(crate) fn measure(pod: &BenchPod, times: usize, figures: &mut Figures) -> Result<()> {
     let mut started = Vec::new();
     let mut ended: [(&str, Signal, Vec<f64>, u32); 2] =
         [("SIGTERM", Signal::TERM, Vec::new(), 0), ("SIGKILL", Signal::KILL, Vec::new(), 0)];
-    let hooks = || attached_programs(stage.lab.pod_cgroup()).iter().map(|(_, count)| count).sum::<u32>();
+    let hooks = || attached_programs(pod.lab.pod_cgroup()).iter().map(|(_, count)| count).sum::<u32>();
     let already = hooks();
     for _ in 0..times {
         for (_, signal, took, left) in &mut ended {
             let start = Instant::now();
-            let tracer = stage.observe(&[])?;
+            let tracer = pod.observe(&[])?;
             started.push(milliseconds(start.elapsed()));
             let start = Instant::now();
             tracer.signal(*signal)?;

@@ -14,9 +14,9 @@ use serde_json::json;
 
 use super::figures::{Figures, Table, median, quartiles, short};
 use super::observer::Observer;
-use super::stage::{Pods, Stage};
+use super::pods::{BenchPod, Pods};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Something to do, and its unit.
 struct Kind {
@@ -29,15 +29,21 @@ struct Kind {
 }
 
 const KINDS: [Kind; 3] = [
-    Kind { title: "round trips a second", tunnel: Stage::echo, load: Load::RoundTrips, turn: 50, unit: 1.0 },
+    Kind {
+        title: "round trips a second",
+        tunnel: BenchPod::echo,
+        load: Load::RoundTrips,
+        turn: 50,
+        unit: 1.0,
+    },
     Kind {
         title: "connections (CONNECT granted) a second",
-        tunnel: Stage::echo,
+        tunnel: BenchPod::echo,
         load: Load::Connections,
         turn: 500,
         unit: 1.0,
     },
-    Kind { title: "bulk, MB a second", tunnel: Stage::sink, load: Load::Bulk, turn: 50, unit: 1e6 },
+    Kind { title: "bulk, MB a second", tunnel: BenchPod::sink, load: Load::Bulk, turn: 50, unit: 1e6 },
 ];
 
 /// What was found of one watcher and one kind.
@@ -51,9 +57,9 @@ struct Found {
 
 /// Each watcher has two new pods in each round. `seconds`: how long one of them is watched in a round.
 pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
-    // The tracer is what the target is about. Nobody is the control: what differs there is this machine's noise.
+    // The tracer is what the target is about. Unobserved is the control: what differs there is this machine's noise.
     let watchers = [
-        (Observer::Nobody, rounds),
+        (Observer::Unobserved, rounds),
         (Observer::Tracer, rounds),
         (Observer::Tcpdump, rounds.min(2)),
         (Observer::TcpdumpHeads, rounds.min(2)),
@@ -116,7 +122,7 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
             "Through Envoy (TCP) and squid's tunnel. Two pods alike take turns of {} ms (connections: of {} ms) on one core, \
              clients, Envoys, squids, servers and watcher; one of them is watched for {seconds} s, then the other. A turn is \
              held against the other pod's turns before and after it. What is shown is the median of rounds, each with new pods, \
-             and half of all rounds lie within the spread. Nobody held against nobody is the control: so much is this \
+             and half of all rounds lie within the spread. Unobserved held against nobody is the control: so much is this \
              machine's noise. A watcher that reads later than a turn is long takes its time from the other pod's: so tshark's \
              connections say little.",
             KINDS[0].turn, KINDS[1].turn
@@ -131,7 +137,7 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
 /// before and after it. Held against one of these alone, whatever grows meanwhile, such as ports in `TIME_WAIT`, looks as if the
 /// earlier one were faster.
 fn in_turns(
-    pods: &[Stage; 2],
+    pods: &[BenchPod; 2],
     watched: usize,
     watcher: Observer,
     kind: &Kind,
@@ -149,7 +155,7 @@ fn in_turns(
         rates.push(turns.iter().map(|turn| (turn.number, turn.rate)).collect::<HashMap<u64, f64>>());
     }
     for process in processes {
-        process.finish(PATIENCE)?;
+        process.finish(TIMEOUT)?;
     }
     running.stop()?;
     let other = |number| rates[1 - watched].get(&number);

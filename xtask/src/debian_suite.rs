@@ -1,5 +1,5 @@
-//! Packages of another Debian suite than the machine's: apt with lists and sources of its own, so the machine's are not
-//! touched, and its own check of signatures. They are unpacked into a directory; nothing is installed.
+//! Packages of a Debian suite other than the machine's. apt runs with its own sources and lists and checks signatures; the
+//! packages are unpacked into a directory, and nothing is installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,17 +10,17 @@ use indicatif::ProgressBar;
 
 use crate::progress;
 
-/// Debian's own signatures.
+/// Debian's signing keys.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// A suite whose lists were fetched.
+/// A suite with fetched package lists.
 #[derive(Debug)]
-pub(crate) struct Suite {
+pub(crate) struct DebianSuite {
     dir: PathBuf,
 }
 
-impl Suite {
-    /// Fetches its lists. `dir` is where all of this lives.
+impl DebianSuite {
+    /// Fetches the lists of `suite`. Lists, packages and the unpacked root are kept in `dir`.
     pub(crate) fn open(bar: &ProgressBar, dir: &Path, suite: &str) -> Result<Self> {
         ensure!(cfg!(target_arch = "x86_64"), "packages of other suites are known for x86_64 only");
         for below in ["lists/partial", "cache/archives/partial", "etc", "packages"] {
@@ -34,14 +34,14 @@ impl Suite {
         Ok(this)
     }
 
-    /// The packages that one needs first of all.
+    /// The packages that `package` depends on directly.
     pub(crate) fn depends(&self, bar: &ProgressBar, package: &str) -> Result<Vec<String>> {
         let said = progress::command(bar, self.apt("apt-cache").args(["depends", "--important", package]))?;
         let depends = |line: &str| Some(line.trim().strip_prefix("Depends: ")?.to_owned());
         Ok(said.lines().filter_map(depends).collect())
     }
 
-    /// Fetches packages, and unpacks them into `root` below the directory.
+    /// Fetches packages, and unpacks them into `root` in the directory.
     pub(crate) fn unpack(&self, bar: &ProgressBar, packages: &[String]) -> Result<()> {
         progress::command(bar, self.apt("apt-get").arg("download").args(packages))?;
         let unpacked = tempfile::tempdir_in(&self.dir)?;
@@ -49,14 +49,14 @@ impl Suite {
             let package = entry?.path();
             progress::command(bar, Command::new("dpkg-deb").arg("-x").arg(&package).arg(unpacked.path()))?;
         }
-        fs::rename(unpacked.keep(), self.dir.join("root"))?; // in one step: what is there is whole
+        fs::rename(unpacked.keep(), self.dir.join("root"))?; // atomic: the cache never holds half a root
         Ok(())
     }
 
     fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let option = |name: &str, below: &str| format!("{name}={}", self.dir.join(below).display());
-        // An old suite's lists do not change any more, and their date runs out; the signature is what counts.
+        // The lists of an archived suite expire because they are no longer updated. Signatures are still checked.
         let options = [
             option("Dir::Etc::sourcelist", "sources.list"),
             option("Dir::Etc::sourceparts", "etc"),
@@ -78,7 +78,7 @@ impl Suite {
     }
 }
 
-/// Where the machine itself gets Debian from; else Debian's own.
+/// The machine's own Debian mirror, or deb.debian.org.
 fn mirror() -> String {
     let listed = fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()

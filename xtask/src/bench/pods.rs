@@ -18,7 +18,7 @@ const PASSED: SocketAddr = SocketAddr::new(PROXY, 3130);
 const ECHO: SocketAddr = SocketAddr::new(TARGET, 7);
 const SINK: SocketAddr = SocketAddr::new(TARGET, 9);
 const NAME: &str = "server.example";
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// So many connections to one address leave few ports for more in the minute after them.
 const PORTS: &str = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range";
 
@@ -36,23 +36,23 @@ impl Pods {
         Self { tracer, generator }
     }
 
-    pub(crate) fn start(&self) -> Result<Stage> {
+    pub(crate) fn start(&self) -> Result<BenchPod> {
         progress::step("Starting a pod with Envoy, squid and a server", |_| {
-            Stage::build(self.tracer.clone(), self.generator.clone())
+            BenchPod::build(self.tracer.clone(), self.generator.clone())
         })
     }
 
     /// Does something in a new one, and takes it away.
-    pub(crate) fn with_one<T>(&self, work: impl FnOnce(&Stage) -> Result<T>) -> Result<T> {
-        let stage = self.start()?;
-        let done = work(&stage)?;
-        stage.close()?;
+    pub(crate) fn with_one<T>(&self, work: impl FnOnce(&BenchPod) -> Result<T>) -> Result<T> {
+        let pod = self.start()?;
+        let done = work(&pod)?;
+        pod.close()?;
         Ok(done)
     }
 }
 
 /// Everything that runs; it ends in this order, the lab last.
-pub(crate) struct Stage {
+pub(crate) struct BenchPod {
     pub(crate) tracer: PathBuf,
     generator: LoadGenerator,
     _server: Process,
@@ -61,14 +61,14 @@ pub(crate) struct Stage {
     pub(crate) lab: Lab,
 }
 
-impl Stage {
+impl BenchPod {
     fn build(tracer: PathBuf, generator: LoadGenerator) -> Result<Self> {
         let lab = Lab::new()?;
         interrupt::guard(&lab);
         for place in [lab.pod_root(), lab.outside()] {
             let mut command = place.command("sh")?;
             command.args(["-c", PORTS]);
-            Process::run_checked(command, &[], PATIENCE)?;
+            Process::run_checked(command, &[], TIMEOUT)?;
         }
         let policy = SquidPolicy {
             hosts: vec![(NAME.to_owned(), TARGET.to_string())],
@@ -129,7 +129,7 @@ impl Stage {
     }
 }
 
-/// How many reports of [`Stage::paced`] have the verdict that is due.
+/// How many reports of [`BenchPod::paced`] have the verdict that is due.
 pub(crate) fn right(lines: &[String]) -> usize {
     let is_right = |line: &&String| {
         let Ok(report) = serde_json::from_str::<serde_json::Value>(line) else { return false };

@@ -1,77 +1,77 @@
-//! The four sessions of the demo: who sends which CONNECT, what the client itself sees of it, and which verdict is due.
+//! The four sessions of the demo: the client, its request, what the client sees, and the expected report.
 
 use anyhow::{Context, Result};
 use lab::{Lab, PAGE, PROXY, ProcessOutput, Target};
 use serde_json::Value;
 
-/// The name of the web server that the app is after.
+/// Name of the web server that the app asks for.
 pub(crate) const NAME: &str = "www.example.com";
-/// A name to which squid refuses to connect.
+/// A name that squid denies.
 pub(crate) const REFUSED: &str = "refused.example.com";
-/// The proxy's port, and the unrelated Service's.
+/// Port of the proxy and of the unrelated Service.
 pub(crate) const PORT: u16 = 3128;
 
 /// One session.
 #[derive(Debug)]
-pub(crate) struct Scene {
-    /// What happens, in a line.
+pub(crate) struct DemoSession {
+    /// One line about what happens.
     pub(crate) title: &'static str,
-    /// The client and what it asks for.
+    /// The client and its request.
     pub(crate) client: Client,
-    /// Whether the sidecar's configuration is repaired first.
-    pub(crate) after_the_fix: bool,
-    /// The verdict due.
+    /// Whether the sidecar's configuration is fixed first.
+    pub(crate) after_fix: bool,
+    /// The expected verdict.
     pub(crate) verdict: &'static str,
-    /// Its reason, where it has one.
+    /// The expected reason.
     pub(crate) reason: Option<&'static str>,
-    /// The status of the answer to the CONNECT.
+    /// The expected status of the reply to the CONNECT.
     pub(crate) status: u16,
-    /// Who wrote that answer.
+    /// The expected author of the reply.
     pub(crate) from: &'static str,
 }
 
-/// Who asks.
+/// A client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Client {
-    /// HTTP/1.1, for this host.
+    /// curl, which speaks HTTP/1.1, with the host that it asks for.
     Curl(&'static str),
-    /// HTTP/1.0.
+    /// Python, which speaks HTTP/1.0.
     Python,
 }
 
-/// In order.
-pub(crate) const SCENES: &[Scene] = &[
-    Scene {
+/// The sessions, in order.
+pub(crate) const SESSIONS: &[DemoSession] = &[
+    DemoSession {
         title: "curl asks the proxy for a tunnel; a Service default/legacy has an HTTP port of the same number",
         client: Client::Curl(NAME),
-        after_the_fix: false,
+        after_fix: false,
         verdict: "handled_as_http",
         reason: Some("route_not_found"),
         status: 404,
         from: "sidecar",
     },
-    Scene {
+    DemoSession {
         title: "Python's http.client asks the same of the same proxy, but in HTTP/1.0, which Envoy does not recognise",
         client: Client::Python,
-        after_the_fix: false,
+        after_fix: false,
         verdict: "tunneled",
         reason: None,
         status: 200,
         from: "proxy",
     },
-    Scene {
+    DemoSession {
         title: "the same curl again, after a TCP listener for the proxy's own address was added to the sidecar",
         client: Client::Curl(NAME),
-        after_the_fix: true,
+        after_fix: true,
         verdict: "tunneled",
         reason: None,
         status: 200,
         from: "proxy",
     },
-    Scene {
+    DemoSession {
         title: "curl asks for a host that the proxy itself refuses",
         client: Client::Curl(REFUSED),
-        after_the_fix: true,
+        after_fix: true,
         verdict: "refused_by_proxy",
         reason: None,
         status: 403,
@@ -79,8 +79,8 @@ pub(crate) const SCENES: &[Scene] = &[
     },
 ];
 
-impl Scene {
-    /// Plays it, and says what the client saw. An error when the client saw something else than is due.
+impl DemoSession {
+    /// Runs the client, and returns what it saw. Fails where that differs from what is expected.
     pub(crate) fn play(&self, lab: &Lab, target: &Target) -> Result<String> {
         let (who, ended) = match self.client {
             Client::Curl(name) => ("curl", curl(lab, target, name)?),
@@ -89,7 +89,7 @@ impl Scene {
         let saw = if ended.status.success() {
             ended.stdout.lines().last().unwrap_or_default().to_owned()
         } else {
-            // curl's -S message, or the last line of a traceback.
+            // the message of `curl -S`, or the last line of a traceback
             ended.stderr.lines().last().unwrap_or_default().to_owned()
         };
         let due = if self.status == 200 {
@@ -107,8 +107,8 @@ impl Scene {
         Ok(format!("{who} sees: {saw}"))
     }
 
-    /// None: the report says what is due. Otherwise what is wrong about it.
-    pub(crate) fn judge(&self, report: &Value) -> Option<String> {
+    /// How the report differs from what is expected. None: it does not.
+    pub(crate) fn mismatches(&self, report: &Value) -> Option<String> {
         let flagged = self.verdict == "handled_as_http";
         let due = [
             ("/verdict", Value::from(self.verdict)),
@@ -136,7 +136,7 @@ fn curl(lab: &Lab, target: &Target, name: &str) -> Result<ProcessOutput> {
     lab.run_app("curl", &["-sS", "-m", "20", "--cacert", &ca, "-x", &proxy, &url])
 }
 
-/// Python up to 3.11 sends CONNECT as HTTP/1.0; later ones send 1.1, and for those the CONNECT is written by hand.
+/// Python up to 3.11 sends CONNECT as HTTP/1.0. Newer versions send 1.1, so there the script writes the CONNECT itself.
 fn python(lab: &Lab, target: &Target) -> Result<(&'static str, ProcessOutput)> {
     let version = lab.run_app("python3", &["-c", "import sys; print(sys.version_info.minor)"])?;
     let minor: u32 = version.stdout.trim().parse().with_context(|| format!("python3 said {version:?}"))?;
@@ -170,14 +170,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_is_judged_by_all_that_is_due() {
+    fn report_mismatches_name_each_field_that_differs() {
         let mut report = json!({
             "verdict": "handled_as_http", "reason": "route_not_found", "flagged": true,
             "reply": {"from": "sidecar", "status": 404},
         });
-        assert_eq!(SCENES[0].judge(&report), None);
+        assert_eq!(SESSIONS[0].mismatches(&report), None);
         report["reply"]["from"] = "proxy".into();
-        assert_eq!(SCENES[0].judge(&report).as_deref(), Some("reply.from is \"proxy\" and not \"sidecar\""));
-        assert!(SCENES[1].judge(&report).is_some());
+        assert_eq!(
+            SESSIONS[0].mismatches(&report).as_deref(),
+            Some("reply.from is \"proxy\" and not \"sidecar\"")
+        );
+        assert!(SESSIONS[1].mismatches(&report).is_some());
     }
 }
