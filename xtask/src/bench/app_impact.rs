@@ -1,8 +1,7 @@
-//! What an application feels of whoever watches it: round trips, connections a second and bulk throughput through a real
-//! Envoy and a real squid. Two pods alike take turns of some milliseconds, on one core, and one of them is watched: what
-//! else this machine does falls on both. Each is watched in its turn, so whatever is faster about one of them cancels out.
-//! All of it, whoever watches as well, runs on one core: where the scheduler may choose, which two share a core decides a
-//! tenth of the rate, and another choice may decide it a moment later.
+//! What an application loses while it is watched: round trips, connections a second and bulk throughput through a real Envoy
+//! and a real squid. Two equal pods take turns of some milliseconds and one of them is watched, so other load on the machine
+//! affects both. Each pod is watched in half of the rounds, so a difference between the pods cancels out. Everything runs on
+//! one core, because the scheduler's choice of cores changes the rates by more than a watcher does.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,12 +17,12 @@ use super::pods::{BenchPod, Pods};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Something to do, and its unit.
+/// A kind of load and its unit.
 struct Kind {
     title: &'static str,
     tunnel: fn(f64) -> Tunnel,
     load: fn(Tunnel) -> Load,
-    /// What the tracer copies, its process takes up to 100 ms later: a turn in which that matters is long beside it.
+    /// Length of a turn, in ms. The tracer reads up to 100 ms after the load, so where that matters a turn is much longer.
     turn: u64,
     unit: f64,
 }
@@ -46,18 +45,18 @@ const KINDS: [Kind; 3] = [
     Kind { title: "bulk, MB a second", tunnel: BenchPod::sink, load: Load::Bulk, turn: 50, unit: 1e6 },
 ];
 
-/// What was found of one watcher and one kind.
+/// Results of one watcher and one kind of load.
 #[derive(Default)]
 struct Found {
-    /// Watched by unwatched, one for each round.
+    /// Rate while watched divided by the rate while unwatched, for each round.
     ratios: Vec<f64>,
     alone: Vec<f64>,
     pairs: usize,
 }
 
-/// Each watcher has two new pods in each round. `seconds`: how long one of them is watched in a round.
+/// Measures each watcher with two new pods in each round. `seconds` is how long each pod is watched in a round.
 pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
-    // The tracer is what the target is about. Unobserved is the control: what differs there is this machine's noise.
+    // The target is about the tracer. `Unobserved` is the control and shows the machine's noise.
     let watchers = [
         (Observer::Unobserved, rounds),
         (Observer::Tracer, rounds),
@@ -78,7 +77,7 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
                 let ratio = |pairs: &[[f64; 2]]| {
                     median(pairs.iter().map(|[watched, alone]| watched / alone).collect())
                 };
-                // A pod that is faster than the other is so on both sides of this.
+                // A difference between the pods is in both factors and cancels out.
                 found.ratios.push((ratio(&first) * ratio(&second)).sqrt());
                 found.alone.extend(first.iter().chain(&second).map(|[_, alone]| alone / kind.unit));
                 found.pairs += first.len() + second.len();
@@ -117,13 +116,12 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
     }
     figures.numbers("application", json!(numbers));
     figures.table(Table {
-        title: "What an application feels",
+        title: "What an application loses",
         note: format!(
             "Through Envoy (TCP) and squid's tunnel. Two pods alike take turns of {} ms (connections: of {} ms) on one core, \
              clients, Envoys, squids, servers and watcher; one of them is watched for {seconds} s, then the other. A turn is \
              held against the other pod's turns before and after it. What is shown is the median of rounds, each with new pods, \
-             and half of all rounds lie within the spread. Unobserved held against nobody is the control: so much is this \
-             machine's noise. A watcher that reads later than a turn is long takes its time from the other pod's: so tshark's \
+             and half of all rounds lie within the spread. The row without a watcher is the control and shows the machine's noise. A watcher that reads later than a turn is long takes its time from the other pod's: so tshark's \
              connections say little.",
             KINDS[0].turn, KINDS[1].turn
         ),
@@ -133,9 +131,9 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
     Ok(())
 }
 
-/// Both pods at work, in turns, one of them watched: the rates of the watched one's turns, each with the mean of the other's turns
-/// before and after it. Held against one of these alone, whatever grows meanwhile, such as ports in `TIME_WAIT`, looks as if the
-/// earlier one were faster.
+/// Runs both pods in turns, and watches one of them. Returns the rate of each watched turn with the mean of the other pod's turns
+/// before and after it: compared with only one of these, anything that grows meanwhile (such as ports in `TIME_WAIT`) would
+/// look like a difference.
 fn in_turns(
     pods: &[BenchPod; 2],
     watched: usize,
@@ -170,7 +168,7 @@ fn in_turns(
     Ok(pairs)
 }
 
-/// Keeps what this thread starts to one core, until it is dropped.
+/// Pins this thread and the processes that it starts to one core until it is dropped.
 struct OneCore {
     before: CpuSet,
 }

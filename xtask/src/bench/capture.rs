@@ -1,5 +1,5 @@
-//! Capture under load: how many of the sessions that were made are reported, and rightly; what 10,000 of them cost, held
-//! against tcpdump and tshark on the same traffic; and whether losses are what is reported as losses.
+//! Capture under load: how many sessions are reported, and how many correctly; the cost of 10,000 sessions, compared with
+//! tcpdump and tshark on the same traffic; and whether the reported losses are the true ones.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// CONNECTs a second, rising.
 const RATES: [u32; 7] = [100, 200, 400, 600, 800, 1200, 1600];
 
-/// Rising rates; gives back the highest that Envoy and squid sustained.
+/// Raises the rate, and returns the highest that Envoy and squid sustained.
 pub(crate) fn rising(pod: &BenchPod, seconds: u32, figures: &mut Figures) -> Result<u32> {
     let (mut rows, mut numbers, mut sustained) = (Vec::new(), Vec::new(), RATES[0]);
     let (mut lost_at_most, mut wrong_at_most) = (0, 0);
@@ -24,7 +24,7 @@ pub(crate) fn rising(pod: &BenchPod, seconds: u32, figures: &mut Figures) -> Res
         let tracer = pod.observe(&[])?;
         let done = pod.run(&BenchPod::paced(rate, rate * seconds))?;
         let made = usize::try_from(done.count)?;
-        // What was not seen will not come; what was, comes at once.
+        // Ends early when all reports have arrived.
         let _ = tracer.report_lines().wait(TIMEOUT, |lines| (lines.len() >= made).then_some(()));
         let lines = tracer.report_lines().all();
         let (seen, right, lost) = (lines.len(), right(&lines), lost(&tracer.metrics()?));
@@ -72,7 +72,7 @@ pub(crate) fn rising(pod: &BenchPod, seconds: u32, figures: &mut Figures) -> Res
     Ok(sustained)
 }
 
-/// What so many sessions cost each watcher: one after the other, `rounds` times, each in a pod of its own.
+/// Measures the cost of `count` sessions for each watcher, `rounds` times, each in a new pod.
 pub(crate) fn cost(pods: &Pods, rounds: usize, count: u32, rate: u32, figures: &mut Figures) -> Result<()> {
     let mut found: [Vec<Cost>; Observer::WATCHERS.len()] = Default::default();
     for _ in 0..rounds {
@@ -109,7 +109,7 @@ pub(crate) fn cost(pods: &Pods, rounds: usize, count: u32, rate: u32, figures: &
     let in_kernel = pods.with_one(|pod| in_kernel(pod, count / 10, rate))? * 10.0;
     figures.numbers("cost", json!({"watchers": numbers, "programs_seconds": in_kernel}));
     figures.table(Table {
-        title: "What sessions cost whoever watches",
+        title: "What sessions cost each watcher",
         note: format!(
             "{count} CONNECT sessions at {rate} a second, with ten times as many other requests beside them; user and system \
              time of the processes: the median of {rounds} rounds in which one watched after the other, and the quartiles; \
@@ -132,13 +132,13 @@ pub(crate) fn cost(pods: &Pods, rounds: usize, count: u32, rate: u32, figures: &
     Ok(())
 }
 
-/// What one watcher took for its sessions.
+/// Cost of the sessions for one watcher.
 struct Cost {
     /// Seconds of processor time.
     cpu: f64,
-    /// The most memory, in MB.
+    /// Peak memory, in MB.
     peak: f64,
-    /// What it said of its losses.
+    /// Losses that it reported.
     said: String,
 }
 
@@ -146,8 +146,8 @@ fn cost_of(pod: &BenchPod, observer: Observer, count: u32, rate: u32) -> Result<
     let running = observer.start(pod)?;
     let before = running.usage()?;
     let done = pod.run(&BenchPod::paced(rate, count))?;
-    pause(Duration::from_millis(1_500)); // for those that have not yet looked at all that they hold
-    // What it has not written by now, its processor time would lack.
+    pause(Duration::from_millis(1_500)); // a watcher may still be reading its buffer
+    // Reports that are still missing would be missing in the processor time, too.
     if let Some(written) = running.reports()? {
         ensure!(written == done.count, "egress-tracer wrote {written} of {} reports", done.count);
     }
@@ -156,17 +156,17 @@ fn cost_of(pod: &BenchPod, observer: Observer, count: u32, rate: u32) -> Result<
     Ok(Cost { cpu, peak: peak_kb as f64 / 1024.0, said: running.stop()? })
 }
 
-/// The median of `ours` as a share of `theirs`, round by round.
+/// The median over all rounds of `ours` divided by `theirs`.
 fn share(ours: &[Cost], theirs: &[Cost]) -> f64 {
     median(ours.iter().zip(theirs).map(|(ours, theirs)| ours.cpu / theirs.cpu).collect())
 }
 
-/// The most memory of all rounds, in MB.
+/// Peak memory over all rounds, in MB.
 fn peak(costs: &[Cost]) -> f64 {
     costs.iter().map(|cost| cost.peak).fold(0.0, f64::max)
 }
 
-/// Seconds of the tracer's own programs.
+/// Processor time of the tracer's kernel programs, in seconds.
 fn in_kernel(pod: &BenchPod, count: u32, rate: u32) -> Result<f64> {
     let tracer = pod.observe(&["--metrics-programs", "--probes", "cgroup"])?;
     pod.run(&BenchPod::paced(rate, count))?;
@@ -175,8 +175,8 @@ fn in_kernel(pod: &BenchPod, count: u32, rate: u32) -> Result<f64> {
     Ok(ns as f64 / 1e9)
 }
 
-/// A tracer that is stopped until its ring has run over, beside one that reads on: what the first one lost, and what it says
-/// it lost.
+/// Stops one tracer until its ring buffer overflows while a second one reads on, and compares the true losses with the
+/// reported ones.
 pub(crate) fn losses(pod: &BenchPod, rate: u32, count: u32, figures: &mut Figures) -> Result<()> {
     let stopped = pod.observe(&["--deadline", "60s"])?;
     let reading = Tracer::start_second(&pod.lab, &pod.tracer)?;
@@ -187,7 +187,7 @@ pub(crate) fn losses(pod: &BenchPod, rate: u32, count: u32, figures: &mut Figure
     let (made, read, told) = loop {
         let (all, some) = (reading.metrics()?, stopped.metrics()?);
         let counts = (sum(&all, "records_total{") + lost(&all), sum(&some, "records_total{"), lost(&some));
-        // Both have read all that is left when they have come to the same; else their time runs out.
+        // When the sums agree, both have read everything.
         if counts.1 + counts.2 == counts.0 || Instant::now() > end {
             break counts;
         }

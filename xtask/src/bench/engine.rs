@@ -1,4 +1,4 @@
-//! The pure core and the evaluator: runs their benches and reads what they found.
+//! The pure engine and the evaluator: runs their benches and reads the results.
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +58,7 @@ pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Runs one and gives back what it printed.
+/// Runs a bench, and returns its output.
 fn bench(name: &str, arguments: &[&str]) -> Result<String> {
     progress::step(&format!("Measuring: {name}"), |_| {
         let mut command = cargo::here();
@@ -69,7 +69,7 @@ fn bench(name: &str, arguments: &[&str]) -> Result<String> {
     })
 }
 
-/// The median that criterion found, in ns.
+/// The median of criterion's estimates, in ns.
 fn estimate(name: &str) -> Result<f64> {
     let criterion = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/criterion/core");
     let path = criterion.join(name).join("new/estimates.json");

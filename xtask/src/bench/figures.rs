@@ -1,10 +1,10 @@
-//! What a run of the benchmark found: tables for people, numbers for machines, targets with whether they are met.
+//! The results of a benchmark: tables for readers, numbers for machines, and targets that are met or missed.
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-/// All of it.
+/// All results of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     tables: Vec<Table>,
@@ -16,13 +16,13 @@ pub(crate) struct Figures {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) title: &'static str,
-    /// How it was measured, and what it does not show.
+    /// How it was measured, and its limits.
     pub(crate) note: String,
     pub(crate) head: &'static [&'static str],
     pub(crate) rows: Vec<Vec<String>>,
 }
 
-/// A number that has to be on one side of a bound.
+/// A number and the bound that it must meet.
 #[derive(Debug)]
 struct Target {
     name: String,
@@ -32,13 +32,13 @@ struct Target {
 }
 
 impl Figures {
-    /// Shows a table, and keeps it.
+    /// Prints a table, and stores it.
     pub(crate) fn table(&mut self, table: Table) {
         println!("{}", table.markdown());
         self.tables.push(table);
     }
 
-    /// Keeps numbers of a part.
+    /// Stores the numbers of a part.
     pub(crate) fn numbers(&mut self, part: &str, numbers: Value) {
         self.numbers.insert(part.to_owned(), numbers);
     }
@@ -63,7 +63,7 @@ impl Figures {
         text
     }
 
-    /// Whether a target was measured whose name begins like this, and is missed.
+    /// Whether a measured target whose name begins with `name` is missed.
     pub(crate) fn misses(&self, name: &str) -> bool {
         self.targets.iter().any(|target| target.name.starts_with(name) && !target.met)
     }
@@ -73,7 +73,7 @@ impl Figures {
         self.tables.iter().map(Table::markdown).collect()
     }
 
-    /// Everything, for machines.
+    /// All results as JSON.
     pub(crate) fn json(&self) -> Value {
         let target = |t: &Target| json!({"name": t.name, "value": t.value, "bound": t.bound, "met": t.met});
         json!({"figures": self.numbers, "targets": self.targets.iter().map(target).collect::<Vec<_>>()})
@@ -93,7 +93,7 @@ impl Table {
     }
 }
 
-/// A number as people read it: three digits that count.
+/// A number with three significant digits.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),
@@ -103,14 +103,14 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
-/// The middle one, and those a quarter from either end.
+/// The lower quartile, the median and the upper quartile.
 pub(crate) fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     let at = |share: usize| values.get((values.len().saturating_sub(1) * share + 2) / 4).copied();
     [1, 2, 3].map(|share| at(share).unwrap_or(f64::NAN))
 }
 
-/// The middle one.
+/// The median.
 pub(crate) fn median(values: Vec<f64>) -> f64 {
     let [_, median, _] = quartiles(values);
     median

@@ -1,6 +1,6 @@
-//! What watching costs on a kernel that takes tracing programs: the fentry and kprobe families beside empty programs at the
-//! same places, and beside bpftrace and libbpf-tools on the same traffic, counted in a guest (`tests/src/bin/guest/cost.rs`).
-//! Its processor is emulated, so no time of it is shown, only ratios of two.
+//! Costs on a kernel with tracing programs: the fentry and kprobe families, compared with empty programs on the same functions
+//! and with bpftrace and libbpf-tools on the same traffic, counted in a guest (`tests/src/bin/guest/cost.rs`). The processor
+//! is emulated, so only ratios are shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use crate::initramfs::Initramfs;
 use crate::kernel_package::{self, KERNELS};
 use crate::progress;
 
-/// The kernel that everything is measured on.
+/// The guest's kernel.
 const KERNEL: &str = "6.12";
 const TIMEOUT: Duration = Duration::from_mins(10);
 const FAMILIES: [&str; 2] = ["fentry", "kprobe"];
 
-/// What is done, by its letter in the guest's words.
+/// Kinds of traffic, by their letter in the guest's output.
 const FLOWS: [(&str, &str); 3] = [
     ("a", "long-lived flow past its first bytes"),
     ("b", "short flow that is not ours"),
     ("c", "CONNECT session, answered by the sidecar"),
 ];
 
-/// What an engineer would use instead, and what it cannot tell.
+/// Tools with the same purpose, and what they cannot tell.
 const PEERS: [(&str, &str); 3] = [
     (
         "bpftrace",
@@ -38,7 +38,7 @@ const PEERS: [(&str, &str); 3] = [
     ("tcptracer", "what was asked and answered: it knows that a connection began, was accepted, and ended"),
 ];
 
-/// What the guest said of each watcher.
+/// The guest's numbers for each watcher.
 type Found<'a> = BTreeMap<&'a str, &'a TestResult>;
 
 pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
@@ -70,7 +70,7 @@ pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
     peers(&found, figures)
 }
 
-/// Each program beside the empty ones at the same place.
+/// Compares each program with empty ones on the same function.
 fn families(found: &Found, figures: &mut Figures) -> Result<()> {
     let (mut rows, mut numbers) = (Vec::new(), serde_json::Map::new());
     let mut bare: Vec<f64> = Vec::new();
@@ -125,10 +125,10 @@ fn families(found: &Found, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Each peer beside the tracer's fentry family.
+/// Compares each tool with the tracer's fentry family.
 fn peers(found: &Found, figures: &mut Figures) -> Result<()> {
     let (mut rows, mut numbers) = (Vec::new(), Vec::new());
-    // Of the kernel's programs and of the process, ns each flow.
+    // Of kernel programs and process, in ns for each flow.
     let each = |watcher: &str, letter: &str| -> Option<[f64; 2]> {
         let counted = &found.get(watcher)?.detail[letter];
         let flows = counted["flows"].as_f64()?;
@@ -159,7 +159,7 @@ fn peers(found: &Found, figures: &mut Figures) -> Result<()> {
             (0, "kernel", "a", "a"),
             (0, "kernel", "b", "b"),
             (0, "kernel", "c", "c"),
-            // The tracer's process sleeps through what is not its own, which makes no measure.
+            // The tracer's process does not wake for traffic out of its scope.
             (1, "process", "b", "c"),
             (1, "process", "c", "c"),
         ] {

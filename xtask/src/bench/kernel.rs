@@ -1,6 +1,6 @@
-//! What a kernel program of the tracer costs each time it runs, beside empty programs on the same hooks in the same runs:
-//! one attached before it, one behind it, as the first to touch a packet pays for the cache. Each round has a pod of its own, and
-//! programs that were loaded for it: where the kernel has put them is part of what they cost.
+//! Cost of each run of the tracer's kernel programs, compared with empty programs on the same hooks in the same runs: one attached
+//! before it and one after it, because the first to touch a packet pays for the cache miss. Each round has a new pod and newly
+//! loaded programs, because their address in the kernel is part of their cost.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ struct Flow {
     letter: &'static str,
     title: &'static str,
     load: fn(f64) -> Load,
-    /// For some time after a CONNECT, other first bytes are of interest, too.
+    /// Whether a CONNECT precedes it: for some time after one, the programs look at other first bytes, too.
     after_connect: bool,
 }
 
@@ -53,20 +53,20 @@ const FLOWS: [Flow; 4] = [
     },
 ];
 
-/// What the programs did meanwhile.
+/// Runs of the programs during a load.
 #[derive(Default)]
 struct Cost {
-    /// The tracer's.
+    /// The tracer's programs.
     tracer: Counts,
-    /// Of both empty ones.
+    /// Both empty programs.
     empty: Counts,
     /// Flows or round trips.
     count: u64,
-    /// The tracer's as a multiple of the empty ones, round by round.
+    /// Time of the tracer's programs divided by that of the empty ones, for each round.
     ratios: Vec<f64>,
 }
 
-/// Measures `rounds` of so many seconds of each kind of traffic.
+/// Measures `rounds` of `seconds` for each kind of traffic.
 pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Figures) -> Result<()> {
     let (mut rows, mut numbers) = (Vec::new(), serde_json::Map::new());
     for flow in &FLOWS {
@@ -126,7 +126,7 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
     Ok(())
 }
 
-/// What the tracer's programs cost for a kind of traffic, in one round.
+/// Measures a kind of traffic for one round.
 fn of(pod: &BenchPod, flow: &Flow, seconds: f64) -> Result<Cost> {
     let cgroup = pod.lab.pod_cgroup();
     let _counting = count_runs()?;
@@ -146,7 +146,7 @@ fn of(pod: &BenchPod, flow: &Flow, seconds: f64) -> Result<Cost> {
     }
     let cold = count()?;
     let process = pod.start(&(flow.load)(seconds))?;
-    // A long-lived flow only counts once it is past its first bytes, and before its end.
+    // A long-lived flow counts only between its first bytes and its end.
     let start = if flow.letter == PAST_FIRST_BYTES { count()? } else { cold };
     let done = LoadGenerator::done(&process)?;
     let cost = Cost { count: done.count, ..count()?.since(&start) };
@@ -165,14 +165,14 @@ impl Cost {
         self
     }
 
-    /// The tracer's programs that ran.
+    /// Names of the tracer's programs that ran.
     fn hooks(&self) -> impl Iterator<Item = (&'static str, Runs)> {
         let mut hooks: Vec<_> = self.tracer.iter().filter(|(_, runs)| runs.count > 0).collect();
         hooks.sort_by_key(|(name, _)| **name);
         hooks.into_iter().map(|(name, runs)| (*name, *runs))
     }
 
-    /// As many runs as the tracer's programs had, at the mean of `of`, in ns for each flow or round trip.
+    /// Time of as many runs as the tracer's programs had at the mean cost of `of`, in ns for each flow or round trip.
     fn each(&self, of: &Counts) -> f64 {
         let runs = self.hooks();
         let ns: f64 =
@@ -180,7 +180,7 @@ impl Cost {
         ns / self.count.max(1) as f64
     }
 
-    /// One round more.
+    /// Adds a round.
     fn add(&mut self, round: Self) {
         self.ratios.push(round.each(&round.tracer) / round.each(&round.empty));
         for (sum, counts) in [(&mut self.tracer, round.tracer), (&mut self.empty, round.empty)] {
@@ -191,19 +191,19 @@ impl Cost {
         self.count += round.count;
     }
 
-    /// The tracer's programs as a multiple of empty ones: the median of the rounds.
+    /// Cost of the tracer's programs divided by that of empty ones: the median of the rounds.
     fn ratio(&self) -> f64 {
         median(self.ratios.clone())
     }
 
-    /// The same, with the quartiles.
+    /// The median ratio with its quartiles, as text.
     fn shown(&self) -> String {
         let [low, ratio, high] = quartiles(self.ratios.clone()).map(short);
         format!("**{ratio}** ({low} to {high})")
     }
 }
 
-/// Nanoseconds a run.
+/// Mean duration of a run, in ns.
 fn mean(runs: Runs) -> f64 {
     runs.ns as f64 / runs.count as f64
 }

@@ -1,6 +1,5 @@
-//! `cargo xtask bench`: what the tracer costs, beside what an engineer would use instead. Everything is measured in one run
-//! on one machine, and ratios are what counts: absolute times are this machine's. It judges by the list of targets, and a
-//! target that is missed is shown, not hidden; it is no test.
+//! `cargo xtask bench`: the tracer's cost, compared with the tools that an engineer would use instead. Everything is measured in
+//! one run on one machine; ratios count, absolute times are this machine's. It prints which targets are met, and is no test.
 
 #![allow(clippy::cast_precision_loss, reason = "figures are no exact numbers")]
 
@@ -33,18 +32,18 @@ use crate::setup;
 use figures::Figures;
 use pods::Pods;
 
-/// A part that can be measured alone.
+/// A part that can be measured on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BenchPart {
-    /// The pure core and the evaluator
+    /// The pure engine and the evaluator
     Engine,
     /// The kernel programs
     Kernel,
     /// Start and stop
     Start,
-    /// Capture under load, and its cost beside tcpdump and tshark
+    /// Capture under load, and its cost compared with tcpdump and tshark
     Capture,
-    /// What an application feels
+    /// What an application loses
     App,
     /// The fentry and kprobe families, and bpftrace and libbpf-tools, in a guest
     Guests,
@@ -52,14 +51,14 @@ pub(crate) enum BenchPart {
     Node,
 }
 
-/// Measures these parts, or all. Only a whole run that is not quick writes docs/performance.md.
+/// Measures these parts, or all. Only a whole run without `quick` writes docs/performance.md.
 pub(crate) fn run(quick: bool, parts: &[BenchPart]) -> Result<()> {
     let start = Instant::now();
     interrupt::watch()?;
     setup::run(Purpose::Bench, false)?;
     let wanted = |part| parts.is_empty() || parts.contains(&part);
     let mut figures = Figures::default();
-    // Those that need no pod on this machine.
+    // These need no pod on this machine.
     let alone = [BenchPart::Engine, BenchPart::Guests, BenchPart::Node];
     if parts.is_empty() || parts.iter().any(|part| !alone.contains(part)) {
         let pods = Pods::new(cargo::build_tracer(true)?, LoadGenerator(cargo::build_load()?));

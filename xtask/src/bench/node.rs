@@ -1,5 +1,5 @@
-//! What the agent costs on a full node: the test of a node with a real containerd measures it, and this judges. It starts no
-//! pods itself, because that takes the interface of container runtimes, which is none of xtask's dependencies.
+//! Cost of the agent on a full node, measured by the test of a node with a real containerd (`tests/tests/node/density.rs`). The
+//! test starts the pods: the client of container runtimes is no dependency of xtask.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use super::figures::{Figures, Table, short};
 use crate::cargo;
 use crate::progress;
 
-/// `archive` is the image, `load` the load generator.
+/// Runs the test with the image `archive` and the load generator `load`, and evaluates its numbers.
 pub(crate) fn measure(archive: &Path, load: &Path, quick: bool, figures: &mut Figures) -> Result<()> {
     let [rest, seconds] = if quick { ["5", "10"] } else { ["30", "30"] };
     let found = progress::step("Measuring: a node with 250 pods (minutes)", |_| {
@@ -46,9 +46,8 @@ pub(crate) fn measure(archive: &Path, load: &Path, quick: bool, figures: &mut Fi
         note: format!(
             "The agent from the image, as a pod on a real containerd, with the DaemonSet's security context and `--metrics-label \
              pod`. Memory: VmRSS, and VmHWM, which is the most it ever was, start included. Processor: usage_usec of its \
-             container's cgroup over {rest} s in which nobody asks anything, and over the load. Unobserved probes it or scrapes it \
-             meanwhile. 242 of the pods share the node's network and sleep; 8 have an Envoy each, which answers all of their \
-             app's CONNECTs itself (`handled_as_http`): a proxy would be the first to be tired."
+             container's cgroup over {rest} s without requests, and over the load. Nothing probes or scrapes it meanwhile. 242 of the pods share the node's network and sleep; 8 have an Envoy each, which answers all of their \
+             app's CONNECTs itself (`handled_as_http`): a proxy would reach its limit first."
         ),
         head: &["state", "MiB", "% of a core"],
         rows: vec![
@@ -61,7 +60,7 @@ pub(crate) fn measure(archive: &Path, load: &Path, quick: bool, figures: &mut Fi
     Ok(())
 }
 
-/// What the test prints.
+/// The numbers that the test prints.
 fn figures_of(command: &mut Command) -> Result<Value> {
     let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo test")?;
     let said = String::from_utf8_lossy(&output.stdout);

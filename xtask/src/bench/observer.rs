@@ -1,5 +1,5 @@
-//! Whoever watches the pod while it is measured: nobody, the tracer, or what an engineer would use instead, each in the
-//! best configuration that we know of for this question.
+//! The watcher of a pod during a measurement: none, the tracer, tcpdump or tshark, each in the best configuration for this task
+//! that we know of.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -14,8 +14,8 @@ use super::pods::BenchPod;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Payloads that begin with `CONN` or `HTTP`: a CONNECT, and the answer to one. The filter runs in the kernel, so nothing
-/// else is copied. It knows IPv4 only.
+/// Payloads that begin with `CONN` or `HTTP`: a CONNECT and its reply. The filter runs in the kernel, so nothing else is copied.
+/// It matches only IPv4.
 const HEADS: &str =
     "tcp[((tcp[12:1] & 0xf0) >> 2):4] = 0x434f4e4e or tcp[((tcp[12:1] & 0xf0) >> 2):4] = 0x48545450";
 
@@ -23,15 +23,15 @@ const HEADS: &str =
 pub(crate) enum Observer {
     Unobserved,
     Tracer,
-    /// Everything into a file, as one does who does not know yet what to look for.
+    /// All packets into a file.
     Tcpdump,
-    /// Only the heads, and of them only the first bytes.
+    /// The first bytes of heads into a file.
     TcpdumpHeads,
-    /// The heads, decoded as they come.
+    /// Heads, decoded.
     Tshark,
 }
 
-/// One that runs.
+/// A running watcher.
 pub(crate) enum Running {
     Unobserved,
     Tracer(Tracer, PathBuf),
@@ -39,12 +39,12 @@ pub(crate) enum Running {
 }
 
 impl Observer {
-    /// All that watch.
+    /// All watchers.
     pub(crate) const WATCHERS: [Self; 4] = [Self::Tracer, Self::Tcpdump, Self::TcpdumpHeads, Self::Tshark];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Unobserved => "nobody",
+            Self::Unobserved => "none",
             Self::Tracer => "egress-tracer",
             Self::Tcpdump => "tcpdump -w, everything",
             Self::TcpdumpHeads => "tcpdump -w, CONNECT filter",
@@ -52,7 +52,7 @@ impl Observer {
         }
     }
 
-    /// What it cannot tell.
+    /// What it cannot show.
     pub(crate) fn blind_spot(self) -> &'static str {
         match self {
             Self::Unobserved => "everything",
@@ -66,7 +66,7 @@ impl Observer {
         }
     }
 
-    /// Starts it; returns when it watches.
+    /// Starts it, and returns when it watches.
     pub(crate) fn start(self, pod: &BenchPod) -> Result<Running> {
         let peer = |program: &str, args: &[&str], ready: &str| {
             let mut command = pod.lab.pod_root().command(program)?;
@@ -136,7 +136,7 @@ impl Observer {
 }
 
 impl Running {
-    /// What it has cost since it was started, its start included.
+    /// Its usage since it was started.
     pub(crate) fn usage(&self) -> Result<Usage> {
         match self {
             Self::Unobserved => Ok(Usage::default()),
@@ -145,13 +145,13 @@ impl Running {
         }
     }
 
-    /// How many reports it has written; `None` where it makes none.
+    /// Number of reports written; `None` for a watcher without reports.
     pub(crate) fn reports(&self) -> Result<Option<u64>> {
         let Self::Tracer(_, file) = self else { return Ok(None) };
         Ok(Some(BufReader::new(File::open(file)?).lines().count() as u64))
     }
 
-    /// Ends it, and gives back what it said of its losses.
+    /// Stops it, and returns the losses that it reported.
     pub(crate) fn stop(self) -> Result<String> {
         match self {
             Self::Unobserved => Ok(String::new()),

@@ -1,4 +1,4 @@
-//! `docs/performance.md`, from what a whole run found and nothing else.
+//! Generates `docs/performance.md` from the results of a whole run.
 
 use std::fs;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::figures::Figures;
 
-/// Writes it.
+/// Writes the page.
 pub(crate) fn write(figures: &Figures, took: Duration) -> Result<()> {
     let text = format!(
         "# Performance\n\n\
@@ -26,14 +26,13 @@ pub(crate) fn write(figures: &Figures, took: Duration) -> Result<()> {
     Ok(())
 }
 
-/// By how a target's name begins, what keeps the tracer from it. Found with a profiler and by leaving parts of the programs
-/// out, not in this run.
+/// Why a target is missed, by the beginning of its name. Found with a profiler and by leaving out parts of the programs, not in
+/// this run.
 const BOUNDS: [(&str, &str); 5] = [
     (
         "kernel, not ours",
         "**A flow that is not ours** asks the kernel some thirty times whose socket it is, in which namespace, which thread this is, \
-         what time it is, what a payload begins with, and looks ten times into tables. On a way that nobody has gone since the last \
-         flow each of these takes 50 to 180 ns, where it takes 6 to 30 in a loop, as code and memory have to be fetched again. What \
+         what time it is, what a payload begins with, and looks ten times into tables. On a path that has not run since the last flow each of these takes 50 to 180 ns, where it takes 6 to 30 in a loop, as code and memory have to be fetched again. What \
          is calculated between them is hardly seen: a third fewer instructions took a twentieth less. Nor does it help to go by a \
          socket's address in place of its cookie, which saves ten of the calls, or to have what is kept of a flow on lines of its \
          own. What helps is to leave a whole look out.",
@@ -60,11 +59,10 @@ const BOUNDS: [(&str, &str); 5] = [
     ),
     (
         "application, ",
-        "**What an application feels of the kernel's part**: a round trip runs the programs three times and a tunnel that is \
+        "**What an application loses to the kernel's part**: a round trip runs the programs three times and a tunnel that is \
          opened and closed again some fifty times, on all of its sockets; the tables below have their time. Beside 80 µs of a \
          round trip on one core it is less than half a percent, beside 650 µs of such a tunnel about two, and what the process then \
-         does with it, on the same core, one more. How many tunnels a second there are differs by more than that where nobody \
-         is held against nobody.",
+         does with it, on the same core, one more. How many tunnels a second there are differs by more than that in the row without a watcher.",
     ),
     (
         "pure core, an event among a million",
@@ -74,7 +72,7 @@ const BOUNDS: [(&str, &str); 5] = [
     ),
 ];
 
-/// What bounds what this run misses.
+/// The reasons for the targets that this run misses.
 fn bounds(figures: &Figures) -> String {
     let missed = BOUNDS.iter().filter(|(name, _)| figures.misses(name));
     let lines: String = missed.flat_map(|(_, why)| ["* ", why, "\n"]).collect();
@@ -91,7 +89,7 @@ person then spends on joining legs by hand is no figure of this page.\n\
 * The filters of tcpdump and tshark look at the first four bytes of each packet: a request line that comes in pieces escapes them, \
 and IPv6 does.\n";
 
-/// Kernel, processor, and how many of it.
+/// Processor, number of cores, and kernel.
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");

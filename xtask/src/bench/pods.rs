@@ -1,4 +1,4 @@
-//! Where everything is measured but the pure core: a pod with a real Envoy, a real squid outside, a server behind it.
+//! The pods that everything but the pure engine is measured in: a real Envoy, a real squid outside, and a server behind it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,20 @@ use lab::{Envoy, Lab, PROXY, Process, Squid, SquidPolicy, TARGET, Tracer, demo_s
 use crate::interrupt;
 use crate::progress;
 
-/// The proxy as the app knows it, on the port for which Envoy has an HTTP listener: every CONNECT gets its 404.
+/// The proxy on a port for which Envoy has an HTTP listener: Envoy answers every CONNECT with 404.
 const HANDLED: SocketAddr = SocketAddr::new(PROXY, 3128);
-/// The same proxy on a port that no Service owns: Envoy passes it on as TCP, and squid grants.
+/// The proxy on a port without a Service: Envoy passes bytes on as TCP, and squid grants the CONNECT.
 const PASSED: SocketAddr = SocketAddr::new(PROXY, 3130);
 const ECHO: SocketAddr = SocketAddr::new(TARGET, 7);
 const SINK: SocketAddr = SocketAddr::new(TARGET, 9);
 const NAME: &str = "server.example";
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// So many connections to one address leave few ports for more in the minute after them.
+/// The benchmark needs more ephemeral ports than the default range has: each connection keeps one for a minute.
 const PORTS: &str = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range";
 
-/// Where pods come from. Each part of the benchmark, and each watcher in each round, has its own. A tunnel leaves two ports in
+/// Starts pods. Each part of the benchmark, and each watcher in each round, has its own. A tunnel leaves two ports in
 /// `TIME_WAIT` for a minute, the app's and Envoy's, and `connect` takes ports of one parity first: after 16,000 tunnels each
-/// search for one walks past 32,000 that are taken, which is 20 ms for both, whoever watches.
+/// search for one walks past 32,000 that are taken, which costs 20 ms with and without a watcher.
 /// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/inet_hashtables.c> (`__inet_hash_connect`)
 pub(crate) struct Pods {
     tracer: PathBuf,
@@ -42,7 +42,7 @@ impl Pods {
         })
     }
 
-    /// Does something in a new one, and takes it away.
+    /// Runs `work` in a new pod, and closes it.
     pub(crate) fn with_one<T>(&self, work: impl FnOnce(&BenchPod) -> Result<T>) -> Result<T> {
         let pod = self.start()?;
         let done = work(&pod)?;
@@ -51,7 +51,7 @@ impl Pods {
     }
 }
 
-/// Everything that runs; it ends in this order, the lab last.
+/// A pod and everything that runs in it, in the order in which it is stopped.
 pub(crate) struct BenchPod {
     pub(crate) tracer: PathBuf,
     generator: LoadGenerator,
@@ -81,23 +81,23 @@ impl BenchPod {
         Ok(Self { tracer, generator, _server: server, _envoy: envoy, _squid: squid, lab })
     }
 
-    /// Ends all that runs, and takes the pod away.
+    /// Stops everything, and removes the pod.
     pub(crate) fn close(self) -> Result<()> {
         let Self { lab, .. } = self;
         lab.close()
     }
 
-    /// The tracer, scoped to the pod.
+    /// Starts the tracer, scoped to the pod.
     pub(crate) fn observe(&self, args: &[&str]) -> Result<Tracer> {
         Tracer::start_at(&self.lab, &self.tracer, args)
     }
 
-    /// The same, with its reports written to a file.
+    /// Starts the tracer, scoped to the pod, with reports written to a file.
     pub(crate) fn observe_into(&self, file: &Path) -> Result<Tracer> {
         Tracer::start_into(&self.lab, &self.tracer, file)
     }
 
-    /// Starts a load as the app; returns when it is warm.
+    /// Starts a load as the app, and returns when it has warmed up.
     pub(crate) fn start(&self, load: &Load) -> Result<Process> {
         self.generator.start(self.lab.app(), load)
     }
@@ -107,29 +107,29 @@ impl BenchPod {
         self.generator.run(&self.lab, load)
     }
 
-    /// A tunnel through Envoy and squid to the echo.
+    /// A tunnel through Envoy and squid to the echo server.
     pub(crate) fn echo(seconds: f64) -> Tunnel {
         Tunnel { to: PASSED, authority: Some(format!("{NAME}:{}", ECHO.port())), seconds, turns: None }
     }
 
-    /// A tunnel through Envoy and squid to the sink.
+    /// A tunnel through Envoy and squid to the server that discards.
     pub(crate) fn sink(seconds: f64) -> Tunnel {
         Tunnel { to: PASSED, authority: Some(format!("{NAME}:{}", SINK.port())), seconds, turns: None }
     }
 
-    /// A connection through Envoy to the echo, without a proxy.
+    /// A connection through Envoy to the echo server, without a proxy.
     pub(crate) fn server(seconds: f64) -> Tunnel {
         Tunnel { to: ECHO, authority: None, seconds, turns: None }
     }
 
-    /// CONNECTs of which Envoy answers every other itself, with ten times as many other requests beside them.
+    /// CONNECTs, every other one answered by Envoy itself, with ten times as many other requests.
     pub(crate) fn paced(rate: u32, count: u32) -> Load {
         let authority = format!("{NAME}:{}", ECHO.port());
         Load::Paced { proxies: vec![HANDLED, PASSED], authority, other: Some(ECHO), rate, count }
     }
 }
 
-/// How many reports of [`BenchPod::paced`] have the verdict that is due.
+/// Number of reports of [`BenchPod::paced`] with the expected verdict.
 pub(crate) fn right(lines: &[String]) -> usize {
     let is_right = |line: &&String| {
         let Ok(report) = serde_json::from_str::<serde_json::Value>(line) else { return false };

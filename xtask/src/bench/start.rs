@@ -1,4 +1,4 @@
-//! From exec to all hooks attached, and what is left behind at the end.
+//! Time from exec to all hooks attached, time to stop, and hooks that are left behind.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ pub(crate) fn measure(pod: &BenchPod, times: usize, figures: &mut Figures) -> Re
             tracer.signal(*signal)?;
             tracer.wait()?;
             took.push(milliseconds(start.elapsed()));
-            // The kernel lets go of links behind the process's end, in a moment.
+            // The kernel detaches links shortly after the process has ended.
             let end = Instant::now() + Duration::from_secs(2);
             while hooks() > already && Instant::now() < end {
                 std::thread::yield_now();
