@@ -1,5 +1,5 @@
-//! The command line: its verbs, the arguments they share, and what an error looks like. One sentence, never a
-//! backtrace; exit code 1 for trouble, 2 for wrong usage.
+//! The command line: its commands, the arguments they share, and how an error looks: one sentence, never a backtrace.
+//! Exit code 1 is a failure, 2 wrong usage.
 
 mod agent;
 mod check;
@@ -23,30 +23,41 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[command(name = "egress-tracer", version, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    command: Command,
+    /// What to log to stderr: error, warn, info, debug, trace, or MODULE=LEVEL, separated by commas [default: warn; off
+    /// in `top`]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "EGRESS_TRACER_LOG",
+        hide_env_values = true,
+        help_heading = "Logging"
+    )]
+    log: Option<String>,
 }
 
 #[derive(Subcommand)]
-enum Verb {
+enum Command {
     /// Trace all pods of this node and serve metrics, until SIGTERM
     #[command(after_help = agent::EXAMPLES)]
     Agent(agent::Args),
     /// Show sessions as they happen
     #[command(after_help = observe::EXAMPLES)]
     Observe(Box<observe::Args>),
-    /// Show what is going on, as a table that lives: by workload, proxy, host and verdict
+    /// Live table of sessions by workload, proxy, host and verdict
     #[command(after_help = top::EXAMPLES)]
     Top(Box<top::Args>),
-    /// Write what is seen to a file, secrets masked, to look at later or to send with a bug report
+    /// Record what the probes see to a file, secrets masked, for later or for a bug report
     #[command(after_help = record::EXAMPLES)]
     Record(record::Args),
     /// Print the reports of a recording
     #[command(after_help = record::REPLAY_EXAMPLES)]
     Replay(record::ReplayArgs),
-    /// Explain from a sidecar's configuration what it does to a CONNECT, whose object makes it so, and what to apply
+    /// Explain from a sidecar's configuration what becomes of a CONNECT, whose object decides it, and what to apply
     #[command(after_help = crate::explain::EXAMPLES)]
     Explain(crate::explain::Args),
-    /// Show whether an agent runs on this node, since when, what it has seen and lost
+    /// Show whether an agent runs on this node, since when, and what it has seen and lost
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
     /// Show what this kernel offers, what is missing, and what to do about it
@@ -62,38 +73,38 @@ enum Verb {
     Version,
 }
 
-/// Parses the command line, runs its verb, and says how it went.
+/// Parses the command line, runs the command, and returns the exit code.
 pub fn main() -> ExitCode {
-    let verb = match Cli::try_parse() {
-        Ok(Cli { verb }) => verb,
+    let Cli { command, log } = match Cli::try_parse() {
+        Ok(cli) => cli,
         Err(error) => {
-            // Help and version come this way, too; clap knows which stream and which code.
+            // Help and version arrive here as well; clap knows which stream and which code.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    // A log would be written across the table.
-    let level = if matches!(verb, Verb::Top(_)) { "off" } else { "warn" };
-    env_logger::Builder::from_env(env_logger::Env::default().filter_or("EGRESS_TRACER_LOG", level)).init();
-    let result = match verb {
-        Verb::Agent(args) => block_on(agent::run(args)),
-        Verb::Observe(args) => block_on(observe::run(*args)),
-        Verb::Record(args) => block_on(record::run(args)),
-        Verb::Replay(args) => record::replay(&args),
-        Verb::Explain(args) => pods::resolve(args).and_then(|args| crate::explain::run(&args)),
-        Verb::Status(args) => block_on(status::run(args)),
-        Verb::Top(args) => block_on(top::run(*args)),
-        Verb::Completions(args) => manual::completions(&args, Cli::command()),
-        Verb::Man(args) => manual::man(&args, Cli::command()),
-        Verb::Check(args) => check::run(&args),
-        Verb::Version => {
+    // A log line would be written across the table.
+    let level = if matches!(command, Command::Top(_)) { "off" } else { "warn" };
+    env_logger::Builder::new().parse_filters(log.as_deref().unwrap_or(level)).init();
+    let result = match command {
+        Command::Agent(args) => block_on(agent::run(args)),
+        Command::Observe(args) => block_on(observe::run(*args)),
+        Command::Record(args) => block_on(record::run(args)),
+        Command::Replay(args) => record::replay(&args),
+        Command::Explain(args) => pods::resolve(args).and_then(|args| crate::explain::run(&args)),
+        Command::Status(args) => block_on(status::run(args)),
+        Command::Top(args) => block_on(top::run(*args)),
+        Command::Completions(args) => manual::completions(&args, Cli::command()),
+        Command::Man(args) => manual::man(&args, Cli::command()),
+        Command::Check(args) => check::run(&args),
+        Command::Version => {
             println!("egress-tracer {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
         }
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
-            return ExitCode::SUCCESS; // whoever read our output has seen enough
+            return ExitCode::SUCCESS; // the reader of our output closed it
         }
         eprintln!("egress-tracer: {error:#}");
         ExitCode::FAILURE
@@ -104,16 +115,16 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// One thread does: it sleeps nearly always.
-fn block_on<T>(verb: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// Runs a command on one thread: it sleeps nearly all the time.
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, verb)
+    tokio::task::LocalSet::new().block_on(&runtime, command)
 }
 
-/// A duration as people write it: `10s`, `500ms`, `2m`.
+/// Parses a duration such as `10s`, `500ms` or `2m`.
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration =
-        text.parse().map_err(|_| "want a number and a unit, such as 10s, 500ms or 2m".to_owned())?;
+        text.parse().map_err(|_| "expected a number and a unit, such as 10s, 500ms or 2m".to_owned())?;
     Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
 }
 
@@ -124,12 +135,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn durations_are_read_as_people_write_them() {
+    fn durations_are_parsed_with_their_units() {
         assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert!(duration("10").is_err() && duration("-1s").is_err() && duration("soon").is_err());

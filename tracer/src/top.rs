@@ -1,12 +1,12 @@
-//! `egress-tracer top` apart from where its sessions come from: the board of what is going on, the keys that change what
-//! is shown of it, how it is drawn, and the terminal, which is left as it was found.
+//! The parts of `egress-tracer top`: the counted sessions, the view that keys change, how both are drawn, and the
+//! terminal, which is left as it was found.
 
-mod board;
-mod keys;
+mod draw;
 mod screen;
-mod view;
+mod state;
+mod view_state;
 
-pub use board::{Board, Sort};
-pub use keys::{Keys, Mode, Outcome};
+pub use draw::{Theme, draw};
 pub use screen::Screen;
-pub use view::{Look, draw};
+pub use state::{Sort, State};
+pub use view_state::{Mode, Outcome, ViewState};

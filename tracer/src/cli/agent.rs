@@ -1,5 +1,4 @@
-//! `egress-tracer agent`: the same pipeline for a whole node, with metrics, health and a live stream, until it is told
-//! to stop.
+//! `egress-tracer agent`: the pipeline for a whole node, with metrics, health and a live stream, until a signal ends it.
 
 use std::{io::Write, net::SocketAddr, process::ExitCode, time::Instant};
 
@@ -19,25 +18,25 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   egress-tracer agent                                  all pods of this node
   egress-tracer agent --metrics-address 127.0.0.1:9475
-  egress-tracer status                                 how the agent of this node is";
+  egress-tracer status                                 what the agent of this node does";
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
-    scope: scope::Args,
-    #[command(flatten)]
-    live: live::Args,
-    /// How many reports to keep for readers who come later, or are slow
+    pods: pods::ChoiceArgs,
+    /// How many reports to keep for readers that connect later or are slow
     #[arg(long, value_name = "N", default_value_t = 4096)]
     keep: usize,
-    #[command(flatten)]
-    pods: pods::Scope,
     /// Do not ask sidecars for their configuration to explain flagged sessions
     #[arg(long)]
     no_explain: bool,
+    #[command(flatten)]
+    live: live::Args,
+    #[command(flatten)]
+    scope: scope::Args,
 }
 
-/// Where metrics and health are served unless told otherwise.
+/// Where metrics and health are served by default.
 const METRICS_ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 9475);
 
@@ -52,50 +51,50 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let server = metrics::Server::bind(args.scope.metrics.metrics_address.unwrap_or(METRICS_ADDRESS)).await?;
     let socket = live::Socket::bind(&args.live.socket)?;
-    let mut tracing = args.scope.attach_to(args.pods.choice(), None)?;
-    let metrics = Metrics::new(tracing.probes(), &args.scope.metrics)?;
+    let mut pipeline = args.scope.attach_to(args.pods.choice(), None)?;
+    let metrics = Metrics::new(pipeline.probes(), &args.scope.metrics)?;
     let explains = !args.no_explain;
-    // Everything that takes a capability is done, and there is one thread yet.
-    let kept = privilege::give_up(tracing.probes(), explains)?;
+    // Everything that needs a capability is done, and the process still has one thread.
+    let kept = privilege::give_up(pipeline.probes(), explains)?;
     log::info!("privileges: keeps {}", if kept.is_empty() { "none".to_owned() } else { kept.join(", ") });
     server.spawn(metrics.clone());
-    let (node, family) = (args.scope.node.clone(), tracing.probes().family());
-    let live = Live::new(node, family.name(), args.scope.shown(args.pods.shown()), args.keep);
+    let (node, family) = (args.scope.node.clone(), pipeline.probes().family());
+    let live = Live::new(node, family.name(), args.scope.summary(args.pods.summary()), args.keep);
     live::Server::new(socket).spawn(live.clone());
-    args.scope.say_ready()?;
+    args.scope.write_ready_file()?;
     metrics.set_ready();
     let mut enricher = Enricher::new(explains.then_some(args.scope.admin_port), &metrics);
     let mut sinks = Sinks { log: FlaggedLog::default(), live };
     let mut reports = Reports::new();
     loop {
         tokio::select! {
-            waited = tracing.wait() => waited?,
+            waited = pipeline.wait() => waited?,
             report = enricher.next() => sinks.take(report)?,
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         }
         let now = Instant::now();
-        while tracing.read(&mut reports)? {
+        while pipeline.read(&mut reports)? {
             sinks.take_all(&mut reports, &mut enricher, &metrics, now)?;
         }
-        metrics.update(&tracing);
-        tracing.take_gaps().into_iter().for_each(|gap| sinks.live.gap(gap));
-        for pod in tracing.take_gone() {
+        metrics.update(&pipeline);
+        pipeline.take_gaps().into_iter().for_each(|gap| sinks.live.gap(gap));
+        for pod in pipeline.take_gone() {
             metrics.forget_pod(&pod.namespace, &pod.name);
         }
     }
-    tracing.release(&mut reports);
+    pipeline.release(&mut reports);
     sinks.take_all(&mut reports, &mut enricher, &metrics, Instant::now())?;
     while enricher.is_waiting() {
         sinks.take(enricher.next().await)?;
     }
     write(&sinks.log.rest())?;
-    tracing.finish()?;
+    pipeline.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
 impl Sinks {
-    /// Counts what was read, and takes it: at once, or when it is explained.
+    /// Counts reports and passes them on, at once or once they are explained.
     fn take_all(
         &mut self,
         reports: &mut Reports,

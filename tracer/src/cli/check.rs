@@ -1,5 +1,5 @@
-//! `egress-tracer check`: what this kernel offers, found by trying; what is missing, why, and what to do. It captures
-//! nothing and leaves nothing.
+//! `egress-tracer check`: tries each hook of this kernel, and says what is missing, why, and what to do. It captures
+//! nothing and leaves nothing behind.
 
 use std::{fs, io::Write, process::ExitCode};
 
@@ -19,17 +19,17 @@ Examples:
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// How to print it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 enum Format {
-    /// For people.
+    /// For people
     #[default]
     Table,
-    /// For programs: one object.
+    /// For programs: one object
     Json,
 }
 
@@ -40,11 +40,11 @@ struct Findings {
     machine: String,
     facts: Vec<Fact>,
     families: Vec<Finding>,
-    /// What `--probes auto` takes.
+    /// The family that `--probes auto` uses.
     probes: Option<&'static str>,
 }
 
-/// Something that is there or is not.
+/// A condition that the kernel or the process meets or does not meet.
 #[derive(Serialize)]
 struct Fact {
     name: String,
@@ -72,7 +72,7 @@ struct HookFinding {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let findings = look();
+    let findings = findings();
     let mut out = std::io::stdout().lock();
     match args.output {
         Format::Json => writeln!(out, "{}", serde_json::to_string(&findings)?)?,
@@ -81,7 +81,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if findings.probes.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn look() -> Findings {
+fn findings() -> Findings {
     let word = |name| read(&format!("/proc/sys/kernel/{name}"));
     let cgroups = cgroup2_root();
     let mut facts = vec![btf(), cgroup_fact(&cgroups), ring_buffer()];
@@ -180,7 +180,7 @@ fn finding(trial: Trial) -> Finding {
     Finding { family: trial.family.name(), works, reason, advice, hooks: hooks.collect() }
 }
 
-/// What whoever reads this can do.
+/// What to do where a family does not work.
 fn advice(family: Family, reason: &str) -> &'static str {
     if !nix::unistd::geteuid().is_root() && reason.contains("ermission") {
         return "run it as root, or with the capabilities above";
@@ -234,8 +234,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_something_of_every_family_whatever_the_machine_is() {
-        let findings = look();
+    fn every_family_is_reported_on_any_machine() {
+        let findings = findings();
         assert_eq!(findings.families.len(), Family::ALL.len());
         assert!(findings.families.iter().all(|family| family.works == family.reason.is_none()));
         let mut text = Vec::new();

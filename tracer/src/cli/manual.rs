@@ -1,4 +1,4 @@
-//! What a package installs beside the binary, made from the command line itself: completions of shells, manual pages.
+//! Shell completions and manual pages, made from the command line's own definition.
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 

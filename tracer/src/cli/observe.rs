@@ -1,4 +1,4 @@
-//! `egress-tracer observe`: sessions as they happen, one a line.
+//! `egress-tracer observe`: sessions as they happen, one to a line.
 
 use std::{
     collections::BTreeMap,
@@ -29,32 +29,32 @@ Examples:
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
-    source: source::Args,
-    /// Go on with what happens from now on, after what --last and --since have shown; the default without them
-    #[arg(short, long)]
-    follow: bool,
-    /// Stop after N reports
-    #[arg(long, value_name = "N")]
-    first: Option<u64>,
-    /// The last N reports that the agent has kept
-    #[arg(long, value_name = "N", conflicts_with = "standalone")]
-    last: Option<u64>,
-    /// Reports on requests since then: how long ago, or a time (5m, 2026-11-20T11:45:15Z)
-    #[arg(long, value_name = "TIME", conflicts_with = "standalone")]
-    since: Option<Since>,
-    /// Stop after this time
-    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
-    timeout: Option<Duration>,
-    /// Exit with 3 if such a session was seen
-    #[arg(long, value_enum, value_name = "WHAT")]
-    fail_on: Option<FailOn>,
-    /// Also write what was seen to this file, secrets masked, for `egress-tracer replay`
-    #[arg(long, value_name = "FILE")]
-    record: Option<PathBuf>,
-    #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
     output: output::Args,
+    /// After --last and --since, go on with new sessions; the default without them
+    #[arg(short, long, help_heading = "Range")]
+    follow: bool,
+    /// Stop after N reports
+    #[arg(long, value_name = "N", help_heading = "Range")]
+    first: Option<u64>,
+    /// The last N reports that the agent has kept
+    #[arg(long, value_name = "N", conflicts_with = "standalone", help_heading = "Range")]
+    last: Option<u64>,
+    /// Reports on requests since then: how long ago, or a time (5m, 2026-11-20T11:45:15Z)
+    #[arg(long, value_name = "TIME", conflicts_with = "standalone", help_heading = "Range")]
+    since: Option<Since>,
+    /// Stop after this time
+    #[arg(long, value_name = "DURATION", value_parser = super::duration, help_heading = "Range")]
+    timeout: Option<Duration>,
+    /// Exit with 3 if such a session was seen
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Output")]
+    fail_on: Option<FailOn>,
+    /// Also record what the probes see to this file, secrets masked, for `egress-tracer replay`
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    record: Option<PathBuf>,
+    #[command(flatten)]
+    source: source::Args,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -62,11 +62,11 @@ enum FailOn {
     Flagged,
 }
 
-/// `--fail-on` saw what it was told to look for.
+/// Exit code where `--fail-on` saw what it looks for.
 const SEEN: u8 = 3;
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    // Before anything is attached: a signal from here on ends the run in good order.
+    // Before any probe is attached: from here on a signal ends the run in good order.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut printer = args.output.printer()?;
@@ -81,13 +81,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     tokio::pin!(timeout);
     let mut seen = Summary::new();
     let is_enough = |seen: &Summary| args.first.is_some_and(|first| seen.sessions() >= first);
-    let mut told = true;
+    let mut interrupted = false;
     while !is_enough(&seen) {
         let message = tokio::select! {
             message = source.next() => message?,
             () = &mut timeout => break,
             _ = interrupt.recv() => {
-                told = false;
+                interrupted = true;
                 break;
             }
             _ = terminate.recv() => break,
@@ -111,7 +111,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     printer.flush()?;
-    if !told && args.output.is_for_people() {
+    if interrupted && args.output.is_for_people() {
         eprint!("{}", seen.text());
     }
     Ok(if seen.flagged > 0 && args.fail_on == Some(FailOn::Flagged) {
@@ -121,7 +121,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// What went by.
+/// Counts of what was printed.
 struct Summary {
     begun: Instant,
     verdicts: BTreeMap<Verdict, u64>,

@@ -14,15 +14,16 @@ use tracer_core::report::{Colors, Compact, Gap, Message, Report, Table};
 /// How reports are printed.
 #[derive(clap::Args, Debug)]
 #[group(skip)]
+#[command(next_help_heading = "Output")]
 pub(super) struct Args {
     /// Output format
     #[arg(short = 'o', long = "output", value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
-    /// Colour in compact output
+    /// Color in compact output
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     color: Color,
-    /// Explain flagged sessions: in a second line, also where the output is no terminal, and from the sidecar's own
-    /// configuration, which is read from its admin port
+    /// Explain flagged sessions below their line, from the sidecar's own configuration, which is read from its admin
+    /// port; on a terminal the explanation is shown anyway
     #[arg(long)]
     explain: bool,
     /// Also write each report as a line of JSON to this file
@@ -31,17 +32,17 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// Whether sidecars are to be asked for their configuration.
+    /// Whether to ask sidecars for their configuration.
     pub(super) fn explains(&self) -> bool {
         self.explain
     }
 
-    /// Whether it is made to be read by people.
+    /// Whether the format is made for people.
     pub(super) fn is_for_people(&self) -> bool {
         matches!(self.format, Format::Compact | Format::Table)
     }
 
-    /// Opens what is to be written.
+    /// Opens the output and the report file.
     pub(super) fn printer(&self) -> anyhow::Result<Printer> {
         Printer::new(self)
     }
@@ -72,7 +73,7 @@ pub(super) enum Color {
 }
 
 impl Color {
-    /// What it comes to where the output is a terminal, or is none.
+    /// Resolves the choice for an output that is a terminal or not.
     pub(super) fn colors(self, terminal: bool) -> Colors {
         match self {
             Self::Always => Colors::On,
@@ -83,21 +84,21 @@ impl Color {
     }
 }
 
-/// Bytes that are written at once, where there are so many: a pipe holds as much.
+/// Bytes written at once, at most: a pipe holds as many.
 /// <https://man7.org/linux/man-pages/man7/pipe.7.html>
 const AT_ONCE: usize = 64 << 10;
 
 /// Prints reports.
 pub(super) struct Printer {
     out: BufWriter<Stdout>,
-    form: Form,
-    /// What is at hand as a line of JSON, where one is wanted; in room that stays.
+    form: Formatter,
+    /// The current message as a line of JSON; its allocation is reused.
     line: Vec<u8>,
     copy: Option<File>,
 }
 
-/// The chosen format, with what it has to remember from line to line.
-enum Form {
+/// The chosen format, with its state from line to line.
+enum Formatter {
     Compact(Compact),
     Table(Table),
     Json,
@@ -115,17 +116,17 @@ impl Printer {
         Ok(Self {
             out: BufWriter::with_capacity(AT_ONCE, stdout),
             form: match args.format {
-                Format::Compact => Form::Compact(Compact::new(colors, zone, explain)),
-                Format::Table => Form::Table(Table::new(colors, zone, explain)),
-                Format::Json => Form::Json,
-                Format::Jsonpretty => Form::Jsonpretty,
+                Format::Compact => Formatter::Compact(Compact::new(colors, zone, explain)),
+                Format::Table => Formatter::Table(Table::new(colors, zone, explain)),
+                Format::Json => Formatter::Json,
+                Format::Jsonpretty => Formatter::Jsonpretty,
             },
             line: Vec::new(),
             copy: copy.transpose()?,
         })
     }
 
-    /// Prints one line of a stream.
+    /// Prints one message of a stream.
     pub(super) fn print(&mut self, message: &Message) -> anyhow::Result<()> {
         match message {
             Message::Gap(gap) => self.print_gap(gap),
@@ -135,28 +136,28 @@ impl Printer {
 
     fn print_gap(&mut self, gap: &Gap) -> anyhow::Result<()> {
         match &self.form {
-            Form::Compact(compact) => self.out.write_all(compact.show_gap(gap).as_bytes())?,
-            Form::Table(table) => self.out.write_all(table.show_gap(gap).as_bytes())?,
-            Form::Json => {
+            Formatter::Compact(compact) => self.out.write_all(compact.show_gap(gap).as_bytes())?,
+            Formatter::Table(table) => self.out.write_all(table.show_gap(gap).as_bytes())?,
+            Formatter::Json => {
                 self.line.clear();
                 gap.write_line(&mut self.line);
                 self.out.write_all(&self.line)?;
             }
-            Form::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(gap)?)?,
+            Formatter::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(gap)?)?,
         }
         Ok(())
     }
 
     pub(super) fn print_report(&mut self, report: &Report) -> anyhow::Result<()> {
-        if self.copy.is_some() || matches!(self.form, Form::Json) {
+        if self.copy.is_some() || matches!(self.form, Formatter::Json) {
             self.line.clear();
             report.write_line(&mut self.line);
         }
         match &mut self.form {
-            Form::Compact(compact) => self.out.write_all(compact.show(report).as_bytes())?,
-            Form::Table(table) => self.out.write_all(table.show(report).as_bytes())?,
-            Form::Json => self.out.write_all(&self.line)?,
-            Form::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(report)?)?,
+            Formatter::Compact(compact) => self.out.write_all(compact.show(report).as_bytes())?,
+            Formatter::Table(table) => self.out.write_all(table.show(report).as_bytes())?,
+            Formatter::Json => self.out.write_all(&self.line)?,
+            Formatter::Jsonpretty => writeln!(self.out, "{}", serde_json::to_string_pretty(report)?)?,
         }
         if let Some(copy) = &mut self.copy {
             copy.write_all(&self.line).context("cannot write the report file")?;

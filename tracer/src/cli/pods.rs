@@ -1,4 +1,4 @@
-//! Pods, as the command line has them: where the runtime is, and which pods are traced.
+//! The arguments about pods: the container runtime's socket, and which pods an agent traces.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
 };
 use tracer_core::selector::{Namespace, PodChoice, Selector};
 
-/// Where names come from.
+/// Where pods' names come from.
 #[derive(clap::Args, Debug)]
 #[group(skip)]
 pub(super) struct Args {
@@ -18,13 +18,13 @@ pub(super) struct Args {
     /// [default: found]
     #[arg(long, value_name = "SOCKET", env = "CONTAINER_RUNTIME_ENDPOINT")]
     runtime_endpoint: Option<Endpoint>,
-    /// How long a pod is known by name after it is gone, and its series in the metrics are kept
+    /// How long the name and the metric series of a pod are kept after the pod ended
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = super::duration)]
     pub(super) remember_pods: Duration,
 }
 
 impl Args {
-    /// The one that was given, or is found.
+    /// The endpoint that was given, else the one found.
     pub(super) fn endpoint(&self) -> Option<Endpoint> {
         self.runtime_endpoint.clone().or_else(Endpoint::find)
     }
@@ -33,9 +33,8 @@ impl Args {
 /// Which pods an agent traces.
 #[derive(clap::Args, Debug, Default)]
 #[group(skip)]
-pub(super) struct Scope {
-    /// Only pods of this namespace, or with `!` before it, not those; may be repeated. Nothing is copied of what other
-    /// pods send
+pub(super) struct ChoiceArgs {
+    /// Only pods of this namespace, or with `!` before it all others; may be repeated. No bytes of other pods are copied
     #[arg(short, long, value_name = "[!]NAMESPACE")]
     namespace: Vec<Namespace>,
     /// Only pods with these labels: app=cart, tier!=db, env in (a,b), !legacy; may be repeated
@@ -43,9 +42,9 @@ pub(super) struct Scope {
     selector: Vec<Selector>,
 }
 
-impl Scope {
-    /// In words, one for each condition.
-    pub(super) fn shown(&self) -> Vec<String> {
+impl ChoiceArgs {
+    /// The conditions in words, one string each.
+    pub(super) fn summary(&self) -> Vec<String> {
         let listed = self.namespace.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let namespaces = (!listed.is_empty()).then(|| format!("namespaces {listed}"));
         namespaces
@@ -59,7 +58,7 @@ impl Scope {
     }
 }
 
-/// The same arguments, with a process in the place of the pod where a runtime is there to tell.
+/// Replaces a pod by the id of a process in it, where a runtime is there to tell.
 pub(super) fn resolve(args: explain::Args) -> anyhow::Result<explain::Args> {
     let (Some(pod), Some(endpoint)) = (&args.pod, args.runtime_endpoint.clone().or_else(Endpoint::find))
     else {

@@ -50,8 +50,8 @@ pub(super) struct ReplayArgs {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut tracing = args.scope.attach(Some(&args.file))?;
-    args.scope.say_ready()?;
+    let mut pipeline = args.scope.attach(Some(&args.file))?;
+    args.scope.write_ready_file()?;
     if std::io::stderr().is_terminal() {
         eprintln!("recording to {}; Ctrl-C ends it", args.file.display());
     }
@@ -60,23 +60,23 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (mut reports, mut flagged, mut all) = (Vec::new(), 0u64, 0u64);
     loop {
         tokio::select! {
-            waited = tracing.wait() => waited?,
+            waited = pipeline.wait() => waited?,
             () = &mut timeout => break,
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         }
-        while tracing.read(&mut reports)? {
+        while pipeline.read(&mut reports)? {
             for report in reports.drain(..) {
                 all += 1;
                 flagged += u64::from(report.flagged);
             }
         }
-        for gap in tracing.take_gaps() {
+        for gap in pipeline.take_gaps() {
             eprintln!("lost {} records ({}): the recording is not whole", gap.lost.count, gap.lost.reason);
         }
-        drop(tracing.take_gone()); // Nothing is kept by pod here.
+        drop(pipeline.take_gone()); // this command keeps no state by pod
     }
-    tracing.finish()?;
+    pipeline.finish()?;
     eprintln!("{all} sessions, {flagged} of them flagged, are in {}", args.file.display());
     Ok(ExitCode::SUCCESS)
 }

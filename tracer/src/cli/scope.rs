@@ -1,4 +1,4 @@
-//! What is traced and how: the arguments that every tracing verb takes, and what they become.
+//! What is traced and how: the arguments of every command that loads probes, and the settings made from them.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,6 +20,7 @@ use tracer_core::selector::PodChoice;
 /// What is traced.
 #[derive(clap::Args, Debug)]
 #[group(skip)]
+#[command(next_help_heading = "Probes")]
 pub(super) struct Args {
     /// Only sockets made in this cgroup v2 directory or below it [default: the whole node]
     #[arg(long, value_name = "DIR")]
@@ -38,7 +39,7 @@ pub(super) struct Args {
     /// A port on which sidecars accept redirected connections; may be repeated
     #[arg(long, value_name = "PORT", default_value = "15001")]
     sidecar_port: Vec<u16>,
-    /// A user that sidecars run as, whom iptables does not redirect; may be repeated
+    /// A user id that sidecars run as, whose connections iptables does not redirect; may be repeated
     #[arg(long, value_name = "UID", default_value = "1337")]
     sidecar_uid: Vec<u32>,
     #[command(flatten)]
@@ -60,24 +61,24 @@ const NAMING: Duration = Duration::from_secs(1);
 /// Which family of hooks to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Choice {
-    /// The best that this kernel takes, found by trying.
+    /// Use the first family that attaches: fentry, kprobe, cgroup
     #[default]
     Auto,
-    /// Trampolines at the kernel's own functions that connect and send.
+    /// Trampolines at the kernel functions that connect and send
     Fentry,
-    /// Breakpoints at the same functions.
+    /// Breakpoints at the same kernel functions
     Kprobe,
-    /// cgroup hooks.
+    /// cgroup hooks: stable interfaces, on kernels that refuse tracing programs
     Cgroup,
 }
 
 impl Args {
-    /// Loads and attaches what was asked for, and records what is seen, where asked to.
+    /// Loads and attaches the probes for every pod, and records events to `record` where one is given.
     pub(super) fn attach(&self, record: Option<&Path>) -> anyhow::Result<Pipeline> {
         self.attach_to(PodChoice::default(), record)
     }
 
-    /// The same for some pods.
+    /// Loads and attaches the probes for the pods of `choice`, and records events to `record` where one is given.
     pub(super) fn attach_to(&self, choice: PodChoice, record: Option<&Path>) -> anyhow::Result<Pipeline> {
         let endpoint = self.pods.endpoint();
         if endpoint.is_none() && !choice.is_everything() {
@@ -143,12 +144,12 @@ impl Args {
         Ok(given)
     }
 
-    /// What is traced, as `status` shows it.
-    pub(super) fn shown(&self, pods: Vec<String>) -> live::Scope {
+    /// The scope as `status` shows it.
+    pub(super) fn summary(&self, pods: Vec<String>) -> live::Scope {
         live::Scope { cgroup: self.cgroup.clone(), netns: self.netns.clone(), pods }
     }
 
-    /// What only probes of one's own can do, where it was asked for.
+    /// The first given flag that an agent cannot serve, so that this process must load its own probes.
     pub(super) fn needs_own_probes(&self) -> Option<&'static str> {
         if self.cgroup.is_some() {
             Some("--cgroup")
@@ -163,10 +164,10 @@ impl Args {
         }
     }
 
-    /// Tells whoever waits that all hooks are attached.
-    pub(super) fn say_ready(&self) -> anyhow::Result<()> {
+    /// Writes the ready file: all hooks are attached.
+    pub(super) fn write_ready_file(&self) -> anyhow::Result<()> {
         let Some(file) = &self.ready_file else { return Ok(()) };
-        // Moved into place, so that nobody sees it half-written.
+        // Moved into place, so that no reader sees half of it.
         let temporary = file.with_extension("tmp");
         std::fs::write(&temporary, format!("{}\n", std::process::id()))
             .and_then(|()| std::fs::rename(&temporary, file))
@@ -174,7 +175,7 @@ impl Args {
     }
 }
 
-/// Where cgroup v2 is mounted: alone, or beside v1.
+/// Where cgroup v2 is mounted, alone or beside v1.
 pub(super) fn cgroup2_root() -> anyhow::Result<PathBuf> {
     const MOUNTS: &str = "/proc/self/mounts";
     let mounts = std::fs::read_to_string(MOUNTS).with_context(|| format!("cannot read {MOUNTS}"))?;

@@ -1,5 +1,4 @@
-//! Where sessions come from: the agent of this node, or probes of our own where there is none. Whoever shows them need
-//! not know which.
+//! Where sessions come from: the agent of this node, or probes of this process where no agent runs.
 
 use std::{collections::VecDeque, io::IsTerminal as _, path::Path, time::Instant};
 
@@ -17,12 +16,12 @@ use tracer_core::{
     report::{Message, Reports},
 };
 
-/// What decides where sessions come from.
+/// The arguments that decide where sessions come from.
 #[derive(clap::Args, Debug)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Load probes of our own, even where an agent runs on this node; also implied by --cgroup, --netns, --probes,
-    /// --metrics-address and --record
+    /// Load probes in this process even where an agent runs on this node; --cgroup, --netns, --probes,
+    /// --metrics-address and --record imply it
     #[arg(long, help_heading = "Source")]
     standalone: bool,
     #[command(flatten)]
@@ -35,24 +34,25 @@ pub(super) struct Args {
 pub(super) enum Source {
     /// The agent.
     Agent(Stream),
-    /// Probes of our own.
-    Own(Box<Own>),
+    /// Probes of this process.
+    Own(Box<OwnProbes>),
 }
 
 /// The whole pipeline, within this process.
-pub(super) struct Own {
-    tracing: Pipeline,
+pub(super) struct OwnProbes {
+    pipeline: Pipeline,
     metrics: Metrics,
     enricher: Enricher,
     filter: Filter,
-    /// When something happened last.
+    /// When the pipeline last woke.
     now: Instant,
     reports: Reports,
     ready: VecDeque<Message>,
 }
 
 impl Args {
-    /// Opens the source. `explain`: probes of our own ask sidecars for their configuration, as agents do anyway.
+    /// Opens the source. With `explain`, probes of this process ask sidecars for their configuration; an agent decides
+    /// for itself.
     pub(super) async fn open(
         &self,
         query: &Query,
@@ -68,19 +68,19 @@ impl Args {
                 "--last and --since without --follow show what an agent has kept, and there is none here"
             ),
         };
-        self.scope.say_ready()?;
+        self.scope.write_ready_file()?;
         if std::io::stderr().is_terminal() {
             match &source {
                 Source::Agent(_) => eprintln!("watching through the agent of this node; Ctrl-C ends it"),
                 Source::Own(own) => {
-                    eprintln!("watching with {} probes; Ctrl-C ends it", own.tracing.probes().family());
+                    eprintln!("watching with {} probes; Ctrl-C ends it", own.pipeline.probes().family());
                 }
             }
         }
         Ok(source)
     }
 
-    /// The agent, if there is one to ask.
+    /// A client of the agent, where one runs and can serve what was asked for.
     async fn reach(&self, record: Option<&Path>) -> anyhow::Result<Option<Client>> {
         let own = self.scope.needs_own_probes().or(record.map(|_| "--record"));
         if self.standalone || own.is_some() {
@@ -91,7 +91,7 @@ impl Args {
             Err(Trouble::Other(error)) => Err(error),
             Err(Trouble::Absent) => {
                 eprintln!(
-                    "egress-tracer: no agent at {}: loading probes of our own",
+                    "egress-tracer: no agent at {}: loading probes in this process",
                     self.live.socket.display()
                 );
                 Ok(None)
@@ -99,25 +99,25 @@ impl Args {
         }
     }
 
-    async fn load(&self, filter: Filter, explain: bool, record: Option<&Path>) -> anyhow::Result<Own> {
+    async fn load(&self, filter: Filter, explain: bool, record: Option<&Path>) -> anyhow::Result<OwnProbes> {
         let server = match self.scope.metrics.metrics_address {
             Some(address) => Some(metrics::Server::bind(address).await?),
             None => None,
         };
-        let tracing = self.scope.attach(record)?;
-        let metrics = Metrics::new(tracing.probes(), &self.scope.metrics)?;
+        let pipeline = self.scope.attach(record)?;
+        let metrics = Metrics::new(pipeline.probes(), &self.scope.metrics)?;
         if let Some(server) = server {
             server.spawn(metrics.clone());
         }
         metrics.set_ready();
         let enricher = Enricher::new(explain.then_some(self.scope.admin_port), &metrics);
         let (reports, ready) = (Reports::new(), VecDeque::new());
-        Ok(Own { tracing, metrics, enricher, filter, now: Instant::now(), reports, ready })
+        Ok(OwnProbes { pipeline, metrics, enricher, filter, now: Instant::now(), reports, ready })
     }
 }
 
 impl Source {
-    /// The next line; `None`: there will be no more. Nothing is lost where this is dropped half-way.
+    /// The next message; `None` at the end. Cancel-safe: a message is not lost when the future is dropped.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Message>> {
         match self {
             Self::Agent(stream) => stream.next().await,
@@ -125,7 +125,7 @@ impl Source {
         }
     }
 
-    /// The next line, if it can be had without waiting.
+    /// The next message, if one is ready.
     pub(super) fn next_ready(&mut self) -> anyhow::Result<Option<Message>> {
         match self {
             Self::Agent(stream) => stream.next_ready(),
@@ -133,7 +133,7 @@ impl Source {
         }
     }
 
-    /// Ends it, and gives back what was on its way.
+    /// Ends the source and returns the messages that were still on their way.
     pub(super) async fn finish(self) -> anyhow::Result<Vec<Message>> {
         match self {
             Self::Agent(_) => Ok(Vec::new()),
@@ -142,15 +142,15 @@ impl Source {
     }
 }
 
-impl Own {
+impl OwnProbes {
     async fn next(&mut self) -> anyhow::Result<Message> {
         loop {
             if let Some(message) = self.next_ready()? {
                 return Ok(message);
             }
-            self.metrics.update(&self.tracing);
+            self.metrics.update(&self.pipeline);
             tokio::select! {
-                waited = self.tracing.wait() => waited?,
+                waited = self.pipeline.wait() => waited?,
                 report = self.enricher.next() => self.ready.push_back(Message::Report(report)),
             }
             self.now = Instant::now();
@@ -162,18 +162,18 @@ impl Own {
             if let Some(message) = self.ready.pop_front() {
                 return Ok(Some(message));
             }
-            let is_all = !self.tracing.read(&mut self.reports)?;
-            self.sort_out();
+            let is_all = !self.pipeline.read(&mut self.reports)?;
+            self.sort_reports();
             if is_all && self.ready.is_empty() {
                 return Ok(None);
             }
         }
     }
 
-    /// Counts what was read, and puts what is wanted of it where it is given out, or explained first.
-    fn sort_out(&mut self) {
-        self.ready.extend(self.tracing.take_gaps().into_iter().map(Message::Gap));
-        for pod in self.tracing.take_gone() {
+    /// Counts what was read, and queues the reports that pass the filter, explained where that is asked for.
+    fn sort_reports(&mut self) {
+        self.ready.extend(self.pipeline.take_gaps().into_iter().map(Message::Gap));
+        for pod in self.pipeline.take_gone() {
             self.metrics.forget_pod(&pod.namespace, &pod.name);
         }
         for report in self.reports.drain(..) {
@@ -185,13 +185,13 @@ impl Own {
     }
 
     async fn finish(mut self) -> anyhow::Result<Vec<Message>> {
-        self.tracing.release(&mut self.reports);
-        self.sort_out();
+        self.pipeline.release(&mut self.reports);
+        self.sort_reports();
         let mut rest = Vec::from(self.ready);
         while self.enricher.is_waiting() {
             rest.push(Message::Report(self.enricher.next().await));
         }
-        self.tracing.finish()?;
+        self.pipeline.finish()?;
         Ok(rest)
     }
 }

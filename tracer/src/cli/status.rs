@@ -1,4 +1,4 @@
-//! `egress-tracer status`: how the agent of this node is.
+//! `egress-tracer status`: whether an agent runs on this node, and what it has seen and lost.
 
 use std::{fmt::Write as _, io::Write as _, process::ExitCode};
 
@@ -37,8 +37,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = args.live.socket.display();
     let client = Client::connect(&args.live.socket).await.map_err(|trouble| match trouble {
         Trouble::Absent => anyhow!(
-            "no agent runs on this node, or its socket is not {path}; without one, `observe` and `top` load probes of \
-             their own"
+            "no agent runs on this node, or its socket is not {path}; without one, `observe` and `top` load \
+             their own probes"
         ),
         Trouble::Other(error) => error,
     })?;
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
     use crate::live::{LossCount, Scope};
 
-    fn shown(change: impl FnOnce(&mut Status)) -> String {
+    fn text_of(change: impl FnOnce(&mut Status)) -> String {
         let mut status = Status {
             v: 1,
             version: "0.1.0".to_owned(),
@@ -140,13 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn a_young_agent() {
-        insta::assert_snapshot!(shown(|_| ()));
+    fn status_of_a_new_agent() {
+        insta::assert_snapshot!(text_of(|_| ()));
     }
 
     #[test]
-    fn an_agent_that_has_seen_and_lost_something() {
-        insta::assert_snapshot!(shown(|status| {
+    fn status_of_an_agent_with_sessions_and_losses() {
+        insta::assert_snapshot!(text_of(|status| {
             status.sessions.insert("handled_as_http".to_owned(), 12);
             status.sessions.insert("tunneled".to_owned(), 1234);
             status.flagged = 12;
@@ -162,16 +162,16 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_wrote_is_only_text() {
-        let wicked = "\u{1b}]52;c;x\u{7}\u{202e}\u{0}\n";
-        let text = shown(|status| {
+    fn control_characters_in_a_status_are_escaped() {
+        let hostile = "\u{1b}]52;c;x\u{7}\u{202e}\u{0}\n";
+        let text = text_of(|status| {
             for text in [&mut status.version, &mut status.since, &mut status.probes] {
-                wicked.clone_into(text);
+                hostile.clone_into(text);
             }
-            (status.node, status.last) = (Some(wicked.to_owned()), Some(wicked.to_owned()));
-            status.scope.cgroup = Some(wicked.into());
-            status.scope.pods = vec![wicked.to_owned()];
-            status.lost = vec![LossCount { source: Loser::Kernel, reason: wicked.to_owned(), count: 1 }];
+            (status.node, status.last) = (Some(hostile.to_owned()), Some(hostile.to_owned()));
+            status.scope.cgroup = Some(hostile.into());
+            status.scope.pods = vec![hostile.to_owned()];
+            status.lost = vec![LossCount { source: Loser::Kernel, reason: hostile.to_owned(), count: 1 }];
         });
         assert!(
             !text.contains(|letter: char| letter.is_control() && letter != '\n' || letter == '\u{202e}'),

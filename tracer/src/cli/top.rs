@@ -1,4 +1,4 @@
-//! `egress-tracer top`: what is going on, as a table that lives.
+//! `egress-tracer top`: a live table of sessions.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     live::Query,
-    top::{Board, Keys, Look, Outcome, Screen, draw},
+    top::{Outcome, Screen, State, Theme, ViewState, draw},
 };
 use tracer_core::filter::Filter;
 
@@ -36,17 +36,17 @@ Keys: arrows select, Enter explains, y prints the fix's manifest, s sorts, / fil
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
-    source: source::Args,
-    #[command(flatten)]
     filter: Filter,
-    /// Colour
+    /// Color
     #[arg(long, value_enum, default_value_t, value_name = "WHEN", help_heading = "Output")]
     color: Color,
+    #[command(flatten)]
+    source: source::Args,
 }
 
-/// So much of the agent's past is counted in.
+/// How many of the agent's kept reports are counted in at the start.
 const PAST: u64 = 1_000;
-/// It is drawn no more often than this: more cannot be read, and a slow link could not carry it.
+/// The shortest time between two drawings: more cannot be read, and a slow link could not carry it.
 const FRAME: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -58,15 +58,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut hangup = signal(SignalKind::hangup())?;
     let query = Query { follow: true, last: Some(PAST), since: None, filter: args.filter };
     let mut source = args.source.open(&query, true, None).await?;
-    let whence = match source {
+    let source_name = match source {
         Source::Agent(_) => "through the agent",
         Source::Own(_) => "own probes",
     };
-    let look = Look { colors: args.color.colors(true), source: whence.to_owned() };
+    let theme = Theme { colors: args.color.colors(true), source: source_name.to_owned() };
     let mut screen = Screen::take()?;
-    let (mut board, mut keys, mut page) = (Board::default(), Keys::default(), 0);
-    // While it is paused, what is shown stays; what comes in is counted all the same, and nothing is lost.
-    let mut frozen: Option<(Board, i64)> = None;
+    let (mut state, mut view, mut page) = (State::default(), ViewState::default(), 0);
+    // While it is paused, the screen stays as it is; new sessions are still counted.
+    let mut frozen: Option<(State, i64)> = None;
     let mut events = EventStream::new();
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,8 +81,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ = hangup.recv() => break Outcome::Quit,
             event = events.next() => match event {
                 Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => {
-                    let (shown, now) = frozen.as_ref().map_or((&board, now), |(board, then)| (board, *then));
-                    match keys.press(key, shown, page, now) {
+                    let (shown, now) = frozen.as_ref().map_or((&state, now), |(state, then)| (state, *then));
+                    match view.press(key, shown, page, now) {
                         Outcome::Go => urgent = true,
                         outcome @ (Outcome::Quit | Outcome::Print(_)) => break outcome,
                     }
@@ -94,19 +94,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             () = sleep_until(drawn + FRAME), if dirty => urgent = true,
             message = source.next() => match message? {
                 Some(message) => {
-                    board.take(message);
+                    state.take(message);
                     dirty |= frozen.is_none();
                 }
                 None => break Outcome::Quit,
             },
             _ = tick.tick() => dirty |= frozen.is_none(),
         }
-        if frozen.is_some() != keys.paused {
-            frozen = keys.paused.then(|| (board.clone(), now));
+        if frozen.is_some() != view.paused {
+            frozen = view.paused.then(|| (state.clone(), now));
         }
         if urgent {
-            let (shown, now) = frozen.as_ref().map_or((&board, now), |(board, then)| (board, *then));
-            page = show(&mut screen, &look, shown, &keys, now)?;
+            let (shown, now) = frozen.as_ref().map_or((&state, now), |(state, then)| (state, *then));
+            page = show(&mut screen, &theme, shown, &view, now)?;
             (dirty, drawn) = (false, Instant::now());
         }
     };
@@ -118,8 +118,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(screen: &mut Screen, look: &Look, board: &Board, keys: &Keys, now: i64) -> std::io::Result<usize> {
+fn show(
+    screen: &mut Screen,
+    theme: &Theme,
+    state: &State,
+    view: &ViewState,
+    now: i64,
+) -> std::io::Result<usize> {
     let mut page = 0;
-    screen.draw(|frame| page = draw(frame, look, board, keys, now))?;
+    screen.draw(|frame| page = draw(frame, theme, state, view, now))?;
     Ok(page)
 }

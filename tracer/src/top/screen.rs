@@ -1,5 +1,5 @@
-//! The terminal while a program has all of it, and how it gets back to what it was: when this is dropped, also by a panic,
-//! whose message then stands on the screen that was there before.
+//! The terminal in full-screen mode. Dropping it restores the terminal, also in a panic, whose message then appears on
+//! the normal screen.
 
 use std::{
     io::{self, Stdout, stdout},
@@ -24,7 +24,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal.
+    /// Switches the terminal to full-screen mode.
     pub fn take() -> anyhow::Result<Self> {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
@@ -36,14 +36,14 @@ impl Screen {
         });
         TAKEN.store(true, Ordering::SeqCst);
         enable_raw_mode().context("cannot set up the terminal")?;
-        // From here on, dropping it restores.
+        // From here on, dropping the screen restores the terminal.
         let terminal = Terminal::new(CrosstermBackend::new(stdout())).inspect_err(|_| restore());
         let screen = Self { terminal: terminal.context("cannot set up the terminal")? };
         execute!(stdout(), EnterAlternateScreen).context("cannot set up the terminal")?;
         Ok(screen)
     }
 
-    /// Draws it anew; only what has changed is sent.
+    /// Draws a frame; only changed cells are sent.
     pub fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         self.terminal.draw(draw).map(|_| ())
     }
@@ -55,10 +55,10 @@ impl Drop for Screen {
     }
 }
 
-/// Whether the terminal is ours. Given back twice, the cursor would return over what was written in between.
+/// Whether the terminal is in full-screen mode. Restored twice, the cursor would move over output written in between.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// There is nobody to tell of a failure: the terminal is gone then.
+/// Restores the terminal. It cannot report a failure: the terminal is gone then.
 fn restore() {
     if !TAKEN.swap(false, Ordering::SeqCst) {
         return;

@@ -1,99 +1,100 @@
-//! What is going on, by (workload, proxy, host asked for, verdict): how often in the last minute, how often in all, when
-//! last, and the latest report of each, which explains it. Its size is bounded; time is given to it.
+//! Sessions counted by workload, proxy, host and verdict: in the last minute, in all, when last, with the latest report
+//! of each row. Its size is bounded; callers pass the time.
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::HashMap,
     net::SocketAddr,
+    num::NonZeroUsize,
 };
 
 use jiff::Timestamp;
+use lru::LruCache;
 
 use tracer_core::{
     report::{Loser, Message, Report},
     verdict::Verdict,
 };
 
-/// More rows than anybody reads; for one more, the one that was seen longest ago goes.
-const ROWS: usize = 2_000;
-/// A row counts its last minute in pieces of so many seconds.
-const PIECE: i64 = 5;
-const PIECES: i64 = 12;
-/// The same, to index by.
-const SLOTS: usize = 12;
+/// The most rows; a further one replaces the row that was seen longest ago.
+const MAX_ROWS: NonZeroUsize = NonZeroUsize::new(2_000).unwrap();
+/// A row counts its last minute in buckets of so many seconds.
+const BUCKET_SECONDS: i64 = 5;
+const BUCKETS: usize = 12;
+#[expect(clippy::cast_possible_wrap, reason = "it is 12")]
+const SIGNED_BUCKETS: i64 = BUCKETS as i64;
 
-/// What a row is about. Everything in it is safe for a terminal.
+/// What a row counts. Every field is safe for a terminal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
-    /// Workload with its namespace; pod or program where there is none.
+    /// Workload with its namespace; pod or program where it has none.
     pub workload: String,
     /// The proxy.
     pub proxy: SocketAddr,
-    /// What was asked for.
+    /// The host that the app asked for.
     pub host: String,
-    /// What became of it.
+    /// What became of the sessions.
     pub verdict: Verdict,
 }
 
 /// A row.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Sessions since the beginning.
+    /// Sessions since the start.
     pub total: u64,
-    /// When the last one was asked for, in seconds since the epoch.
+    /// When the last request was sent, in seconds since the epoch.
     pub last: i64,
-    /// The last one.
+    /// The latest report.
     pub report: Box<Report>,
-    pieces: [u32; SLOTS],
-    /// The number of the latest piece.
-    piece: i64,
+    buckets: [u32; BUCKETS],
+    /// The number of the latest bucket.
+    bucket: i64,
 }
 
 impl Row {
     /// Sessions in the minute before `now`, in seconds since the epoch.
     pub fn last_minute(&self, now: i64) -> u32 {
-        let first = now.div_euclid(PIECE) - PIECES + 1;
-        let pieces = (self.piece - PIECES + 1).max(first)..=self.piece;
-        pieces.map(|piece| self.pieces[slot(piece)]).sum()
+        let first = now.div_euclid(BUCKET_SECONDS) - SIGNED_BUCKETS + 1;
+        let buckets = (self.bucket - SIGNED_BUCKETS + 1).max(first)..=self.bucket;
+        buckets.map(|bucket| self.buckets[slot(bucket)]).sum()
     }
 
     fn count(&mut self, time: i64) {
-        let piece = time.div_euclid(PIECE);
-        // Another minute's counts lie where this one's are to be.
-        for passed in (self.piece + 1..=piece).rev().take(SLOTS) {
-            self.pieces[slot(passed)] = 0;
+        let bucket = time.div_euclid(BUCKET_SECONDS);
+        // The slots of the new buckets still hold counts of an earlier minute.
+        for passed in (self.bucket + 1..=bucket).rev().take(BUCKETS) {
+            self.buckets[slot(passed)] = 0;
         }
-        self.piece = self.piece.max(piece);
-        if piece > self.piece - PIECES {
-            self.pieces[slot(piece)] += 1;
+        self.bucket = self.bucket.max(bucket);
+        if bucket > self.bucket - SIGNED_BUCKETS {
+            self.buckets[slot(bucket)] += 1;
         }
         self.total += 1;
         self.last = self.last.max(time);
     }
 }
 
-fn slot(piece: i64) -> usize {
-    usize::try_from(piece.rem_euclid(PIECES)).unwrap_or_default()
+fn slot(bucket: i64) -> usize {
+    usize::try_from(bucket.rem_euclid(SIGNED_BUCKETS)).unwrap_or_default()
 }
 
-/// By which column rows are ordered.
+/// The column by which rows are ordered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sort {
-    /// Flagged ones first, then by when they were last seen.
+    /// Flagged rows first, then the latest.
     #[default]
     Flagged,
-    /// The latest first.
+    /// The latest row first.
     Last,
-    /// The most in the last minute first.
+    /// The row with most sessions in the last minute first.
     Minute,
-    /// The most in all first.
+    /// The row with most sessions in all first.
     Total,
     /// By name.
     Workload,
 }
 
 impl Sort {
-    /// The next one.
+    /// The next column, in a circle.
     #[must_use]
     pub fn next(self) -> Self {
         match self {
@@ -105,7 +106,7 @@ impl Sort {
         }
     }
 
-    /// In a word or two.
+    /// The column's name for the footer.
     pub fn name(self) -> &'static str {
         match self {
             Self::Flagged => "flagged first",
@@ -118,17 +119,23 @@ impl Sort {
 }
 
 /// All rows.
-#[derive(Clone, Default)]
-pub struct Board {
-    rows: HashMap<Key, Row>,
+#[derive(Clone)]
+pub struct State {
+    rows: LruCache<Key, Row>,
     /// Sessions in all, and how many of them were flagged.
     pub sessions: (u64, u64),
     /// Records lost in the kernel or unread, and reports that were not read in time.
     pub lost: (u64, u64),
 }
 
-impl Board {
-    /// Takes a line of the stream in.
+impl Default for State {
+    fn default() -> Self {
+        Self { rows: LruCache::new(MAX_ROWS), sessions: (0, 0), lost: (0, 0) }
+    }
+}
+
+impl State {
+    /// Counts a message of the stream.
     pub fn take(&mut self, message: Message) {
         match message {
             Message::Gap(gap) => match gap.lost.source {
@@ -154,17 +161,13 @@ impl Board {
             row.report = report;
             return;
         }
-        if self.rows.len() >= ROWS {
-            let oldest = self.rows.iter().min_by_key(|(_, row)| row.last).map(|(key, _)| key.clone());
-            oldest.and_then(|oldest| self.rows.remove(&oldest));
-        }
-        let piece = time.div_euclid(PIECE);
-        let mut row = Row { total: 0, last: time, report, pieces: [0; SLOTS], piece };
+        let bucket = time.div_euclid(BUCKET_SECONDS);
+        let mut row = Row { total: 0, last: time, report, buckets: [0; BUCKETS], bucket };
         row.count(time);
-        self.rows.insert(key, row);
+        self.rows.push(key, row);
     }
 
-    /// The rows to show, in order: those in which `text` occurs, and flagged ones alone where asked for.
+    /// The rows to show, in order: those in which `text` occurs, and with `flagged` only flagged ones.
     pub fn rows(&self, sort: Sort, reverse: bool, text: &str, flagged: bool, now: i64) -> Vec<(&Key, &Row)> {
         let text = text.to_lowercase();
         let mut rows: Vec<_> = self
@@ -189,9 +192,9 @@ impl Board {
         rows
     }
 
-    /// A row.
+    /// The row of `key`.
     pub fn row(&self, key: &Key) -> Option<&Row> {
-        self.rows.get(key)
+        self.rows.peek(key)
     }
 }
 

@@ -1,5 +1,5 @@
-//! How the board is drawn: a table in whatever size there is, from 80x24 down to what still makes sense, or the
-//! explanation of one row. Without colour, all is still said in words and marks.
+//! Draws the table in any size from 80x24 down to a few columns, or the explanation of one row. Without color, words
+//! and marks say the same.
 
 use std::fmt::Write as _;
 
@@ -12,35 +12,35 @@ use ratatui::{
 };
 
 use super::{
-    board::{Board, Key, Row as Counted},
-    keys::{Keys, Mode},
+    state::{Key, Row as Counted, State},
+    view_state::{Mode, ViewState},
 };
 use tracer_core::{
     report::{Colors, cut},
     verdict::Verdict,
 };
 
-/// What does not change while it runs.
-pub struct Look {
-    /// With colour, or without.
+/// Settings that do not change while `top` runs.
+pub struct Theme {
+    /// With color, or without.
     pub colors: Colors,
     /// Where sessions come from.
     pub source: String,
 }
 
-/// Draws it; `now` in seconds since the epoch. It gives back how many rows there is room for.
-pub fn draw(frame: &mut Frame<'_>, look: &Look, board: &Board, keys: &Keys, now: i64) -> usize {
+/// Draws a frame; `now` in seconds since the epoch. Returns how many rows fit on the screen.
+pub fn draw(frame: &mut Frame<'_>, theme: &Theme, state: &State, view: &ViewState, now: i64) -> usize {
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(1), Constraint::Fill(1), Constraint::Length(1)])
             .areas(frame.area());
-    frame.render_widget(Line::from(title(look, board, keys)).style(look.bold()), head);
-    let row = keys.selected.as_ref().and_then(|key| board.row(key));
-    match (keys.mode, row) {
+    frame.render_widget(Line::from(title(theme, state, view)).style(theme.bold()), head);
+    let row = view.selected.as_ref().and_then(|key| state.row(key));
+    match (view.mode, row) {
         (Mode::Help, _) => frame.render_widget(Paragraph::new(HELP), body),
-        (Mode::Detail(line), Some(row)) => explain(frame, look, row, line, body),
-        (Mode::Detail(_) | Mode::Table | Mode::Typing, _) => table(frame, look, board, keys, now, body),
+        (Mode::Detail(line), Some(row)) => explain(frame, theme, row, line, body),
+        (Mode::Detail(_) | Mode::Table | Mode::Typing, _) => table(frame, theme, state, view, now, body),
     }
-    frame.render_widget(Line::from(footer(keys)).style(look.faint()), foot);
+    frame.render_widget(Line::from(footer(view)).style(theme.faint()), foot);
     usize::from(body.height.saturating_sub(1))
 }
 
@@ -57,51 +57,51 @@ const HELP: &str = "
   MIN counts sessions in the last minute, TOTAL since top was started, with
   those that the agent had kept.
   A row with a mark is flagged: a sidecar's configuration is at fault, and can
-  be mended.";
+  be fixed.";
 
-fn title(look: &Look, board: &Board, keys: &Keys) -> String {
-    let (sessions, flagged) = board.sessions;
-    let mut title = format!("egress-tracer top  {}  {sessions} sessions, {flagged} flagged", look.source);
-    let (records, reports) = board.lost;
+fn title(theme: &Theme, state: &State, view: &ViewState) -> String {
+    let (sessions, flagged) = state.sessions;
+    let mut title = format!("egress-tracer top  {}  {sessions} sessions, {flagged} flagged", theme.source);
+    let (records, reports) = state.lost;
     if records > 0 {
         let _ = write!(title, ", {records} records lost");
     }
     if reports > 0 {
         let _ = write!(title, ", {reports} reports lost");
     }
-    if keys.paused {
+    if view.paused {
         title += "  PAUSED";
     }
     title
 }
 
-fn footer(keys: &Keys) -> String {
-    if let Some(note) = keys.note {
+fn footer(view: &ViewState) -> String {
+    if let Some(note) = view.note {
         return note.to_owned();
     }
-    if keys.mode == Mode::Typing {
-        return format!("/{}_   Enter keeps it, Esc shows all", keys.text);
+    if view.mode == Mode::Typing {
+        return format!("/{}_   Enter keeps it, Esc shows all", view.text);
     }
-    if matches!(keys.mode, Mode::Detail(_)) {
+    if matches!(view.mode, Mode::Detail(_)) {
         return "Esc back  up/down scroll  y print the manifest and quit  q quit".to_owned();
     }
-    let mut shown = format!("s sort: {}{}", keys.sort.name(), if keys.reverse { ", reversed" } else { "" });
-    if keys.flagged {
+    let mut shown = format!("s sort: {}{}", view.sort.name(), if view.reverse { ", reversed" } else { "" });
+    if view.flagged {
         shown += "  only flagged";
     }
-    if !keys.text.is_empty() {
-        let _ = write!(shown, "  only /{}", keys.text);
+    if !view.text.is_empty() {
+        let _ = write!(shown, "  only /{}", view.text);
     }
     format!("{shown}  Enter why  / filter  f flagged  p pause  ? help  q quit")
 }
 
-/// From so many columns on, there is room for the longest verdict and the total.
+/// From this many columns on, the longest verdict and the total fit.
 const WIDE: u16 = 110;
 
-fn table(frame: &mut Frame<'_>, look: &Look, board: &Board, keys: &Keys, now: i64, area: Rect) {
-    let rows = board.rows(keys.sort, keys.reverse, &keys.text, keys.flagged, now);
+fn table(frame: &mut Frame<'_>, theme: &Theme, state: &State, view: &ViewState, now: i64, area: Rect) {
+    let rows = state.rows(view.sort, view.reverse, &view.text, view.flagged, now);
     if rows.is_empty() {
-        let text = if board.sessions.0 == 0 {
+        let text = if state.sessions.0 == 0 {
             "\n  No sessions yet."
         } else {
             "\n  Nothing passes the filter; Esc shows all."
@@ -125,7 +125,7 @@ fn table(frame: &mut Frame<'_>, look: &Look, board: &Board, keys: &Keys, now: i6
     }
     widths.push(Constraint::Length(4));
     heads.push("LAST");
-    // What is too long is cut with a mark, so the widths must be known here.
+    // Long cells are cut with an ellipsis here, so the widths must be known.
     let columns = Layout::horizontal(widths.clone()).spacing(1).split(area);
     let cells = |key: &Key, row: &Counted| {
         let mark = if row.report.flagged { '✗' } else { ' ' };
@@ -144,13 +144,13 @@ fn table(frame: &mut Frame<'_>, look: &Look, board: &Board, keys: &Keys, now: i6
             .iter()
             .zip(columns.iter())
             .map(|(cell, area)| Cell::new(cut(cell, usize::from(area.width)).into_owned()));
-        Row::new(cut.collect::<Vec<_>>()).style(look.of(key.verdict))
+        Row::new(cut.collect::<Vec<_>>()).style(theme.of(key.verdict))
     };
     let selected =
-        keys.selected.as_ref().and_then(|selected| rows.iter().position(|(key, _)| *key == selected));
+        view.selected.as_ref().and_then(|selected| rows.iter().position(|(key, _)| *key == selected));
     let table = Table::new(rows.iter().map(|(key, row)| cells(key, row)), widths)
         .column_spacing(1)
-        .header(Row::new(heads).style(look.bold()))
+        .header(Row::new(heads).style(theme.bold()))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(selected));
 }
@@ -165,20 +165,20 @@ fn ago(seconds: i64) -> String {
     }
 }
 
-fn explain(frame: &mut Frame<'_>, look: &Look, row: &Counted, from: u16, area: Rect) {
+fn explain(frame: &mut Frame<'_>, theme: &Theme, row: &Counted, from: u16, area: Rect) {
     let report = &row.report;
     let mut text = Text::from(vec![
         Line::from(vec![
             Span::raw(format!("{}  {} via {}  ", report.who(), report.asked(), report.proxy_address())),
-            Span::styled(report.judged(), look.of(report.verdict)),
+            Span::styled(report.judged(), theme.of(report.verdict)),
         ]),
         Line::default(),
     ]);
     text.extend(report.detail(usize::MAX).into_iter().map(Line::from));
     text.push_line(Line::default());
-    text.push_line(Line::styled("what this rests on:", look.faint()));
+    text.push_line(Line::styled("what this rests on:", theme.faint()));
     text.extend(report.shown_evidence().map(|evidence| Line::from(format!("  {evidence}"))));
-    // The end stays on the screen, about: words are wrapped, so it may be a line or two more.
+    // Scrolling stops about where the text ends: wrapping may add a line or two.
     let height = text
         .lines
         .iter()
@@ -189,9 +189,9 @@ fn explain(frame: &mut Frame<'_>, look: &Look, row: &Counted, from: u16, area: R
     frame.render_widget(paragraph.scroll((from.min(last), 0)), area);
 }
 
-impl Look {
+impl Theme {
     fn of(&self, verdict: Verdict) -> Style {
-        self.paint(match verdict {
+        self.colored(match verdict {
             Verdict::Tunneled | Verdict::Direct => Style::new().fg(Color::Green),
             Verdict::RefusedByProxy | Verdict::Unreachable | Verdict::Unanswered => {
                 Style::new().fg(Color::Yellow)
@@ -204,14 +204,14 @@ impl Look {
     }
 
     fn bold(&self) -> Style {
-        self.paint(Style::new().add_modifier(Modifier::BOLD))
+        self.colored(Style::new().add_modifier(Modifier::BOLD))
     }
 
     fn faint(&self) -> Style {
-        self.paint(Style::new().add_modifier(Modifier::DIM))
+        self.colored(Style::new().add_modifier(Modifier::DIM))
     }
 
-    fn paint(&self, style: Style) -> Style {
+    fn colored(&self, style: Style) -> Style {
         match self.colors {
             Colors::On => style,
             Colors::Off => Style::new(),

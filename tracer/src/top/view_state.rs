@@ -1,58 +1,58 @@
-//! What is shown, and how keys change it: order, filter, pause, the selected row and its explanation.
+//! What the screen shows, and how keys change it: order, filter, pause, the selected row and its explanation.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::board::{Board, Key, Sort};
+use super::state::{Key, Sort, State};
 
-/// What is shown.
+/// What the screen shows.
 #[derive(Clone, Debug, Default)]
-pub struct Keys {
+pub struct ViewState {
     /// The order of rows.
     pub sort: Sort,
-    /// The other way round.
+    /// Reverse the order.
     pub reverse: bool,
     /// Only rows with this text.
     pub text: String,
     /// Only flagged rows.
     pub flagged: bool,
-    /// Nothing new is shown.
+    /// The screen does not change.
     pub paused: bool,
-    /// The row that is selected; it stays so when others come before it.
+    /// The selected row; it stays selected when other rows move before it.
     pub selected: Option<Key>,
-    /// What is in front.
+    /// What fills the screen.
     pub mode: Mode,
-    /// What to tell about the last key, until the next.
+    /// A note about the last key, shown until the next key.
     pub note: Option<&'static str>,
 }
 
-/// What is in front.
+/// What fills the screen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// The table.
     #[default]
     Table,
-    /// The table, and the text that rows must have is being typed.
+    /// The table, while the filter's text is typed.
     Typing,
-    /// The selected row is explained, from this line on.
+    /// The explanation of the selected row, from this line on.
     Detail(u16),
-    /// The keys are explained.
+    /// The list of keys.
     Help,
 }
 
-/// What comes of a key.
+/// What follows from a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It goes on.
+    /// Go on.
     Go,
-    /// It is over.
+    /// Quit.
     Quit,
-    /// It is over, and this manifest is to be printed.
+    /// Quit, and print this manifest.
     Print(String),
 }
 
-impl Keys {
-    /// Takes a key; `page` is how many rows are on the screen, `now` in seconds since the epoch.
-    pub fn press(&mut self, key: KeyEvent, board: &Board, page: usize, now: i64) -> Outcome {
+impl ViewState {
+    /// Handles a key; `page` is how many rows are on the screen, `now` in seconds since the epoch.
+    pub fn press(&mut self, key: KeyEvent, state: &State, page: usize, now: i64) -> Outcome {
         self.note = None;
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return if matches!(key.code, KeyCode::Char('c' | 'd')) { Outcome::Quit } else { Outcome::Go };
@@ -61,16 +61,16 @@ impl Keys {
             (Mode::Typing, code) => self.type_in(code),
             (Mode::Help, _) => self.mode = Mode::Table,
             (_, KeyCode::Char('q')) => return Outcome::Quit,
-            (_, KeyCode::Char('y')) => return self.print(board),
+            (_, KeyCode::Char('y')) => return self.print(state),
             (_, KeyCode::Char('p' | ' ')) => self.paused = !self.paused,
             (_, KeyCode::Char('?' | 'h')) => self.mode = Mode::Help,
             (Mode::Detail(line), code) => self.mode = press_in_detail(line, code, page),
-            (Mode::Table, code) => self.press_in_table(code, board, page, now),
+            (Mode::Table, code) => self.press_in_table(code, state, page, now),
         }
         Outcome::Go
     }
 
-    fn press_in_table(&mut self, key: KeyCode, board: &Board, page: usize, now: i64) {
+    fn press_in_table(&mut self, key: KeyCode, state: &State, page: usize, now: i64) {
         let page = isize::try_from(page).unwrap_or(isize::MAX);
         match key {
             KeyCode::Char('s') => self.sort = self.sort.next(),
@@ -81,15 +81,15 @@ impl Keys {
                 self.text.clear();
                 self.flagged = false;
             }
-            KeyCode::Up | KeyCode::Char('k') => self.select(-1, board, now),
-            KeyCode::Down | KeyCode::Char('j') => self.select(1, board, now),
-            KeyCode::PageUp => self.select(-page, board, now),
-            KeyCode::PageDown => self.select(page, board, now),
-            KeyCode::Home | KeyCode::Char('g') => self.select(isize::MIN, board, now),
-            KeyCode::End | KeyCode::Char('G') => self.select(isize::MAX, board, now),
+            KeyCode::Up | KeyCode::Char('k') => self.select(-1, state, now),
+            KeyCode::Down | KeyCode::Char('j') => self.select(1, state, now),
+            KeyCode::PageUp => self.select(-page, state, now),
+            KeyCode::PageDown => self.select(page, state, now),
+            KeyCode::Home | KeyCode::Char('g') => self.select(isize::MIN, state, now),
+            KeyCode::End | KeyCode::Char('G') => self.select(isize::MAX, state, now),
             KeyCode::Enter => {
                 if self.selected.is_none() {
-                    self.select(0, board, now);
+                    self.select(0, state, now);
                 }
                 self.mode = if self.selected.is_some() { Mode::Detail(0) } else { Mode::Table };
             }
@@ -112,9 +112,9 @@ impl Keys {
         }
     }
 
-    /// Moves the selection by so many rows.
-    fn select(&mut self, by: isize, board: &Board, now: i64) {
-        let rows = board.rows(self.sort, self.reverse, &self.text, self.flagged, now);
+    /// Moves the selection by `by` rows.
+    fn select(&mut self, by: isize, state: &State, now: i64) {
+        let rows = state.rows(self.sort, self.reverse, &self.text, self.flagged, now);
         let here =
             self.selected.as_ref().and_then(|selected| rows.iter().position(|(key, _)| *key == selected));
         let to = match here {
@@ -125,8 +125,8 @@ impl Keys {
         self.selected = rows.get(to.min(rows.len().saturating_sub(1))).map(|(key, _)| (*key).clone());
     }
 
-    fn print(&mut self, board: &Board) -> Outcome {
-        let row = self.selected.as_ref().and_then(|key| board.row(key));
+    fn print(&mut self, state: &State) -> Outcome {
+        let row = self.selected.as_ref().and_then(|key| state.row(key));
         match row.map(|row| row.report.manifest.as_ref()) {
             Some(Some(manifest)) => return Outcome::Print(manifest.clone()),
             Some(None) => self.note = Some("no fix is known for this row"),
@@ -136,7 +136,7 @@ impl Keys {
     }
 }
 
-/// From which line on the explanation is shown after this key, or that it is shown no more.
+/// Which part of the explanation is shown after this key, or that the table is.
 fn press_in_detail(line: u16, key: KeyCode, page: usize) -> Mode {
     let page = u16::try_from(page).unwrap_or(u16::MAX);
     Mode::Detail(match key {
