@@ -39,7 +39,7 @@ pub(crate) struct GuestRun {
 
 /// The tests that `cargo xtask test` runs in every kernel. The verified instructions are always counted. Scopes, connections
 /// older than the probes, and cases with a real Envoy run only with `cargo xtask vm`: the guest would emulate Envoy.
-const MAIN_TESTS: &[&str] = &["send-calls", "early-close", "agree", "refused", "without BTF"];
+const MAIN_TESTS: &[&str] = &["send-calls", "early-close", "exec", "agree", "refused", "without BTF"];
 
 /// Boots the guests, and returns their results and what failed.
 fn guests(

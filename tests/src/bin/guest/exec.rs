@@ -14,7 +14,7 @@ use lab::{Lab, PROXY, Process, Tracer};
 use serde_json::{Value, json};
 
 use crate::call;
-use crate::families::{PATIENCE, US, sidecars};
+use crate::families::{GUEST_PROGRAM, TIMEOUT, sidecars};
 
 /// The name of the program that dials first.
 const BEFORE: &str = "before-exec";
@@ -30,10 +30,10 @@ pub(crate) fn check_exec(family: &str) -> Result<Value> {
             .into_iter()
             .enumerate()
     {
-        let mut command = lab.app().command_at(Path::new(US))?;
+        let mut command = lab.app().command_at(Path::new(GUEST_PROGRAM))?;
         command.args(["exec", how, &SocketAddr::new(PROXY, 3128).to_string()]);
-        Process::run_well(command, &[], PATIENCE)?;
-        let reports = tracer.wait_reports(nth + 1, PATIENCE)?;
+        Process::run_checked(command, &[], TIMEOUT)?;
+        let reports = tracer.wait_reports(nth + 1, TIMEOUT)?;
         let comm = &reports[nth]["source"]["comm"];
         ensure!(*comm == due, "{how}: reported as {comm} and not as {due}: {reports:?}");
     }
@@ -44,7 +44,7 @@ pub(crate) fn check_exec(family: &str) -> Result<Value> {
 pub(crate) fn run(how: &str, address: &str) -> Result<()> {
     fs::write("/proc/self/comm", BEFORE)?;
     let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
-    let mut command = Command::new(US);
+    let mut command = Command::new(GUEST_PROGRAM);
     match how {
         "anew" => {
             drop(stream);
