@@ -64,11 +64,11 @@ impl Demo {
         let squid = Squid::start(&lab, SocketAddr::new(PROXY, PORT), &policy)?;
         let target = Target::start(&lab, SocketAddr::new(TARGET, 443), NAME)?;
         let envoy = Envoy::sidecar(&lab, &demo_sidecar())?;
-        let colour = if io::stdout().is_terminal() && !is_set("NO_COLOR") { "always" } else { "never" };
+        let color = if io::stdout().is_terminal() && !is_set("NO_COLOR") { "always" } else { "never" };
         let tracer = if json {
             Tracer::start_at(&lab, binary, &[])?
         } else {
-            Tracer::start_compact(&lab, binary, &["--color", colour])?
+            Tracer::start_compact(&lab, binary, &["--color", color])?
         };
         Ok(Self { tracer, envoy, target, _squid: squid, lab })
     }

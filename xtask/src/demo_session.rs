@@ -51,7 +51,7 @@ pub(crate) const SESSIONS: &[DemoSession] = &[
         from: "sidecar",
     },
     DemoSession {
-        title: "Python's http.client asks the same of the same proxy, but in HTTP/1.0, which Envoy does not recognise",
+        title: "Python's http.client sends that CONNECT as HTTP/1.0, which Envoy does not recognize as HTTP",
         client: Client::Python,
         after_fix: false,
         verdict: "tunneled",
