@@ -1,5 +1,6 @@
 //! `cargo xtask check`: format, lints, prose, dependencies and documentation.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -33,7 +34,8 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn passes(command: &mut Command, hint: &str) -> Result<()> {
     let arguments: Vec<_> =
         command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let name = format!("cargo {}", arguments.join(" "));
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
+    let name = format!("{program} {}", arguments.join(" "));
     let start = Instant::now();
     let status = command.status().with_context(|| format!("cannot run {name}"))?;
     progress::record(&name, start.elapsed());
