@@ -1,5 +1,5 @@
-//! The documentation keeps up with the code: every verdict has its page and every reason its section, as the alerts and
-//! the reports link there, and no relative link leads nowhere.
+//! The documents agree with the code: every verdict has its page and every reason its section, because alerts and reports
+//! link there, and every relative link leads to an existing page and section.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
 
 use tracer_core::verdict::{Reason, Verdict};
 
-/// What every page answers, in this order.
+/// The sections of every verdict's page, in this order.
 const SECTIONS: [&str; 7] = [
     "What it means",
     "What the app shows",
@@ -31,23 +31,23 @@ fn page(verdict: Verdict) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn home(reason: Reason) -> Verdict {
-    match reason {
-        Reason::RouteNotFound
-        | Reason::UpgradeFailed
-        | Reason::FilterDenied
-        | Reason::Http10Refused
-        | Reason::BadRequest
-        | Reason::NotImplemented
-        | Reason::UpstreamFailed
-        | Reason::Forwarded
-        | Reason::Terminated
-        | Reason::OtherStatus => Verdict::HandledAsHttp,
-        Reason::ConnectFailed | Reason::ClosedWithoutReply => Verdict::Unreachable,
-    }
+fn verdicts() -> impl Iterator<Item = Verdict> {
+    Verdict::ALL.iter().copied()
 }
 
-/// The lines of a page that are not inside a block of code.
+fn reasons() -> impl Iterator<Item = Reason> {
+    Reason::ALL.iter().copied()
+}
+
+/// The verdict whose page has the section of this reason. Fails unless there is exactly one.
+fn verdict_of(reason: Reason) -> Verdict {
+    let found: Vec<Verdict> =
+        verdicts().filter(|verdict| headings(&page(*verdict)).contains(&reason.name())).collect();
+    assert_eq!(found.len(), 1, "pages with a section {}: {found:?}", reason.name());
+    found[0]
+}
+
+/// The lines of a page outside code blocks.
 fn prose(text: &str) -> Vec<&str> {
     let mut code = false;
     let is_prose = |line: &&str| {
@@ -63,7 +63,7 @@ fn headings(text: &str) -> Vec<&str> {
     lines.map(|line| line.trim_start_matches('#').trim()).collect()
 }
 
-/// As GitHub makes it.
+/// The anchor that GitHub gives to a heading.
 fn anchor(heading: &str) -> String {
     heading
         .to_lowercase()
@@ -75,7 +75,7 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn every_verdict_has_its_page() {
-    for verdict in Verdict::ALL {
+    for verdict in verdicts() {
         let text = page(verdict);
         let headings = headings(&text);
         assert_eq!(headings.first(), Some(&verdict.name()), "the title of its page");
@@ -87,30 +87,29 @@ fn every_verdict_has_its_page() {
 }
 
 #[test]
-fn every_reason_has_its_section() {
-    for reason in Reason::ALL {
-        let text = page(home(reason));
-        assert!(headings(&text).contains(&reason.name()), "{} has no section", reason.name());
+fn every_reason_has_its_section_in_one_page() {
+    for reason in reasons() {
+        verdict_of(reason);
     }
 }
 
 #[test]
-fn the_index_lists_all_and_nothing_else() {
+fn index_lists_every_verdict_and_reason_and_each_page_has_a_verdict() {
     let index = fs::read_to_string(root().join("docs/verdicts/README.md")).expect("the index");
-    for verdict in Verdict::ALL {
+    for verdict in verdicts() {
         assert!(index.contains(&format!("[`{0}`]({0}.md)", verdict.name())), "{}", verdict.name());
     }
-    for reason in Reason::ALL {
-        let link = format!("[`{0}`]({1}.md#{0})", reason.name(), home(reason).name());
+    for reason in reasons() {
+        let link = format!("[`{0}`]({1}.md#{0})", reason.name(), verdict_of(reason).name());
         assert!(index.contains(&link), "{link}");
     }
-    let due: BTreeSet<String> = Verdict::ALL.iter().map(|verdict| format!("{}.md", verdict.name())).collect();
+    let due: BTreeSet<String> = verdicts().map(|verdict| format!("{}.md", verdict.name())).collect();
     let there = fs::read_dir(root().join("docs/verdicts")).expect("the pages");
     let there = there.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
     assert_eq!(there.filter(|name| name != "README.md").collect::<BTreeSet<_>>(), due);
 }
 
-/// All pages of the repository: those at its top, and those below docs.
+/// Every page at the top of the repository and below docs.
 fn pages() -> Vec<PathBuf> {
     let mut pages = Vec::new();
     let mut dirs = vec![root().join("docs")];
@@ -126,11 +125,11 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// Where the links of a page lead to, less those to other sites.
+/// The targets of a page's links, except those to other sites.
 fn links(text: &str) -> Vec<String> {
     let mut links = Vec::new();
     for line in prose(text) {
-        // What is between backticks is code.
+        // Text between backticks is code.
         let plain: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
         for rest in plain.split("](").skip(1) {
             let target = rest.split(')').next().unwrap_or_default();

@@ -1,29 +1,32 @@
-//! Every metric, in the order of its documentation: name, kind, help, labels, and how many series it may become. The
-//! collectors and `docs/metrics.md` are made from it, so neither can say what the other does not.
+//! Every metric, in the order of its documentation: name, kind, help, labels, and the bound of its series. The collectors
+//! and `docs/metrics.md` are made from this list.
 
 use prometheus::{
     CounterVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, Result, core::Collector,
 };
+use tracer_core::verdict::{Reason, Verdict};
+use tracer_ebpf::record::Loss;
 
-/// The prefix of all names but `process_*`.
+/// The prefix of every name except `process_*`.
 pub(super) const PREFIX: &str = "egress_tracer";
 
-/// How many values of each open-ended label have series of their own at a time.
+/// The most values of each open-ended label that have series at a time; the others are folded.
 pub(super) const NAMESPACES: usize = 64;
 pub(super) const WORKLOADS: usize = 256;
 pub(super) const DESTINATIONS: usize = 256;
 pub(super) const PODS: usize = 512;
 pub(super) const AUTHORITIES: usize = 256;
 pub(super) const STATUSES: usize = 32;
-/// How many combinations of them.
+/// The most combinations of these labels.
 pub(super) const SESSION_SERIES: usize = 2_000;
 pub(super) const REFUSED_SERIES: usize = 256;
-/// The pairs of verdict and reason that there are: 10 of `handled_as_http`, 2 of `unreachable`, the others have none.
-const JUDGEMENTS: usize = 10 + 2 + 7;
-const VERDICTS: usize = 9;
+const VERDICTS: usize = Verdict::ALL.len();
+const REASONS: usize = Reason::ALL.len();
+/// A bound of the pairs of verdict and reason: each reason belongs to one verdict.
+const VERDICT_REASONS: usize = VERDICTS + REASONS;
 
-/// Seconds; from a sidecar's own answer (half a millisecond) to the default deadline.
+/// Seconds, from a sidecar's own answer (half a millisecond) to the default deadline.
 pub(super) const REPLY_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
@@ -34,7 +37,7 @@ pub(super) struct Family {
     pub(super) kind: Kind,
     pub(super) help: &'static str,
     pub(super) labels: &'static [Label],
-    /// The most label combinations, where that is less than the product of the labels' bounds.
+    /// The most label combinations, if less than the product of the labels' bounds.
     pub(super) combinations: Option<usize>,
 }
 
@@ -61,35 +64,39 @@ const fn family(name: &'static str, kind: Kind, help: &'static str, labels: &'st
     Family { name, kind, help, labels, combinations: None }
 }
 
-const VERDICT: Label = label("verdict", VERDICTS, "what became of it: a page of docs/verdicts");
-const MAP: Label = label("map", 16, "a map of the kernel side");
-const PROGRAM: Label = label("program", 32, "a program of the kernel side");
+const VERDICT: Label = label("verdict", VERDICTS, "the verdict; each has a page in docs/verdicts");
+const MAP: Label = label("map", 16, "a kernel map");
+const PROGRAM: Label = label("program", 32, "a kernel program");
 
-/// Labels that sessions have only when asked for, by `--metrics-label`.
+/// Labels of sessions that `--metrics-label` adds.
 pub(super) const POD: Label = label("source_pod", PODS + 1, "the app's pod; only with `--metrics-label pod`");
 pub(super) const AUTHORITY: Label = label(
     "authority",
     AUTHORITIES + 1,
-    "the host and port asked for, as the app wrote them; only with `--metrics-label authority`",
+    "the target's host and port as the app wrote them; only with `--metrics-label authority`",
 );
 
 pub(super) const SESSIONS: Family = Family {
-    combinations: Some(SESSION_SERIES + JUDGEMENTS),
+    combinations: Some(SESSION_SERIES + VERDICT_REASONS),
     ..family(
         "connect_sessions_total",
         Kind::Counter,
-        "Requests to forward proxies, by what became of them",
+        "Requests to forward proxies, by verdict",
         &[
             VERDICT,
-            label("reason", 13, "why, where the verdict has several causes; else empty"),
-            label("source_namespace", NAMESPACES + 1, "the app's namespace; empty where not known"),
+            label("reason", REASONS + 1, "the verdict's reason; empty if it has none"),
+            label("source_namespace", NAMESPACES + 1, "the app's namespace; empty if unknown"),
             label(
                 "source_workload",
                 WORKLOADS + 1,
-                "the app's workload; `~host`: a process of the node itself; empty where not known",
+                "the app's workload; `~host` for a process of the node itself; empty if unknown",
             ),
-            label("destination_ip", DESTINATIONS + 1, "the proxy's address as the app dialled it"),
-            label("destination_port", DESTINATIONS + 1, "its port; bounded together with the address"),
+            label("destination_ip", DESTINATIONS + 1, "the proxy's address as the app dialed it"),
+            label(
+                "destination_port",
+                DESTINATIONS + 1,
+                "the proxy's port; bounded together with the address",
+            ),
         ],
     )
 };
@@ -104,25 +111,25 @@ pub(super) const REFUSED: Family = Family {
     ..family(
         "connect_refused_total",
         Kind::Counter,
-        "Requests to forward proxies that were answered with something else than 2xx",
+        "Requests to forward proxies that were answered with a status other than 2xx",
         &[
             VERDICT,
             label("http_status", STATUSES + 1, "the answer's status"),
-            label("http_version", 3, "the request's version: 1.0 or 1.1"),
+            label("http_version", 3, "the request's version: 1.0, 1.1 or ~other"),
         ],
     )
 };
 pub(super) const ACTIVE: Family =
-    family("sessions_active", Kind::Gauge, "Requests that wait for their answer", &[]);
-const TABLE: Label = label("table", 2, "connections of apps, or upstream sockets of sidecars");
+    family("sessions_active", Kind::Gauge, "Requests that wait for an answer", &[]);
+const TABLE: Label = label("table", 2, "connections (of apps) or upstreams (sockets of sidecars)");
 pub(super) const TABLE_ENTRIES: Family =
-    family("session_table_entries", Kind::Gauge, "Entries of the table of sessions", &[TABLE]);
+    family("session_table_entries", Kind::Gauge, "Entries of a session table", &[TABLE]);
 pub(super) const TABLE_CAPACITY: Family =
-    family("session_table_capacity", Kind::Gauge, "Entries that the table of sessions may have", &[TABLE]);
+    family("session_table_capacity", Kind::Gauge, "Capacity of a session table (--capacity)", &[TABLE]);
 pub(super) const DROPPED: Family = family(
     "sessions_dropped_total",
     Kind::Counter,
-    "Connections that were forgotten, oldest first, because there were too many",
+    "Connections that were dropped, oldest first, because the session table was full (--capacity)",
     &[],
 );
 pub(super) const RECORDS: Family = family(
@@ -131,68 +138,75 @@ pub(super) const RECORDS: Family = family(
     "Records read from the kernel",
     &[label("kind", 5, "dial, request, reply, upstream or end")],
 );
-pub(super) const LOST: Family = family(
-    "lost_events_total",
-    Kind::Counter,
-    "Records that were lost, by where and why",
-    &[
-        label("source", 2, "kernel: never written; userspace: written, but not understood"),
-        label("reason", 8, "ring_full, payload_unreadable, map_full; malformed"),
-    ],
-);
+/// Why userspace loses a record: its bytes cannot be decoded. The reasons of the kernel are in [`Loss::ALL`].
+pub(super) const MALFORMED: &str = "malformed";
+/// Each reason has one source.
+const LOST_REASONS: usize = Loss::ALL.len() + 1;
+pub(super) const LOST: Family = Family {
+    combinations: Some(LOST_REASONS),
+    ..family(
+        "lost_events_total",
+        Kind::Counter,
+        "Records that were lost, by source and reason",
+        &[
+            label("source", 2, "kernel: not written to the ring; userspace: read, but not decoded"),
+            label("reason", LOST_REASONS, "see the table below"),
+        ],
+    )
+};
 pub(super) const RING_USED: Family = family(
     "ring_used_bytes",
     Kind::Gauge,
-    "The most bytes of the ring that waited for the reader, since the previous refresh (a second or less)",
+    "The most bytes that waited in the ring since the previous refresh (a second or less)",
     &[],
 );
 pub(super) const RING_CAPACITY: Family =
-    family("ring_capacity_bytes", Kind::Gauge, "Bytes that the ring can hold", &[]);
+    family("ring_capacity_bytes", Kind::Gauge, "Capacity of the ring", &[]);
 pub(super) const MAP_ENTRIES: Family = family(
     "map_entries",
     Kind::Gauge,
-    "Entries of a kernel map, counted when asked for, at most every 30 seconds; a full one forgets its oldest ones",
+    "Entries of a kernel map, counted on a scrape, at most every 30 seconds; a full map drops its oldest entries",
     &[MAP],
 );
 pub(super) const MAP_CAPACITY: Family =
-    family("map_capacity", Kind::Gauge, "Entries that a kernel map can have", &[MAP]);
+    family("map_capacity", Kind::Gauge, "Capacity of a kernel map", &[MAP]);
 pub(super) const ATTACHED: Family = family(
     "probe_attached",
     Kind::Gauge,
-    "1: this kernel hook is attached; 0: it should be, and is not",
-    &[label("hook", 32, "a program of the kernel side"), label("flavour", 3, "fentry, kprobe or cgroup")],
+    "1 if this kernel hook is attached, 0 if it should be and is not",
+    &[label("hook", 32, "a kernel program"), label("family", 3, "fentry, kprobe or cgroup")],
 );
 pub(super) const PROGRAM_SECONDS: Family = family(
     "program_seconds_total",
     Kind::Counter,
-    "Processor time of a kernel program; counts with --metrics-programs, or while the sysctl kernel.bpf_stats_enabled is 1",
+    "Processor time of a kernel program; only with --metrics-programs, or while the sysctl kernel.bpf_stats_enabled is 1",
     &[PROGRAM],
 );
 pub(super) const PROGRAM_RUNS: Family = family(
     "program_runs_total",
     Kind::Counter,
-    "Runs of a kernel program; counts with --metrics-programs, or while the sysctl kernel.bpf_stats_enabled is 1",
+    "Runs of a kernel program; only with --metrics-programs, or while the sysctl kernel.bpf_stats_enabled is 1",
     &[PROGRAM],
 );
 pub(super) const CONFIG_FETCHES: Family = family(
     "config_fetches_total",
     Kind::Counter,
-    "Configurations asked of sidecars",
+    "Configurations fetched from sidecars",
     &[label("result", 2, "ok or failed")],
 );
 pub(super) const ENRICHMENT_MISSES: Family =
-    family("enrichment_misses_total", Kind::Counter, "Sessions whose pod is not known", &[]);
+    family("enrichment_misses_total", Kind::Counter, "Sessions whose pod is unknown", &[]);
 pub(super) const EXPIRED: Family = family(
     "expired_series_total",
     Kind::Counter,
-    "Series that were dropped because nothing was counted in them for an hour, or their pod is gone",
+    "Series that were dropped because they did not change for an hour, or because their pod was deleted",
     &[],
 );
 pub(super) const FOLDED: Family = family(
     "folded_sessions_total",
     Kind::Counter,
-    "Sessions counted under ~other, because the label had no room for another value (series: the metric for \
-     another combination)",
+    "Sessions counted under ~other, because a label had reached its bound (series: the metric's bound of \
+     combinations)",
     &[label(
         "label",
         7,
@@ -202,11 +216,11 @@ pub(super) const FOLDED: Family = family(
 pub(super) const SCRAPE_REJECTED: Family = family(
     "http_rejected_total",
     Kind::Counter,
-    "What the metrics port turned away",
+    "Requests and connections that the metrics port rejected",
     &[label(
         "reason",
         2,
-        "rate: a request beyond the rate; connections: the oldest connection, for a new one",
+        "rate: a request beyond the rate limit; connections: the oldest connection, closed for a new one",
     )],
 );
 pub(super) const BUILD: Family = family(
@@ -216,7 +230,7 @@ pub(super) const BUILD: Family = family(
     &[label("version", 1, "egress-tracer's version")],
 );
 
-/// All, in the order of the documentation.
+/// Every metric, in the order of the documentation.
 pub(super) const ALL: [&Family; 22] = [
     &SESSIONS,
     &REFUSED,
@@ -243,7 +257,7 @@ pub(super) const ALL: [&Family; 22] = [
 ];
 
 impl Family {
-    /// The most series that it can have, without the labels that are off by default.
+    /// The most series that it can have without the labels of `--metrics-label`.
     pub(super) fn most_series(&self) -> usize {
         let product = self.labels.iter().map(|label| label.bound).product();
         let combinations = self.combinations.unwrap_or(product);

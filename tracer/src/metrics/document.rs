@@ -1,23 +1,29 @@
-//! Writes `docs/metrics.md` from the catalogue. It knows no values.
+//! Generates `docs/metrics.md` from the catalogue.
 
 use std::fmt::Write as _;
 
-use super::catalogue::{ALL, AUTHORITY, Family, Kind, Label, POD, PREFIX, REPLY_BUCKETS};
+use tracer_ebpf::record::Loss;
+
+use super::catalogue::{ALL, AUTHORITY, Family, Kind, LOST, Label, MALFORMED, POD, PREFIX, REPLY_BUCKETS};
 
 const HEAD: &str = "\
 # Metrics
 
-<!-- Made from tracer/src/metrics/catalogue.rs; `UPDATE=1 cargo test -p tracer metrics` writes it anew. -->
+<!-- Generated from tracer/src/metrics/catalogue.rs by `UPDATE=1 cargo test -p tracer metrics`. -->
 
-`egress-tracer agent` serves them on port 9475 at `/metrics` (`--metrics-address` says where else; `observe` serves them
-only with that), in Prometheus' text form and in OpenMetrics 1.0.0, whichever the scraper prefers. Beside these are the
-seven `process_*` metrics that every exporter has.
+`egress-tracer agent` serves these metrics on port 9475 at `/metrics` (`--metrics-address` changes the address; `observe`
+serves them only with that option), in Prometheus' text format or OpenMetrics 1.0.0, as the scraper prefers. It also serves
+the seven `process_*` metrics that every exporter has.
 
-A label whose values come from the wire or the cluster is bounded, and so is each metric as a whole: what has no room is
-counted under `~other`, and `egress_tracer_folded_sessions_total` counts how often. A series in which nothing was counted for
-an hour is dropped, which gives its room back, and so are, a minute later (`--remember-pods`), the series of a deleted pod
-where pods are a label (`egress_tracer_expired_series_total`). The host asked for and the pod are no labels unless asked for with
-`--metrics-label authority` and `--metrics-label pod`; the worst case stays the same with them, only more is folded.
+A label whose values come from the wire or the cluster has a bound, and so has each metric as a whole. A value beyond the
+bound is counted under `~other`, and `egress_tracer_folded_sessions_total` counts how often. A series that does not change
+for an hour is dropped, which makes room for others; so are, a minute later (`--remember-pods`), the series of a deleted pod
+where pods are a label (`egress_tracer_expired_series_total` counts both). `--metrics-label authority` and
+`--metrics-label pod` add the target's host and the pod as labels. The bound of a metric stays the same with them; more is
+folded.
+
+Each session table holds 65,536 entries by default (`--capacity`). If `egress_tracer_sessions_dropped_total` rises, the node
+has more concurrent connections to proxies than that.
 
 ";
 
@@ -28,7 +34,7 @@ pub(super) fn page() -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         page,
-        "A node has at most **{total}** series of all these together, and 7 of `process_*`; a usual one has about 100.\n"
+        "A node has at most **{total}** series of these metrics, and 7 of `process_*`; a usual node has about 100.\n"
     );
     page.push_str("| metric | type | what it counts | most series |\n|---|---|---|---:|\n");
     for family in ALL {
@@ -57,13 +63,35 @@ fn section(family: &Family, page: &mut String) {
     }
     let most = family.most_series();
     if let Some(combinations) = family.combinations {
-        let _ = writeln!(
-            page,
-            "\nAt most {combinations} combinations, whatever the labels could be: {most} series."
-        );
+        let _ = writeln!(page, "\nAt most {combinations} combinations of label values: {most} series.");
     } else if family.kind == Kind::Histogram {
         let bounds: Vec<String> = REPLY_BUCKETS.iter().map(ToString::to_string).collect();
         let _ = writeln!(page, "\nBuckets: {}. At most {most} series.", bounds.join(", "));
+    }
+    if family.name == LOST.name {
+        losses(page);
+    }
+}
+
+/// Every reason of a lost record.
+fn losses(page: &mut String) {
+    page.push_str("\n| reason | source | what happened |\n|---|---|---|\n");
+    let kernel = Loss::ALL.map(|(loss, reason)| (reason, "kernel", what_happened(loss)));
+    let malformed = (MALFORMED, "userspace", "the record came from another version of the kernel programs");
+    for (reason, source, what) in kernel.into_iter().chain([malformed]) {
+        let _ = writeln!(page, "| `{reason}` | {source} | {what} |");
+    }
+}
+
+fn what_happened(loss: Loss) -> &'static str {
+    match loss {
+        Loss::RingFull => "the ring was full: the agent read more slowly than the kernel wrote",
+        Loss::PayloadUnreadable => "the first bytes of a flow could not be read",
+        Loss::MapFull => "a kernel map was full",
+        Loss::PayloadInKernel => {
+            "the first bytes of a flow were in kernel memory (`sendfile`, `splice`, a socket of the kernel), which the \
+             fentry and kprobe families cannot read"
+        }
     }
 }
 

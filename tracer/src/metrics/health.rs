@@ -102,7 +102,7 @@ impl Health {
         ] {
             raise(&self.records.with_label_values(&[kind]), count);
         }
-        raise(&self.lost.with_label_values(&["userspace", "malformed"]), counts.malformed);
+        raise(&self.lost.with_label_values(&["userspace", catalogue::MALFORMED]), counts.malformed);
         let (used, capacity) = tracing.ring_fill();
         self.ring_used.set(signed(used));
         self.ring_capacity.set(signed(capacity));
