@@ -118,14 +118,15 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
     figures.table(Table {
         title: "What an application loses",
         note: format!(
-            "Through Envoy (TCP) and squid's tunnel. Two pods alike take turns of {} ms (connections: of {} ms) on one core, \
-             clients, Envoys, squids, servers and watcher; one of them is watched for {seconds} s, then the other. A turn is \
-             held against the other pod's turns before and after it. What is shown is the median of rounds, each with new pods, \
-             and half of all rounds lie within the spread. The row without a watcher is the control and shows the machine's noise. A watcher that reads later than a turn is long takes its time from the other pod's: so tshark's \
-             connections say little.",
+            "Through Envoy (TCP) and squid's tunnel. Two identical pods take turns of {} ms (connections: of {} ms) on \
+             one core, with clients, Envoys, squids, servers and watcher. One of them is watched for {seconds} s, then \
+             the other. Each turn is compared with the other pod's turns before and after it. A row shows the median \
+             of rounds, each with new pods; half of all rounds lie within the spread. Rounds without a watcher are the \
+             control and show this machine's noise. A watcher that reads later than a turn is long takes its time from \
+             the other pod's turn, so tshark's connections mean little.",
             KINDS[0].turn, KINDS[1].turn
         ),
-        head: &["what", "watched by", "unwatched", "difference", "spread", "rounds", "turns"],
+        head: &["what", "watcher", "unwatched", "difference", "spread", "rounds", "turns"],
         rows,
     });
     Ok(())

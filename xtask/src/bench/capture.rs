@@ -62,11 +62,11 @@ pub(crate) fn rising(pod: &BenchPod, seconds: u32, figures: &mut Figures) -> Res
     figures.numbers("rising", json!(numbers));
     figures.table(Table {
         title: "Capture under load",
-        note: "CONNECTs a second, half of them answered by Envoy and half passed on to squid, with ten times as many other \
-               requests beside them. The last rate is the first that Envoy, squid and the client did not sustain on this \
-               machine."
+        note: "CONNECTs per second, half of them answered by Envoy and half passed on to squid, together with ten \
+               times as many other requests. The last rate is the first one that Envoy, squid and the client did not \
+               sustain on this machine."
             .to_owned(),
-        head: &["asked for, a second", "got, a second", "sessions made", "reported", "rightly", "records lost"],
+        head: &["offered per second", "achieved per second", "sessions", "reported", "with the right verdict", "records lost"],
         rows,
     });
     Ok(sustained)
@@ -109,14 +109,15 @@ pub(crate) fn cost(pods: &Pods, rounds: usize, count: u32, rate: u32, figures: &
     let in_kernel = pods.with_one(|pod| in_kernel(pod, count / 10, rate))? * 10.0;
     figures.numbers("cost", json!({"watchers": numbers, "programs_seconds": in_kernel}));
     figures.table(Table {
-        title: "What sessions cost each watcher",
+        title: "The cost of sessions, by watcher",
         note: format!(
-            "{count} CONNECT sessions at {rate} a second, with ten times as many other requests beside them; user and system \
-             time of the processes: the median of {rounds} rounds in which one watched after the other, and the quartiles; \
-             shares are of the same round. What the kernel does for a watcher in the application's own time is not in it: for \
-             the tracer, its programs took {in_kernel:.2} s besides (measured in a run of their own); what a packet socket \
-             costs there the kernel does not count. Memory is the most that was resident at once, shared pages included. The \
-             tracer writes each report as JSON to a file, tcpdump what it captures; tshark writes its fields to a pipe."
+            "{count} CONNECT sessions at {rate} per second, together with ten times as many other requests. CPU is the \
+             user and system time of the processes: median and quartiles of {rounds} rounds, in each of which the \
+             watchers ran one after the other; ratios are within a round. It does not include what the kernel does for \
+             a watcher in the application's own time: the tracer's programs took {in_kernel:.2} s more (measured in a \
+             run of their own); the kernel does not count the cost of a packet socket. Memory is the largest resident \
+             size, shared pages included. The tracer writes each report as JSON to a file, tcpdump writes what it \
+             captures to a file, tshark writes its fields to a pipe."
         ),
         head: &[
             "watcher",
@@ -124,8 +125,8 @@ pub(crate) fn cost(pods: &Pods, rounds: usize, count: u32, rate: u32, figures: &
             "spread",
             "times the tracer's",
             "peak memory, MB",
-            "losses it told of",
-            "what it cannot tell",
+            "losses it reported",
+            "blind spot",
         ],
         rows,
     });
@@ -203,18 +204,22 @@ pub(crate) fn losses(pod: &BenchPod, rate: u32, count: u32, figures: &mut Figure
     stopped.stop()?;
     ensure!(told > 0, "the ring never ran over: {made} records were made");
     let missing = made.checked_sub(read).context("more was read than made")?;
-    figures.at_most("losses beyond: difference of reported and true", missing.abs_diff(told) as f64, 0.0);
-    figures.at_most("losses beyond: tunnels blamed for what was not seen", wrong as f64, 0.0);
+    figures.at_most(
+        "overflow: difference between reported and true losses",
+        missing.abs_diff(told) as f64,
+        0.0,
+    );
+    figures.at_most("overflow: tunnels wrongly flagged", wrong as f64, 0.0);
     figures.numbers(
         "losses",
         json!({"made": made, "read": read, "lost": missing, "reported": told, "blamed": wrong}),
     );
     figures.table(Table {
         title: "Losses",
-        note: "Beyond what the reader can take (here: a reader that is stopped until its ring has run over), records are \
-               lost. True losses are what a second tracer, which read on, had of the same traffic."
+        note: "The reader is stopped until its ring has overflowed, so records are lost. A second tracer reads the \
+               same traffic to the end; the difference is the true loss."
             .to_owned(),
-        head: &["records made", "read", "truly lost", "reported as lost", "tunnels flagged wrongly"],
+        head: &["records made", "read", "lost", "reported as lost", "tunnels wrongly flagged"],
         rows: vec![[made, read, missing, told, wrong as u64].map(|n| n.to_string()).to_vec()],
     });
     Ok(())

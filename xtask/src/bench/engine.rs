@@ -27,9 +27,9 @@ pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
     let dump = bench("mesh_dump", &[])?;
     let dump = dump.lines().rfind(|line| line.starts_with("round")).unwrap_or_default();
     let dump = dump.split_once(": ").map_or(dump, |(_, rest)| rest).to_owned();
-    figures.at_least("pure core, million events a second on one core", 1e3 / recorded, 1.0);
+    figures.at_least("engine, million events per second on one core", 1e3 / recorded, 1.0);
     figures.at_most(
-        "pure core, an event among a million live sessions: times that among a thousand",
+        "engine, an event among a million live sessions: times that among a thousand",
         most / few,
         2.0,
     );
@@ -40,18 +40,18 @@ pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
     );
     let row = |what: &str, value: String| vec![what.to_owned(), value];
     figures.table(Table {
-        title: "The pure core",
-        note: "`cargo bench -p tracer`, processor time of the one thread. Live sessions are granted tunnels of 250 pods, and one \
-               in ten that waits for its answer; for each that begins, any other ends."
+        title: "Engine and evaluator",
+        note: "`cargo bench -p tracer`, processor time of one thread. The live sessions are granted tunnels of 250 \
+               pods, and one in ten that waits for its answer; for each session that begins, another one ends."
             .to_owned(),
         head: &["what", "value"],
         rows: vec![
-            row("an event of the recorded demo", format!("{} ns ({} million a second)", short(recorded), short(1e3 / recorded))),
-            row("an event among 1,000 live sessions", format!("{} ns", short(few))),
+            row("one event of the recorded demo", format!("{} ns ({} million a second)", short(recorded), short(1e3 / recorded))),
+            row("one event among 1,000 live sessions", format!("{} ns", short(few))),
             row("among 100,000", format!("{} ns, {} times that", short(many), short(many / few))),
             row("among 1,000,000", format!("{} ns, {} times that", short(most), short(most / few))),
-            row("allocations an event", short(allocations)),
-            row("memory a live session", format!("{} bytes", short(bytes))),
+            row("allocations per event", short(allocations)),
+            row("memory per live session", format!("{} bytes", short(bytes))),
             row("the evaluator on a dump of 5,000 services", dump),
         ],
     });

@@ -23,7 +23,7 @@ const FAMILIES: [&str; 2] = ["fentry", "kprobe"];
 /// Kinds of traffic, by their letter in the guest's output.
 const FLOWS: [(&str, &str); 3] = [
     ("a", "long-lived flow past its first bytes"),
-    ("b", "short flow that is not ours"),
+    ("b", "short flow without a CONNECT"),
     ("c", "CONNECT session, answered by the sidecar"),
 ];
 
@@ -31,11 +31,11 @@ const FLOWS: [(&str, &str); 3] = [
 const PEERS: [(&str, &str); 3] = [
     (
         "bpftrace",
-        "who answered, with what, whether there is a sidecar, and a request line in several pieces; it asks every send of \
-         the node, also those long past their first bytes",
+        "which process answered, with what, whether there is a sidecar, and a request line in several pieces; it runs at \
+         every send of the node, also long past the first bytes",
     ),
-    ("tcpconnect", "what was asked and answered: it knows of a dial, and of nothing after it"),
-    ("tcptracer", "what was asked and answered: it knows that a connection began, was accepted, and ended"),
+    ("tcpconnect", "request and answer: it sees only the dial"),
+    ("tcptracer", "request and answer: it sees that a connection began, was accepted, and ended"),
 ];
 
 /// The guest's numbers for each watcher.
@@ -111,15 +111,16 @@ fn families(found: &Found, figures: &mut Figures) -> Result<()> {
     figures.table(Table {
         title: "In the kernel, the fentry and kprobe families",
         note: format!(
-            "In a guest with Debian's Linux {KERNEL}, as `kernel.bpf_stats_enabled` counts. Its emulated processor takes the \
-             same time for each instruction, so these are numbers of instructions: the same on a busy machine, and blind to \
-             caches. Shown is a program's mean run as a multiple of that of empty programs at the same place in the same run, \
-             one before the tracer's and one behind it. An empty program's run is little more than the kernel's two looks at \
-             the clock: {bare:.0} instructions here, but most of 50 ns on a real processor, so there the ratios are smaller, \
-             and the targets are held against those. What the kernel takes to get to a program (a trampoline, a breakpoint) is in \
-             neither. In the sidecar's place a program answers CONNECTs with 404 and gives back everything else."
+            "In a guest with Debian's Linux {KERNEL}, as `kernel.bpf_stats_enabled` counts. The guest's emulated \
+             processor takes the same time for each instruction, so the figures are numbers of instructions: the same \
+             on a busy machine, and blind to caches. A row shows a program's mean run as a multiple of the mean run of \
+             empty programs at the same hook in the same run, one before the tracer's and one after it. An empty \
+             program's run is little more than the kernel's two clock reads: {bare:.0} instructions here, but most of \
+             50 ns on a real processor. The ratios are smaller there, and the targets are for a real processor. The \
+             way to a program (a trampoline, a breakpoint) is in neither. In place of the sidecar, a program answers \
+             CONNECTs with 404 and returns everything else."
         ),
-        head: &["flow", "program", "runs, each flow or round trip", "times an empty program"],
+        head: &["flow", "program", "runs per flow or round trip", "times an empty program"],
         rows,
     });
     Ok(())
@@ -174,13 +175,14 @@ fn peers(found: &Found, figures: &mut Figures) -> Result<()> {
     }
     figures.numbers("guest peers", json!(numbers));
     figures.table(Table {
-        title: "Beside bpftrace and libbpf-tools",
+        title: "Compared with bpftrace and libbpf-tools",
         note: format!(
-            "In the same guest, on the same traffic, one after the other. (a) a round trip of a long-lived flow, (b) a short \
-             flow that is not ours, (c) a CONNECT session. Kernel: all that a watcher's programs ran for it, as a multiple of \
-             what the tracer's did with fentry. Process: its time, as a multiple of what the tracer's process takes for a \
-             CONNECT session. bpftrace prints each CONNECT that `tcp_sendmsg` is given in one piece (a `kfunc`, its cheapest \
-             way); tcpconnect and tcptracer print each connection. All of it in instructions, as above (Linux {KERNEL})."
+            "In the same guest, on the same traffic, one after the other: (a) a round trip of a long-lived flow, (b) a \
+             short flow without a CONNECT, (c) a CONNECT session. Kernel: all runs of a watcher's programs, as a \
+             multiple of the tracer's with fentry. Process: its time, as a multiple of what the tracer's process takes \
+             for a CONNECT session. bpftrace prints each CONNECT that reaches `tcp_sendmsg` in one piece (a `kfunc`, \
+             its cheapest way); tcpconnect and tcptracer print each connection. All figures are in instructions (Linux \
+             {KERNEL})."
         ),
         head: &[
             "watcher",
@@ -189,7 +191,7 @@ fn peers(found: &Found, figures: &mut Figures) -> Result<()> {
             "kernel, (c)",
             "process, (b)",
             "process, (c)",
-            "what it cannot tell",
+            "blind spot",
         ],
         rows,
     });

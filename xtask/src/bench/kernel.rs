@@ -29,7 +29,7 @@ const NOT_OURS: &str = "b";
 const FLOWS: [Flow; 4] = [
     Flow {
         letter: NOT_OURS,
-        title: "short flow that is not ours",
+        title: "short flow without a CONNECT",
         load: |seconds| Load::Short(BenchPod::server(seconds)),
         after_connect: false,
     },
@@ -103,7 +103,9 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
             })
             .collect();
         match letter {
-            NOT_OURS => figures.at_most("kernel, not ours: times empty programs", cost.ratio(), 2.5),
+            NOT_OURS => {
+                figures.at_most("kernel, flow without a CONNECT: times empty programs", cost.ratio(), 2.5)
+            }
             PAST_FIRST_BYTES => {
                 figures.at_most("kernel, past first bytes: times an empty program", cost.ratio(), 1.5);
             }
@@ -114,11 +116,11 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
     figures.numbers("kernel", Value::Object(numbers));
     figures.table(Table {
         title: "In the kernel, the cgroup family",
-        note: "Nanoseconds a run, as the kernel counts them (`kernel.bpf_stats_enabled`), beside empty programs on the \
-               same hooks in the same runs, one before the tracer's and one behind it. Counting itself takes most of an \
-               empty program's time, so ratios flatter both. All legs of a flow are in the pod, so the app's, Envoy's \
-               accepted and Envoy's own socket all count. Ratios of all of them are medians of rounds, each with programs that \
-               were loaded for it, with the quartiles."
+        note: "Nanoseconds per run, as the kernel counts them (`kernel.bpf_stats_enabled`), compared with empty \
+               programs on the same hooks in the same runs, one before the tracer's and one after it. Counting takes \
+               most of an empty program's time, so the ratios flatter both. All legs of a flow are in the pod, so the \
+               app's, Envoy's accepted and Envoy's own socket all count. The ratios of all programs are medians of \
+               rounds, each with freshly loaded programs, with the quartiles."
             .to_owned(),
         head: &["flow", "program", "runs", "ns", "empty, ns", "ratio"],
         rows,

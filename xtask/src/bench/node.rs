@@ -25,11 +25,11 @@ pub(crate) fn measure(archive: &Path, load: &Path, quick: bool, figures: &mut Fi
     let number = |at: &str| found.pointer(at).and_then(Value::as_f64).unwrap_or(f64::NAN);
     let megabytes = |at: &str| number(at) / 1024.0;
     let rate = number("/sessions") / number("/seconds");
-    figures.at_most("agent at rest, MiB resident", megabytes("/empty/resident_kb"), 25.0);
-    figures.at_most("agent at rest, % of a core", number("/empty/cpu_share") * 100.0, 0.1);
-    figures.at_most("agent at rest beside 250 pods, % of a core", number("/full/cpu_share") * 100.0, 0.1);
-    figures.at_least("sessions a second on the node with 250 pods", rate, 950.0);
-    figures.at_most("agent with 250 pods and these sessions, MiB at most", megabytes("/peak_kb"), 64.0);
+    figures.at_most("idle agent, MiB resident", megabytes("/empty/resident_kb"), 25.0);
+    figures.at_most("idle agent, % of a core", number("/empty/cpu_share") * 100.0, 0.1);
+    figures.at_most("idle agent beside 250 pods, % of a core", number("/full/cpu_share") * 100.0, 0.1);
+    figures.at_least("sessions per second on the node with 250 pods", rate, 950.0);
+    figures.at_most("agent with 250 pods and these sessions, maximum MiB", megabytes("/peak_kb"), 64.0);
     let uncounted = number("/sessions") - number("/counted");
     figures.at_most("of these sessions, not counted", uncounted.abs(), 0.0);
     let row = |what: &str, memory: String, cpu: f64| vec![what.to_owned(), memory, short(cpu * 100.0)];
@@ -44,15 +44,16 @@ pub(crate) fn measure(archive: &Path, load: &Path, quick: bool, figures: &mut Fi
     figures.table(Table {
         title: "The agent on a node",
         note: format!(
-            "The agent from the image, as a pod on a real containerd, with the DaemonSet's security context and `--metrics-label \
-             pod`. Memory: VmRSS, and VmHWM, which is the most it ever was, start included. Processor: usage_usec of its \
-             container's cgroup over {rest} s without requests, and over the load. Nothing probes or scrapes it meanwhile. 242 of the pods share the node's network and sleep; 8 have an Envoy each, which answers all of their \
-             app's CONNECTs itself (`handled_as_http`): a proxy would reach its limit first."
+            "The agent from the image, as a pod on a real containerd, with the DaemonSet's security context and \
+             `--metrics-label pod`. Memory: VmRSS, and VmHWM for the maximum, start included. Processor: usage_usec of \
+             its container's cgroup over {rest} s without requests, and over the load. There are no health checks and \
+             no scrapes meanwhile. 242 of the pods share the node's network and sleep; 8 have an Envoy each, which \
+             answers all CONNECTs of their app itself (`handled_as_http`), because a proxy would saturate first."
         ),
         head: &["state", "MiB", "% of a core"],
         rows: vec![
-            row("at rest, no other pod", short(megabytes("/empty/resident_kb")), number("/empty/cpu_share")),
-            row("at rest beside 250 pods", short(megabytes("/full/resident_kb")), number("/full/cpu_share")),
+            row("idle, no other pod", short(megabytes("/empty/resident_kb")), number("/empty/cpu_share")),
+            row("idle beside 250 pods", short(megabytes("/full/resident_kb")), number("/full/cpu_share")),
             row(&loaded, memory, number("/cpu_share")),
         ],
     });

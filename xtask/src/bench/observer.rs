@@ -44,7 +44,7 @@ impl Observer {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Unobserved => "none",
+            Self::Unobserved => "no watcher",
             Self::Tracer => "egress-tracer",
             Self::Tcpdump => "tcpdump -w, everything",
             Self::TcpdumpHeads => "tcpdump -w, CONNECT filter",
@@ -58,10 +58,10 @@ impl Observer {
             Self::Unobserved => "everything",
             Self::Tracer => "what is inside TLS",
             Self::Tcpdump | Self::TcpdumpHeads => {
-                "who answered, which process asked, which listener; joining the legs is left to the reader"
+                "which process answered, which asked, which listener; the reader has to join the legs"
             }
             Self::Tshark => {
-                "who answered (a 404 of Envoy and one of the proxy look the same), which process, which listener"
+                "which process answered (Envoy's 404 and the proxy's look the same), which asked, which listener"
             }
         }
     }
