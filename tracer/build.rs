@@ -1,6 +1,6 @@
-//! Builds the kernel object with a nested cargo and tells the crate where it is (`EGRESS_TRACER_BPF_OBJECT`).
-//! With `EGRESS_TRACER_SKIP_BPF=1` the object is an empty file, so that userspace builds without the eBPF
-//! toolchain. It never installs anything.
+//! Builds the kernel object with a nested cargo and sets its path for the crate (`EGRESS_TRACER_BPF_OBJECT`). With
+//! `EGRESS_TRACER_SKIP_BPF=1` the object is an empty file, so that userspace builds without the eBPF toolchain. It installs
+//! nothing.
 
 #[path = "build/toolchain.rs"]
 mod toolchain;
@@ -20,13 +20,13 @@ fn main() {
     println!("cargo::rerun-if-env-changed=EGRESS_TRACER_SKIP_BPF");
     println!("cargo::rustc-check-cfg=cfg(without_kernel_programs)");
     let result = if env::var_os("EGRESS_TRACER_SKIP_BPF").is_some_and(|v| !v.is_empty() && v != "0") {
-        println!("cargo::rustc-cfg=without_kernel_programs"); // tests that run them are left out, and say so
+        println!("cargo::rustc-cfg=without_kernel_programs"); // tests that need them are reported as ignored
         fs::write(&object, []).map_err(|e| format!("cannot write {}: {e}", object.display()))
     } else {
         find_toolchain().and_then(|toolchain| build(&toolchain, &object))
     };
     if let Err(error) = result {
-        println!("cargo::error={error}"); // cargo prints this one sentence and stops
+        println!("cargo::error={error}"); // cargo prints it and stops
     }
 }
 
@@ -38,8 +38,8 @@ fn find_toolchain() -> Result<Toolchain, String> {
     })
 }
 
-/// The nested cargo has a target directory of its own under the outer one: it shares no lock, and a debug build, a
-/// release build and clippy share its work.
+/// The nested cargo has its own target directory under the outer one: the two need no common lock, and a debug build, a release
+/// build and clippy share its output.
 fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
     let Toolchain { compiler, linker } = toolchain;
     for tool in [&compiler.rustc, &linker.path] {
@@ -55,11 +55,11 @@ fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
     let mut rustflags = vec![
         format!("-Clinker={}", linker.path.display()),
-        "-Cdebuginfo=2".to_owned(), // what BTF is made from
+        "-Cdebuginfo=2".to_owned(), // bpf-linker makes BTF from it
         "-Clink-arg=--btf".to_owned(),
-        format!("--cfg=bpf_target_arch=\"{arch}\""), // which registers aya-ebpf's contexts have
+        format!("--cfg=bpf_target_arch=\"{arch}\""), // selects the registers of aya-ebpf's contexts
     ];
-    // BTF names source files. Where they were compiled is nobody's business, and would make two builds differ.
+    // BTF names source files. Without their directories, builds in two places give the same object.
     let workspace = fs::canonicalize("..").map_err(|e| format!("cannot find the workspace: {e}"))?;
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
@@ -68,12 +68,12 @@ fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
     }
     let rustflags = rustflags.join("\x1f");
 
-    // A rustup toolchain has the cargo that knows its library's layout; a system's cargo may be ages behind its rustc.
+    // -Zbuild-std needs the cargo of the same toolchain; a distribution's cargo may be older than its rustc.
     let own =
         Some(compiler.rustc.with_file_name("cargo")).filter(|own| own.exists() && !own.starts_with("/usr"));
     let cargo = own.or_else(|| env::var_os("CARGO").map(PathBuf::from)).unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // Whatever steers the outer build (its wrappers, clippy's among them, its flags, its target) is not for the kernel.
+    // The settings of the outer build (wrappers such as clippy's, flags, target) do not apply to the kernel object.
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if OUTER.iter().any(|outer| name == *outer || (outer.ends_with('_') && name.starts_with(outer))) {
@@ -85,19 +85,19 @@ fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
         .args(["build", "--release", "--package", "tracer-ebpf", "--bin", "tracer-ebpf"])
         .args(["-Zbuild-std=core", "--target", &target])
         .env("RUSTC", &compiler.rustc)
-        .env("RUSTC_BOOTSTRAP", "1") // -Zbuild-std on a stable compiler; a nightly does not mind
+        .env("RUSTC_BOOTSTRAP", "1") // allows -Zbuild-std on a stable compiler
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags)
-        .env("CARGO_PROFILE_RELEASE_STRIP", "none") // would take the BTF with it
-        .env("CARGO_PROFILE_RELEASE_LTO", "off") // bpf-linker itself optimises the whole
+        .env("CARGO_PROFILE_RELEASE_STRIP", "none") // strip removes BTF
+        .env("CARGO_PROFILE_RELEASE_LTO", "off") // bpf-linker optimizes the whole program
         .output()
         .map_err(|e| format!("cannot run {}: {e}", command.get_program().display()))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         eprintln!("{said}\nThe eBPF programs did not build with {}.", toolchain.describe());
-        exit(1); // a failed build script's stderr is shown whole
+        exit(1); // cargo shows all of a failed build script's stderr
     }
-    // A warning's place is on the line after its text; cargo's own summary ("warning: `tracer-ebpf` …") has none.
+    // A warning's location is on the line after its text; cargo's summary ("warning: `tracer-ebpf` …") has none.
     let lines: Vec<_> = said.lines().collect();
     for pair in lines.windows(2).filter(|pair| pair[0].starts_with("warning: ") && pair[1].contains("--> ")) {
         println!("cargo::warning=tracer-ebpf: {}{}", pair[0], pair[1]);
@@ -108,7 +108,7 @@ fn build(toolchain: &Toolchain, object: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Variables of the outer build; those that end in `_` are prefixes.
+/// Environment variables of the outer build; a name that ends in `_` is a prefix.
 const OUTER: &[&str] = &[
     "CARGO_BUILD_",
     "CARGO_CFG_",

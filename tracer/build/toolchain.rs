@@ -1,6 +1,6 @@
-//! Finds the compiler and the linker for the kernel side: a rustc that has the source of `core` beside it, and a
-//! bpf-linker whose LLVM can read that rustc's output. It looks and asks, and never installs: `cargo xtask setup`
-//! does. Shared by `build.rs` and `xtask`, so that both always mean the same toolchain.
+//! Finds the compiler and the linker for the kernel side: a rustc with the source of `core`, and a bpf-linker whose LLVM can
+//! read that rustc's output. It installs nothing; `cargo xtask setup` does. `build.rs` and `xtask` share this file, so that both
+//! select the same toolchain.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ pub(crate) const BPF_LINKER_VERSION: &str = "0.13.0";
 /// A rustc that can build `core` for the kernel.
 #[derive(Debug, Clone)]
 pub(crate) struct Compiler {
-    /// The compiler itself, never a rustup shim.
+    /// The compiler, not a rustup shim.
     pub(crate) rustc: PathBuf,
     /// `release` of `rustc -vV`, such as `1.96.0`.
     pub(crate) release: String,
@@ -25,21 +25,21 @@ pub(crate) struct Compiler {
 pub(crate) struct Linker {
     /// The program.
     pub(crate) path: PathBuf,
-    /// Major version of the LLVM it is linked with.
+    /// Major version of its LLVM.
     pub(crate) llvm: u32,
 }
 
-/// A compiler and a linker that fit each other.
+/// A compiler, and a linker that can read its output.
 #[derive(Debug, Clone)]
 pub(crate) struct Toolchain {
-    /// Makes the bitcode.
+    /// Produces the bitcode.
     pub(crate) compiler: Compiler,
-    /// Makes the object.
+    /// Produces the object.
     pub(crate) linker: Linker,
 }
 
 impl Toolchain {
-    /// The first pair that fits: compilers and linkers each in the order of preference. The error is one sentence.
+    /// The first matching pair, with compilers and linkers in the order of preference. The error is one sentence.
     pub(crate) fn find() -> Result<Self, String> {
         let compilers = Compiler::all();
         let linkers = Linker::all();
@@ -53,7 +53,7 @@ impl Toolchain {
         if linkers.is_empty() {
             return Err(format!("the eBPF programs need bpf-linker, and there is none that runs: {setup}"));
         }
-        // LLVM reads older bitcode, never newer.
+        // LLVM reads bitcode of its own version and older ones.
         let pair = compilers
             .iter()
             .find_map(|c| linkers.iter().find(|l| l.llvm >= c.llvm).map(|l| (c.clone(), l.clone())));
@@ -67,7 +67,7 @@ impl Toolchain {
         }
     }
 
-    /// What was chosen, in one line.
+    /// The compiler and the linker in one line.
     pub(crate) fn describe(&self) -> String {
         format!(
             "rustc {} ({}, LLVM {}), bpf-linker {} (LLVM {})",
@@ -80,7 +80,7 @@ impl Toolchain {
     }
 }
 
-/// The workspace's `rust-version`: an older rustc refuses to build the kernel crate.
+/// The workspace's `rust-version`: an older rustc rejects the kernel crate.
 const MINIMUM: &str = env!("CARGO_PKG_RUST_VERSION");
 
 impl Compiler {
@@ -137,7 +137,7 @@ impl Linker {
         if !path.exists() {
             return None;
         }
-        // LLVM's own option handling answers before any linking is done: "… LLVM version 22.1.8".
+        // LLVM handles this option before the linker runs, and prints "… LLVM version 22.1.8".
         let said = output(Command::new(&path).args([
             "--llvm-args=--version",
             "--output",
@@ -162,7 +162,7 @@ fn rustup_toolchains() -> Vec<PathBuf> {
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
         .collect();
-    // A nightly needs no RUSTC_BOOTSTRAP, so it is the more honest choice; names decide among equals.
+    // A nightly supports -Zbuild-std without RUSTC_BOOTSTRAP, so nightlies come first; then by name.
     found.sort_by_key(|path| (!path.to_string_lossy().contains("nightly"), path.clone()));
     found
 }
