@@ -196,7 +196,7 @@ pub(crate) fn cache_dir() -> PathBuf {
     cache.unwrap_or_else(std::env::temp_dir).join("egress-tracer")
 }
 
-fn binary(version: &str) -> Result<PathBuf> {
+pub(crate) fn binary(version: &str) -> Result<PathBuf> {
     let path = cached_envoy(version);
     ensure!(path.exists(), "Envoy {version} is not in {}: `cargo xtask setup` fetches it", path.display());
     Ok(path)

@@ -51,8 +51,13 @@ impl Lab {
         let bin = dir.join("bin");
         make_dir(&bin)?;
         let netns = Netns::new()?;
-        let place =
-            |netns: &Netns, cgroup, user| Place { netns: netns.clone(), cgroup, user, bin: bin.clone() };
+        let place = |netns: &Netns, cgroup, user| Place {
+            netns: netns.clone(),
+            cgroup,
+            user,
+            bin: bin.clone(),
+            hosts: None,
+        };
         let tools_group = cgroup.child("tools")?;
         let outside = Netns::new()?;
         let lab = Self {
@@ -160,14 +165,14 @@ pub fn is_root() -> bool {
 }
 
 /// A name that no other lab of this machine has or had. Process ids are reused, so the time is part of it.
-fn unique_name() -> Result<String> {
+pub(crate) fn unique_name() -> Result<String> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
     Ok(format!("egress-lab-{}-{now}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Makes a directory that must be new, and that every user can enter whatever the umask is.
-fn make_dir(dir: &Path) -> Result<()> {
+pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok(fs::set_permissions(dir, Permissions::from_mode(0o755))?)
 }

@@ -16,6 +16,7 @@ mod lab;
 mod latency;
 mod lines;
 pub mod load;
+mod mesh;
 mod netns;
 mod network;
 mod place;
@@ -49,6 +50,10 @@ pub use kernel_programs::{KernelProgram, kernel_programs};
 pub use lab::{Lab, is_root};
 pub use latency::line_latencies;
 pub use lines::Lines;
+pub use mesh::{
+    Flow, ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PAGE, MESH_PROGRAMS, Mesh, MeshOptions, Pod, PodOptions, Seed,
+    Sidecar, Wire, cached_mesh, mesh_module,
+};
 pub use netns::Netns;
 pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET, proxy_addr};
 pub use place::Place;

@@ -122,7 +122,8 @@ pub(crate) fn loopback(place: &Place) -> Result<()> {
     ip(place, &["link set lo up".to_owned()])
 }
 
-fn ip(place: &Place, batch: &[String]) -> Result<()> {
+/// Runs commands of `ip` in one go.
+pub(crate) fn ip(place: &Place, batch: &[String]) -> Result<()> {
     let mut command = place.command("ip")?;
     command.args(["-batch", "-"]);
     Process::run_checked(command, (batch.join("\n") + "\n").as_bytes(), TIMEOUT).map(drop)

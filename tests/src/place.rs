@@ -1,6 +1,7 @@
 //! Where a process of the lab runs: its network namespace, its cgroup, its user. The process enters them before exec,
 //! because a socket keeps the cgroup in which it was made.
 
+use std::ffi::{CStr, CString};
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -10,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{Gid, Uid};
+use rustix::thread::UnshareFlags;
 
 use crate::cgroup::Cgroup;
 use crate::netns::{self, Netns};
@@ -36,6 +39,8 @@ pub struct Place {
     pub(crate) user: Option<u32>,
     /// A directory for programs that every user can enter.
     pub(crate) bin: PathBuf,
+    /// A file that processes here see as `/etc/hosts`.
+    pub(crate) hosts: Option<CString>,
 }
 
 impl Place {
@@ -66,7 +71,7 @@ impl Place {
         self.prepare(Command::new(self.show(program)?), Group::Own)
     }
 
-    fn show(&self, program: &Path) -> Result<PathBuf> {
+    pub(crate) fn show(&self, program: &Path) -> Result<PathBuf> {
         let name = program.file_name().with_context(|| format!("{} is no program", program.display()))?;
         let which =
             fs::metadata(program).with_context(|| format!("cannot run {} in the lab", program.display()))?;
@@ -98,8 +103,12 @@ impl Place {
         if group == Group::Own {
             command.process_group(0); // a terminal's Ctrl-C goes to the lab's owner, which then ends these
         }
+        let hosts = self.hosts.clone();
         let enter = move || -> io::Result<()> {
             rustix::io::write(&procs, b"0")?;
+            if let Some(hosts) = &hosts {
+                show_as_hosts(hosts)?;
+            }
             netns::enter(netns.as_fd())?;
             if let Some(id) = user {
                 // These system calls change one thread; the child has only one.
@@ -114,4 +123,13 @@ impl Place {
         unsafe { command.pre_exec(enter) };
         Ok(command)
     }
+}
+
+/// Gives the child a mount namespace of its own, in which this file is the name table.
+fn show_as_hosts(file: &CStr) -> rustix::io::Result<()> {
+    // SAFETY: the child has one thread, and no memory or descriptor is unshared.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    // Nothing that is mounted from here on reaches the machine.
+    mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    mount_bind(file, c"/etc/hosts")
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::lab::Lab;
+use crate::place::Place;
 use crate::process::Process;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,7 +36,11 @@ pub struct SquidPolicy {
 impl Squid {
     /// Starts squid on `listen` outside the pod. Returns when it accepts connections.
     pub fn start(lab: &Lab, listen: SocketAddr, policy: &SquidPolicy) -> Result<Self> {
-        let dir = lab.make_dir(&format!("squid-{}", listen.port()))?;
+        Self::start_in(lab.outside(), lab.make_dir(&format!("squid-{}", listen.port()))?, listen, policy)
+    }
+
+    /// Starts squid at `place`, with its files in `dir`. Returns when it accepts connections.
+    pub fn start_in(place: &Place, dir: PathBuf, listen: SocketAddr, policy: &SquidPolicy) -> Result<Self> {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))?; // squid drops to a user of its own
         let hosts: Vec<String> = policy.hosts.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect();
         fs::write(dir.join("hosts"), hosts.concat())?;
@@ -45,7 +50,7 @@ impl Squid {
         fs::set_permissions(&access_log, fs::Permissions::from_mode(0o666))?;
         // All squids use the same name for their shared memory, across labs, and fail to start if it exists. A private
         // /dev/shm, which disappears with the process, keeps them apart.
-        let mut command = lab.outside().command("unshare")?;
+        let mut command = place.command("unshare")?;
         command.args(["--mount", "sh", "-c", "mount -t tmpfs shm /dev/shm && exec squid \"$@\"", "squid"]);
         // -N: one process in the foreground; -d 1: log to stderr, too.
         command.args(["-N", "-d", "1", "-n", "lab", "-f"]).arg(dir.join("squid.conf"));

@@ -95,11 +95,31 @@ impl Tracer {
         args: &[&str],
         spawn: impl FnOnce(Command, &Path) -> Result<Process>,
     ) -> Result<Self> {
-        let ready_dir = tempfile::Builder::new().prefix("tracer-").tempdir_in(lab.dir())?.keep();
+        Self::launch_at(place, lab.dir(), lab.pod_cgroup(), binary, log, args, spawn)
+    }
+
+    /// Observes the pods below `cgroup` with `-o json` and further `args`. It runs in `place`, with its files in `dir`.
+    pub fn start_in(place: &Place, dir: &Path, cgroup: &Path, binary: &Path, args: &[&str]) -> Result<Self> {
+        let args: Vec<&str> = ["-o", "json"].iter().chain(args).copied().collect();
+        let mut tracer = Self::launch_at(place, dir, cgroup, binary, "warn", &args, spawn_ready)?;
+        tracer.reports = tracer.process.stdout().clone();
+        Ok(tracer)
+    }
+
+    fn launch_at(
+        place: &Place,
+        dir: &Path,
+        cgroup: &Path,
+        binary: &Path,
+        log: &str,
+        args: &[&str],
+        spawn: impl FnOnce(Command, &Path) -> Result<Process>,
+    ) -> Result<Self> {
+        let ready_dir = tempfile::Builder::new().prefix("tracer-").tempdir_in(dir)?.keep();
         let ready = ready_dir.join("ready");
         let mut command = place.command_at(binary)?;
         command.env("EGRESS_TRACER_LOG", log);
-        command.args(["observe", "--standalone", "--cgroup"]).arg(lab.pod_cgroup());
+        command.args(["observe", "--standalone", "--cgroup"]).arg(cgroup);
         command.arg("--ready-file").arg(&ready).args(["--metrics-address", METRICS]).args(args);
         let process = spawn(command, &ready)?;
         Ok(Self { process, reports: Lines::default(), place: place.clone() })

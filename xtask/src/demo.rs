@@ -58,7 +58,7 @@ pub(crate) fn run(json: bool) -> Result<()> {
 impl Demo {
     fn build(binary: &Path, json: bool) -> Result<Self> {
         let lab = Lab::new()?;
-        interrupt::guard(&lab);
+        interrupt::guard(lab.janitor());
         let hosts = [NAME, REFUSED].map(|name| (name.to_owned(), TARGET.to_string())).into();
         let policy = SquidPolicy { hosts, denied: vec![REFUSED.to_owned()], credentials: None };
         let squid = Squid::start(&lab, SocketAddr::new(PROXY, PORT), &policy)?;

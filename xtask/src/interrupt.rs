@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use lab::{Janitor, Lab};
+use lab::Janitor;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static JANITOR: Mutex<Option<Arc<Mutex<Janitor>>>> = Mutex::new(None);
@@ -24,9 +24,9 @@ pub(crate) fn watch() -> Result<()> {
     ctrlc::set_handler(end).context("cannot handle Ctrl-C")
 }
 
-/// Sets the lab that a signal takes down.
-pub(crate) fn guard(lab: &Lab) {
-    *JANITOR.lock().unwrap_or_else(PoisonError::into_inner) = Some(lab.janitor());
+/// Sets the janitor of the lab that a signal takes down.
+pub(crate) fn guard(janitor: Arc<Mutex<Janitor>>) {
+    *JANITOR.lock().unwrap_or_else(PoisonError::into_inner) = Some(janitor);
 }
 
 /// Call it before printing an error: after a signal the error is a consequence, and the handler exits the process.

@@ -15,6 +15,10 @@ mod initramfs;
 mod interrupt;
 mod kernel_package;
 mod kernel_table;
+mod mesh;
+mod mesh_demo;
+mod mesh_go;
+mod mesh_programs;
 mod progress;
 mod prose;
 mod requirement;
@@ -57,6 +61,9 @@ enum Task {
         /// Write only the reports to stdout, as JSON lines
         #[arg(long)]
         json: bool,
+        /// With a real istiod, configured through a real Kubernetes API
+        #[arg(long)]
+        istio: bool,
     },
     /// Install what is missing, then run every test
     Test(test::Selection),
@@ -70,6 +77,8 @@ enum Task {
         #[arg(last = true)]
         tests: Vec<String>,
     },
+    /// Leave a real Istio on a real Kubernetes API up, with an app and a proxy, until Ctrl-C
+    Mesh,
     /// Build the container image, and print its digest
     Image,
     /// Measure the tracer's cost, next to that of tcpdump, tshark, bpftrace and libbpf-tools
@@ -105,8 +114,10 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup { purpose } => setup::run(purpose, true),
-        Task::Demo { json } => demo::run(json),
+        Task::Demo { json, istio: true } => mesh_demo::run(json),
+        Task::Demo { json, istio: false } => demo::run(json),
         Task::Vm { kernels, tests } => vm::run(&kernels, &tests),
+        Task::Mesh => mesh::run(),
         Task::Image => image::run(),
         Task::Bench { quick, parts } => bench::run(quick, &parts),
         Task::Check { prose: true } => prose::check(),

@@ -3,7 +3,8 @@
 
 use std::io::IsTerminal;
 use std::process::{Command, Stdio};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -52,12 +53,34 @@ pub(crate) fn steps() -> Vec<(String, Duration)> {
 
 /// Runs a command to its end and returns its stdout; the bar shows its last line. On failure prints all its output.
 pub(crate) fn command(bar: &ProgressBar, command: &mut Command) -> Result<String> {
+    command_showing(bar, command, |line| line.trim().to_owned())
+}
+
+/// Runs a command that writes one line for each of about `total` pieces of its work, and shows how many are done. Where there
+/// is no terminal, a line is printed after each tenth.
+pub(crate) fn counted_command(bar: &ProgressBar, command: &mut Command, total: usize) -> Result<String> {
+    let done = Arc::new(AtomicUsize::new(0));
+    let hidden = bar.is_hidden();
+    command_showing(bar, command, move |line| {
+        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+        if hidden && total >= 10 && done.is_multiple_of(total / 10) {
+            eprintln!("  {done} of {total}");
+        }
+        format!("{done}/{total} {}", line.trim())
+    })
+}
+
+fn command_showing(
+    bar: &ProgressBar,
+    command: &mut Command,
+    text: impl Fn(&str) -> String + Clone + Send + 'static,
+) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot run {name}"))?;
     let show = |bar: &ProgressBar| {
-        let bar = bar.clone();
-        move |line: &str| bar.set_message(line.trim().to_owned())
+        let (bar, text) = (bar.clone(), text.clone());
+        move |line: &str| bar.set_message(text(line))
     };
     let stdout = Lines::each(child.stdout.take().context("stdout is piped")?, show(bar));
     let stderr = Lines::each(child.stderr.take().context("stderr is piped")?, show(bar));

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
-use crate::{cargo_deny, containerd_package, ebpf, envoy_wheel, schemas};
+use crate::{cargo_deny, containerd_package, ebpf, envoy_wheel, mesh_programs, schemas};
 
 /// What a requirement is needed for. Each purpose but `Check` includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     Demo,
     /// The guests with other kernels
     Vm,
+    /// The real mesh: etcd, Kubernetes' API server, Istio
+    Mesh,
     /// Every test
     Test,
     /// The benchmark
@@ -28,9 +30,9 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    /// Whether this purpose also needs the requirements of `other`. Only `Check` includes `Check`.
+    /// Whether this purpose also needs the requirements of `other`. Only `Check` includes `Check`, and only `Mesh` `Mesh`.
     pub(crate) fn includes(self, other: Self) -> bool {
-        other == self || (other != Self::Check && other < self)
+        other == self || (!matches!(other, Self::Check | Self::Mesh) && other < self)
     }
 }
 
@@ -160,6 +162,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Demo,
         probe: Probe::Ask(envoy_wheel::is_there),
         install: Install::Beside(envoy_wheel::prepare),
+    },
+    Requirement {
+        name: "real mesh",
+        why: "etcd, Kubernetes' API server and Istio, compiled from pinned Go modules (about 15 min, once)",
+        purpose: Purpose::Mesh,
+        probe: Probe::Ask(mesh_programs::are_there),
+        install: Install::Beside(mesh_programs::prepare),
     },
     Requirement {
         name: "oldest Envoy",

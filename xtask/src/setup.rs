@@ -13,7 +13,9 @@ use crate::toolchain::Toolchain;
 
 /// Installs what `purpose` needs. `talk`: also reports that nothing is missing.
 pub(crate) fn run(purpose: Purpose, talk: bool) -> Result<()> {
-    if !run_beside(&[purpose], || Ok(()))?.0 && talk {
+    // Every test: those of the real mesh are some of them.
+    let purposes = if purpose == Purpose::Test { vec![purpose, Purpose::Mesh] } else { vec![purpose] };
+    if !run_beside(&purposes, || Ok(()))?.0 && talk {
         report(purpose);
     }
     Ok(())

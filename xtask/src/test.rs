@@ -17,6 +17,9 @@ use crate::setup;
 use crate::test_output;
 use crate::vm;
 
+/// The module in which all tests of the real mesh are.
+const MESH_TESTS: &str = "real_mesh::";
+
 /// What to test.
 #[derive(Debug, Args)]
 pub(crate) struct Selection {
@@ -35,12 +38,19 @@ pub(crate) enum TestPart {
     Guests,
     /// Examples in the documentation
     Examples,
+    /// The real Istio and what compiles it
+    Mesh,
 }
 
 impl Selection {
     /// Whether a part runs.
     fn has(&self, part: TestPart) -> bool {
         self.arguments.is_empty() && !self.without.contains(&part)
+    }
+
+    /// Whether the tests of the real mesh run: they are tests like others, so arguments do not leave them out.
+    fn has_mesh(&self) -> bool {
+        !self.without.contains(&TestPart::Mesh)
     }
 
     /// A line that names what was left out. None: nothing was.
@@ -56,8 +66,10 @@ impl Selection {
 
 /// Runs the tests, after the checks where `check` is set. The last lines are the test runner's own.
 pub(crate) fn run(selection: &Selection, check: bool) -> Result<ExitCode> {
-    let purposes = if check { &[Purpose::Test, Purpose::Check][..] } else { &[Purpose::Test] };
-    let (_, programs) = setup::run_beside(purposes, cargo::build_tests)?;
+    let mut purposes = vec![Purpose::Test];
+    purposes.extend(check.then_some(Purpose::Check));
+    purposes.extend(selection.has_mesh().then_some(Purpose::Mesh));
+    let (_, programs) = setup::run_beside(&purposes, cargo::build_tests)?;
     let mut failed = Vec::new();
     let image = before_tests(selection, check, &programs, &mut failed)?;
     let mut examples = cargo::here();
@@ -74,6 +86,9 @@ pub(crate) fn run(selection: &Selection, check: bool) -> Result<ExitCode> {
     command.env("EGRESS_TRACER_BIN", &programs.tracer).env("EGRESS_TRACER_IMAGE", &image.archive);
     if !selection.arguments.iter().any(|argument| argument == "--") {
         command.arg("--");
+    }
+    if !selection.has_mesh() {
+        command.args(["--skip", MESH_TESTS]);
     }
     command.args(test_output::REPORT_TIME);
     let start = Instant::now();

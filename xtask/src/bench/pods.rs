@@ -64,7 +64,7 @@ pub(crate) struct BenchPod {
 impl BenchPod {
     fn build(tracer: PathBuf, generator: LoadGenerator) -> Result<Self> {
         let lab = Lab::new()?;
-        interrupt::guard(&lab);
+        interrupt::guard(lab.janitor());
         for place in [lab.pod_root(), lab.outside()] {
             let mut command = place.command("sh")?;
             command.args(["-c", PORTS]);

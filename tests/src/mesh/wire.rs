@@ -1,0 +1,207 @@
+//! What leaves a pod, read from its network interface: every TCP connection that the pod opens to another address, whether it
+//! was accepted, and the first bytes in both directions. It is the measure for what a sidecar really did.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
+
+use super::{HOST, Pod};
+use crate::netns::Netns;
+
+/// Every frame, also those that go out: `ETH_P_ALL` in network byte order.
+const ETH_P_ALL: u32 = 0x0003_u16.to_be() as u32;
+/// Bytes that are kept of each direction.
+const KEPT: usize = 4096;
+/// The UDP port of the datagrams that tell the reader how far it has to read (discard).
+const BARRIER: u16 = 9;
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A TCP connection that the pod opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// The port on the pod's side.
+    pub port: u16,
+    /// The other side.
+    pub to: SocketAddr,
+    /// Whether the other side accepted it.
+    pub accepted: bool,
+    /// The first bytes that the pod sent.
+    pub sent: Vec<u8>,
+    /// The first bytes that the pod received.
+    pub received: Vec<u8>,
+}
+
+/// A reader of one pod's interface; dropping it ends it.
+#[derive(Debug)]
+pub struct Wire {
+    shared: Arc<(Mutex<State>, Condvar)>,
+    netns: Netns,
+    reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    flows: Vec<Known>,
+    barrier: u64,
+    ends: bool,
+}
+
+#[derive(Debug)]
+struct Known {
+    flow: Flow,
+    next_sent: u32,
+    next_received: u32,
+}
+
+impl Wire {
+    /// Reads the interface of this pod from now on.
+    pub fn start(pod: &Pod) -> Result<Self> {
+        let address: Ipv4Addr = pod.address().parse()?;
+        let netns = pod.app().netns().clone();
+        let socket =
+            netns.run(open)?.context("cannot read a pod's interface: this needs root (CAP_NET_RAW)")?;
+        let shared = Arc::new((Mutex::new(State::default()), Condvar::new()));
+        let ours = Arc::clone(&shared);
+        let reader = thread::spawn(move || read(&socket, address, &ours));
+        Ok(Self { shared, netns, reader: Some(reader) })
+    }
+
+    /// All connections since the last call of `take`, in the order in which they were opened.
+    pub fn flows(&self) -> Result<Vec<Flow>> {
+        self.catch_up()?;
+        Ok(self.state().flows.iter().map(|known| known.flow.clone()).collect())
+    }
+
+    /// Forgets them.
+    pub fn clear(&self) -> Result<()> {
+        self.catch_up()?;
+        self.state().flows.clear();
+        Ok(())
+    }
+
+    /// Returns when everything that was sent before has been read: a datagram of our own is behind it.
+    fn catch_up(&self) -> Result<()> {
+        let wanted = self.state().barrier + 1;
+        self.netns.run(|| -> io::Result<()> {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.send_to(&wanted.to_be_bytes(), (HOST, BARRIER)).map(drop)
+        })??;
+        let end = Instant::now() + TIMEOUT;
+        let mut state = self.state();
+        while state.barrier < wanted {
+            let left = end.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "the reader of the pod's interface does not keep up");
+            state = self.shared.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.state().ends = true;
+        // The datagram makes the reader look.
+        if self.catch_up().is_ok()
+            && let Some(reader) = self.reader.take()
+        {
+            let _ = reader.join();
+        }
+    }
+}
+
+fn open() -> rustix::io::Result<OwnedFd> {
+    let all = Protocol::from_raw(NonZeroU32::new(ETH_P_ALL).unwrap_or(NonZeroU32::MIN));
+    socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(all))
+}
+
+fn read(socket: &OwnedFd, address: Ipv4Addr, shared: &(Mutex<State>, Condvar)) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok((_, length)) = recv(socket, buffer.as_mut_slice(), RecvFlags::empty()) {
+        let mut state = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if packet(&buffer[..length.min(1 << 16)], address, &mut state).is_some() {
+            shared.1.notify_all();
+            if state.ends {
+                return;
+            }
+        }
+    }
+}
+
+/// Takes one IPv4 packet in. Some: it was a barrier.
+fn packet(bytes: &[u8], address: Ipv4Addr, state: &mut State) -> Option<()> {
+    let first = *bytes.first()?;
+    if first >> 4 != 4 {
+        return None;
+    }
+    let header = usize::from(first & 15) * 4;
+    let total = usize::from(u16_at(bytes, 2)?);
+    let ip = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
+    let (from, to) = (ip(12)?, ip(16)?);
+    // A length of 0 is a segment that the interface would have cut.
+    let body = bytes.get(header..if total == 0 { bytes.len() } else { total.min(bytes.len()) })?;
+    let (source, target) = (u16_at(body, 0)?, u16_at(body, 2)?);
+    match bytes.get(9)? {
+        17 if from == address && target == BARRIER => {
+            let number = u64::from_be_bytes(body.get(8..16)?.try_into().ok()?);
+            state.barrier = state.barrier.max(number);
+            Some(())
+        }
+        6 => {
+            let outbound = from == address && to != address && !to.is_loopback();
+            let inbound = to == address && from != address && !from.is_loopback();
+            let peer = SocketAddr::new(
+                IpAddr::V4(if outbound { to } else { from }),
+                if outbound { target } else { source },
+            );
+            if outbound || inbound {
+                segment(body, outbound, if outbound { source } else { target }, peer, &mut state.flows);
+            }
+            None
+        }
+        _ => None,
+    }
+}
+
+fn segment(tcp: &[u8], outbound: bool, port: u16, peer: SocketAddr, flows: &mut Vec<Known>) -> Option<()> {
+    let sequence = u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?);
+    let (offset, flags) = (usize::from(tcp.get(12)? >> 4) * 4, *tcp.get(13)?);
+    let (syn, ack) = (flags & 2 != 0, flags & 16 != 0);
+    let payload = tcp.get(offset..)?;
+    let known = flows.iter_mut().rev().find(|known| known.flow.port == port && known.flow.to == peer);
+    if outbound && syn {
+        if known.is_none_or(|known| known.next_sent != sequence.wrapping_add(1)) {
+            let flow = Flow { port, to: peer, accepted: false, sent: Vec::new(), received: Vec::new() };
+            flows.push(Known { flow, next_sent: sequence.wrapping_add(1), next_received: 0 });
+        }
+        return Some(());
+    }
+    let Known { flow, next_sent, next_received } = known?;
+    if syn && ack {
+        flow.accepted = true;
+        *next_received = sequence.wrapping_add(1);
+        return Some(());
+    }
+    let (next, kept) =
+        if outbound { (next_sent, &mut flow.sent) } else { (next_received, &mut flow.received) };
+    if sequence == *next && !payload.is_empty() {
+        *next = sequence.wrapping_add(u32::try_from(payload.len()).ok()?);
+        let room = KEPT.saturating_sub(kept.len());
+        kept.extend_from_slice(&payload[..payload.len().min(room)]);
+    }
+    Some(())
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
