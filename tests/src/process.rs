@@ -43,7 +43,7 @@ impl ProcessOutput {
         for word in words {
             assert!(self.stderr.contains(word), "no {word:?}: {self:?}");
         }
-        for word in ["panicked", "backtrace", "RUST_BACKTRACE", "at /", "  0:"] {
+        for word in ["panicked", "backtrace", "RUST_BACKTRACE", "at /rustc", "  0:"] {
             assert!(!self.stderr.contains(word), "{word:?}: {self:?}");
         }
         let lines = self.stderr.lines().filter(|line| !line.trim().is_empty()).count();

@@ -78,7 +78,7 @@ pub struct Asked {
     pub reported: bool,
     /// What the sidecar sent upstream for this very request, in its own words.
     pub rewritten: Option<u64>,
-    /// Its [`line`].
+    /// Its [`line()`].
     pub line: u64,
     /// Its place among all that wait.
     pub place: Option<u64>,

@@ -101,7 +101,7 @@ pub fn print(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         tracer_mesh::explain(&dump, &args.to, &head).with_context(|| format!("cannot use {source}"))?;
     match args.output {
         Output::Text => {
-            out.write_all(tracer_mesh::render::text(&explanations, dump.unreadable).as_bytes())?
+            out.write_all(tracer_mesh::render::text(&explanations, dump.unreadable).as_bytes())?;
         }
         Output::Json => {
             for explanation in &explanations {
