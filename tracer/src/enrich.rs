@@ -26,9 +26,8 @@ pub struct Enricher {
 }
 
 impl Enricher {
-    /// Asks sidecars at this admin port, for as long as the current `LocalSet` runs; with `None`, it asks nobody and
-    /// gives every report back as it is.
-    /// How it goes is counted in `metrics`.
+    /// Asks sidecars at this admin port, for as long as the current `LocalSet` runs; with `None`, it
+    /// returns every report unchanged. Counts fetches and failures in `metrics`.
     pub fn new(admin_port: Option<u16>, metrics: &Metrics) -> Self {
         let (done, from) = channel(WAITING);
         let to = admin_port.map(|admin_port| {
@@ -93,7 +92,7 @@ async fn explain_all(
         let head = head(&report);
         let brief = sidecars.brief(Sidecar { pid, admin_port }, to, &head);
         if answer(report, brief, &mut requests, &done).await.is_err() {
-            return; // nobody listens any more
+            return; // the receiver is gone
         }
         let Fetches { ok, failed, limited: _ } = sidecars.fetches;
         (counted.ok..ok).for_each(|_| metrics.count_config_fetch(true));
@@ -102,7 +101,7 @@ async fn explain_all(
     }
 }
 
-/// Nobody takes reports any more.
+/// The receiver of the reports is gone.
 struct Gone;
 
 /// Sends the report on with its explanation, or without once its patience is at an end. The question itself is then

@@ -93,7 +93,7 @@ impl FlaggedLog {
         lines
     }
 
-    /// The same, when the agent ends.
+    /// Lines about suppressed reports of all causes, for the end of the agent.
     pub fn rest(&self) -> Vec<String> {
         let left = self.causes.iter().filter(|(_, seen)| seen.suppressed > 0);
         left.map(|(cause, seen)| suppressed(cause, seen.suppressed)).collect()

@@ -1,6 +1,5 @@
-//! Reports as they happen, for whoever watches: the agent keeps the recent ones and serves them on a Unix socket as lines
-//! of JSON over HTTP; `observe`, `top` and `status` read there. Whoever reads slowly loses lines and is told how many; the
-//! agent never waits for a reader.
+//! Live reports for readers: the agent keeps recent reports and serves them on a Unix socket as lines of JSON over HTTP, for
+//! `observe`, `top` and `status`. A slow reader loses lines and is told how many; the agent never waits for a reader.
 
 mod client;
 mod query;

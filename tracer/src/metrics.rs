@@ -234,7 +234,7 @@ impl Metrics {
         self.0.rejected.with_label_values(&[reason]).inc();
     }
 
-    /// Brings up to date what costs too much to be kept so while nobody asks.
+    /// Updates the metrics that are too expensive to update without a scrape.
     async fn refresh(&self) {
         self.0.fill.refresh().await;
     }

@@ -81,7 +81,7 @@ impl Runtime {
         Self { wanted, news }
     }
 
-    /// Asks for owners. What has no room is not asked for, and will be known as nobody's.
+    /// Asks for owners. A key that does not fit into the queue stays without an owner.
     pub fn ask(&self, keys: Vec<Key>) {
         for key in keys {
             if self.wanted.try_send(key).is_err() {
@@ -102,7 +102,7 @@ impl Runtime {
 /// The tracer has no use for news any more.
 struct Gone;
 
-/// Whoever asks and tells.
+/// Asks the runtime and reports what it learns.
 struct Desk {
     node: Node,
     tree: Tree,

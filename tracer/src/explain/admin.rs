@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::source::MAX_DUMP;
 
-/// For a connection on the loopback device; one that takes longer is not accepted by anybody.
+/// Timeout of a connection on the loopback device: one that takes longer is never accepted.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 
 /// For a whole answer: Envoy writes some 100 MB a second, on its main thread.

@@ -32,7 +32,7 @@ pub struct Client {
 
 /// Why there is no agent to ask.
 pub enum Trouble {
-    /// There is none: no socket, or nobody behind it.
+    /// There is no socket, or no process listens on it.
     Absent,
     /// There is one, but.
     Other(anyhow::Error),

@@ -130,7 +130,7 @@ impl Recent {
     }
 }
 
-/// Gaps are for everybody.
+/// Whether a reader with this filter and start time gets a message. Every reader gets gaps.
 fn wants(filter: &Filter, since: Option<Timestamp>, message: &Message) -> bool {
     let is_since =
         |time: &str| since.is_none_or(|since| time.parse::<Timestamp>().is_ok_and(|time| time >= since));

@@ -46,7 +46,7 @@ impl Socket {
             }
             Err((_, error)) => bail!("cannot lock {}: {error}", lock_path.display()),
         };
-        // Made aside and moved into its place: nobody can connect before its mode is set, and a dead agent's goes.
+        // Bound under another name and renamed: a client cannot connect before the mode is set, and a dead agent's socket is replaced.
         let aside = path.with_extension(format!("{}", std::process::id()));
         remove(&aside)?;
         let listener = UnixListener::bind(&aside).with_context(|| {
@@ -100,7 +100,7 @@ mod tests {
         assert!(UnixStream::connect(&path).is_ok(), "the living one's is still there");
         drop(living);
         assert!(!path.exists());
-        // What a killed agent leaves: a socket that nobody listens on.
+        // A killed agent leaves a socket without a listener.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
         assert!(UnixStream::connect(&path).is_err());
         let _next = Socket::bind(&path).expect("it is replaced");

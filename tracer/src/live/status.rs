@@ -92,7 +92,7 @@ impl Live {
         Self { recent: Recent::new(keep), status: Rc::new(RefCell::new(status)) }
     }
 
-    /// Shows a report to whoever reads along.
+    /// Counts a report, and sends it to the readers.
     pub fn report(&self, report: Box<Report>) {
         let mut status = self.status.borrow_mut();
         *status.sessions.entry(report.verdict.name().to_owned()).or_default() += 1;

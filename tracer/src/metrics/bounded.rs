@@ -112,7 +112,7 @@ fn strings(values: &[Value<'_>]) -> Vec<String> {
     values.iter().map(|value| value.into_string()).collect()
 }
 
-/// Are these the labels of what has none of its own? That takes nobody's place.
+/// Whether these are the labels of the shared series, which takes no slot.
 fn is_other(values: &[Value<'_>]) -> bool {
     values.iter().all(|value| *value == Value::Text(OTHER))
 }

@@ -21,7 +21,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text";
 const UNITS: [&str; 2] = ["seconds", "bytes"];
 
 impl Format {
-    /// The one that a client likes best, by its `Accept`; text, which everybody reads, where it does not care.
+    /// The format that a client prefers by its `Accept` header; text where it has no preference.
     pub(super) fn accepted(accept: &str) -> Self {
         let (mut text, mut open) = (0.0, 0.0);
         for range in accept.split(',') {

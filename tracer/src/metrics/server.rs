@@ -27,7 +27,7 @@ use rate::Rate;
 const CONNECTIONS: usize = 64;
 const HEADER_BYTES: usize = 16 << 10;
 const HEADER_TIME: Duration = Duration::from_secs(5);
-/// Whoever does not read its answer is not waited for; a scraper connects again.
+/// Timeout of a connection, for clients that do not read the response. A scraper connects again.
 const CONNECTION_TIME: Duration = Duration::from_mins(5);
 /// Expositions a second, and how many at once. Two Prometheus servers and a curious human need less.
 const SCRAPES: (u32, u32) = (10, 20);

@@ -155,7 +155,7 @@ impl Events {
         if let Some(event) = self.from.recv().await {
             return Some(event);
         }
-        // Whoever waits for this may turn to something else meanwhile: nothing is taken before it is there.
+        // The caller may drop this future while it waits, so nothing is taken before the task has ended.
         let ended = self.task.as_mut()?.await.unwrap_or(Ok(()));
         self.task = None;
         let silence = ended.err().unwrap_or(Silence::Broke(None));

@@ -1,5 +1,5 @@
 //! What runs on this node, as last listed: pods, their containers, and the cgroups of both; and what is new against the
-//! list before. It asks nobody.
+//! list before. Sends no requests itself.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -57,7 +57,7 @@ fn readers_get_what_they_asked_for() {
         let mut reader = recent.reader(&query(text));
         assert_eq!(read(&mut reader), expected, "{text}");
         recent.push(Message::Report(Box::new(report(10))));
-        // Whoever asked for the past alone is done with it.
+        // A reader that asked only for the past has ended.
         let now: &[i64] = if query(text).follows() { &[10] } else { &[] };
         assert_eq!(read(&mut reader), now, "{text}");
     }

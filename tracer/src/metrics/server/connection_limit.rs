@@ -1,5 +1,5 @@
-//! The open connections, of which there are only so many: for one more, the one that was silent for longest goes. So
-//! whoever merely holds connections open keeps nobody out.
+//! A limit for open connections: a new connection beyond it replaces the one that was idle for longest, so a client that holds
+//! idle connections open cannot keep others out.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,7 +26,7 @@ impl Crowd {
         Self { most, clock: Cell::default(), members: RefCell::default() }
     }
 
-    /// Makes room for one more; true: somebody had to go.
+    /// Makes room for a connection. Returns whether another one was closed for it.
     pub(super) fn make_room(&self) -> bool {
         let mut members = self.members.borrow_mut();
         if members.latest.len() < self.most {

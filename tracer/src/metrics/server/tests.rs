@@ -88,7 +88,7 @@ fn a_thousand_slow_connections_keep_no_scraper_out() {
         assert!(start.elapsed() < Duration::from_secs(1), "it took {:?}", start.elapsed());
         let closed = metrics.0.rejected.with_label_values(&["connections"]).get();
         assert_eq!(closed, 1000 + 1 - CONNECTIONS as u64);
-        // Those that were left are closed in time, without anybody else coming.
+        // Those that were left are closed in time, without a new connection.
         for mut stream in slow {
             let mut rest = Vec::new();
             let _ = timeout(HEADER_TIME * 3, stream.read_to_end(&mut rest)).await.expect("it closes");
