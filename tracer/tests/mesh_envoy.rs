@@ -67,7 +67,7 @@ fn smallest(pod: &Pod, mut found: Disagreement, sniffs: bool) -> Disagreement {
 #[test]
 fn generated_configurations_are_decided_as_envoy_decides_them() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    // The same worlds each time, unless somebody goes exploring.
+    // A fixed seed, unless the variable gives another.
     let seed = number("EGRESS_TRACER_SEED").unwrap_or(1);
     println!("EGRESS_TRACER_SEED={seed}");
     let pod = Pod::new();

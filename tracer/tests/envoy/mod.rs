@@ -1,5 +1,5 @@
-//! A real Envoy in a network namespace of its own, with istio's redirect in front of it: it is given listeners, dialled
-//! by many clients at once, and asked through its access log what it did. It generates nothing and judges nothing.
+//! A real Envoy in a network namespace of its own behind Istio's redirect: takes listeners, is dialed by many clients at once, and
+//! reports through its access log what it did.
 
 pub(crate) mod generate;
 pub(crate) mod head;

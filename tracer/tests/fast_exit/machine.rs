@@ -80,7 +80,7 @@ pub fn run(
             (5, _) if operation == 0x80 && from == 0 => {
                 let arguments = [1, 2, 3, 4, 5].map(|register| registers[register]);
                 registers[0] = helper(memory, insn.imm, arguments)?;
-                // What the kernel may leave in them is nobody's business.
+                // A helper may leave anything in them, so programs must not read them.
                 registers[1..6].fill(0xdead_beef_dead_beef);
             }
             (5, _) if operation == 0x90 => match callers.pop() {

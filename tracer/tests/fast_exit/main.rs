@@ -86,7 +86,7 @@ struct Packet {
 /// A packet that holds a CONNECT.
 const CONNECT: Packet = Packet { flags: ACK, to_port: 3128, local_port: 40_000, payload: REQUEST };
 
-/// The same as a context, with its socket.
+/// Puts that packet into memory as a program's context, with its socket.
 fn packet(memory: &mut Memory, sent: u64, received: u64) {
     put_packet(memory, &CONNECT, sent, received);
 }
@@ -122,7 +122,7 @@ fn arguments(memory: &mut Memory, sent: u64, received: u64) {
     memory.put(CONTEXT, arguments.map(u64::to_le_bytes).concat());
 }
 
-/// The same in the registers of a `struct pt_regs`.
+/// Puts the arguments into the registers of a `struct pt_regs`.
 fn registers(memory: &mut Memory, sent: u64, received: u64) {
     let places = if cfg!(target_arch = "x86_64") { [14, 13, 12] } else { [0, 1, 2] };
     let mut registers = [0_u64; 40];
@@ -195,7 +195,7 @@ fn run_once(program: &str, code: &[bpf_insn], memory: &mut Memory, current: &Cur
             CURRENT_IDS => Ok(current.ids),
             CURRENT_TASK => Ok(TASK),
             CURRENT_USER => Ok(current.uid),
-            _ => Ok(0), // nothing is known of anybody
+            _ => Ok(0), // other helpers find nothing
         }
     };
     let returned = machine::run(code, CONTEXT, memory, helper);
@@ -230,7 +230,7 @@ fn a_flow_past_its_first_bytes_leaves_without_a_look_up() {
 #[cfg_attr(without_kernel_programs, ignore = "built without the kernel programs")]
 fn one_before_that_is_looked_up() {
     for shell in SHELLS {
-        // Whoever dials has had his SYN acknowledged, which counts as a byte.
+        // The acknowledged SYN of the side that dialed counts as a byte.
         for (sent, received) in [(1, 0), (FIRST_BYTES - 1, FIRST_BYTES - 1)] {
             let Ran { returned, called, looked_up } = run(&shell, sent, received);
             assert_eq!(returned, shell.returns, "{}", shell.program);
@@ -265,7 +265,7 @@ fn only_packets_that_may_tell_something_are_looked_up() {
         let Ran { returned, looked_up, called } = run_on("egress_bytes", &[&put]);
         assert_eq!((returned, looked_up), (1, due), "{what}: calls {called:?}");
     }
-    // But whoever asked something waits for what the sidecar answers.
+    // An app that sent a request waits for the sidecar's answer.
     let asks = |memory: &mut Memory| put_packet(memory, &Packet { to_port: 15001, ..CONNECT }, 1, 0);
     let answers = |memory: &mut Memory| put_packet(memory, &from(15006, ACK), 0, 100);
     assert!(run_on("egress_bytes", &[&asks, &answers]).looked_up);

@@ -21,7 +21,7 @@ impl Memory {
         self.regions.insert(at, Region { bytes: bytes.into(), is_table: false });
     }
 
-    /// The same of a table: an access to it is a look-up.
+    /// Adds the memory of a table: an access to it counts as a look-up.
     pub fn put_table(&mut self, at: u64, bytes: impl Into<Vec<u8>>) {
         self.regions.insert(at, Region { bytes: bytes.into(), is_table: true });
     }
