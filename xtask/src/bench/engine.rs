@@ -41,7 +41,7 @@ pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
     let row = |what: &str, value: String| vec![what.to_owned(), value];
     figures.table(Table {
         title: "Engine and evaluator",
-        note: "`cargo bench -p tracer`, processor time of one thread. The live sessions are granted tunnels of 250 \
+        note: "`cargo bench --bench core`, processor time of one thread. The live sessions are granted tunnels of 250 \
                pods, and one in ten that waits for its answer; for each session that begins, another one ends."
             .to_owned(),
         head: &["what", "value"],
@@ -62,7 +62,7 @@ pub(crate) fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
 fn bench(name: &str, arguments: &[&str]) -> Result<String> {
     progress::step(&format!("Measuring: {name}"), |_| {
         let mut command = cargo::here();
-        command.args(["bench", "--quiet", "--package", "tracer", "--bench", name, "--"]).args(arguments);
+        command.args(["bench", "--quiet", "--workspace", "--bench", name, "--"]).args(arguments);
         let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo bench")?;
         ensure!(output.status.success(), "the bench {name} failed; its output is above");
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
