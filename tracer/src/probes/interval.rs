@@ -39,10 +39,29 @@ impl Alarm {
         self.ring_every(Duration::ZERO)
     }
 
-    /// Waits until it rings. How often it has since the previous time is not asked for, as each time makes it ready anew:
-    /// <https://man7.org/linux/man-pages/man7/epoll.7.html>, edge-triggered.
+    /// Waits until it rings. The kernel re-arms a periodic timer only when it is read:
+    /// `timerfd_read_iter` in <https://elixir.bootlin.com/linux/v6.12/source/fs/timerfd.c>.
     pub(super) async fn rings(&self) -> io::Result<()> {
         self.timer.readable().await?.clear_ready();
-        Ok(())
+        let mut expirations = [0; 8];
+        match rustix::io::read(&self.timer, &mut expirations) {
+            Ok(_) | Err(rustix::io::Errno::WOULDBLOCK) => Ok(()), // set anew meanwhile
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn alarm_rings_again_and_again() {
+        let mut alarm = Alarm::new().unwrap();
+        let limit = Duration::from_secs(10);
+        alarm.ring_every(Duration::from_millis(5)).unwrap();
+        for _ in 0..3 {
+            tokio::time::timeout(limit, alarm.rings()).await.expect("a ring").unwrap();
+        }
     }
 }
