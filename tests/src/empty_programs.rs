@@ -24,7 +24,8 @@ pub(crate) const HOOKS: [(&str, u32, u32); 7] = [
     ("egress_bytes", 8, 1),
 ];
 pub(crate) const PROG_LOAD: c_long = 5;
-const LINK_CREATE: c_long = 28;
+pub(crate) const LINK_CREATE: c_long = 28;
+const MAP_LOOKUP_ELEM: c_long = 1;
 const ENABLE_STATS: c_long = 32;
 
 /// `r0 = 1; exit`: allow.
@@ -39,7 +40,7 @@ impl EmptyPrograms {
     pub fn attach(cgroup: &Path) -> Result<Self> {
         let target = open(cgroup)?;
         let attach = |(name, kind, at): (&'static str, u32, u32)| {
-            let program = load(kind, at).with_context(|| format!("no program for {name}"))?;
+            let program = load_program(&EMPTY, kind, at).with_context(|| format!("no program for {name}"))?;
             let words = [number(program.as_raw_fd())?, number(target.as_raw_fd())?, at, 0];
             let link = descriptor(LINK_CREATE, &words)
                 .with_context(|| format!("the program for {name} cannot be attached"))?;
@@ -69,15 +70,16 @@ pub(crate) fn runs_of(program: &OwnedFd) -> Result<Runs> {
     Ok(Runs { ns: field("run_time_ns")?, count: field("run_cnt")? })
 }
 
-fn open(cgroup: &Path) -> Result<File> {
+pub(crate) fn open(cgroup: &Path) -> Result<File> {
     File::open(cgroup).with_context(|| format!("cannot open the cgroup {}", cgroup.display()))
 }
 
-fn load(kind: u32, at: u32) -> Result<OwnedFd> {
-    let [code_low, code_high] = halves(EMPTY.as_ptr() as u64);
+/// Has the kernel verify `code`, a program of type `kind` for the attach type `at`.
+pub(crate) fn load_program(code: &[u64], kind: u32, at: u32) -> Result<OwnedFd> {
+    let [code_low, code_high] = halves(code.as_ptr() as u64);
     let [license_low, license_high] = halves(c"GPL".as_ptr() as u64);
     let mut words = [0; 18];
-    let length = u32::try_from(EMPTY.len())?;
+    let length = u32::try_from(code.len())?;
     words[..6].copy_from_slice(&[kind, length, code_low, code_high, license_low, license_high]);
     words[17] = at; // expected_attach_type
     descriptor(PROG_LOAD, &words)
@@ -86,6 +88,16 @@ fn load(kind: u32, at: u32) -> Result<OwnedFd> {
 /// The two words of an address, lower one first.
 pub(crate) fn halves(address: u64) -> [u32; 2] {
     [(address & 0xffff_ffff) as u32, (address >> 32) as u32]
+}
+
+/// The number at key 0 of an array map.
+pub(crate) fn lookup(map: &OwnedFd) -> Result<u64> {
+    let (mut key, mut value) = (0_u32, 0_u64);
+    let [key_low, key_high] = halves(std::ptr::from_mut(&mut key) as u64);
+    let [value_low, value_high] = halves(std::ptr::from_mut(&mut value) as u64);
+    let mut words = [number(map.as_raw_fd())?, 0, key_low, key_high, value_low, value_high, 0, 0];
+    call(MAP_LOOKUP_ELEM, &mut words).context("the map cannot be read")?;
+    Ok(value)
 }
 
 pub(crate) fn descriptor(command: c_long, words: &[u32]) -> Result<OwnedFd> {

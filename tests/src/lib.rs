@@ -10,6 +10,7 @@ mod empty_probes;
 mod empty_programs;
 mod envoy;
 mod expected;
+mod foreign_programs;
 mod janitor;
 mod kernel_programs;
 mod lab;
@@ -45,6 +46,7 @@ pub use envoy::{ENVOY_OLDEST, ENVOY_VERSION, Envoy, EnvoyOptions, cached_envoy};
 pub use expected::{
     ROUTE_NOT_FOUND, ROUTE_NOT_FOUND_OR_TUNNELED, TUNNELED, report_summary, resolve_expected,
 };
+pub use foreign_programs::{CloseCounter, FOREIGN_LEVEL, OptionHandler};
 pub use janitor::Janitor;
 pub use kernel_programs::{KernelProgram, kernel_programs};
 pub use lab::{Lab, is_root};

@@ -34,14 +34,14 @@ pub struct End {
 }
 
 /// A flow enters a TCP state for which [`is_end`] holds. A record is written for a flow with recorded bytes, and for a sidecar's
-/// flow that ends in silence. Returns whether no later change matters.
+/// flow that ends in silence.
 #[inline(always)]
-pub fn state_changed(key: u64, tuple: impl Fn() -> Tuple, end: &End) -> bool {
+pub fn state_changed(key: u64, tuple: impl Fn() -> Tuple, end: &End) {
     let &End { from, to, by_peer, received, segments } = end;
     let was_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
     // Absent if it was evicted, or never of interest.
     let found = FLOWS.search(key);
-    let Some(flow) = found.get() else { return true };
+    let Some(flow) = found.get() else { return };
     // SAFETY: the value lives in the map and is only read.
     let flow = unsafe { &*flow };
     if was_open {
@@ -64,14 +64,12 @@ pub fn state_changed(key: u64, tuple: impl Fn() -> Tuple, end: &End) -> bool {
     }
     // Recorded bytes may be retransmitted; other flows of a sidecar are not needed any more.
     let is_idle = flow.flags & FLOW_RECORDED == 0 && flow.head_left == 0;
-    let is_removed = to == tcp::CLOSE || (!flow.has_role(Role::App) && is_idle);
-    if is_removed {
+    if to == tcp::CLOSE || (!flow.has_role(Role::App) && is_idle) {
         if flow.has_role(Role::Reply) {
             sidecar::remove_accepted(flow, tuple);
         }
         found.remove();
     }
-    is_removed
 }
 
 /// Whether the end of a sidecar's flow concerns a pod in scope: the sidecar's own, or that of a peer which has sent a request.

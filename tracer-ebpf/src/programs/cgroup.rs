@@ -112,7 +112,8 @@ pub fn egress_options(ctx: SockoptContext) -> i32 {
         // The kernel shows one page of an option at most. With `optlen` 0 it takes the caller's value of a longer one (iptables'
         // rules), which it otherwise refuses: https://docs.kernel.org/bpf/prog_cgroup_sockopt.html#using-large-optval
         let shown = (*option).__bindgen_anon_3.optval_end.addr() - (*option).__bindgen_anon_2.optval.addr();
-        if (*option).optlen as usize > shown {
+        // A negative `optlen` is another program's: it has handled the option and has the kernel skip it.
+        if (*option).optlen > 0 && (*option).optlen as usize > shown {
             (*option).optlen = 0;
         }
         if (*option).level != IPPROTO_TCP as i32 || (*option).optname != TCP_NODELAY {
@@ -153,12 +154,10 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
             // SAFETY: the kernel passes a valid context.
             let (received, segments) = unsafe { ((*ctx.ops).bytes_received, (*ctx.ops).data_segs_out) };
             let end = End { from, to, by_peer: false, received, segments };
-            if close::state_changed(cookie(&ctx), || tuple_of_ops(&ctx), &end) {
-                watch_states(&ctx, 0);
-            }
+            close::state_changed(cookie(&ctx), || tuple_of_ops(&ctx), &end);
         }
     } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && is_sidecars_port(ctx.local_port() as u16) {
-        watch_states(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+        watch_states(&ctx);
         open::established(cookie(&ctx), netns(&ctx), &tuple_of_ops(&ctx));
     } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
         if is_sidecars_port(ctx.local_port() as u16) {
@@ -166,16 +165,16 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
             REQUEST_PORTS.insert(remote_port_of_ops(&ctx));
         }
         if open::is_upstream(cookie(&ctx)) {
-            watch_states(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+            watch_states(&ctx);
         }
     }
     ALLOW as u32
 }
 
-/// Has the kernel call this program when the socket's state changes, or, with 0, stops that.
+/// Has the kernel call this program when the socket's state changes. The flag belongs to the socket and to every program on
+/// this hook, so it is never cleared: another program may have set it, too.
 #[inline(always)]
-fn watch_states(ctx: &SockOpsContext, flag: u32) {
-    let others = ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG;
+fn watch_states(ctx: &SockOpsContext) {
     // The kernel refuses unknown flags only, and this one is as old as the callback (4.16).
-    let _ = ctx.set_cb_flags((others | flag) as i32);
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
