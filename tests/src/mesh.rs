@@ -75,7 +75,7 @@ pub struct Mesh {
 /// How a mesh differs from the default one.
 #[derive(Debug, Clone, Default)]
 pub struct MeshOptions {
-    /// Fields of Istio's MeshConfig.
+    /// Fields of Istio's `MeshConfig`.
     pub mesh_config: Value,
     /// Environment of istiod.
     pub istiod_env: Vec<(String, String)>,
@@ -239,7 +239,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// Replaces istiod by one with this MeshConfig. The sidecars connect again by themselves, which takes them seconds.
+    /// Replaces istiod by one with this `MeshConfig`. The sidecars connect again by themselves, which takes them seconds.
     pub fn restart_istiod(&mut self, mesh_config: Value) -> Result<()> {
         if let Some(istiod) = self.istiod.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             istiod.signal(Signal::TERM)?;

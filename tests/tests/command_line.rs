@@ -1,5 +1,5 @@
 //! The command line's errors and exit codes: an exit code and one sentence on what was tried and what to do, never a
-//! backtrace, although the tests set RUST_BACKTRACE. And how runs end.
+//! backtrace, although the tests set `RUST_BACKTRACE`. And how runs end.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -15,7 +15,7 @@ use rustix::process::Signal;
 const TIMEOUT: Duration = Duration::from_secs(20);
 const METRICS: &str = "127.0.0.1:9475";
 
-/// An `egress-tracer` command among the lab's tools, with RUST_BACKTRACE set.
+/// An `egress-tracer` command among the lab's tools, with `RUST_BACKTRACE` set.
 fn tracer(lab: &Lab, args: &[&str]) -> Command {
     let binary = tracer_binary().expect("a tracer");
     let mut command = lab.tools().command_at(&binary).expect("a command");

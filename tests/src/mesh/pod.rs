@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::agent::Agent;
+use super::programs::hex;
 use super::{HOST, ISTIOD, Mesh, c_path, next};
 use crate::app::play;
 use crate::cgroup::Cgroup;
@@ -22,7 +23,7 @@ use crate::squid::{Squid, SquidPolicy};
 
 /// The node on which all pods are. It needs no kubelet.
 pub(super) const NODE: &str = "node1";
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What a pod is made from.
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ pub struct Sidecar {
     pub mode: String,
     /// Further arguments of `istio-iptables`, such as `-o 3128` (ports that are left alone) or `--native-nftables`.
     pub rules: Vec<String>,
-    /// Fields of the pod's ProxyConfig.
+    /// Fields of the pod's `ProxyConfig`.
     pub proxy_config: Value,
     /// What the sidecar tells istiod of itself, such as `DNS_CAPTURE`.
     pub metadata: Vec<(String, String)>,
@@ -256,7 +257,9 @@ fn object(options: &PodOptions) -> Value {
         containers.push(json!({"name": "istio-proxy", "image": "none"}));
     }
     for (into, from) in [(&mut labels, &options.labels), (&mut annotations, &options.annotations)] {
-        from.iter().for_each(|(key, value)| into[key] = json!(value));
+        for (key, value) in from {
+            into[key] = json!(value);
+        }
     }
     json!({"metadata": {"name": options.name, "labels": labels, "annotations": annotations},
         "spec": {"nodeName": NODE, "tolerations": [{"operator": "Exists"}], "containers": containers}})
@@ -278,7 +281,5 @@ fn status(options: &PodOptions, address: &str) -> Value {
 
 /// A cgroup with the name that a container's has: 64 hexadecimal digits.
 fn container_cgroup(pod: &Cgroup, uid: &str, container: &str) -> Result<Cgroup> {
-    let id: String =
-        Sha256::digest(format!("{uid}/{container}")).iter().map(|byte| format!("{byte:02x}")).collect();
-    pod.child(&id)
+    pod.child(&hex(&Sha256::digest(format!("{uid}/{container}"))))
 }

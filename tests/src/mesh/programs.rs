@@ -44,8 +44,12 @@ pub fn cached_mesh() -> PathBuf {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    let name: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    cache_dir().join("mesh").join(name)
+    cache_dir().join("mesh").join(hex(&hash.finalize()[..8]))
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// One of the programs.

@@ -34,6 +34,7 @@ impl Pod {
         })
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "a count of pushes")]
     fn has_marker(&self, number: u64) -> Result<bool> {
         let path = format!("config_dump?resource=dynamic_active_clusters&name_regex=^{CLUSTER}$");
         let dump: Value = serde_json::from_str(&self.admin(&path)?)?;
