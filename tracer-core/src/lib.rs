@@ -26,6 +26,7 @@ pub mod latest;
 pub mod place;
 pub mod queue;
 pub mod event;
+pub mod mesh_profile;
 pub mod selector;
 pub mod pod;
 pub mod head;

@@ -1,12 +1,12 @@
-//! Which filter chain of a listener takes a connection. The rules are Envoy's, level by level in a fixed order:
-//! each level picks one branch, the ones after it see only the chains of that branch, and nothing backtracks.
+//! Which filter chain of a listener takes a connection. The rules are Envoy's, level by level in a fixed order: each
+//! level picks one branch, later levels see only the chains of that branch, and nothing backtracks.
 //!
 //! Source: envoy `source/common/listener_manager/filter_chain_manager_impl.cc`,
 //! `FilterChainManagerImpl::findFilterChain` and the functions it calls.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::listener::FilterChain;
+use super::json::Node;
 
 /// envoy.config.listener.v3.FilterChainMatch.
 #[derive(Clone, Debug, Default)]
@@ -35,11 +35,37 @@ pub(crate) struct Prefix {
 #[derive(Clone, Debug)]
 pub(crate) struct Connection<'a> {
     pub destination: SocketAddr,
-    /// Where the app dialled from; `None` if it is not known, then rules on the source match nothing but "any".
+    /// Where the app dialed from; `None` if it is not known, then rules on the source match nothing but "any".
     pub source: Option<SocketAddr>,
     pub server_name: &'a str,
     pub transport: &'a str,
     pub applications: &'a [String],
+}
+
+impl ChainMatch {
+    pub(crate) fn read(node: Node<'_>) -> Self {
+        Self {
+            destination_port: node.field("destination_port").port().filter(|port| *port != 0),
+            prefix_ranges: prefixes(node.field("prefix_ranges")),
+            server_names: node.field("server_names").texts().iter().map(|n| n.to_ascii_lowercase()).collect(),
+            transport_protocol: node.field("transport_protocol").text().map(str::to_owned),
+            application_protocols: node.field("application_protocols").texts(),
+            direct_source_prefix_ranges: prefixes(node.field("direct_source_prefix_ranges")),
+            source_type: node.field("source_type").text().unwrap_or("ANY").to_owned(),
+            source_prefix_ranges: prefixes(node.field("source_prefix_ranges")),
+            source_ports: node.field("source_ports").items().filter_map(Node::port).collect(),
+        }
+    }
+}
+
+fn prefixes(list: Node<'_>) -> Vec<Prefix> {
+    let prefix = |range: Node<'_>| {
+        let ip = range.field("address_prefix").str()?.parse().ok()?;
+        // Protobuf leaves zeros out: an absent prefix_len is zero.
+        let length = range.field("prefix_len").integer().unwrap_or(0);
+        Some(Prefix::new(ip, u8::try_from(length).ok()?))
+    };
+    list.items().filter_map(prefix).collect()
 }
 
 impl Prefix {
@@ -63,10 +89,13 @@ impl Prefix {
     }
 }
 
-/// The chain among `chains` that takes `connection`; `None` where no branch leads to one, which is when the
-/// listener's default chain is used.
-pub(crate) fn find<'c>(chains: &'c [FilterChain], connection: &Connection<'_>) -> Option<&'c FilterChain> {
-    let chains: Vec<&FilterChain> = chains.iter().collect();
+/// The index of the match in `matches` that takes `connection`; `None` where no branch leads to one, which is when
+/// Envoy uses the listener's default chain.
+pub(crate) fn find<'c>(
+    matches: impl Iterator<Item = &'c ChainMatch>,
+    connection: &Connection<'_>,
+) -> Option<usize> {
+    let chains = matches.enumerate().map(|(index, matches)| Candidate { index, matches }).collect();
     let chains = by_destination_port(chains, connection.destination.port());
     let chains = by_prefix(chains, Some(connection.destination.ip()), |m| &m.prefix_ranges);
     let chains = by_server_name(chains, connection.server_name);
@@ -77,10 +106,17 @@ pub(crate) fn find<'c>(chains: &'c [FilterChain], connection: &Connection<'_>) -
     let chains = by_source_type(chains, connection);
     let chains = by_prefix(chains, source, |m| &m.source_prefix_ranges);
     let chains = by_source_port(chains, connection.source.map(|source| source.port()));
-    chains.first().copied()
+    chains.first().map(|chain| chain.index)
 }
 
-type Chains<'c> = Vec<&'c FilterChain>;
+/// A chain that is still in the running: its place in the listener, and what it matches.
+#[derive(Clone, Copy)]
+struct Candidate<'c> {
+    index: usize,
+    matches: &'c ChainMatch,
+}
+
+type Chains<'c> = Vec<Candidate<'c>>;
 
 /// `findFilterChain`: where any chain names this very port only those go on, even if none of them matches later.
 fn by_destination_port(chains: Chains<'_>, port: u16) -> Chains<'_> {
@@ -94,8 +130,8 @@ fn by_prefix(
     ip: Option<IpAddr>,
     ranges: impl Fn(&ChainMatch) -> &Vec<Prefix>,
 ) -> Chains<'_> {
-    let longest = |chain: &FilterChain| -> Option<u8> {
-        let ranges = ranges(&chain.matches);
+    let longest = |chain: &Candidate<'_>| -> Option<u8> {
+        let ranges = ranges(chain.matches);
         if ranges.is_empty() {
             return Some(0);
         }
@@ -104,8 +140,8 @@ fn by_prefix(
     };
     let Some(winner) = chains.iter().filter_map(|chain| longest(chain)).max() else { return Vec::new() };
     // Two ranges of one length that both contain the address are the same range: the branch is one.
-    let has_winner = |chain: &&FilterChain| {
-        let ranges = ranges(&chain.matches);
+    let has_winner = |chain: &Candidate<'_>| {
+        let ranges = ranges(chain.matches);
         (ranges.is_empty() && winner == 0)
             || ranges.iter().any(|range| range.length == winner && ip.is_some_and(|ip| range.contains(ip)))
     };
@@ -169,15 +205,15 @@ fn by_source_port(chains: Chains<'_>, port: Option<u16>) -> Chains<'_> {
     prefer(chains, |m| port.is_some_and(|port| m.source_ports.contains(&port)), |m| m.source_ports.is_empty())
 }
 
-/// The chains that `wants`; if there are none, those that ask for nothing.
+/// The chains that `wants` accepts; if there are none, the chains without a condition.
 fn prefer(
     chains: Chains<'_>,
     wants: impl Fn(&ChainMatch) -> bool,
     any: impl Fn(&ChainMatch) -> bool,
 ) -> Chains<'_> {
-    if chains.iter().any(|chain| wants(&chain.matches)) {
-        chains.into_iter().filter(|chain| wants(&chain.matches)).collect()
+    if chains.iter().any(|chain| wants(chain.matches)) {
+        chains.into_iter().filter(|chain| wants(chain.matches)).collect()
     } else {
-        chains.into_iter().filter(|chain| any(&chain.matches)).collect()
+        chains.into_iter().filter(|chain| any(chain.matches)).collect()
     }
 }

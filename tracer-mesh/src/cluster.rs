@@ -1,5 +1,4 @@
-//! A cluster and its endpoints, as far as they decide what a connection meets behind Envoy: whether there is a
-//! host to dial, and whether Envoy speaks TLS to it. It reads; it decides nothing else.
+//! Reads a cluster and its endpoints: which hosts Envoy dials for it, and whether it speaks TLS to them.
 
 use serde_json::Value;
 
@@ -19,8 +18,8 @@ pub(crate) struct Cluster {
 /// Whether there is a host to send to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hosts {
-    /// `ORIGINAL_DST`: the address that the app dialled.
-    Dialled,
+    /// `ORIGINAL_DST`: the address that the app dialed.
+    Dialed,
     Some,
     /// No host, or none that health checks leave: Envoy's flag UH.
     None,
@@ -99,7 +98,7 @@ impl<'a> Host<'a> {
 fn availability(cluster: Node<'_>, hosts: &[Host<'_>], known: bool) -> Hosts {
     let discovery = cluster.field("type").str();
     if discovery == Some("ORIGINAL_DST") {
-        return Hosts::Dialled;
+        return Hosts::Dialed;
     }
     if cluster.field("cluster_type").exists() || (!known && discovery == Some("EDS")) {
         return Hosts::Unknown;

@@ -1,9 +1,9 @@
-//! What the sidecar decides about a connection, in the words of the JSON contract of `egress-tracer explain`. It
-//! holds results; it decides nothing.
+//! What the sidecar decides about a connection, in the terms of the JSON contract of `egress-tracer explain`.
 
 use serde::Serialize;
+use tracer_core::verdict::{Reason, Verdict};
 
-/// The decision on one connection, and the way to it.
+/// The decision on one connection, and the steps that lead to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Decision {
     /// The listener that handles the connection; `None` where Envoy never sees it.
@@ -14,14 +14,14 @@ pub struct Decision {
     pub filter_chain: Option<String>,
     /// What kind of chain handles the connection.
     pub kind: Kind,
-    /// The name of the route configuration that was looked at.
+    /// Name of the route configuration.
     pub route_config: Option<String>,
-    /// The one virtual host that was consulted.
+    /// Name of the virtual host that has the request's domain.
     pub virtual_host: Option<String>,
-    /// The route that was taken, where it has a name.
+    /// Name of the route that takes the request, where it has one.
     #[serde(skip)]
     pub route: Option<String>,
-    /// Where it is sent.
+    /// Name of the cluster that the connection or request goes to.
     pub cluster: Option<String>,
     /// What becomes of it.
     pub outcome: Outcome,
@@ -29,14 +29,14 @@ pub struct Decision {
     pub status: Option<u16>,
     /// Envoy's own response code details, as its access log has them.
     pub details: Option<String>,
-    /// What a report would say; `None` where the bytes are no CONNECT and nothing meant for a proxy.
-    pub verdict: Option<&'static str>,
+    /// The verdict of a report; `None` where the bytes are no request to a proxy.
+    pub verdict: Option<Verdict>,
     /// The verdict's reason, where it has one.
-    pub reason: Option<&'static str>,
+    pub reason: Option<Reason>,
     /// HTTP filters that may answer before the router, so that `status` holds only if they let it pass.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub early_filters: Vec<String>,
-    /// The way of the connection, a sentence each.
+    /// The steps of the decision, a sentence each.
     #[serde(skip)]
     pub steps: Vec<String>,
     /// What the dump does not show and the decision had to leave open, a sentence each.
@@ -46,7 +46,7 @@ pub struct Decision {
     pub(crate) inner: Inner,
 }
 
-/// What a look for culprits and fixes needs beyond the contract.
+/// What the search for origins and fixes needs beyond the contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Inner {
     /// Where the listener comes from.
@@ -62,7 +62,7 @@ pub(crate) struct Inner {
 /// Which listener took the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// The one on exactly the dialled address.
+    /// The one on exactly the dialed address.
     Exact,
     /// The one on the port, any address.
     Wildcard,
@@ -133,30 +133,32 @@ impl Decision {
         }
     }
 
-    /// Fills `verdict` and `reason`, after the table of verdicts in docs/.
+    /// Fills `verdict` and `reason` from the outcome.
     pub(crate) fn judge(&mut self) {
         let (verdict, reason) = match self.outcome {
             _ if !self.inner.is_connect => (None, None),
             Outcome::Pending => (None, None),
-            Outcome::Close => (Some("blackholed"), None),
-            Outcome::Tunnel if self.inner.place == Place::NotRedirected => (Some("direct"), None),
-            Outcome::Tunnel if self.inner.wraps_tls => (Some("wrapped_in_tls"), None),
-            Outcome::Tunnel => (Some("tunneled"), None),
-            Outcome::Forward => (Some("handled_as_http"), Some("forwarded")),
-            Outcome::Terminate => (Some("handled_as_http"), Some("terminated")),
-            Outcome::LocalReply => {
-                let reason = match (self.status, self.details.as_deref()) {
-                    (_, Some("route_not_found")) => "route_not_found",
-                    (_, Some("upgrade_failed")) => "upgrade_failed",
-                    (Some(426), _) => "http10_refused",
-                    (Some(400), _) => "bad_request",
-                    (Some(501), _) => "not_implemented",
-                    (Some(503), _) => "upstream_failed",
-                    _ => "other_status",
-                };
-                (Some("handled_as_http"), Some(reason))
-            }
+            Outcome::Close => (Some(Verdict::Blackholed), None),
+            Outcome::Tunnel if self.inner.place == Place::NotRedirected => (Some(Verdict::Direct), None),
+            Outcome::Tunnel if self.inner.wraps_tls => (Some(Verdict::WrappedInTls), None),
+            Outcome::Tunnel => (Some(Verdict::Tunneled), None),
+            Outcome::Forward => (Some(Verdict::HandledAsHttp), Some(Reason::Forwarded)),
+            Outcome::Terminate => (Some(Verdict::HandledAsHttp), Some(Reason::Terminated)),
+            Outcome::LocalReply => (Some(Verdict::HandledAsHttp), Some(self.local_reply())),
         };
         (self.verdict, self.reason) = (verdict, reason);
+    }
+
+    /// Why Envoy answers by itself.
+    fn local_reply(&self) -> Reason {
+        match (self.status, self.details.as_deref()) {
+            (_, Some("route_not_found")) => Reason::RouteNotFound,
+            (_, Some("upgrade_failed")) => Reason::UpgradeFailed,
+            (Some(426), _) => Reason::Http10Refused,
+            (Some(400), _) => Reason::BadRequest,
+            (Some(501), _) => Reason::NotImplemented,
+            (Some(503), _) => Reason::UpstreamFailed,
+            _ => Reason::OtherStatus,
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! An Envoy `/config_dump`, indexed but not parsed: where each listener, route configuration, cluster and
-//! endpoint list lies in the text. What a decision needs is parsed when it is asked for, so that a dump of
-//! thousands of services costs little more than its own text. It reads text only; it never fetches one.
+//! An Envoy `/config_dump`, indexed but not parsed: the range in the text of each listener, route configuration, cluster
+//! and endpoint list. A decision parses only the entries that it needs, so a dump of thousands of services costs little
+//! more than its own text.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::Error;
 use super::index::{Entry, ListenerHead, Section, Sections};
 use super::json::message_name;
+use tracer_core::mesh_profile::DEFAULT;
 
 type Span = Range<usize>;
 
@@ -23,6 +24,8 @@ pub struct Dump {
     clusters: HashMap<String, Span>,
     endpoints: HashMap<String, Span>,
     bootstrap: Option<Span>,
+    /// Ports that receive redirected connections.
+    pub(crate) redirect_ports: Vec<u16>,
     pub(crate) has: Present,
     /// Entries that could not be read: of a wrong shape, or without what names them.
     pub unreadable: usize,
@@ -42,7 +45,7 @@ impl Dump {
     ///
     /// Fails where the text is not JSON, or holds no listener at all (then it is no dump to explain from).
     pub fn load(text: String) -> Result<Self, Error> {
-        let sections: Sections<'_> = serde_json::from_str(&text).map_err(|error| Error::json(&error))?;
+        let sections: Sections<'_> = serde_json::from_str(&text)?;
         let mut index = Index::default();
         for raw in sections.0 {
             index.section(&text, raw);
@@ -51,14 +54,23 @@ impl Dump {
         if !has.listeners {
             return Err(Error::NoListeners);
         }
-        Ok(Self { text, listeners, routes, clusters, endpoints, bootstrap, has, unreadable })
+        Ok(Self { text, listeners, routes, clusters, endpoints, bootstrap, redirect_ports: vec![DEFAULT.outbound_port], has, unreadable })
     }
 
-    /// As [`Dump::load`], from bytes that may not be text.
+    /// Sets the ports that receive redirected connections; an empty list keeps those of the default mesh.
+    ///
+    /// They decide only where several listeners take redirected connections (`use_original_dst`).
+    #[must_use]
+    pub fn redirected_to(mut self, ports: &[u16]) -> Self {
+        if !ports.is_empty() {
+            self.redirect_ports = ports.to_vec();
+        }
+        self
+    }
+
+    /// Indexes a dump from bytes that may not be text; see [`Dump::load`].
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, Error> {
-        Self::load(
-            String::from_utf8(bytes).map_err(|error| Error::NotText(error.utf8_error().valid_up_to()))?,
-        )
+        Self::load(String::from_utf8(bytes).map_err(|error| error.utf8_error())?)
     }
 
     /// The length of the text, in bytes.
@@ -97,7 +109,7 @@ impl Dump {
 
     fn parse(&self, span: &Span, what: impl FnOnce() -> String) -> Result<Value, Error> {
         let text = self.text.get(span.clone()).unwrap_or_default();
-        serde_json::from_str(text).map_err(|error| Error::Entry(what(), error.to_string()))
+        serde_json::from_str(text).map_err(|source| Error::Entry { entry: what(), source })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The decision on one outbound connection, from the dialled address and the first bytes to the outcome: which
+//! The decision on one outbound connection, from the dialed address and the first bytes to the outcome: which
 //! listener, what it detects, which chain, and what the chain does. Pure: no IO, no clock, no panic.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,6 +10,7 @@ use super::dump::Dump;
 use super::http;
 use super::http_inspector::{self, Sniff};
 use super::listener::{FilterChain, Handler, Listener, ListenerFilter};
+use super::index::ListenerHead;
 use super::overlay::{Found, View, is_loopback};
 use super::tcp_proxy::TcpProxy;
 use super::tls_inspector::{self, Hello};
@@ -23,7 +24,7 @@ pub fn decide(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Decision, Erro
     decide_on(View::of(dump), to, head)
 }
 
-/// As [`decide`], with `edit` applied to the dump first.
+/// Decides what the sidecar would do with `edit` applied to its configuration; see [`decide`].
 pub fn decide_with(dump: &Dump, edit: &Edit, to: SocketAddr, head: &[u8]) -> Result<Decision, Error> {
     decide_on(View::with(dump, edit), to, head)
 }
@@ -42,7 +43,7 @@ fn decide_on(view: View<'_>, to: SocketAddr, head: &[u8]) -> Result<Decision, Er
 }
 
 fn walk(view: View<'_>, to: SocketAddr, head: &[u8], decision: &mut Decision) -> Result<(), Error> {
-    // istio-init leaves loopback alone; then a listener that the kernel holds may still be dialled directly.
+    // istio-init leaves loopback alone; then a listener that the kernel holds may still be dialed directly.
     if is_loopback(to.ip()) {
         let Some(direct) = view.listener(|head, bind| head.binds_to_port() && accepts(bind, to))? else {
             not_redirected(
@@ -56,11 +57,12 @@ fn walk(view: View<'_>, to: SocketAddr, head: &[u8], decision: &mut Decision) ->
         decision.inner.place = Place::Exact;
         return on_listener(view, &[], &direct.listener, to, head, decision);
     }
-    let entry =
-        view.listener(|head, bind| head.use_original_dst() && !head.is_inbound() && bind.port == 15001)?;
-    let entry = match entry {
+    // Several listeners may take redirected connections; the redirect's own port decides between them.
+    let ports = &view.dump.redirect_ports;
+    let is_entry = |head: &ListenerHead| head.use_original_dst() && !head.is_inbound();
+    let entry = match view.listener(|head, bind| is_entry(head) && ports.contains(&bind.port))? {
         Some(entry) => Some(entry),
-        None => view.listener(|head, _| head.use_original_dst() && !head.is_inbound())?,
+        None => view.listener(|head, _| is_entry(head))?,
     };
     let (place, chosen) = look_up(view, to)?;
     let entry_filters = entry.as_ref().map_or(Vec::new(), |entry| entry.listener.filters.clone());
@@ -172,7 +174,7 @@ fn on_listener(
         if seen.transport == "tls" { "TLS" } else { "plaintext" },
         match (&application, listener.filters.is_empty() && filters_before.is_empty()) {
             (Some(application), _) => format!("detected as {application}"),
-            (None, true) => "nobody looks further".to_owned(),
+            (None, true) => "no inspector looks further".to_owned(),
             (None, false) => "not HTTP".to_owned(),
         }
     ));
@@ -189,7 +191,8 @@ fn on_listener(
         transport: &seen.transport,
         applications: &seen.applications,
     };
-    let by_match = chain_match::find(&listener.chains, &connection);
+    let by_match = chain_match::find(listener.chains.iter().map(|chain| &chain.matches), &connection)
+        .and_then(|index| listener.chains.get(index));
     let Some(chain) = by_match.or(listener.default_chain.as_ref()) else {
         // ActiveStreamListenerBase::newConnection: NR, "filter_chain_not_found".
         decision.step("No filter chain fits and there is no default one; Envoy closes the connection.");
@@ -339,7 +342,7 @@ fn on_tcp_proxy(view: View<'_>, proxy: &TcpProxy, decision: &mut Decision) -> Re
             return Ok(());
         }
         Hosts::Unknown => decision.caveat(format!("the dump does not show the hosts of cluster {name}")),
-        Hosts::Dialled | Hosts::Some => {}
+        Hosts::Dialed | Hosts::Some => {}
     }
     decision.outcome = Outcome::Tunnel;
     match cluster.tls {
@@ -351,7 +354,7 @@ fn on_tcp_proxy(view: View<'_>, proxy: &TcpProxy, decision: &mut Decision) -> Re
         decision.caveat(format!("Envoy opens a tunnel of its own to {host} and sends the bytes inside it"));
     }
     let to = match cluster.hosts {
-        Hosts::Dialled => "the address that the app dialled",
+        Hosts::Dialed => "the address that the app dialed",
         Hosts::Some | Hosts::None | Hosts::Unknown => "one of its hosts",
     };
     let how = if decision.inner.wraps_tls { "wrapped in TLS" } else { "as they are" };

@@ -1,5 +1,5 @@
-//! The whole answer for one proxy: the decision for each of its addresses, whose object made it so, and the fixes. It
-//! puts the parts together, and gives agents the short form that a report carries.
+//! The whole answer for one proxy: the decision for each of its addresses, the objects that made it so, and the fixes;
+//! and its short form for a report.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use super::decision::{Decision, Outcome};
 use super::dump::Dump;
 use super::evaluate::decide;
 use super::fix::{self, Failure, Fix};
-use super::origin::{Culprit, Culprits};
+use super::origin::{Origin, Origins};
 use super::{Error, text};
 
 /// The answer for one address, in the form of the JSON contract.
@@ -22,14 +22,14 @@ pub struct Explanation {
     #[serde(flatten)]
     pub decision: Decision,
     /// The objects at fault; of very many, the first 50.
-    pub culprits: Vec<Culprit>,
+    pub origins: Vec<Origin>,
     /// Why, in one or two sentences.
     pub explanation: String,
     /// What to change, best first; each one proven.
     pub fixes: Vec<Fix>,
     /// How many objects are at fault.
     #[serde(skip)]
-    pub culprits_total: usize,
+    pub origins_total: usize,
 }
 
 /// What a flagged report says about the sidecar's configuration.
@@ -54,13 +54,13 @@ pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explan
     let mut parts = Vec::new();
     for address in to {
         let decision = decide(dump, *address, head)?;
-        let culprits = Culprits::of(dump, &decision)?;
-        parts.push((*address, decision, culprits));
+        let origins = Origins::of(dump, &decision)?;
+        parts.push((*address, decision, origins));
     }
     let failures: Vec<Failure<'_>> = parts
         .iter()
         .filter(|(_, decision, _)| !decision.reaches_proxy() && decision.outcome != Outcome::Pending)
-        .map(|(to, decision, culprits)| Failure { to: *to, decision, culprits })
+        .map(|(to, decision, origins)| Failure { to: *to, decision, origins })
         .collect();
     let reached: Vec<(SocketAddr, &Decision)> = parts
         .iter()
@@ -68,14 +68,14 @@ pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explan
         .map(|(to, decision, _)| (*to, decision))
         .collect();
     let fixes = fix::fixes(dump, &failures, &reached, head)?;
-    let explained = |(to, decision, culprits): (SocketAddr, Decision, Culprits)| Explanation {
+    let explained = |(to, decision, origins): (SocketAddr, Decision, Origins)| Explanation {
         v: 1,
         to,
-        explanation: text::explanation(to, &decision, &culprits),
+        explanation: text::explanation(to, &decision, &origins),
         decision,
-        culprits: culprits.list,
+        origins: origins.list,
         fixes: fixes.clone(),
-        culprits_total: culprits.total,
+        origins_total: origins.total,
     };
     Ok(parts.into_iter().map(explained).collect())
 }
@@ -83,10 +83,10 @@ pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explan
 /// The short form, for a report.
 pub fn brief(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Brief, Error> {
     let decision = decide(dump, to, head)?;
-    let culprits = Culprits::of(dump, &decision)?;
-    let because = text::because(&decision, &culprits);
+    let origins = Origins::of(dump, &decision)?;
+    let because = text::because(&decision, &origins);
     let failed = !decision.reaches_proxy() && decision.outcome != Outcome::Pending;
-    let failure = Failure { to, decision: &decision, culprits: &culprits };
+    let failure = Failure { to, decision: &decision, origins: &origins };
     let fixes = if failed { fix::fixes(dump, &[failure], &[], head)? } else { Vec::new() };
     let (fix, manifest) = fixes.into_iter().next().map(|fix| (fix.title, fix.manifest)).unzip();
     Ok(Brief { reaches_proxy: decision.reaches_proxy(), listener: decision.listener, because, fix, manifest })

@@ -1,5 +1,5 @@
-//! What to change so that the CONNECT reaches the proxy, best first. Each fix is proven before it is shown: its effect
-//! is applied to the dump, the connection is decided again, and what does not end in a tunnel is dropped.
+//! What to change so that the CONNECT reaches the proxy, best first. Each fix is proven before it is shown: its effect is
+//! laid over the dump and the connection is decided again. A fix that does not end in a tunnel is dropped.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,11 +11,11 @@ use super::dump::Dump;
 use super::evaluate::decide_with;
 use super::json::Node;
 use super::manifest::{Manifest, Scope};
-use super::origin::{self, Culprit, Culprits, Declared};
+use super::origin::{self, Origin, Origins, Declared};
 use super::overlay::Edit;
 use super::{Error, simulated_config};
 
-/// A change that was proven to work on the dump.
+/// A change that works on the dump.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fix {
     /// What it does, in one line.
@@ -37,7 +37,7 @@ pub struct Fix {
 pub(crate) struct Failure<'a> {
     pub to: SocketAddr,
     pub decision: &'a Decision,
-    pub culprits: &'a Culprits,
+    pub origins: &'a Origins,
 }
 
 struct Candidate {
@@ -218,8 +218,8 @@ fn more_addresses(
     })
 }
 
-/// The dialled address is a Service of the mesh: its own port has to say TCP.
-fn own_port(service: &Culprit, to: SocketAddr) -> Option<Candidate> {
+/// The dialed address is a Service of the mesh: its own port has to say TCP.
+fn own_port(service: &Origin, to: SocketAddr) -> Option<Candidate> {
     let (host, port) = (service.host.as_deref()?, service.port?);
     let cluster = format!("outbound|{port}||{host}");
     match (service.kind, service.name.as_deref(), service.namespace.as_deref()) {
@@ -259,10 +259,10 @@ fn own_port(service: &Culprit, to: SocketAddr) -> Option<Candidate> {
 fn unrelated_ports(failures: &[&Failure<'_>]) -> Option<Candidate> {
     let (cures, _, _) = addresses(failures);
     let first = failures.first()?;
-    let culprits = first.culprits;
-    let [service] = culprits.list.as_slice() else { return None };
-    let same = failures.iter().all(|failure| failure.culprits == culprits);
-    if !same || culprits.total != 1 || culprits.declared != Declared::Http || service.kind != "Service" {
+    let origins = first.origins;
+    let [service] = origins.list.as_slice() else { return None };
+    let same = failures.iter().all(|failure| failure.origins == origins);
+    if !same || origins.total != 1 || origins.declared != Declared::Http || service.kind != "Service" {
         return None;
     }
     let (name, namespace, port) = (service.name.as_deref()?, service.namespace.as_deref()?, service.port?);
@@ -279,19 +279,19 @@ fn unrelated_ports(failures: &[&Failure<'_>]) -> Option<Candidate> {
     })
 }
 
-/// A Sidecar resource that hides the culprits from the app's namespace.
+/// A Sidecar resource that hides the origins from the app's namespace.
 fn sidecar(dump: &Dump, failures: &[&Failure<'_>]) -> Option<Candidate> {
     let (cures, _, _) = addresses(failures);
     let namespace = app_namespace(dump)?;
-    let hidden = |culprit: &Culprit| {
-        culprit.namespace.as_ref().is_some_and(|other| *other != namespace && other != "istio-system")
+    let hidden = |origin: &Origin| {
+        origin.namespace.as_ref().is_some_and(|other| *other != namespace && other != "istio-system")
     };
     let all_hidden = failures.iter().all(|failure| {
-        let culprits = failure.culprits;
-        culprits.declared == Declared::Http
-            && !culprits.list.is_empty()
-            && culprits.total == culprits.list.len()
-            && culprits.list.iter().all(hidden)
+        let origins = failure.origins;
+        origins.declared == Declared::Http
+            && !origins.list.is_empty()
+            && origins.total == origins.list.len()
+            && origins.list.iter().all(hidden)
     });
     all_hidden.then(|| Candidate {
         title: format!("Sidecar: hide other namespaces' services from {namespace}"),
@@ -330,9 +330,9 @@ fn no_tls(dump: &Dump, failure: &Failure<'_>) -> Result<Option<Candidate>, Error
     let Some(cluster_name) = failure.decision.cluster.as_deref() else { return Ok(None) };
     let Some((_, host)) = origin::outbound_cluster(cluster_name) else { return Ok(None) };
     let Some(cluster) = dump.cluster_entry(cluster_name)? else { return Ok(None) };
-    let rule = failure.culprits.list.iter().find(|culprit| culprit.kind == "DestinationRule");
-    let service = failure.culprits.list.iter().find(|culprit| culprit.host.is_some());
-    let namespace = rule.or(service).and_then(|culprit| culprit.namespace.clone());
+    let rule = failure.origins.list.iter().find(|origin| origin.kind == "DestinationRule");
+    let service = failure.origins.list.iter().find(|origin| origin.host.is_some());
+    let namespace = rule.or(service).and_then(|origin| origin.namespace.clone());
     let namespace = namespace.or_else(|| app_namespace(dump)).unwrap_or_else(|| "istio-system".to_owned());
     let name = rule.and_then(|rule| rule.name.clone()).unwrap_or_else(|| host.replace(['.', '*'], "-"));
     Ok(Some(Candidate {

@@ -1,5 +1,5 @@
-//! The HTTP connection manager, as far as it decides what becomes of a request: where its routes are, which
-//! upgrades it allows, which HTTP/1 it accepts, and which filters run before the router. It reads only.
+//! Reads an HTTP connection manager: where its routes are, which upgrades and which HTTP/1 it accepts, and which filters
+//! run before the router.
 
 use serde_json::Value;
 

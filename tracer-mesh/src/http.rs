@@ -229,7 +229,7 @@ fn route_request(
                 return reply(decision, 503, "no_healthy_upstream");
             }
             Hosts::Unknown => decision.caveat(format!("the dump does not show the hosts of cluster {name}")),
-            Hosts::Dialled | Hosts::Some => {}
+            Hosts::Dialed | Hosts::Some => {}
         },
     }
     decision.outcome = forwarded(route, request);

@@ -1,5 +1,5 @@
-//! What Envoy's `http_inspector` makes of a connection's first bytes. It reads the request line alone, with the
-//! strictness of the HTTP parser it uses, and says "undecided" as long as a further byte could change the answer.
+//! What Envoy's `http_inspector` detects in a connection's first bytes: it reads the request line as strictly as the HTTP
+//! parser behind it, and is undecided as long as a further byte could change the answer.
 //!
 //! Source: envoy `source/extensions/filters/listener/http_inspector/http_inspector.cc` `Filter::parseHttpHeader`,
 //! with the `BalsaParser` behind it (any method; older Envoys used http-parser, which knows a list of methods).

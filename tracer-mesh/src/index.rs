@@ -1,5 +1,5 @@
-//! The heads of a dump's entries: the few fields that the index needs, read in one pass over the text and without
-//! building a tree. A field of another type than expected reads as absent; nothing here keeps text alive.
+//! The heads of a dump's entries: the few fields that the index needs, read in one pass over the text without building
+//! a tree. A field of an unexpected type reads as absent.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -121,7 +121,7 @@ pub(crate) struct NameHead {
     pub(crate) cluster_name: Lenient<String>,
 }
 
-/// `BootstrapConfigDump`, as far as it says who the sidecar is.
+/// `BootstrapConfigDump`, reduced to the sidecar's identity.
 #[derive(Deserialize)]
 struct BootstrapSection<'a> {
     #[serde(borrow)]
@@ -175,7 +175,7 @@ impl ListenerHead {
         self.traffic_direction.0.as_deref() == Some("INBOUND")
     }
 
-    /// Whether the kernel listens on the address too, so that it can be dialled without a redirect.
+    /// Whether the kernel listens on the address too, which makes it reachable without a redirect.
     pub(crate) fn binds_to_port(&self) -> bool {
         let old = self.deprecated_v1.0.as_ref().and_then(|old| old.bind_to_port.0);
         self.bind_to_port.0.or(old) != Some(false)
@@ -228,7 +228,7 @@ pub(crate) struct Items<'a>(pub(crate) Vec<&'a RawValue>);
 #[derive(Default)]
 pub(crate) struct Part<'a>(pub(crate) Option<&'a str>);
 
-/// A value of the type that was hoped for, or nothing.
+/// A value of the expected type, or nothing.
 #[derive(Debug)]
 pub(crate) struct Lenient<T>(pub(crate) Option<T>);
 

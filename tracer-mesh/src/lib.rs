@@ -1,12 +1,44 @@
-//! The sidecar's own view: what Envoy, as configured by istiod, decides about an outbound connection, whose object
-//! made it so, and what change would let the connection through. Pure: it works on a `/config_dump` that someone
-//! else fetched; no IO, no clock, no async, no panic.
+//! What an Envoy sidecar does with an outbound connection, from its configuration: the decision, the object that made
+//! it so, and the change that lets the connection reach the proxy. It works on a `/config_dump` that the caller
+//! fetched; it does no IO, has no clock and never panics.
 //!
-//! The rules are Envoy's, and each one names the source that it comes from (envoyproxy/envoy and istio/istio, read at
-//! Envoy 1.40). The way of a connection is the way of the modules: [`Dump`] → listener → detection → chain → HTTP or
-//! TCP → [`Decision`] → culprits → fixes.
+//! The rules are Envoy's, and each names the source it comes from (envoyproxy/envoy and istio/istio, read at Envoy
+//! 1.40). A connection passes the modules in order: [`Dump`] → listener → detection → chain → HTTP or TCP →
+//! [`Decision`] → [`Origin`] → [`Fix`].
+//!
+//! ```
+//! use tracer_mesh::{CURL_CONNECT, Dump, explain};
+//!
+//! // A sidecar with one HTTP listener that takes port 3128 on every address.
+//! let dump = Dump::load(
+//!     r#"{"configs": [{
+//!         "@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump",
+//!         "dynamic_listeners": [
+//!             {"name": "virtualOutbound", "active_state": {"listener": {
+//!                 "name": "virtualOutbound", "use_original_dst": true,
+//!                 "address": {"socket_address": {"address": "0.0.0.0", "port_value": 15001}}}}},
+//!             {"name": "0.0.0.0_3128", "active_state": {"listener": {
+//!                 "name": "0.0.0.0_3128", "bind_to_port": false,
+//!                 "address": {"socket_address": {"address": "0.0.0.0", "port_value": 3128}},
+//!                 "filter_chains": [{"filters": [{
+//!                     "name": "envoy.filters.network.http_connection_manager",
+//!                     "typed_config": {
+//!                         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+//!                         "route_config": {"virtual_hosts": [{"name": "any", "domains": ["*"], "routes": [
+//!                             {"match": {"prefix": "/"}, "direct_response": {"status": 502}}]}]},
+//!                         "http_filters": [{"name": "envoy.filters.http.router"}]}}]}]}}}
+//!         ]}]}"#
+//!         .to_owned(),
+//! )?;
+//! let answers = explain(&dump, &["10.0.0.1:3128".parse()?], CURL_CONNECT)?;
+//! // A CONNECT has no path, so no route takes it: Envoy answers by itself and never dials the proxy.
+//! assert_eq!(answers[0].decision.status, Some(404));
+//! assert!(answers[0].fixes[0].title.starts_with("ServiceEntry"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![forbid(unsafe_code)]
+#![deny(rustdoc::broken_intra_doc_links)]
 #![cfg_attr(
     not(test),
     deny(
@@ -21,72 +53,75 @@
 mod chain_match;
 mod cluster;
 mod connect_target;
-mod origin;
 mod decision;
 mod dump;
-mod simulated_config;
 mod evaluate;
 mod explanation;
 mod fix;
 mod h2;
 mod hcm;
-mod index;
 mod http;
 mod http_inspector;
+mod index;
 mod json;
 mod listener;
 mod manifest;
+mod origin;
+mod overlay;
 pub mod render;
 mod request;
 mod request_line;
 mod route;
 mod route_match;
+mod simulated_config;
 mod tcp_proxy;
-mod tls_inspector;
-mod overlay;
 mod text;
+mod tls_inspector;
 
 use std::net::SocketAddr;
+
+use tracer_core::mesh_profile::DEFAULT;
 
 pub use decision::{Decision, Detected, Kind, Outcome};
 pub use dump::Dump;
 pub use evaluate::{decide, decide_with};
 pub use explanation::{Brief, Explanation, brief, explain};
 pub use fix::Fix;
-pub use origin::Culprit;
+pub use origin::Origin;
 pub use overlay::Edit;
 
-/// What an app sends first, where no `--head` says otherwise.
+/// The first bytes of an app that uses a proxy as curl does.
 pub const CURL_CONNECT: &[u8] = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\
     User-Agent: curl/8.5.0\r\nProxy-Connection: Keep-Alive\r\n\r\n";
 
 /// Why a dump cannot be explained from.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The text is not JSON; where it stops being so.
+    /// The text is not JSON.
     #[error("not a config dump: {0}")]
-    Json(String),
-    /// The bytes are not UTF-8; how many of them are.
-    #[error("not a config dump: not text from byte {0} on")]
-    NotText(usize),
+    Json(#[from] serde_json::Error),
+    /// The bytes are not UTF-8.
+    #[error("not a config dump: not text from byte {} on", .0.valid_up_to())]
+    NotText(#[from] std::str::Utf8Error),
     /// There is no listener in it.
     #[error(
-        "the dump holds no listener: take a whole one (curl 127.0.0.1:15000/config_dump?include_eds) or one with \
-         ?resource=dynamic_listeners"
+        "the dump holds no listener: take a whole one (curl 127.0.0.1:{}/config_dump?include_eds) or one with \
+         ?resource=dynamic_listeners",
+        DEFAULT.admin_port
     )]
     NoListeners,
-    /// There is no listener for this address and none that redirected connections enter by.
+    /// There is no listener for this address and none that receives redirected connections.
     #[error(
         "the dump holds no listener for {0} and none with use_original_dst: it is not a whole sidecar's dump"
     )]
     NoEntry(SocketAddr),
-    /// An entry that the decision needs is not what it should be: which, and how.
-    #[error("cannot read {0}: {1}")]
-    Entry(String, String),
-}
-
-impl Error {
-    fn json(error: &serde_json::Error) -> Self {
-        Self::Json(error.to_string())
-    }
+    /// An entry that the decision needs cannot be parsed.
+    #[error("cannot read {entry}: {source}")]
+    Entry {
+        /// Which entry.
+        entry: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
 }

@@ -1,9 +1,8 @@
-//! A listener as the decision needs it: its listener filters, its filter chains and what each chain is made of.
-//! It is read from one listener of a dump, tolerantly, and decides nothing.
+//! Reads a listener: its listener filters, its filter chains and the filters of each chain.
 
 use serde_json::Value;
 
-use super::chain_match::{ChainMatch, Prefix};
+use super::chain_match::ChainMatch;
 use super::hcm::Hcm;
 use super::json::Node;
 use super::tcp_proxy::TcpProxy;
@@ -13,7 +12,7 @@ use super::tcp_proxy::TcpProxy;
 pub(crate) struct Listener {
     pub name: Option<String>,
     pub filters: Vec<ListenerFilter>,
-    /// `listener_filters_timeout`: `Some(0)` waits for ever, absent means Envoy's 15 s.
+    /// `listener_filters_timeout`: `0s` waits without limit; absent means Envoy's 15 s.
     pub timeout: Option<String>,
     pub continue_on_timeout: bool,
     pub chains: Vec<FilterChain>,
@@ -121,30 +120,4 @@ fn terminates_tls(chain: Node<'_>) -> bool {
     let socket = chain.field("transport_socket");
     (socket.exists() && !matches!(socket.extension().message, "RawBuffer"))
         || chain.field("tls_context").exists()
-}
-
-impl ChainMatch {
-    fn read(node: Node<'_>) -> Self {
-        Self {
-            destination_port: node.field("destination_port").port().filter(|port| *port != 0),
-            prefix_ranges: prefixes(node.field("prefix_ranges")),
-            server_names: node.field("server_names").texts().iter().map(|n| n.to_ascii_lowercase()).collect(),
-            transport_protocol: node.field("transport_protocol").text().map(str::to_owned),
-            application_protocols: node.field("application_protocols").texts(),
-            direct_source_prefix_ranges: prefixes(node.field("direct_source_prefix_ranges")),
-            source_type: node.field("source_type").text().unwrap_or("ANY").to_owned(),
-            source_prefix_ranges: prefixes(node.field("source_prefix_ranges")),
-            source_ports: node.field("source_ports").items().filter_map(Node::port).collect(),
-        }
-    }
-}
-
-fn prefixes(list: Node<'_>) -> Vec<Prefix> {
-    let prefix = |range: Node<'_>| {
-        let ip = range.field("address_prefix").str()?.parse().ok()?;
-        // A prefix_len that is absent is zero, as protobuf leaves zeros out.
-        let length = range.field("prefix_len").integer().unwrap_or(0);
-        Some(Prefix::new(ip, u8::try_from(length).ok()?))
-    };
-    list.items().filter_map(prefix).collect()
 }

@@ -1,5 +1,4 @@
-//! The objects that a fix asks the user to apply, as types: what is printed is what serde makes of them, so that a
-//! value can never break out of its place.
+//! The objects that a fix asks the user to apply, as types that serde prints: no value can break out of its field.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -215,7 +214,7 @@ impl Manifest {
     }
 }
 
-/// Where an object is put, and whom it is shown to.
+/// The namespace of an object, and whether only that namespace sees it.
 pub(crate) struct Scope {
     pub namespace: String,
     pub is_private: bool,

@@ -1,5 +1,5 @@
-//! Whose object made the sidecar decide so: the Service, ServiceEntry, VirtualService or DestinationRule behind the
-//! listener, the route or the cluster. Names come from the dump alone; what it does not prove is left out.
+//! The objects that made the sidecar decide so: the Service, ServiceEntry, VirtualService or DestinationRule behind the
+//! listener, the route or the cluster. Only what the dump proves is named.
 //!
 //! Source: istio pilot/pkg/networking/core/listener.go (which declarations make which listener), httproute.go (virtual
 //! host names `host:port`), pilot/pkg/networking/util (`BuildConfigInfoMetadata`, `AddConfigInfoMetadata`: the
@@ -18,7 +18,7 @@ use super::route::RouteConfig;
 
 /// An object at fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Culprit {
+pub struct Origin {
     /// `Service`, `ServiceEntry`, `VirtualService` or `DestinationRule`.
     pub kind: &'static str,
     /// Its namespace, where the dump has it.
@@ -33,8 +33,8 @@ pub struct Culprit {
 
 /// All objects at fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Culprits {
-    pub list: Vec<Culprit>,
+pub(crate) struct Origins {
+    pub list: Vec<Origin>,
     /// How many there are, of which `list` holds the first.
     pub total: usize,
     /// How the port came to be HTTP.
@@ -53,37 +53,37 @@ pub(crate) enum Declared {
     Unnamed,
 }
 
-/// How many culprits are listed by name.
+/// How many origins are listed by name.
 const LISTED: usize = 50;
 
-/// Virtual hosts that istiod adds to every outbound HTTP port, on nobody's behalf.
+/// Virtual hosts that istiod adds to every outbound HTTP port, and that belong to no object.
 const CATCH_ALL: [&str; 3] = ["allow_any", "block_all", "allow_any_dynamic_dns"];
 
-impl Culprits {
+impl Origins {
     /// The objects behind `decision`.
     pub(crate) fn of(dump: &Dump, decision: &Decision) -> Result<Self, Error> {
-        let mut culprits = Self::default();
+        let mut origins = Self::default();
         if decision.kind == Kind::Http {
-            culprits = Self::of_http_listener(dump, decision)?;
+            origins = Self::of_http_listener(dump, decision)?;
         } else if decision.inner.wraps_tls
             || (decision.outcome == Outcome::Close && decision.kind == Kind::Tcp)
         {
-            culprits = Self::of_cluster(dump, decision)?;
+            origins = Self::of_cluster(dump, decision)?;
         }
         // A VirtualService only matters where its route or chain took the request.
         let answered = decision.details.as_deref() == Some("direct_response")
             || matches!(decision.outcome, Outcome::Forward | Outcome::Terminate)
             || decision.kind == Kind::Tcp;
-        if answered && let Some(culprit) = decision.inner.made_from.as_deref().and_then(from_config_path) {
-            culprits.push(culprit);
+        if answered && let Some(origin) = decision.inner.made_from.as_deref().and_then(from_config_path) {
+            origins.push(origin);
         }
-        Ok(culprits)
+        Ok(origins)
     }
 
-    fn push(&mut self, culprit: Culprit) {
+    fn push(&mut self, origin: Origin) {
         self.total += 1;
-        if self.list.len() < LISTED && !self.list.contains(&culprit) {
-            self.list.push(culprit);
+        if self.list.len() < LISTED && !self.list.contains(&origin) {
+            self.list.push(origin);
         }
     }
 
@@ -104,7 +104,7 @@ impl Culprits {
         let Some(text) = dump.route_text(name) else { return Ok(Self::default()) };
         let config = RouteConfig::read(text)?;
         let sniffed = sniffed_route_names(dump);
-        let mut culprits = Self { declared: Declared::Http, ..Self::default() };
+        let mut origins = Self { declared: Declared::Http, ..Self::default() };
         for (head, _) in config.heads() {
             let Some(host_name) = head.name.0.filter(|name| !CATCH_ALL.contains(&name.as_str())) else {
                 continue;
@@ -116,35 +116,35 @@ impl Culprits {
             let Some((host, host_port)) = host_and_port(&host_name).filter(|(_, p)| *p == port) else {
                 continue;
             };
-            if culprits.list.len() >= LISTED {
-                culprits.total += 1;
+            if origins.list.len() >= LISTED {
+                origins.total += 1;
             } else if let Some(service) = find_service(dump, host, host_port)? {
-                culprits.push(service);
+                origins.push(service);
             }
         }
-        Ok(culprits)
+        Ok(origins)
     }
 
     fn of_cluster(dump: &Dump, decision: &Decision) -> Result<Self, Error> {
-        let mut culprits = Self::default();
-        let Some(name) = decision.cluster.as_deref() else { return Ok(culprits) };
-        let Some(value) = dump.cluster_entry(name)? else { return Ok(culprits) };
+        let mut origins = Self::default();
+        let Some(name) = decision.cluster.as_deref() else { return Ok(origins) };
+        let Some(value) = dump.cluster_entry(name)? else { return Ok(origins) };
         let cluster = Cluster::read(&value, None);
         if decision.inner.wraps_tls
             && let Some(rule) = cluster.made_from.as_deref().and_then(from_config_path)
         {
-            culprits.push(rule);
+            origins.push(rule);
         }
         let port = outbound_cluster(name).map(|(port, _)| port);
         for service in &cluster.services {
-            culprits.push(from_service(service, port));
+            origins.push(from_service(service, port));
         }
-        Ok(culprits)
+        Ok(origins)
     }
 }
 
-/// The service that the dialled address belongs to: a virtual host of the port's routes lists it as a domain.
-pub(crate) fn service_at(dump: &Dump, decision: &Decision, ip: IpAddr) -> Result<Option<Culprit>, Error> {
+/// The service that the dialed address belongs to: a virtual host of the port's routes lists it as a domain.
+pub(crate) fn service_at(dump: &Dump, decision: &Decision, ip: IpAddr) -> Result<Option<Origin>, Error> {
     let Some(name) = decision.route_config.as_deref() else { return Ok(None) };
     if let Some((host, port)) = host_and_port(name) {
         return find_service(dump, host, port);
@@ -166,7 +166,7 @@ pub(crate) fn service_at(dump: &Dump, decision: &Decision, ip: IpAddr) -> Result
 
 /// A service by host and port: from its cluster's metadata, or from a Kubernetes host name where the dump has no
 /// clusters. `None` where the dump has clusters but none for it: then it declared nothing.
-fn find_service(dump: &Dump, host: &str, port: u16) -> Result<Option<Culprit>, Error> {
+fn find_service(dump: &Dump, host: &str, port: u16) -> Result<Option<Origin>, Error> {
     if !dump.has.clusters {
         let service = ServiceRef { host: host.to_owned(), name: None, namespace: None };
         return Ok(Some(from_service(&service, Some(port))));
@@ -178,24 +178,24 @@ fn find_service(dump: &Dump, host: &str, port: u16) -> Result<Option<Culprit>, E
     Ok(Some(from_service(&service, Some(port))))
 }
 
-fn from_service(service: &ServiceRef, port: Option<u16>) -> Culprit {
+fn from_service(service: &ServiceRef, port: Option<u16>) -> Origin {
     let host = Some(service.host.clone());
     // `name.namespace.svc.domain` is Kubernetes'; anything else came from a ServiceEntry, whose metadata name is its host.
     let mut labels = service.host.split('.');
     match (labels.next(), labels.next(), labels.next()) {
-        (Some(name), Some(namespace), Some("svc")) => Culprit {
+        (Some(name), Some(namespace), Some("svc")) => Origin {
             kind: "Service",
             namespace: Some(service.namespace.clone().unwrap_or_else(|| namespace.to_owned())),
             name: Some(service.name.clone().unwrap_or_else(|| name.to_owned())),
             port,
             host,
         },
-        _ => Culprit { kind: "ServiceEntry", namespace: service.namespace.clone(), name: None, port, host },
+        _ => Origin { kind: "ServiceEntry", namespace: service.namespace.clone(), name: None, port, host },
     }
 }
 
 /// `/apis/networking.istio.io/v1/namespaces/NS/virtual-service/NAME`.
-fn from_config_path(path: &str) -> Option<Culprit> {
+fn from_config_path(path: &str) -> Option<Origin> {
     let mut parts = path.rsplit('/');
     let (name, kind, namespace) = (parts.next()?, parts.next()?, parts.next()?);
     let kind = match kind {
@@ -203,7 +203,7 @@ fn from_config_path(path: &str) -> Option<Culprit> {
         "destination-rule" => "DestinationRule",
         _ => return None,
     };
-    Some(Culprit {
+    Some(Origin {
         kind,
         namespace: Some(namespace.to_owned()),
         name: Some(name.to_owned()),
@@ -248,7 +248,7 @@ fn sniffed_route_names(dump: &Dump) -> HashSet<String> {
     names
 }
 
-impl Culprit {
+impl Origin {
     /// `Service shop/web`, or a ServiceEntry by its host.
     pub fn label(&self) -> String {
         let name = self.name.as_deref().or(self.host.as_deref()).unwrap_or("(nameless)");

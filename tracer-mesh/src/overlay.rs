@@ -1,5 +1,5 @@
-//! A dump as the evaluator sees it, and the same dump with a change applied: listeners and clusters that a fix would
-//! make istiod add, and listeners that it would make istiod leave out. The dump itself is never changed.
+//! A dump, and a change laid over it: the listeners and clusters that istiod would add or leave out after a fix. The dump
+//! itself is never changed.
 
 use std::net::{IpAddr, SocketAddr};
 

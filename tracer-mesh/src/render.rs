@@ -1,10 +1,11 @@
-//! The explanation as text for people: the way of the connection a line a step, then whose object made it so, then
-//! what to change. Every line is escaped here, in one place.
+//! The explanation as text for people: the steps of the decision, the objects behind it, and the fixes. Every line is
+//! escaped here.
 
 use std::fmt::Write;
 
 use crate::{Explanation, Fix};
 use tracer_core::escape::escape;
+use tracer_core::verdict::{Reason, Verdict};
 
 /// How many objects at fault are listed for each address.
 const SHOWN: usize = 5;
@@ -33,13 +34,13 @@ pub fn text(explanations: &[Explanation], unreadable: usize) -> String {
 fn one(text: &mut String, explanation: &Explanation) {
     let decision = &explanation.decision;
     let mut title = explanation.to.to_string();
-    for word in [decision.verdict, decision.reason].into_iter().flatten() {
+    for word in [decision.verdict.map(Verdict::name), decision.reason.map(Reason::name)].into_iter().flatten() {
         let _ = write!(title, "  {word}");
     }
     if let Some(status) = decision.status {
         let _ = write!(title, "  {status}");
     }
-    if let Some(details) = decision.details.as_deref().filter(|details| decision.reason != Some(*details)) {
+    if let Some(details) = decision.details.as_deref().filter(|details| decision.reason.map(Reason::name) != Some(*details)) {
         let _ = write!(title, "  {details}");
     }
     line(text, 0, &title);
@@ -49,17 +50,17 @@ fn one(text: &mut String, explanation: &Explanation) {
     }
     text.push('\n');
     line(text, 0, &explanation.explanation);
-    for culprit in explanation.culprits.iter().take(SHOWN) {
-        let port = culprit.port.map(|port| format!(" port {port}")).unwrap_or_default();
-        let host = match (&culprit.name, &culprit.host) {
+    for origin in explanation.origins.iter().take(SHOWN) {
+        let port = origin.port.map(|port| format!(" port {port}")).unwrap_or_default();
+        let host = match (&origin.name, &origin.host) {
             (Some(_), Some(host)) => format!(" ({host})"),
             _ => String::new(),
         };
-        line(text, 0, &format!("At fault: {}{port}{host}", culprit.label()));
+        line(text, 0, &format!("At fault: {}{port}{host}", origin.label()));
     }
-    let shown = explanation.culprits.len().min(SHOWN);
-    if explanation.culprits_total > shown {
-        line(text, 0, &format!("          and {} more", explanation.culprits_total - shown));
+    let shown = explanation.origins.len().min(SHOWN);
+    if explanation.origins_total > shown {
+        line(text, 0, &format!("          and {} more", explanation.origins_total - shown));
     }
     for caveat in &decision.caveats {
         line(text, 0, &format!("Not decided here: {caveat}."));

@@ -1,5 +1,5 @@
 //! The request as Envoy's HTTP codec reads it from a connection's first bytes, or the answer that the codec gives
-//! by itself when it cannot. It knows nothing of routes.
+//! by itself when it cannot.
 //!
 //! Source: envoy `source/common/http/http1/codec_impl.cc` (`ConnectionImpl::onHeadersCompleteImpl`,
 //! `ServerConnectionImpl::handlePath`, `checkProtocolVersion`, `onHeadersCompleteBase`) and

@@ -1,5 +1,5 @@
 //! The first line of an HTTP/1 request, split and judged as Envoy's parser does it. The inspector and the codec use
-//! the same parser, with and without methods that nobody has registered.
+//! the same parser, with and without unregistered methods.
 //!
 //! Source: envoy `source/common/http/http1/balsa_parser.cc` (`isMethodValid`, `isUrlValid`, `isVersionValid`,
 //! `BalsaParser::OnRequestFirstLineInput`, `isHttp11`) and quiche `balsa_frame.cc` `ParseHTTPFirstLine`.

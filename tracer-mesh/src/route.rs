@@ -68,7 +68,7 @@ pub(crate) enum Action {
 impl<'a> RouteConfig<'a> {
     pub(crate) fn read(text: &'a str) -> Result<Self, Error> {
         serde_json::from_str(text)
-            .map_err(|error| Error::Entry("route configuration".to_owned(), error.to_string()))
+            .map_err(|source| Error::Entry { entry: "route configuration".to_owned(), source })
     }
 
     /// The heads of all virtual hosts, with their text.
@@ -143,7 +143,7 @@ impl Rank {
 impl VirtualHost {
     fn read(raw: &RawValue) -> Result<Self, Error> {
         let routes: Value = serde_json::from_str(raw.get())
-            .map_err(|error| Error::Entry("virtual host".to_owned(), error.to_string()))?;
+            .map_err(|source| Error::Entry { entry: "virtual host".to_owned(), source })?;
         Ok(Self { name: Node::of(&routes).field("name").str().unwrap_or_default().to_owned(), routes })
     }
 

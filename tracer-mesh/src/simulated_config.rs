@@ -1,5 +1,4 @@
-//! What istiod would send Envoy after a fix was applied: the listeners and clusters, as Envoy's own messages. A fix is
-//! proven on them before it is shown.
+//! The listeners and clusters that istiod would send Envoy after a fix. A fix is proven on them before it is shown.
 //!
 //! Source: istio pilot/pkg/networking/core/listener.go `buildSidecarOutboundListener` (a TCP port with an address gets
 //! a listener `IP_PORT`), `buildListenerFromEntry`; `cluster_builder.go` (resolution NONE is `ORIGINAL_DST`).

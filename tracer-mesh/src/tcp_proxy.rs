@@ -1,4 +1,4 @@
-//! The TCP proxy filter, as far as it decides where a connection goes. It reads; it decides nothing.
+//! Reads the TCP proxy filter: where it sends a connection.
 
 use super::json::Node;
 

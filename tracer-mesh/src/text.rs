@@ -1,21 +1,20 @@
-//! The sentences of an explanation: why a listener is what it is, and what that does to the connection. It chooses
-//! words; it decides nothing.
+//! The sentences of an explanation: why a listener is what it is, and what that does to the connection.
 
 use std::net::SocketAddr;
 
 use super::decision::{Decision, Kind, Outcome, Place};
-use super::origin::{Culprits, Declared};
+use super::origin::{Origins, Declared};
 
 /// Why the listener treats the connection so, in a few words: `Service shop/web port 3128 (HTTP)`.
 ///
 /// `None` where the dump does not say.
-pub(crate) fn because(decision: &Decision, culprits: &Culprits) -> Option<String> {
-    let how = match culprits.declared {
+pub(crate) fn because(decision: &Decision, origins: &Origins) -> Option<String> {
+    let how = match origins.declared {
         Declared::Http => " (HTTP)",
         Declared::Nothing => " (protocol not declared)",
         Declared::Unnamed => "",
     };
-    let Some(first) = culprits.list.first() else {
+    let Some(first) = origins.list.first() else {
         let policy = decision.inner.place == Place::Entry;
         return match (decision.kind, decision.outcome) {
             (Kind::Http, _) if policy => {
@@ -28,7 +27,7 @@ pub(crate) fn because(decision: &Decision, culprits: &Culprits) -> Option<String
         };
     };
     let port = first.port.map(|port| format!(" port {port}")).unwrap_or_default();
-    let more = match culprits.total.saturating_sub(1) {
+    let more = match origins.total.saturating_sub(1) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
@@ -36,9 +35,9 @@ pub(crate) fn because(decision: &Decision, culprits: &Culprits) -> Option<String
 }
 
 /// One or two sentences: what happens to the connection, and why.
-pub(crate) fn explanation(to: SocketAddr, decision: &Decision, culprits: &Culprits) -> String {
+pub(crate) fn explanation(to: SocketAddr, decision: &Decision, origins: &Origins) -> String {
     let listener = decision.listener.as_deref().unwrap_or("without a name");
-    let cause = match because(decision, culprits) {
+    let cause = match because(decision, origins) {
         Some(because) => format!(" (made by {because})"),
         None if decision.kind == Kind::Http => " (the dump does not say which object made it)".to_owned(),
         None => String::new(),

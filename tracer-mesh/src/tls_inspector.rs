@@ -1,5 +1,5 @@
-//! What Envoy's `tls_inspector` makes of a connection's first bytes: whether they are a TLS ClientHello, and the
-//! server name and the ALPN protocols in it. It reads the hello alone and verifies nothing.
+//! What Envoy's `tls_inspector` detects in a connection's first bytes: whether they are a TLS ClientHello, its server name
+//! and its ALPN protocols. Nothing is verified.
 //!
 //! Source: envoy `source/extensions/filters/listener/tls_inspector/tls_inspector.cc` `Filter::parseClientHello`,
 //! with `BoringSSL`'s record layer and `ssl_client_hello_init` behind it.

@@ -1,5 +1,5 @@
 //! Dumps of other shapes than the cases have: camel case, one resource, bare lists, old spellings, several sections of a
-//! type, entries that are not in use, IPv6, and the dumps of old Istio releases.
+//! type, entries that are not in use, IPv6, other entry ports, and the dumps of old Istio releases.
 #![expect(clippy::disallowed_methods, reason = "the crate is pure, its tests read files and variables")]
 
 use std::net::SocketAddr;
@@ -130,9 +130,9 @@ fn old_spellings_are_read() {
     assert_eq!((get.status, get.details.as_deref()), (Some(502), Some("direct_response")));
 }
 
-/// The same dump with every IPv4 wildcard an IPv6 one.
+/// Every IPv4 wildcard becomes an IPv6 one.
 #[test]
-fn ipv6_is_explained_and_mended_as_ipv4_is() {
+fn ipv6_is_explained_and_fixed_like_ipv4() {
     let text = case("c01").to_string().replace("\"0.0.0.0\"", "\"::\"");
     let dump = Dump::load(text).unwrap();
     let to: Vec<SocketAddr> =
@@ -164,7 +164,7 @@ fn dumps_of_istio_1_9_and_1_20_are_explained() {
             let explained = explain(&dump, &[proxy], CONNECT).unwrap().remove(0);
             assert_eq!(explained.decision.listener, Some(format!("0.0.0.0_{port}")), "{release}");
             assert_eq!(explained.decision.status, Some(404), "{release} {port}");
-            assert!(!explained.culprits.is_empty() && !explained.fixes.is_empty(), "{release} {port}");
+            assert!(!explained.origins.is_empty() && !explained.fixes.is_empty(), "{release} {port}");
             let http_1_0 = decide(&dump, proxy, b"CONNECT a.example:443 HTTP/1.0\r\n\r\n").unwrap();
             assert_eq!(http_1_0.kind == Kind::Http, sniffs_http_1_0, "{release} {port}: {http_1_0:?}");
         }
@@ -180,4 +180,30 @@ fn dumps_of_istio_1_9_and_1_20_are_explained() {
             assert_eq!(decision.kind, kind, "{release} {service}");
         }
     }
+}
+
+/// A listener that takes redirected connections on `port` and closes them with `chain` as its chain's name.
+fn entry_on(port: u16, chain: &str) -> Value {
+    json!({"name": chain, "active_state": {"listener": {
+        "name": chain, "use_original_dst": true,
+        "address": {"socket_address": {"address": "0.0.0.0", "port_value": port}},
+        "filter_chains": [{"name": chain, "filters": []}]}}})
+}
+
+#[test]
+fn redirected_connections_enter_by_the_listener_on_the_redirect_port() {
+    let dump = json!({"configs": [{"@type": "a.ListenersConfigDump",
+        "dynamic_listeners": [entry_on(15123, "moved"), entry_on(15001, "usual")]}]});
+    for (ports, expected) in [(&[][..], "usual"), (&[15123][..], "moved"), (&[9][..], "moved")] {
+        let decision = decide(&load(&dump).redirected_to(ports), proxy(), CONNECT).unwrap();
+        assert_eq!(decision.filter_chain.as_deref(), Some(expected), "{ports:?}");
+    }
+}
+
+#[test]
+fn a_lone_entry_listener_is_found_on_any_port() {
+    let dump = json!({"configs": [{"@type": "a.ListenersConfigDump",
+        "dynamic_listeners": [entry_on(15123, "moved")]}]});
+    let decision = decide(&load(&dump), proxy(), CONNECT).unwrap();
+    assert_eq!(decision.filter_chain.as_deref(), Some("moved"));
 }

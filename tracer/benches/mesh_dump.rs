@@ -76,7 +76,7 @@ fn main() {
         let to = "10.0.0.1:3128".parse().unwrap();
         let explanations = tracer_mesh::explain(&dump, &[to], tracer_mesh::CURL_CONNECT).unwrap();
         assert_eq!(explanations[0].decision.status, Some(404));
-        assert_eq!(explanations[0].culprits_total, 2500);
+        assert_eq!(explanations[0].origins_total, 2500);
         println!(
             "round {round}: {size} MB explained in {:?} (of which index {loaded:?}), peak {} MB, {} fixes",
             start.elapsed(),

@@ -1,6 +1,5 @@
-//! Adds to a flagged report what the sidecar's own configuration says: the listener, the object behind it, the fix. It
-//! works beside the tracer, not in its way: a report waits a second at most, and a slow, hostile or absent admin port
-//! only leaves these fields as they were.
+//! Adds to a flagged report what the sidecar's configuration says: the listener, the object behind it, the fix. A
+//! report waits a second at most; a slow, hostile or absent admin port leaves these fields empty.
 
 use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
 
@@ -26,20 +25,22 @@ pub struct Enricher {
 }
 
 impl Enricher {
-    /// Asks sidecars at this admin port, for as long as the current `LocalSet` runs; with `None`, it
-    /// returns every report unchanged. Counts fetches and failures in `metrics`.
-    pub fn new(admin_port: Option<u16>, metrics: &Metrics) -> Self {
+    /// Asks sidecars at this admin port, for as long as the current `LocalSet` runs, and counts the fetches in
+    /// `metrics`. `redirect_ports` receive redirected connections. With no admin port every report comes back
+    /// unchanged.
+    pub fn new(admin_port: Option<u16>, redirect_ports: &[u16], metrics: &Metrics) -> Self {
         let (done, from) = channel(WAITING);
         let to = admin_port.map(|admin_port| {
             let (to, requests) = channel(WAITING);
-            tokio::task::spawn_local(explain_all(admin_port, metrics.clone(), requests, done));
+            let sidecars = Sidecars::new().redirected_to(redirect_ports);
+            tokio::task::spawn_local(explain_all(admin_port, sidecars, metrics.clone(), requests, done));
             to
         });
         Self { to, from, waiting: 0 }
     }
 
-    /// Gives a report to be explained. It comes back from [`Self::next`]; or at once, where there is nothing to explain
-    /// or no room.
+    /// Takes a report to explain. It comes back from [`Self::next`], or at once where there is nothing to explain or no
+    /// room.
     pub fn enrich(&mut self, report: Box<Report>) -> Option<Box<Report>> {
         let Some(to) = self.to.as_ref().filter(|_| report.flagged && self.waiting < WAITING) else {
             return Some(report);
@@ -56,7 +57,7 @@ impl Enricher {
         }
     }
 
-    /// The next report that is done; never, where none waits.
+    /// The next finished report; pending while there is none.
     pub async fn next(&mut self) -> Box<Report> {
         match self.from.recv().await {
             Some(report) => {
@@ -80,11 +81,11 @@ fn pid(report: &Report) -> Option<u32> {
 
 async fn explain_all(
     admin_port: u16,
+    mut sidecars: Sidecars,
     metrics: Metrics,
     mut requests: Receiver<Box<Report>>,
     done: Sender<Box<Report>>,
 ) {
-    let mut sidecars = Sidecars::new();
     let mut counted = Fetches::default();
     while let Some(report) = requests.recv().await {
         let Some(pid) = pid(&report) else { continue };
@@ -92,7 +93,7 @@ async fn explain_all(
         let head = head(&report);
         let brief = sidecars.brief(Sidecar { pid, admin_port }, to, &head);
         if answer(report, brief, &mut requests, &done).await.is_err() {
-            return; // the receiver is gone
+            return; // the receiver is closed
         }
         let Fetches { ok, failed, limited: _ } = sidecars.fetches;
         (counted.ok..ok).for_each(|_| metrics.count_config_fetch(true));
@@ -101,35 +102,35 @@ async fn explain_all(
     }
 }
 
-/// The receiver of the reports is gone.
-struct Gone;
+/// The receiver of finished reports is closed.
+struct Closed;
 
-/// Sends the report on with its explanation, or without once its patience is at an end. The question itself is then
-/// still carried to its end, and reports that come in meanwhile do not wait for it.
+/// Sends the report on with its explanation, or without it after [`PATIENCE`]. The question then still runs to its end,
+/// and reports that arrive meanwhile do not wait for it.
 async fn answer(
     report: Box<Report>,
     brief: impl Future<Output = Option<Brief>>,
     requests: &mut Receiver<Box<Report>>,
     done: &Sender<Box<Report>>,
-) -> Result<(), Gone> {
+) -> Result<(), Closed> {
     let mut brief = pin!(brief);
     tokio::select! {
-        brief = &mut brief => return done.send(attach(report, brief)).await.map_err(|_| Gone),
-        () = tokio::time::sleep(PATIENCE) => done.send(report).await.map_err(|_| Gone)?,
+        brief = &mut brief => return done.send(attach(report, brief)).await.map_err(|_| Closed),
+        () = tokio::time::sleep(PATIENCE) => done.send(report).await.map_err(|_| Closed)?,
     }
     loop {
         tokio::select! {
             _ = &mut brief => return Ok(()),
             report = requests.recv() => match report {
-                Some(report) => done.send(report).await.map_err(|_| Gone)?,
-                None => return Err(Gone),
+                Some(report) => done.send(report).await.map_err(|_| Closed)?,
+                None => return Err(Closed),
             },
         }
     }
 }
 
-/// The configuration explains the verdict; it never replaces the evidence. One under which the connection would have
-/// reached the proxy has changed since, and says nothing about this report.
+/// Adds the explanation to a report. The configuration never replaces the evidence: one under which the connection
+/// reaches the proxy has changed since, and says nothing about this report.
 fn attach(mut report: Box<Report>, brief: Option<Brief>) -> Box<Report> {
     let Some(Brief { listener, because, fix, manifest, reaches_proxy: false }) = brief else { return report };
     report.listener = listener.map(|name| Listener { name, because });

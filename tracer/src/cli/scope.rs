@@ -15,7 +15,7 @@ use crate::{
     probes::{Family, Probes, Scope},
     runtime::Runtime,
 };
-use tracer_core::selector::PodChoice;
+use tracer_core::{mesh_profile::DEFAULT, selector::PodChoice};
 
 /// What is traced.
 #[derive(clap::Args, Debug)]
@@ -37,15 +37,15 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = super::duration)]
     deadline: Duration,
     /// A port on which sidecars accept redirected connections; may be repeated
-    #[arg(long, value_name = "PORT", default_value = "15001")]
-    sidecar_port: Vec<u16>,
+    #[arg(long, value_name = "PORT", default_values_t = [DEFAULT.outbound_port])]
+    pub(super) sidecar_port: Vec<u16>,
     /// A user id that sidecars run as, whose connections iptables does not redirect; may be repeated
-    #[arg(long, value_name = "UID", default_value = "1337")]
+    #[arg(long, value_name = "UID", default_values_t = DEFAULT.uid_hint)]
     sidecar_uid: Vec<u32>,
     #[command(flatten)]
     pub(super) metrics: metrics::Args,
     /// The admin port of sidecars, for explanations
-    #[arg(long, value_name = "PORT", default_value_t = 15000)]
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT.admin_port)]
     pub(super) admin_port: u16,
     /// Write this file once all hooks are attached
     #[arg(long, value_name = "FILE")]

@@ -1,5 +1,4 @@
-//! Envoy's admin port, read-only: two GET requests and nothing else. Bounded in size and in time, follows no redirect,
-//! and believes nothing that it is told.
+//! Client of Envoy's admin port: two GET requests, bounded in size and time, that follow no redirect.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -11,13 +10,15 @@ use hyper::Request;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tracer_core::mesh_profile::DEFAULT;
 
-use super::source::MAX_DUMP;
+/// The largest dump that is read, in bytes. A mesh of 5,000 services makes about 50 MB.
+pub(super) const MAX_DUMP: u64 = 256 << 20;
 
-/// Timeout of a connection on the loopback device: one that takes longer is never accepted.
+/// Limit for a connection on the loopback device. A port that takes longer accepts nothing.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 
-/// For a whole answer: Envoy writes some 100 MB a second, on its main thread.
+/// Limit for a whole answer: Envoy writes some 100 MB a second, on its main thread.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
 
 /// The whole configuration with endpoints: `/config_dump?include_eds`.
@@ -29,12 +30,12 @@ const VERSIONS: &str =
 
 const MAX_VERSIONS: u64 = 64 << 10;
 
-/// Asks for the dump, in the calling thread's network namespace. Blocks for at most about 20 s.
+/// Fetches the dump, in the calling thread's network namespace. Blocks for at most about 20 s.
 pub(super) fn config_dump(port: u16) -> anyhow::Result<Vec<u8>> {
     block_on(async { get(port, CONFIG_DUMP, MAX_DUMP).await })
 }
 
-/// Asks which versions are loaded, in the calling thread's network namespace: text that changes when they do.
+/// Fetches the versions of what is loaded, in the calling thread's network namespace: text that changes when they do.
 pub(super) fn versions(port: u16) -> anyhow::Result<Vec<u8>> {
     block_on(async { get(port, VERSIONS, MAX_VERSIONS).await })
 }
@@ -50,7 +51,10 @@ pub(super) async fn get(port: u16, path: &str, limit: u64) -> anyhow::Result<Vec
     let answer = timeout(ANSWER_TIME, exchange(stream, address, path, limit)).await;
     let answer = answer.map_err(|_| anyhow!("no whole answer within {} s", ANSWER_TIME.as_secs()));
     answer.and_then(|answer| answer).with_context(|| {
-        format!("GET http://{address}{path} failed: is that the sidecar's admin port? (--admin-port, default 15000)")
+        format!(
+            "GET http://{address}{path} failed: is that the sidecar's admin port? (--admin-port, default {})",
+            DEFAULT.admin_port
+        )
     })
 }
 
@@ -62,7 +66,7 @@ async fn connect(port: u16) -> anyhow::Result<(SocketAddr, TcpStream)> {
         match timeout(CONNECT_TIME, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok((address, stream)),
             Ok(Err(error)) => errors.push(format!("{address}: {error}")),
-            Err(_) => errors.push(format!("{address}: nobody accepts")),
+            Err(_) => errors.push(format!("{address}: accepts no connection")),
         }
     }
     bail!(

@@ -1,20 +1,19 @@
-//! What the agent asks about flagged sessions: the sidecar's own explanation, from configurations that are fetched
-//! seldom and kept for as long as they are in use. One task owns it; a slow, hostile or absent admin port costs a
-//! report its explanation and nothing else.
+//! Cache of the sidecars' configurations, for the explanations of flagged sessions. One task owns it. A slow, hostile
+//! or absent admin port costs a report its explanation and nothing else.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{admin, netns};
-use tracer_mesh::{self, Brief, Dump};
+use tracer_mesh::{Brief, Dump};
 
-/// A sidecar, as it is asked.
+/// Where a sidecar's configuration is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sidecar {
     /// Any process in the pod's network namespace; best the sidecar's own, so that a restart is another sidecar.
     pub pid: u32,
-    /// The admin port, 15000 by default.
+    /// The admin port.
     pub admin_port: u16,
 }
 
@@ -22,6 +21,8 @@ pub struct Sidecar {
 #[derive(Debug, Default)]
 pub struct Sidecars {
     known: HashMap<Sidecar, Known>,
+    /// Ports that receive redirected connections; empty: those of the default mesh.
+    redirect_ports: Vec<u16>,
     /// How the fetches went, for a metric.
     pub fetches: Fetches,
     last_fetch: Option<Instant>,
@@ -34,14 +35,14 @@ pub struct Fetches {
     pub ok: u64,
     /// It could not be fetched or used.
     pub failed: u64,
-    /// None was tried, because the last one was too short a time ago.
+    /// Left out, because the last one was too recent.
     pub limited: u64,
 }
 
 #[derive(Debug)]
 struct Known {
     dump: Option<Dump>,
-    /// What the dump was asked already: an app that fails asks for the same again.
+    /// Answers by question: an app that fails asks again.
     briefs: HashMap<(SocketAddr, Vec<u8>), Option<Brief>>,
     versions: Option<Vec<u8>>,
     asked: Instant,
@@ -49,31 +50,37 @@ struct Known {
     used: Instant,
 }
 
-/// A sidecar is asked for its versions, or again after a failure, at most so often.
+/// Least time between two questions to one sidecar.
 const ASK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Routes may change without a new listener or cluster: a dump is fetched anew after this time in any case.
 const MAX_AGE: Duration = Duration::from_mins(5);
 
-/// Fetches of all sidecars together: at most one in this time.
+/// Least time between two fetches, over all sidecars.
 const FETCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// So many answers of each dump are kept; then it begins anew.
+/// Answers kept for each dump; when full, all are dropped.
 const BRIEFS: usize = 256;
 
-/// The text of all dumps that are kept, in bytes.
+/// Limit on the text of all cached dumps, in bytes.
 const MAX_KEPT: usize = 256 << 20;
 
 impl Sidecars {
-    /// Nothing is known yet.
+    /// An empty cache.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Tells which ports receive redirected connections on this node.
+    #[must_use]
+    pub fn redirected_to(self, ports: &[u16]) -> Self {
+        Self { redirect_ports: ports.to_vec(), ..self }
+    }
+
     /// What the configuration of `sidecar` says about a connection to `to` with first bytes `head`.
     ///
-    /// `None` where it could not be had now; that is never waited for longer than the admin port's own limits
-    /// (about 20 s), and then not again for ten seconds. Call it off the hot path, from the task that owns this.
+    /// `None` where the configuration could not be fetched. A fetch takes at most the admin client's limits (about
+    /// 20 s), and a failed one is repeated after ten seconds at the earliest. Call it off the hot path.
     pub async fn brief(&mut self, sidecar: Sidecar, to: SocketAddr, head: &[u8]) -> Option<Brief> {
         let now = Instant::now();
         if self.is_due(sidecar, now) {
@@ -94,7 +101,7 @@ impl Sidecars {
         brief
     }
 
-    /// Forgets a sidecar, as when its pod is gone.
+    /// Forgets a sidecar, for example when its pod has ended.
     pub fn forget(&mut self, sidecar: Sidecar) {
         self.known.remove(&sidecar);
     }
@@ -124,6 +131,7 @@ impl Sidecars {
             }
         }
         let dump = ask(sidecar, admin::config_dump).await.ok().and_then(|bytes| Dump::from_bytes(bytes).ok());
+        let dump = dump.map(|dump| dump.redirected_to(&self.redirect_ports));
         if dump.is_some() {
             self.fetches.ok += 1;
         } else {
@@ -136,7 +144,7 @@ impl Sidecars {
         self.shed();
     }
 
-    /// Drops what was used longest ago until the rest is small enough.
+    /// Drops the least recently used dumps until the rest is small enough.
     fn shed(&mut self) {
         let size = |known: &Known| known.dump.as_ref().map_or(0, Dump::size);
         while self.known.len() > 1 && self.known.values().map(size).sum::<usize>() > MAX_KEPT {

@@ -1,9 +1,9 @@
 //! `egress-tracer explain`: what the sidecar's configuration says about connections to a proxy, and what to change. It
-//! fetches or reads the configuration, and prints; the deciding is all in [`tracer_mesh`].
+//! fetches or reads the configuration, and prints; [`tracer_mesh`] decides.
 
 mod admin;
-mod netns;
 mod config_cache;
+mod netns;
 mod source;
 
 use std::io::Write;
@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 pub use config_cache::{Fetches, Sidecar, Sidecars};
 
 use crate::runtime::Endpoint;
+use tracer_core::mesh_profile::DEFAULT;
 use source::Source;
 
 /// What `--help` shows below.
@@ -48,8 +49,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub head: Option<PathBuf>,
     /// The sidecar's admin port
-    #[arg(long, value_name = "PORT", default_value_t = 15000)]
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT.admin_port)]
     pub admin_port: u16,
+    /// A port that receives the app's redirected connections, where several listeners could; may be repeated
+    #[arg(long, value_name = "PORT", default_values_t = [DEFAULT.outbound_port])]
+    pub sidecar_port: Vec<u16>,
     /// What to print: the whole explanation, one JSON object for each address, or the best fix's manifest alone
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -67,7 +71,7 @@ pub enum Output {
 }
 
 impl Args {
-    /// The same arguments with the pod resolved to a process in it.
+    /// Replaces the pod by a process in it.
     #[must_use]
     pub fn with_pid(self, pid: u32) -> Self {
         Self { pid: Some(pid), pod: None, ..self }
@@ -88,15 +92,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// As [`run`], to any writer.
+/// Runs the command and writes its answer to `out`.
 pub fn print(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let head = match &args.head {
         Some(path) => source::read_head(path)?,
         None => tracer_mesh::CURL_CONNECT.to_vec(),
     };
     let source = Source::of(args)?;
-    let dump =
-        tracer_mesh::Dump::from_bytes(source.read()?).with_context(|| format!("cannot use {source}"))?;
+    let dump = tracer_mesh::Dump::from_bytes(source.read()?)
+        .with_context(|| format!("cannot use {source}"))?
+        .redirected_to(&args.sidecar_port);
     let explanations =
         tracer_mesh::explain(&dump, &args.to, &head).with_context(|| format!("cannot use {source}"))?;
     match args.output {

@@ -1,5 +1,4 @@
-//! Where the configuration comes from: a file, or the admin port of a running sidecar. It reads bounded amounts and
-//! says in one sentence what went wrong.
+//! Reads the configuration from a file or from the admin port of a running sidecar, in bounded amounts.
 
 use std::fmt;
 use std::fs::File;
@@ -8,10 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::{Args, admin, netns};
-
-/// The largest dump that is read, in bytes. A mesh of 5,000 services makes about 50 MB.
-pub(super) const MAX_DUMP: u64 = 256 << 20;
+use super::admin::{self, MAX_DUMP};
+use super::{Args, netns};
 
 /// The largest `--head`: `http_inspector` looks at 64 KiB.
 const MAX_HEAD: u64 = 64 << 10;

@@ -6,9 +6,7 @@ use anyhow::{Context as _, bail};
 use tokio::time::timeout;
 
 use super::{Endpoint, PATIENCE, cgroups::Tree, client::Client};
-
-/// The container whose process is best: it ends with the sidecar.
-const SIDECAR: &str = "istio-proxy";
+use tracer_core::mesh_profile::MeshProfile;
 
 /// The id of a process in the pod `namespace/name` of this node; of its sidecar, where it has one. `cgroups` is where
 /// cgroup v2 is mounted.
@@ -25,7 +23,8 @@ pub async fn process_of(endpoint: &Endpoint, cgroups: &Path, pod: &str) -> anyho
         format!("no pod {namespace}/{name} runs on this node; ask on the node that it runs on")
     })?;
     let mut containers: Vec<_> = list.containers.iter().filter(|one| one.sandbox == sandbox.id).collect();
-    containers.sort_by_key(|container| container.name != SIDECAR);
+    // A process of the proxy is best: it ends with the sidecar.
+    containers.sort_by_key(|container| !MeshProfile::is_proxy_container(&container.name));
     let tree = Tree::new(cgroups.to_owned());
     let dirs = tree.directories();
     let pid = containers.iter().filter_map(|container| dirs.get(&container.id)).find_map(|dir| {

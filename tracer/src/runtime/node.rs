@@ -12,13 +12,10 @@ use super::{
     client::{List, Listed, Sandbox},
 };
 use tracer_core::{
+    mesh_profile::MeshProfile,
     pod::{Container, Fact, IGNORE, Key, Owner, Pod, container_ids, is_of_pod, workload},
     selector::PodChoice,
 };
-
-/// Istio's injector names the container so, whether it is an ordinary or a native sidecar, and leaves this annotation.
-const SIDECAR: &str = "istio-proxy";
-const INJECTED: &str = "sidecar.istio.io/status";
 
 #[derive(Default)]
 pub(super) struct Node {
@@ -64,7 +61,7 @@ impl Node {
         let injected: HashSet<&str> = list
             .containers
             .iter()
-            .filter(|container| container.name == SIDECAR)
+            .filter(|container| MeshProfile::is_proxy_container(&container.name))
             .map(|container| container.sandbox.as_str())
             .collect();
         let pods = list.sandboxes.iter().map(|sandbox| {
@@ -155,7 +152,7 @@ fn pod(sandbox: &Sandbox) -> Pod {
         name: name.clone(),
         workload: workload(name, &labels),
         labels,
-        injected: annotations.contains_key(INJECTED),
+        injected: MeshProfile::injected(annotations.keys().map(String::as_str)).is_some(),
         host_network: false,
         ignored: annotations.get(IGNORE).is_some_and(|value| value == "true"),
     }
@@ -164,6 +161,7 @@ fn pod(sandbox: &Sandbox) -> Pod {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tracer_core::mesh_profile;
 
     fn sandbox(id: &str, namespace: &str, annotations: &[&str]) -> Sandbox {
         Sandbox {
@@ -203,7 +201,7 @@ mod tests {
         assert!(node.update(list.clone(), &cgroups).is_empty());
 
         let mut injected = list;
-        injected.containers.push(listed("p", "s", SIDECAR));
+        injected.containers.push(listed("p", "s", mesh_profile::ISTIO.container));
         let news = node.update(injected, &cgroups);
         assert!(matches!(&news[..], [News::Fact(Fact::Owner(_, Owner::Container(app)))] if app.pod.injected));
         let news = node.update(List::default(), &HashMap::new());
