@@ -147,7 +147,9 @@ mod tests {
     #[test]
     fn the_probes_begin_with_the_default_profile() {
         let settings = tracer_ebpf::Settings::ISTIO;
-        assert!(settings.is_sidecars_port(DEFAULT.outbound_port) && settings.is_inbound(DEFAULT.inbound_port));
+        assert!(
+            settings.is_sidecars_port(DEFAULT.outbound_port) && settings.is_inbound(DEFAULT.inbound_port)
+        );
         assert!(DEFAULT.uid_hint.is_some_and(|uid| settings.is_sidecar(uid)));
     }
 

@@ -54,7 +54,17 @@ impl Dump {
         if !has.listeners {
             return Err(Error::NoListeners);
         }
-        Ok(Self { text, listeners, routes, clusters, endpoints, bootstrap, redirect_ports: vec![DEFAULT.outbound_port], has, unreadable })
+        Ok(Self {
+            text,
+            listeners,
+            routes,
+            clusters,
+            endpoints,
+            bootstrap,
+            redirect_ports: vec![DEFAULT.outbound_port],
+            has,
+            unreadable,
+        })
     }
 
     /// Sets the ports that receive redirected connections; an empty list keeps those of the default mesh.

@@ -11,7 +11,7 @@ use super::dump::Dump;
 use super::evaluate::decide_with;
 use super::json::Node;
 use super::manifest::{Manifest, Scope};
-use super::origin::{self, Origin, Origins, Declared};
+use super::origin::{self, Declared, Origin, Origins};
 use super::overlay::Edit;
 use super::{Error, simulated_config};
 

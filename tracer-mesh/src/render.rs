@@ -34,13 +34,16 @@ pub fn text(explanations: &[Explanation], unreadable: usize) -> String {
 fn one(text: &mut String, explanation: &Explanation) {
     let decision = &explanation.decision;
     let mut title = explanation.to.to_string();
-    for word in [decision.verdict.map(Verdict::name), decision.reason.map(Reason::name)].into_iter().flatten() {
+    for word in [decision.verdict.map(Verdict::name), decision.reason.map(Reason::name)].into_iter().flatten()
+    {
         let _ = write!(title, "  {word}");
     }
     if let Some(status) = decision.status {
         let _ = write!(title, "  {status}");
     }
-    if let Some(details) = decision.details.as_deref().filter(|details| decision.reason.map(Reason::name) != Some(*details)) {
+    if let Some(details) =
+        decision.details.as_deref().filter(|details| decision.reason.map(Reason::name) != Some(*details))
+    {
         let _ = write!(title, "  {details}");
     }
     line(text, 0, &title);

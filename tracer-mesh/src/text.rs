@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::decision::{Decision, Kind, Outcome, Place};
-use super::origin::{Origins, Declared};
+use super::origin::{Declared, Origins};
 
 /// Why the listener treats the connection so, in a few words: `Service shop/web port 3128 (HTTP)`.
 ///

@@ -19,10 +19,7 @@ fn printed(case: &str, to: &[&str]) -> String {
 
 #[test]
 fn text_of_an_unrelated_service() {
-    insta::assert_snapshot!(printed(
-        "c01_unrelated_http_service_same_port",
-        &["10.0.0.1:3128"]
-    ));
+    insta::assert_snapshot!(printed("c01_unrelated_http_service_same_port", &["10.0.0.1:3128"]));
 }
 
 #[test]

@@ -63,7 +63,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     live::Server::new(socket).spawn(live.clone());
     args.scope.write_ready_file()?;
     metrics.set_ready();
-    let mut enricher = Enricher::new(explains.then_some(args.scope.admin_port), &args.scope.sidecar_port, &metrics);
+    let mut enricher =
+        Enricher::new(explains.then_some(args.scope.admin_port), &args.scope.sidecar_port, &metrics);
     let mut sinks = Sinks { log: FlaggedLog::default(), live };
     let mut reports = Reports::new();
     loop {

@@ -110,7 +110,8 @@ impl Args {
             server.spawn(metrics.clone());
         }
         metrics.set_ready();
-        let enricher = Enricher::new(explain.then_some(self.scope.admin_port), &self.scope.sidecar_port, &metrics);
+        let enricher =
+            Enricher::new(explain.then_some(self.scope.admin_port), &self.scope.sidecar_port, &metrics);
         let (reports, ready) = (Reports::new(), VecDeque::new());
         Ok(OwnProbes { pipeline, metrics, enricher, filter, now: Instant::now(), reports, ready })
     }

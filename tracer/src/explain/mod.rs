@@ -16,8 +16,8 @@ use anyhow::{Context, bail};
 pub use config_cache::{Fetches, Sidecar, Sidecars};
 
 use crate::runtime::Endpoint;
-use tracer_core::mesh_profile::DEFAULT;
 use source::Source;
+use tracer_core::mesh_profile::DEFAULT;
 
 /// What `--help` shows below.
 pub(crate) const EXAMPLES: &str = "\
