@@ -138,7 +138,7 @@ fn by_prefix(
         let ip = ip?;
         ranges.iter().filter(|range| range.contains(ip)).map(|range| range.length).max()
     };
-    let Some(winner) = chains.iter().filter_map(|chain| longest(chain)).max() else { return Vec::new() };
+    let Some(winner) = chains.iter().filter_map(longest).max() else { return Vec::new() };
     // Two ranges of one length that both contain the address are the same range: the branch is one.
     let has_winner = |chain: &Candidate<'_>| {
         let ranges = ranges(chain.matches);
