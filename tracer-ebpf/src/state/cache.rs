@@ -2,6 +2,13 @@
 //! object's own data, so it needs no helper call, and lookups have no branches, as the verifier would follow each place.
 //!
 //! It takes no lock. Two processors that insert into one set within the same few nanoseconds may spoil an entry.
+//!
+//! Socket-local storage (`BPF_MAP_TYPE_SK_STORAGE`) cannot replace it. Its helper takes a pointer to the socket, but an app's
+//! request marks the flow of the sidecar's accepted socket, and that socket's `TCP_NODELAY` links the flow of the upstream.
+//! Kprobes and raw tracepoints may not call the helper, fentry programs only since 5.11, and the map needs BTF types for its
+//! key and value, which aya-ebpf 0.2 does not emit:
+//! <https://elixir.bootlin.com/linux/v6.12/source/net/core/bpf_sk_storage.c#L377>,
+//! <https://elixir.bootlin.com/linux/v6.12/source/kernel/bpf/bpf_local_storage.c#L721>
 
 use core::{
     cell::UnsafeCell,
