@@ -3,12 +3,14 @@
 //!
 //! It takes no lock. Two processors that insert into one set within the same few nanoseconds may spoil an entry.
 //!
+//! `docs/performance.md` compares it with LRU hash maps (`BPF_MAP_TYPE_LRU_HASH`).
+//!
 //! Socket-local storage (`BPF_MAP_TYPE_SK_STORAGE`) cannot replace it. Its helper takes a pointer to the socket, but an app's
 //! request marks the flow of the sidecar's accepted socket, and that socket's `TCP_NODELAY` links the flow of the upstream.
 //! Kprobes and raw tracepoints may not call the helper, fentry programs only since 5.11, and the map needs BTF types for its
 //! key and value, which aya-ebpf 0.2 does not emit:
-//! <https://elixir.bootlin.com/linux/v6.12/source/net/core/bpf_sk_storage.c#L377>,
-//! <https://elixir.bootlin.com/linux/v6.12/source/kernel/bpf/bpf_local_storage.c#L721>
+//! <https://elixir.bootlin.com/linux/v6.12/A/ident/bpf_sk_storage_get_tracing>,
+//! <https://elixir.bootlin.com/linux/v6.12/A/ident/bpf_local_storage_map_alloc_check>
 
 use core::{
     cell::UnsafeCell,
