@@ -91,7 +91,9 @@ pub fn main() -> ExitCode {
         Command::Observe(args) => block_on(observe::run(*args)),
         Command::Record(args) => block_on(record::run(args)),
         Command::Replay(args) => record::replay(&args),
-        Command::Explain(args) => pods::resolve(args).and_then(|args| crate::explain::run(&args)),
+        Command::Explain(args) => {
+            pods::resolve(args, scope::cgroup2_root).and_then(|args| crate::explain::run(&args))
+        }
         Command::Status(args) => block_on(status::run(args)),
         Command::Top(args) => block_on(top::run(*args)),
         Command::Completions(args) => manual::completions(&args, Cli::command()),

@@ -1,8 +1,7 @@
 //! The arguments about pods: the container runtime's socket, and which pods an agent traces.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use super::scope::cgroup2_root;
 use crate::{
     explain,
     runtime::{self, Endpoint},
@@ -58,8 +57,12 @@ impl ChoiceArgs {
     }
 }
 
-/// Replaces a pod by the id of a process in it, where a runtime is there to tell.
-pub(super) fn resolve(args: explain::Args) -> anyhow::Result<explain::Args> {
+/// Replaces a pod by the id of a process in it, where a runtime is there to tell. `cgroup2_root` finds where cgroup v2 is
+/// mounted.
+pub(super) fn resolve(
+    args: explain::Args,
+    cgroup2_root: impl FnOnce() -> anyhow::Result<PathBuf>,
+) -> anyhow::Result<explain::Args> {
     let (Some(pod), Some(endpoint)) = (&args.pod, args.runtime_endpoint.clone().or_else(Endpoint::find))
     else {
         return Ok(args);
