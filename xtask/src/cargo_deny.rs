@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 
 use crate::cargo;
+use crate::install::Job;
 use crate::progress;
-use crate::requirement::Job;
 use crate::toolchain::cache;
 
 const VERSION: &str = "0.20.2";

@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
 
+use crate::install::{is_on_path, is_root};
 use crate::progress;
-use crate::requirement::{is_on_path, is_root};
 
 /// Whether this machine has apt.
 pub(crate) fn is_here() -> bool {

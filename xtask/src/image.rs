@@ -10,8 +10,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cargo;
 use crate::debian;
+use crate::install::is_on_path;
 use crate::progress;
-use crate::requirement::{Purpose, is_on_path};
+use crate::requirement::Purpose;
 use crate::sbom;
 use crate::setup;
 

@@ -6,9 +6,18 @@ use std::fs;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::vm::GuestRun;
-
 const FAMILIES: [&str; 3] = ["fentry", "kprobe", "cgroup"];
+
+/// The results of a guest.
+#[derive(Debug)]
+pub(crate) struct GuestRun {
+    /// Name of its kernel.
+    pub(crate) kernel: &'static str,
+    /// Output of `egress-tracer check` in it.
+    pub(crate) check: Value,
+    /// Tests: name, whether it passed, output.
+    pub(crate) tests: Vec<(String, bool, String)>,
+}
 
 /// The programs of a check whose count of verified instructions the kernel reports.
 pub(crate) fn instructions(check: &Value) -> Vec<(String, u64)> {

@@ -12,6 +12,7 @@ mod envoy_wheel;
 mod guest;
 mod image;
 mod initramfs;
+mod install;
 mod interrupt;
 mod kernel_package;
 mod kernel_table;

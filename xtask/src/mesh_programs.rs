@@ -10,9 +10,9 @@ use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
 use lab::{ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PROGRAMS, cached_mesh, mesh_module};
 
+use crate::install::Job;
 use crate::mesh_go::Go;
 use crate::progress;
-use crate::requirement::Job;
 use crate::wheel;
 
 /// Where Kubernetes' programs keep the version that they report. Without it the API server takes itself for 0.0.0 and

@@ -1,13 +1,13 @@
 //! The table of what this project needs from the machine: what, why, how to detect it, how to install it. A test that needs
 //! another program adds a row here.
 
-use std::env;
 use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
+use crate::install::{Prepare, is_on_path};
 use crate::{cargo_deny, containerd_package, ebpf, envoy_wheel, mesh_programs, schemas};
 
 /// What a requirement is needed for. Each purpose but `Check` includes the ones before it.
@@ -70,12 +70,6 @@ pub(crate) enum Install {
     /// Work that runs beside a build.
     Beside(Prepare),
 }
-
-/// Does what a build must wait for, such as installing packages, and returns the rest.
-pub(crate) type Prepare = fn(&ProgressBar) -> Result<Job>;
-
-/// The long part of an installation. Returns a line about what it installed.
-pub(crate) type Job = Box<dyn FnOnce(&ProgressBar) -> Result<String> + Send>;
 
 /// In the order of installation.
 pub(crate) const REQUIREMENTS: &[Requirement] = &[
@@ -296,20 +290,4 @@ impl Requirement {
             Probe::Ask(ask) => ask(),
         }
     }
-}
-
-/// Whether the lab would find this program: the lab searches only the system's directories.
-pub(crate) fn is_on_path(program: &str) -> bool {
-    let system = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-    system.iter().any(|dir| Path::new(dir).join(program).exists())
-}
-
-/// Whether this user may install Debian packages.
-pub(crate) fn is_root() -> bool {
-    lab::is_root()
-}
-
-/// Whether a variable asks for something.
-pub(crate) fn is_set(variable: &str) -> bool {
-    env::var_os(variable).is_some_and(|value| !value.is_empty())
 }

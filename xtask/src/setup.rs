@@ -7,8 +7,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::debian;
+use crate::install::Job;
 use crate::progress;
-use crate::requirement::{Install, Job, Purpose, REQUIREMENTS, Requirement};
+use crate::requirement::{Install, Purpose, REQUIREMENTS, Requirement};
 use crate::toolchain::Toolchain;
 
 /// Installs what `purpose` needs. `talk`: also reports that nothing is missing.

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use lab::{ENVOY_VERSION, cached_envoy};
-use serde_json::Value;
 
 use crate::cargo::{self, GuestPrograms, TestPrograms};
 use crate::guest::{self, Clock, TestResult};
 use crate::initramfs::Initramfs;
 use crate::kernel_package::{self, KERNELS, Kernel};
-use crate::kernel_table;
+use crate::kernel_table::{self, GuestRun};
 use crate::progress;
 use crate::requirement::Purpose;
 use crate::setup;
@@ -25,17 +24,6 @@ const TIMEOUT: Duration = Duration::from_mins(20);
 const PARALLEL: usize = 2;
 /// Limit for the verified instructions of a program.
 const INSTRUCTION_LIMIT: u64 = 20_000;
-
-/// The results of a guest.
-#[derive(Debug)]
-pub(crate) struct GuestRun {
-    /// Name of its kernel.
-    pub(crate) kernel: &'static str,
-    /// Output of `egress-tracer check` in it.
-    pub(crate) check: Value,
-    /// Tests: name, whether it passed, output.
-    pub(crate) tests: Vec<(String, bool, String)>,
-}
 
 /// The tests that `cargo xtask test` runs in every kernel. The verified instructions are always counted. Scopes, connections
 /// older than the probes, and cases with a real Envoy run only with `cargo xtask vm`: the guest would emulate Envoy.
