@@ -113,7 +113,7 @@ fn kernel_without_ring_buffers_exits_1() {
     let cgroup = lab.pod_cgroup();
     let scope = cgroup.to_str().expect("UTF-8");
     let agent = vec!["agent", "--cgroup", scope, "--metrics-address", METRICS];
-    for args in [observe(cgroup, &[]), observe(cgroup, &["--probes", "cgroup"]), agent] {
+    for args in [observe(cgroup, &[]), observe(cgroup, &["--family", "cgroup"]), agent] {
         let log = lab.dir().join("bpf-calls");
         let mut command = lab.tools().command("strace").expect("a command");
         command.args(["-f", "-e", "inject=bpf:error=EINVAL:when=1", "-o"]).arg(&log);

@@ -3,6 +3,7 @@
 //! modules above it.
 
 pub mod recording;
+pub mod netns;
 pub mod probes;
 pub mod privilege;
 pub mod runtime;

@@ -245,7 +245,7 @@ impl Pipeline {
 
     /// The most bytes of the ring that waited to be read since the previous call, and how many it can hold.
     pub fn ring_fill(&self) -> (usize, usize) {
-        self.ring.fill()
+        self.ring.take_peak()
     }
 
     /// What was read.

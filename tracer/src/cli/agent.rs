@@ -59,7 +59,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     log::info!("privileges: keeps {}", if kept.is_empty() { "none".to_owned() } else { kept.join(", ") });
     server.spawn(metrics.clone());
     let (node, family) = (args.scope.node.clone(), pipeline.probes().family());
-    let live = Live::new(node, family.name(), args.scope.summary(args.pods.summary()), args.keep);
+    let live = Live::new(node, family.name, args.scope.summary(args.pods.summary()), args.keep);
     live::Server::new(socket).spawn(live.clone());
     args.scope.write_ready_file()?;
     metrics.set_ready();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::scope::cgroup2_root;
 use crate::{
     privilege,
-    probes::{Family, btf_offsets, probe_support::Trial},
+    probes::{FamilySpec, btf_offsets, probe_support::FamilySupport},
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -40,8 +40,8 @@ struct Findings {
     machine: String,
     facts: Vec<Fact>,
     families: Vec<Finding>,
-    /// The family that `--probes auto` uses.
-    probes: Option<&'static str>,
+    /// The family that `--family auto` uses.
+    family: Option<&'static str>,
 }
 
 /// A condition that the kernel or the process meets or does not meet.
@@ -78,7 +78,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Format::Json => writeln!(out, "{}", serde_json::to_string(&findings)?)?,
         Format::Table => print(&findings, &mut out)?,
     }
-    Ok(if findings.probes.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if findings.family.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn findings() -> Findings {
@@ -87,19 +87,19 @@ fn findings() -> Findings {
     let mut facts = vec![btf(), cgroup_fact(&cgroups), ring_buffer()];
     facts.extend(capabilities());
     facts.extend(lockdown());
-    let families: Vec<Finding> = Family::ALL
+    let families: Vec<Finding> = FamilySpec::ALL
         .into_iter()
         .map(|family| match &cgroups {
-            Ok(root) => finding(Trial::of(family, root)),
-            Err(error) => finding(Trial { family, refused: Some(format!("{error:#}")), hooks: Vec::new() }),
+            Ok(root) => finding(FamilySupport::of(family, root)),
+            Err(error) => finding(FamilySupport { family, refused: Some(format!("{error:#}")), hooks: Vec::new() }),
         })
         .collect();
-    let probes = families.iter().find(|finding| finding.works).map(|finding| finding.family);
+    let family = families.iter().find(|finding| finding.works).map(|finding| finding.family);
     let machine = nix::sys::utsname::uname().map_or_else(
         |_| std::env::consts::ARCH.to_owned(),
         |name| name.machine().to_string_lossy().into_owned(),
     );
-    Findings { v: 1, kernel: word("osrelease"), machine, facts, families, probes }
+    Findings { v: 1, kernel: word("osrelease"), machine, facts, families, family }
 }
 
 fn read(path: &str) -> String {
@@ -160,40 +160,32 @@ fn lockdown() -> Option<Fact> {
     ))
 }
 
-fn finding(trial: Trial) -> Finding {
+fn finding(trial: FamilySupport) -> Finding {
     let works = trial.works();
     let reason = trial.refused.clone().or_else(|| {
         let first = trial.hooks.iter().find(|attempt| !attempt.attached)?;
         let step = if first.loaded { "attach" } else { "load" };
         let error = first.error.as_deref().unwrap_or("no reason given");
-        Some(format!("cannot {step} {}: {error}", first.hook.point.name()))
+        Some(format!("cannot {step} {}: {error}", first.hook.point))
     });
     let advice = (!works).then(|| advice(trial.family, reason.as_deref().unwrap_or_default()));
     let hooks = trial.hooks.into_iter().map(|attempt| HookFinding {
-        hook: attempt.hook.point.name(),
+        hook: attempt.hook.point,
         program: attempt.hook.program,
         loaded: attempt.loaded,
         attached: attempt.attached,
         verified_instructions: attempt.verified_instructions,
         error: attempt.error,
     });
-    Finding { family: trial.family.name(), works, reason, advice, hooks: hooks.collect() }
+    Finding { family: trial.family.name, works, reason, advice, hooks: hooks.collect() }
 }
 
 /// What to do where a family does not work.
-fn advice(family: Family, reason: &str) -> &'static str {
+fn advice(family: &FamilySpec, reason: &str) -> &'static str {
     if !nix::unistd::geteuid().is_root() && reason.contains("ermission") {
         return "run it as root, or with the capabilities above";
     }
-    match family {
-        Family::Fentry => {
-            "nothing needs to be done where another family works; else see lockdown, CAP_BPF and CAP_PERFMON above"
-        }
-        Family::Kprobe => {
-            "nothing needs to be done where another family works; else the kernel needs CONFIG_KPROBES, and CAP_PERFMON"
-        }
-        Family::Cgroup => "mount cgroup v2 writable, and give CAP_BPF and CAP_NET_ADMIN",
-    }
+    family.advice
 }
 
 fn print(findings: &Findings, out: &mut impl Write) -> std::io::Result<()> {
@@ -221,9 +213,9 @@ fn print(findings: &Findings, out: &mut impl Write) -> std::io::Result<()> {
         }
     }
     writeln!(out)?;
-    match findings.probes {
-        Some(family) => writeln!(out, "`--probes auto` uses {family} here."),
-        None => writeln!(out, "No family of probes works here: egress-tracer cannot trace on this machine."),
+    match findings.family {
+        Some(family) => writeln!(out, "`--family auto` uses {family} here."),
+        None => writeln!(out, "No hook family works here: egress-tracer cannot trace on this machine."),
     }
 }
 
@@ -236,14 +228,14 @@ mod tests {
     #[test]
     fn every_family_is_reported_on_any_machine() {
         let findings = findings();
-        assert_eq!(findings.families.len(), Family::ALL.len());
+        assert_eq!(findings.families.len(), FamilySpec::ALL.len());
         assert!(findings.families.iter().all(|family| family.works == family.reason.is_none()));
         let mut text = Vec::new();
         print(&findings, &mut text).expect("printed");
         let text = String::from_utf8(text).expect("text");
         assert!(
-            text.contains("fentry") && text.contains("kprobe") && text.contains("`--probes auto`")
-                || text.contains("No family"),
+            text.contains("fentry") && text.contains("kprobe") && text.contains("`--family auto`")
+                || text.contains("No hook family"),
             "{text}"
         );
         assert!(

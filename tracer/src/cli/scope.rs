@@ -6,13 +6,14 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use tracer_ebpf::settings::{DEFAULT_IN_SCOPE, DEFAULT_OUT_OF_SCOPE, NO_SCOPES, NO_UID, SLOTS};
 
 use super::pods;
 use crate::{
     live, metrics,
     pipeline::{Pipeline, clock_offset},
-    probes::{Family, Probes, Scope},
+    probes::{CaptureScope, FamilySpec, Probes},
     runtime::Runtime,
 };
 use tracer_core::{mesh_profile::DEFAULT, selector::PodChoice};
@@ -31,17 +32,23 @@ pub(super) struct Args {
     #[command(flatten)]
     pub(super) pods: pods::Args,
     /// The family of kernel hooks
-    #[arg(long, value_enum, default_value_t)]
-    probes: Choice,
+    #[arg(long, alias = "probes", value_name = "FAMILY", default_value = AUTO, value_parser = family_parser())]
+    family: FamilyChoice,
     /// How long a request may wait for its answer before it is reported as unanswered
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = super::duration)]
     deadline: Duration,
     /// A port on which sidecars accept redirected connections; may be repeated
     #[arg(long, value_name = "PORT", default_values_t = [DEFAULT.outbound_port])]
     pub(super) sidecar_port: Vec<u16>,
+    /// A port on which sidecars accept connections from outside their pod; may be repeated
+    #[arg(long, value_name = "PORT", default_values_t = [DEFAULT.inbound_port])]
+    sidecar_inbound_port: Vec<u16>,
     /// A user id that sidecars run as, whose connections iptables does not redirect; may be repeated
     #[arg(long, value_name = "UID", default_values_t = DEFAULT.uid_hint)]
     sidecar_uid: Vec<u32>,
+    /// How many connections, and how many upstream sockets, are followed at once; beyond that the oldest are dropped
+    #[arg(long, value_name = "N", default_value_t = CAPACITY)]
+    capacity: usize,
     #[command(flatten)]
     pub(super) metrics: metrics::Args,
     /// The admin port of sidecars, for explanations
@@ -58,18 +65,21 @@ pub(super) struct Args {
 /// How long a report waits for its pod's name.
 const NAMING: Duration = Duration::from_secs(1);
 
-/// Which family of hooks to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Choice {
-    /// Use the first family that attaches: fentry, kprobe, cgroup
-    #[default]
-    Auto,
-    /// Trampolines at the kernel functions that connect and send
-    Fentry,
-    /// Breakpoints at the same kernel functions
-    Kprobe,
-    /// cgroup hooks: stable interfaces, on kernels that refuse tracing programs
-    Cgroup,
+/// The default of `--capacity`.
+const CAPACITY: usize = 65_536;
+
+/// The value of `--family` that stands for the first family that attaches.
+const AUTO: &str = "auto";
+
+/// The family of hooks to use; `None`: the first that attaches.
+#[derive(Clone, Copy, Debug)]
+struct FamilyChoice(Option<&'static FamilySpec>);
+
+fn family_parser() -> impl TypedValueParser<Value = FamilyChoice> {
+    let families = FamilySpec::ALL.map(|family| PossibleValue::new(family.name).help(family.summary));
+    let auto = PossibleValue::new(AUTO).help("The first family that attaches: fentry, kprobe, cgroup");
+    PossibleValuesParser::new([auto].into_iter().chain(families))
+        .map(|name| FamilyChoice(FamilySpec::named(&name)))
 }
 
 impl Args {
@@ -89,7 +99,7 @@ impl Args {
         }
         let cgroup = self.scope()?;
         let is_everything = cgroup == cgroup2_root()?;
-        let scope = Scope { cgroup, is_everything, netns: self.netns.clone() };
+        let scope = CaptureScope { cgroup, is_everything, netns: self.netns.clone() };
         let mut settings = tracer_ebpf::Settings::ISTIO;
         settings.default_scope = match &endpoint {
             None => NO_SCOPES,
@@ -97,24 +107,23 @@ impl Args {
             Some(_) => DEFAULT_OUT_OF_SCOPE,
         };
         settings.outbound_ports = slots("--sidecar-port", &self.sidecar_port, 0)?;
+        settings.inbound_ports = slots("--sidecar-inbound-port", &self.sidecar_inbound_port, 0)?;
         settings.sidecar_uids = slots("--sidecar-uid", &self.sidecar_uid, NO_UID)?;
         settings.watch_ns = nanoseconds(self.deadline);
-        let probes = match self.probes {
-            Choice::Auto => Probes::attach_best(&scope, settings),
-            Choice::Fentry => Probes::attach(Family::Fentry, &scope, settings),
-            Choice::Kprobe => Probes::attach(Family::Kprobe, &scope, settings),
-            Choice::Cgroup => Probes::attach(Family::Cgroup, &scope, settings),
+        let probes = match self.family.0 {
+            None => Probes::attach_best(&scope, settings),
+            Some(family) => Probes::attach(family, &scope, settings),
         }?;
         let family = probes.family();
-        log::info!("attached the {family} probes to {}", scope.cgroup.display());
+        log::info!("attached the {family} hooks to {}", scope.cgroup.display());
         let core = tracer_core::engine::Settings {
             deadline: nanoseconds(self.deadline),
             clock_offset: clock_offset(),
-            inbound_ports: settings.inbound_ports.into_iter().filter(|&port| port != 0).collect(),
-            capacity: 65_536,
+            inbound_ports: self.sidecar_inbound_port.clone(),
+            capacity: self.capacity,
             keep: nanoseconds(Duration::from_hours(1)),
             node: self.node.clone(),
-            probes: family.name().into(),
+            probes: family.name.into(),
             naming: if endpoint.is_some() { nanoseconds(NAMING) } else { 0 },
             remember: nanoseconds(self.pods.remember_pods),
         };
@@ -156,7 +165,7 @@ impl Args {
         } else if !self.netns.is_empty() {
             Some("--netns")
         } else if self.probes != Choice::Auto {
-            Some("--probes")
+            Some("--family")
         } else if self.metrics.metrics_address.is_some() {
             Some("--metrics-address")
         } else {

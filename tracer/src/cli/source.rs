@@ -20,7 +20,7 @@ use tracer_core::{
 #[derive(clap::Args, Debug)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Load probes in this process even where an agent runs on this node; --cgroup, --netns, --probes,
+    /// Load probes in this process even where an agent runs on this node; --cgroup, --netns, --family,
     /// --metrics-address and --record imply it
     #[arg(long, help_heading = "Source")]
     standalone: bool,

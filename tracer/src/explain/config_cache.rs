@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{admin, netns};
+use super::admin;
+use crate::netns;
 use tracer_mesh::{Brief, Dump};
 
 /// Where a sidecar's configuration is fetched.
@@ -160,5 +161,6 @@ impl Sidecars {
 /// Asks off the runtime's own threads: entering a namespace and waiting for an answer both block.
 async fn ask(sidecar: Sidecar, question: fn(u16) -> anyhow::Result<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
     let Sidecar { pid, admin_port } = sidecar;
-    tokio::task::spawn_blocking(move || netns::within(pid, move || question(admin_port))).await??
+    tokio::task::spawn_blocking(move || netns::run_in(&netns::of_process(pid)?, || question(admin_port)))
+        .await??
 }

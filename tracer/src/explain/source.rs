@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use super::Args;
 use super::admin::{self, MAX_DUMP};
-use super::{Args, netns};
+use crate::netns;
 
 /// The largest `--head`: `http_inspector` looks at 64 KiB.
 const MAX_HEAD: u64 = 64 << 10;
@@ -46,7 +47,7 @@ impl Source {
             }
             Self::Process { pid, admin_port } => {
                 let admin_port = *admin_port;
-                netns::within(*pid, move || admin::config_dump(admin_port))?
+                netns::run_in(&netns::of_process(*pid)?, || admin::config_dump(admin_port))?
             }
         }
     }

@@ -7,7 +7,7 @@ use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, R
 use super::catalogue;
 use crate::{
     pipeline::Pipeline,
-    probes::{Probes, Timing},
+    probes::{Probes, ProgramTiming},
 };
 
 /// The kernel's counters are read no more often than this.
@@ -27,7 +27,7 @@ pub(super) struct Health {
     program_seconds: CounterVec,
     program_runs: IntCounterVec,
     refreshed: Option<Instant>,
-    timing: Option<Timing>,
+    timing: Option<ProgramTiming>,
 }
 
 impl Health {
@@ -53,9 +53,9 @@ impl Health {
 
     /// Says of the probes what does not change.
     pub(super) fn watch(&mut self, probes: &Probes, timed: bool) -> anyhow::Result<()> {
-        self.timing = timed.then(Timing::begin).transpose()?;
+        self.timing = timed.then(ProgramTiming::begin).transpose()?;
         for program in probes.programs() {
-            self.attached.with_label_values(&[program, probes.family().name()]).set(1);
+            self.attached.with_label_values(&[program, probes.family().name]).set(1);
         }
         Ok(())
     }

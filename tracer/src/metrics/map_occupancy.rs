@@ -10,7 +10,7 @@ use prometheus::{IntGaugeVec, Registry};
 use tokio::{sync::Mutex, task::spawn_blocking};
 
 use super::catalogue;
-use crate::probes::{Probes, Stores};
+use crate::probes::{Probes, StateMaps};
 
 /// Maps are counted no more often than this.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -19,7 +19,7 @@ const PERIOD: Duration = Duration::from_secs(30);
 pub(super) struct Fill {
     entries: IntGaugeVec,
     capacity: IntGaugeVec,
-    stores: OnceCell<Arc<Stores>>,
+    stores: OnceCell<Arc<StateMaps>>,
     /// When they were last counted. Whoever asks while somebody else's count is under way waits for that.
     counted: Mutex<Option<Instant>>,
 }
@@ -36,7 +36,7 @@ impl Fill {
 
     /// Says of the maps what does not change, and keeps them.
     pub(super) fn watch(&self, probes: &Probes) {
-        let stores = self.stores.get_or_init(|| Arc::new(probes.stores()));
+        let stores = self.stores.get_or_init(|| Arc::new(probes.state_maps()));
         for (map, capacity) in stores.capacities() {
             self.capacity.with_label_values(&[map]).set(i64::from(capacity));
         }

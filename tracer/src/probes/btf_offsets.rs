@@ -1,6 +1,5 @@
-//! Finds where the running kernel keeps the fields that the fentry and kprobe families read: a flat table, and the
-//! search through the kernel's BTF. It never guesses: a field that is missing, or of which there are several, is an error
-//! that names it.
+//! Offsets of the kernel's fields that the fentry and kprobe families read: the list of fields, and the search for them in the
+//! kernel's BTF. A field that is missing or ambiguous is an error that names it.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -8,27 +7,24 @@ use anyhow::{Context as _, bail};
 use btf_rs::{Btf, BtfType, Member, Type};
 use tracer_ebpf::{BtfOffsets, btf_offsets::ABSENT};
 
-/// The kernel's own description of itself.
+/// The BTF of the running kernel.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// A field: its structure, its path (where it was renamed, the alternatives), and its place in the layout.
+/// A field of a kernel structure, and where its offset goes.
 struct Field {
     structure: &'static str,
+    /// Its path; several where kernels call it differently.
     paths: &'static [&'static str],
-    /// The kernel can be traced without it.
+    /// The programs can do without it.
     optional: bool,
     set: fn(&mut BtfOffsets, u32),
 }
 
-const fn field(
-    structure: &'static str,
-    paths: &'static [&'static str],
-    set: fn(&mut BtfOffsets, u32),
-) -> Field {
+const fn field(structure: &'static str, paths: &'static [&'static str], set: fn(&mut BtfOffsets, u32)) -> Field {
     Field { structure, paths, optional: false, set }
 }
 
-/// Everything that is read. `sock_common` begins every `struct sock`, `struct sock` every `struct tcp_sock`.
+/// Every field that is read. A `struct tcp_sock` begins with a `struct sock`, which begins with a `struct sock_common`.
 const FIELDS: &[Field] = &[
     field("sock_common", &["skc_daddr"], |l, at| l.daddr = at),
     field("sock_common", &["skc_rcv_saddr"], |l, at| l.saddr = at),
@@ -63,19 +59,19 @@ const FIELDS: &[Field] = &[
     Field { structure: "msghdr", paths: &["msg_iter.ubuf"], optional: true, set: |l, at| l.ubuf = at },
 ];
 
-/// Finds everything in the running kernel's BTF.
+/// The offsets in the running kernel.
 pub fn of_this_kernel() -> anyhow::Result<BtfOffsets> {
     if !Path::new(KERNEL_BTF).exists() {
         bail!(
-            "this kernel does not describe itself: there is no {KERNEL_BTF}; it needs to be built with \
-             CONFIG_DEBUG_INFO_BTF, or use --probes cgroup, which does without"
+            "this kernel has no BTF ({KERNEL_BTF}): it needs to be built with CONFIG_DEBUG_INFO_BTF, or use \
+             --family cgroup, which needs none"
         );
     }
     let bytes = std::fs::read(KERNEL_BTF).with_context(|| format!("cannot read {KERNEL_BTF}"))?;
     in_btf(&bytes).with_context(|| format!("cannot use {KERNEL_BTF}"))
 }
 
-/// Finds everything in a BTF section.
+/// The offsets in a BTF section.
 pub fn in_btf(bytes: &[u8]) -> anyhow::Result<BtfOffsets> {
     let btf = Btf::from_bytes(bytes).context("it is not BTF")?;
     let mut layout = BtfOffsets::UNKNOWN;
@@ -108,7 +104,7 @@ fn missing(structure: &str, paths: &[&str]) -> String {
     format!("this kernel's `struct {structure}` has no field `{}`", paths.join("` or `"))
 }
 
-/// The offset of the first of `paths` that exists, in bytes, and which one that is.
+/// The offset in bytes of the first of `paths` that exists, and that path.
 fn find<'a>(btf: &Btf, structure: &str, paths: &[&'a str]) -> anyhow::Result<Option<(u32, &'a str)>> {
     let types = btf.resolve_types_by_name(structure).unwrap_or_default();
     let structures: Vec<_> = types
@@ -119,7 +115,7 @@ fn find<'a>(btf: &Btf, structure: &str, paths: &[&'a str]) -> anyhow::Result<Opt
         bail!("this kernel has no `struct {structure}`");
     }
     for path in paths {
-        // A structure may be described more than once; all have to agree.
+        // BTF may describe a structure more than once; all descriptions have to agree.
         let mut bits = BTreeSet::new();
         for members in &structures {
             search(btf, members, path, 0, &mut bits)?;
@@ -134,7 +130,8 @@ fn find<'a>(btf: &Btf, structure: &str, paths: &[&'a str]) -> anyhow::Result<Opt
     Ok(None)
 }
 
-/// Collects the offsets, in bits, of all that `path` may mean. C looks into structures and unions that have no name.
+/// Collects the offsets, in bits, of every member that `path` may mean. As in C, the members of unnamed structures and unions
+/// count as members of the outer structure.
 fn search(
     btf: &Btf,
     members: &[Member],
@@ -166,7 +163,7 @@ fn search(
     Ok(())
 }
 
-/// The members of a member that is a structure or a union, whatever it is called.
+/// The members of a member whose type is a structure or a union, through typedefs and qualifiers.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other types have no members")]
 fn members_of(btf: &Btf, member: &dyn BtfType) -> anyhow::Result<Option<Vec<Member>>> {
     let mut inner = btf.resolve_chained_type(member)?;
@@ -199,7 +196,7 @@ fn enumerator(btf: &Btf, name: &str, wanted: &str) -> anyhow::Result<Option<u32>
 mod tests {
     use super::*;
 
-    /// The running kernel's BTF in which one name is written over by another of the same length.
+    /// The running kernel's BTF with one name replaced by another of equal length.
     fn doctored(from: &str, to: &str) -> Vec<u8> {
         assert_eq!(from.len(), to.len());
         let mut bytes = std::fs::read(KERNEL_BTF).expect("this test needs a kernel with BTF");
@@ -210,34 +207,34 @@ mod tests {
     }
 
     #[test]
-    fn the_running_kernel_has_all_that_is_read() {
+    fn running_kernel_has_every_field() {
         let layout = of_this_kernel().expect("a layout");
-        // UAPI-like constants of every kernel so far: the first members of `sock_common`.
+        // The first members of `sock_common`, at the same offsets in every kernel so far.
         assert_eq!((layout.daddr, layout.saddr, layout.dport, layout.num), (0, 4, 12, 14));
         assert!(layout.write_seq < 4096 && layout.iov != ABSENT);
     }
 
     #[test]
-    fn a_missing_field_is_named() {
+    fn missing_field_is_named_in_the_error() {
         let error = in_btf(&doctored("bytes_acked", "bytes_xcked")).expect_err("missing").to_string();
         assert_eq!(error, "this kernel's `struct tcp_sock` has no field `bytes_acked`");
     }
 
     #[test]
-    fn a_field_with_alternatives_is_named_by_all_of_them() {
+    fn missing_field_is_named_by_all_of_its_names() {
         let bytes = doctored("ancestors", "ancestorz");
         let error = in_btf(&bytes).expect_err("missing").to_string();
         assert_eq!(error, "this kernel's `struct cgroup` has no field `ancestors` or `ancestor_ids`");
     }
 
     #[test]
-    fn an_ambiguous_field_is_named() {
+    fn ambiguous_field_is_named_in_the_error() {
         let error = in_btf(&doctored("skc_dport", "skc_daddr")).expect_err("ambiguous").to_string();
         assert_eq!(error, "this kernel's `struct sock_common` has 2 fields `skc_daddr`");
     }
 
     #[test]
-    fn what_is_no_btf_is_refused() {
+    fn bytes_that_are_no_btf_are_refused() {
         assert_eq!(in_btf(b"no").expect_err("refused").to_string(), "it is not BTF");
     }
 }

@@ -1,93 +1,35 @@
-//! The hooks of each family as a table, and how one is loaded and attached. Links are dropped by the kernel with the
-//! process. It knows nothing of what the programs see.
+//! One hook: how its program is loaded and attached. The kernel drops the links with the process.
 
 use std::fs::File;
 
 use aya::{
     Btf, Ebpf,
-    programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, CgroupSockopt, FEntry, KProbe,
-        Program, ProgramError, RawTracePoint, SockOps,
-    },
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
 };
 
-/// A program and the place where it runs.
+/// A program and the place in the kernel where it runs. The program's type decides how it is attached.
 #[derive(Clone, Copy, Debug)]
 pub struct Hook {
     /// The program's name in the kernel object.
     pub program: &'static str,
-    /// Where it runs.
-    pub point: Point,
+    /// The place, as the kernel's documentation calls it: a function, a raw tracepoint or a cgroup hook.
+    pub point: &'static str,
 }
 
-/// A place in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Point {
-    /// A trampoline at the entry of a function.
-    Fentry(&'static str),
-    /// A breakpoint at the entry of a function.
-    Kprobe(&'static str),
-    /// A tracepoint, with the arguments that the kernel itself gives to it.
-    RawTracepoint(&'static str),
-    /// A cgroup's hook of this name.
-    Cgroup(&'static str),
-}
-
-impl Point {
-    /// Its name, as the kernel's documentation has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fentry(name) | Self::Kprobe(name) | Self::RawTracepoint(name) | Self::Cgroup(name) => name,
-        }
-    }
-}
-
-const fn hook(program: &'static str, point: Point) -> Hook {
-    Hook { program, point }
-}
-
-/// In the order in which they are attached: the one that reads bytes comes last, so that nothing it sees has a
-/// beginning that the others were too late for.
-pub(super) const FENTRY: &[Hook] = &[
-    hook("egress_sock_states", Point::RawTracepoint("inet_sock_set_state")),
-    hook("egress_fentry_syn_received", Point::Fentry("inet_csk_reqsk_queue_hash_add")),
-    hook("egress_fentry_accept", Point::Fentry("security_sock_graft")),
-    hook("egress_fentry_options", Point::Fentry("security_socket_setsockopt")),
-    hook("egress_fentry_connect", Point::Fentry("tcp_connect")),
-    hook("egress_fentry_send", Point::Fentry("tcp_sendmsg")),
-];
-
-/// As [`FENTRY`].
-pub(super) const KPROBE: &[Hook] = &[
-    hook("egress_sock_states", Point::RawTracepoint("inet_sock_set_state")),
-    hook("egress_kprobe_syn_received", Point::Kprobe("inet_csk_reqsk_queue_hash_add")),
-    hook("egress_kprobe_accept", Point::Kprobe("security_sock_graft")),
-    hook("egress_kprobe_options", Point::Kprobe("security_socket_setsockopt")),
-    hook("egress_kprobe_connect", Point::Kprobe("tcp_connect")),
-    hook("egress_kprobe_send", Point::Kprobe("tcp_sendmsg")),
-];
-
-/// As [`FENTRY`].
-pub(super) const CGROUP: &[Hook] = &[
-    hook("egress_states", Point::Cgroup("sock_ops")),
-    hook("egress_accept4", Point::Cgroup("getpeername4")),
-    hook("egress_accept6", Point::Cgroup("getpeername6")),
-    hook("egress_options", Point::Cgroup("setsockopt")),
-    hook("egress_connect4", Point::Cgroup("connect4")),
-    hook("egress_connect6", Point::Cgroup("connect6")),
-    hook("egress_bytes", Point::Cgroup("skb egress")),
-];
-
-/// Links are always shared with other owners' programs, and then the kernel wants no flag:
+/// Other programs may be attached to the same cgroup. A link needs no flag for that:
 /// <https://elixir.bootlin.com/linux/v6.12/source/kernel/bpf/cgroup.c#L1439>.
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
 impl Hook {
-    /// Has the program verified. `btf` is the kernel's, which only fentry needs.
+    pub(super) const fn new(program: &'static str, point: &'static str) -> Self {
+        Self { program, point }
+    }
+
+    /// Has the kernel verify the program. `btf` describes the running kernel; only fentry programs need it.
     #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel object has no programs of other types")]
     pub(super) fn load(self, ebpf: &mut Ebpf, btf: Option<&Btf>) -> Result<(), ProgramError> {
         match self.program(ebpf)? {
-            Program::FEntry(program) => program.load(self.point.name(), btf.ok_or(ProgramError::NotLoaded)?),
+            Program::FEntry(program) => program.load(self.point, btf.ok_or(ProgramError::NotLoaded)?),
             Program::KProbe(program) => program.load(),
             Program::RawTracePoint(program) => program.load(),
             Program::SockOps(program) => program.load(),
@@ -98,26 +40,24 @@ impl Hook {
         }
     }
 
-    /// Attaches the loaded program. `cgroup` is where cgroup hooks go.
+    /// Attaches the loaded program. Programs of cgroup hooks are attached to `cgroup`, the others to the whole kernel.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel object has no programs of other types")]
     pub(super) fn attach(self, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), ProgramError> {
-        let program = self.program(ebpf)?;
-        let name = self.point.name();
-        match self.point {
-            Point::Fentry(_) => <&mut FEntry>::try_from(program)?.attach().map(drop),
-            Point::Kprobe(_) => <&mut KProbe>::try_from(program)?.attach(name, 0).map(drop),
-            Point::RawTracepoint(_) => <&mut RawTracePoint>::try_from(program)?.attach(name).map(drop),
-            Point::Cgroup("sock_ops") => <&mut SockOps>::try_from(program)?.attach(cgroup, MODE).map(drop),
-            Point::Cgroup("setsockopt") => {
-                <&mut CgroupSockopt>::try_from(program)?.attach(cgroup, MODE).map(drop)
+        match self.program(ebpf)? {
+            Program::FEntry(program) => program.attach().map(drop),
+            Program::KProbe(program) => program.attach(self.point, 0).map(drop),
+            Program::RawTracePoint(program) => program.attach(self.point).map(drop),
+            Program::SockOps(program) => program.attach(cgroup, MODE).map(drop),
+            Program::CgroupSkb(program) => {
+                program.attach(cgroup, CgroupSkbAttachType::Egress, MODE).map(drop)
             }
-            Point::Cgroup("skb egress") => <&mut CgroupSkb>::try_from(program)?
-                .attach(cgroup, CgroupSkbAttachType::Egress, MODE)
-                .map(drop),
-            Point::Cgroup(_) => <&mut CgroupSockAddr>::try_from(program)?.attach(cgroup, MODE).map(drop),
+            Program::CgroupSockAddr(program) => program.attach(cgroup, MODE).map(drop),
+            Program::CgroupSockopt(program) => program.attach(cgroup, MODE).map(drop),
+            _ => Err(ProgramError::UnexpectedProgramType),
         }
     }
 
-    /// How many instructions the verifier had to look at; `None` where the kernel does not say (before 5.16).
+    /// The number of instructions that the verifier processed; `None` before Linux 5.16, which does not report it.
     pub(super) fn verified_instructions(self, ebpf: &mut Ebpf) -> Option<u32> {
         self.program(ebpf).ok()?.info().ok()?.verified_instruction_count()
     }
@@ -127,7 +67,8 @@ impl Hook {
     }
 }
 
-/// What the kernel said, in one line: the verifier's log is hundreds of them, of which the last ones hold the reason.
+/// The kernel's reason in one line. Of the verifier's log, which has hundreds of lines, that is the last one that is no
+/// summary.
 pub(super) fn explain(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         log::debug!("the verifier's log:\n{verifier_log}");
@@ -138,7 +79,7 @@ pub(super) fn explain(error: &ProgramError) -> String {
     chain(error)
 }
 
-/// What the verifier says of itself at the end, and not of the program.
+/// Is this a line in which the verifier reports its own effort?
 fn is_summary(line: &str) -> bool {
     let line = line.trim();
     line.is_empty()
@@ -148,6 +89,6 @@ fn is_summary(line: &str) -> bool {
 fn chain(error: &dyn std::error::Error) -> String {
     let Some(source) = error.source() else { return error.to_string() };
     let (outer, inner) = (error.to_string(), chain(source));
-    // Some errors print their source themselves.
+    // Some errors already print their source.
     if outer.contains(&inner) { outer } else { format!("{outer}: {inner}") }
 }

@@ -1,4 +1,4 @@
-//! What the kernel programs log (`EGRESS_TRACER_LOG=debug`), handed on to the process's own logger. It reads no records.
+//! Forwards what the kernel programs log (`EGRESS_TRACER_LOG=debug`) to the process's own logger.
 
 use anyhow::Context as _;
 use aya::Ebpf;
@@ -6,7 +6,7 @@ use aya_log::EbpfLogger;
 use log::Log;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// The reader's end of the programs' log. The programs need it to be there before they are loaded.
+/// The reader of the programs' log. It must exist before the programs are loaded.
 pub struct KernelLog {
     logger: EbpfLogger<&'static dyn Log>,
 }
@@ -17,9 +17,10 @@ impl KernelLog {
         Ok(Self { logger })
     }
 
-    /// Hands on what is logged, for as long as it is polled.
+    /// Forwards log lines for as long as it is polled.
     pub async fn run(self) -> anyhow::Result<()> {
-        // SAFETY: the map's descriptor stays open and the same for as long as the logger lives, which the `AsyncFd` owns.
+        // SAFETY: the `AsyncFd` owns the logger, so the map's descriptor stays open and unchanged as long as it is
+        // registered.
         let log = unsafe { AsyncFd::register_with_interest(self.logger, Interest::READABLE) };
         let mut log = log.context("cannot wait for the kernel programs' log")?;
         loop {

@@ -1,19 +1,19 @@
-//! Loads the kernel programs, attaches them to a scope, and holds them: they are gone when this is dropped, however
-//! the process ends. It makes nothing of what they say.
+//! Loads the kernel programs, attaches them to a scope, and holds them. The kernel removes them when this is dropped,
+//! however the process ends.
 
-mod interval;
-mod hook;
-mod kernel_log;
 pub mod btf_offsets;
-mod ring_usage;
+mod family;
+mod hook;
+mod interval;
+mod kernel_log;
 mod preflight;
+pub mod probe_support;
 pub mod ring;
+mod ring_usage;
 mod scope;
 mod statistics;
-pub mod probe_support;
 
 use std::{
-    fmt,
     fs::File,
     hash::{BuildHasher as _, RandomState},
 };
@@ -23,150 +23,121 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{HashMap, MapData, MapError, PerCpuArray},
 };
-use serde::{Deserialize, Serialize};
 use tracer_ebpf::{BtfOffsets, Loss, Settings};
 
+pub use family::FamilySpec;
+use family::{BtfNeed, SocketIdentity};
+pub use hook::Hook;
 use hook::explain;
-pub use hook::{Hook, Point};
 pub use kernel_log::KernelLog;
 pub use ring::Ring;
-pub use scope::Scope;
-pub use statistics::{Stores, Timing};
+pub use scope::CaptureScope;
+pub use statistics::{ProgramTiming, StateMaps};
 
-/// The kernel object, built by `build.rs`; empty where it was told to skip that.
+/// The kernel object that `build.rs` builds; empty with `EGRESS_TRACER_SKIP_BPF`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EGRESS_TRACER_BPF_OBJECT"));
 
-/// A flavour of kernel hooks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    /// Trampolines at the entry of kernel functions: the cheapest.
-    Fentry,
-    /// Breakpoints at the entry of the same functions.
-    Kprobe,
-    /// cgroup hooks: stable UAPI, also where the kernel refuses tracing programs.
-    Cgroup,
-}
-
-impl Family {
-    /// In the order of preference.
-    pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Cgroup];
-
-    /// Its name, as in `--probes` and in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fentry => "fentry",
-            Self::Kprobe => "kprobe",
-            Self::Cgroup => "cgroup",
-        }
-    }
-
-    /// Its hooks, in the order in which they are attached.
-    pub fn hooks(self) -> &'static [Hook] {
-        match self {
-            Self::Fentry => hook::FENTRY,
-            Self::Kprobe => hook::KPROBE,
-            Self::Cgroup => hook::CGROUP,
-        }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// The programs of one family, attached.
+/// The attached programs of one family.
 pub struct Probes {
-    family: Family,
+    family: &'static FamilySpec,
     ebpf: Ebpf,
     log: Option<KernelLog>,
 }
 
 impl Probes {
-    /// Loads and attaches the first family that this kernel takes, and says why it did not take the ones before.
-    pub fn attach_best(scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
+    /// Loads and attaches the first family that this kernel takes.
+    ///
+    /// # Errors
+    /// The kernel takes none; with its reason for each.
+    pub fn attach_best(scope: &CaptureScope, settings: Settings) -> anyhow::Result<Self> {
         preflight::ring_buffers()?;
         let mut refused = Vec::new();
-        for family in Family::ALL {
+        for family in FamilySpec::ALL {
             match Self::attach_hooks(family, scope, settings) {
                 Ok(probes) => return Ok(probes),
                 Err(error) => {
-                    log::info!("no {family} probes: {error:#}");
+                    log::info!("the {family} family does not work here: {error:#}");
                     refused.push(format!("{family}: {error:#}"));
                 }
             }
         }
-        bail!("this kernel takes no family of probes; {}", refused.join("; "))
+        bail!("this kernel takes no hook family; {}", refused.join("; "))
     }
 
     /// Loads and attaches a family.
     ///
     /// # Errors
-    /// Which hook the kernel refused, and its reason.
-    pub fn attach(family: Family, scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
+    /// The kernel refused a hook; with its reason.
+    pub fn attach(
+        family: &'static FamilySpec,
+        scope: &CaptureScope,
+        settings: Settings,
+    ) -> anyhow::Result<Self> {
         preflight::ring_buffers()?;
         Self::attach_hooks(family, scope, settings)
     }
 
-    fn attach_hooks(family: Family, scope: &Scope, settings: Settings) -> anyhow::Result<Self> {
-        preflight::check(family)?;
+    fn attach_hooks(
+        family: &'static FamilySpec,
+        scope: &CaptureScope,
+        settings: Settings,
+    ) -> anyhow::Result<Self> {
+        (family.preflight)()?;
         let settings = scope.apply(family, settings)?;
         let mut ebpf = open(family, settings)?;
         let log = KernelLog::open(&mut ebpf)?;
-        let btf = kernel_btf(family)?;
+        let btf = function_types(family)?;
         let cgroup = File::open(&scope.cgroup).with_context(|| {
             format!("cannot open the cgroup {}; is it a cgroup v2 directory?", scope.cgroup.display())
         })?;
-        for hook in family.hooks() {
+        for hook in family.hooks {
             hook.load(&mut ebpf, btf.as_ref())
                 .and_then(|()| hook.attach(&mut ebpf, &cgroup))
                 .map_err(|error| anyhow!("{}", explain(&error)))
                 .with_context(|| {
                     format!(
                         "the kernel refused the {family} hook {} (`egress-tracer check` shows what it offers)",
-                        hook.point.name()
+                        hook.point
                     )
                 })?;
         }
-        give_back_memory();
+        trim_heap();
         Ok(Self { family, ebpf, log: Some(log) })
     }
 
-    /// Which family this is.
-    pub fn family(&self) -> Family {
+    /// The attached family.
+    pub fn family(&self) -> &'static FamilySpec {
         self.family
     }
 
     /// The names of the attached programs.
     pub fn programs(&self) -> impl Iterator<Item = &'static str> {
-        self.family.hooks().iter().map(|hook| hook.program)
+        self.family.hooks.iter().map(|hook| hook.program)
     }
 
-    /// The reader's end of the ring. There is one.
+    /// The reader of the ring. It can be taken once.
     pub fn take_ring(&mut self) -> anyhow::Result<Ring> {
         let records = self.ebpf.take_map("RECORDS").context("the ring was taken before")?;
         let reader = self.ebpf.take_map("READER").context("the kernel object has no map READER")?;
         Ring::new(records, reader)
     }
 
-    /// What the programs themselves log. There is one reader.
+    /// The reader of the programs' log. It can be taken once.
     pub fn take_log(&mut self) -> anyhow::Result<KernelLog> {
         self.log.take().context("the kernel's log was taken before")
     }
 
-    /// What lies in this cgroup (v2 id) is traced from now on, or is not.
+    /// From now on, traces the sockets of this cgroup (v2 id), or does not.
     pub fn set_scope(&mut self, cgroup: u64, traced: bool) -> anyhow::Result<()> {
         let set = self.scopes()?.insert(cgroup, u64::from(traced), 0);
-        set.context("cannot tell the kernel which pods are traced: its map of scopes takes no more")
+        set.context("cannot tell the kernel which pods are traced: its map of scopes is full")
     }
 
-    /// This cgroup is gone.
+    /// Removes a cgroup that no longer exists from the kernel's map of scopes.
     pub fn unset_scope(&mut self, cgroup: u64) -> anyhow::Result<()> {
         match self.scopes()?.remove(&cgroup) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error).context("cannot take a cgroup out of the kernel's map of scopes"),
+            Err(error) => Err(error).context("cannot remove a cgroup from the kernel's map of scopes"),
         }
     }
 
@@ -175,7 +146,7 @@ impl Probes {
         Ok(HashMap::try_from(map)?)
     }
 
-    /// Records that could not be written since the start, by reason.
+    /// The number of records that could not be written since the start, by reason.
     pub fn losses(&self) -> anyhow::Result<Vec<(&'static str, u64)>> {
         let map = self.ebpf.map("LOSSES").context("the kernel object has no map LOSSES")?;
         let losses = PerCpuArray::<_, u64>::try_from(map)?;
@@ -189,21 +160,21 @@ impl Probes {
     }
 }
 
-/// Makes the maps, with what the programs have to know.
-fn open(family: Family, mut settings: Settings) -> anyhow::Result<Ebpf> {
+/// Makes the maps, with the settings that the programs read.
+fn open(family: &FamilySpec, mut settings: Settings) -> anyhow::Result<Ebpf> {
     if OBJECT.is_empty() {
         bail!(
             "this egress-tracer was built without its kernel programs (EGRESS_TRACER_SKIP_BPF was set); \
              build it again without that"
         );
     }
-    let layout = match family {
-        Family::Fentry | Family::Kprobe => btf_offsets::of_this_kernel()?,
-        Family::Cgroup => BtfOffsets::UNKNOWN,
+    let layout = match family.btf {
+        BtfNeed::Offsets | BtfNeed::OffsetsAndFunctions => btf_offsets::of_this_kernel()?,
+        BtfNeed::None => BtfOffsets::UNKNOWN,
     };
     settings.seed = RandomState::new().hash_one(());
-    settings.cookies = u64::from(family == Family::Cgroup);
-    // The verifier sees a constant, and drops what is not to be logged.
+    settings.cookies = u64::from(family.sockets == SocketIdentity::Cookie);
+    // The verifier sees a constant, and drops the log calls above this level.
     let level = log::max_level() as u8;
     EbpfLoader::new()
         .override_global(aya_log::LEVEL, &level, true)
@@ -213,10 +184,10 @@ fn open(family: Family, mut settings: Settings) -> anyhow::Result<Ebpf> {
         .context("cannot load the kernel programs' maps: this needs CAP_BPF and CAP_NET_ADMIN, or root")
 }
 
-/// What takes some MB for a moment, as reading the object does, leaves them to the allocator, which would keep them for as
-/// long as the agent lives.
-fn give_back_memory() {
-    // SAFETY: gives the kernel what nobody uses; it takes a number, and may be called at any time.
+/// Returns freed memory to the kernel. Reading the object takes some MB for a moment, which the allocator would otherwise keep
+/// as long as the agent runs.
+fn trim_heap() {
+    // SAFETY: it releases memory that is free, and may be called at any time.
     // https://man7.org/linux/man-pages/man3/malloc_trim.3.html
     #[cfg(target_env = "gnu")]
     unsafe {
@@ -224,18 +195,18 @@ fn give_back_memory() {
     }
 }
 
-/// What a fentry program is verified against.
-fn kernel_btf(family: Family) -> anyhow::Result<Option<Btf>> {
-    match family {
-        Family::Fentry => {
+/// The types of the kernel's functions, where the family's programs are verified against them.
+fn function_types(family: &FamilySpec) -> anyhow::Result<Option<Btf>> {
+    match family.btf {
+        BtfNeed::OffsetsAndFunctions => {
             let btf = Btf::from_sys_fs();
             btf.map(Some).with_context(|| format!("cannot read {}", btf_offsets::KERNEL_BTF))
         }
-        Family::Kprobe | Family::Cgroup => Ok(None),
+        BtfNeed::Offsets | BtfNeed::None => Ok(None),
     }
 }
 
-/// aya asks for a `Pod` of this crate's own.
+/// [`Settings`] as a type of this crate, for which it can implement aya's `Pod`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 struct GlobalSettings(Settings);
@@ -244,7 +215,7 @@ struct GlobalSettings(Settings);
 unsafe impl aya::Pod for GlobalSettings {}
 const _: () = assert!(size_of::<Settings>() == 104);
 
-/// As above.
+/// [`BtfOffsets`] as a type of this crate, for which it can implement aya's `Pod`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 struct GlobalBtfOffsets(BtfOffsets);

@@ -1,5 +1,5 @@
-//! Tries what this kernel takes: every hook of a family is loaded and attached, with a scope in which there is nothing,
-//! and detached at once. Nothing is captured.
+//! Finds out what this kernel supports: loads and attaches every hook of a family with a scope that matches nothing, and
+//! detaches it at once. Nothing is captured.
 
 use std::{
     fs::{self, File},
@@ -12,49 +12,49 @@ use tracer_ebpf::{
     settings::{DEFAULT_OUT_OF_SCOPE, NO_UID, SLOTS},
 };
 
-use super::{Family, Hook, explain, kernel_btf, open, preflight};
+use super::{FamilySpec, Hook, explain, family::CgroupScope, function_types, open, preflight};
 
-/// What became of a family.
-pub struct Trial {
-    /// Which one.
-    pub family: Family,
-    /// Why none of its hooks could be tried.
+/// The result for a family.
+pub struct FamilySupport {
+    /// The family.
+    pub family: &'static FamilySpec,
+    /// Why its hooks could not be tried at all.
     pub refused: Option<String>,
-    /// Each of its hooks.
-    pub hooks: Vec<Attempt>,
+    /// The result for each of its hooks.
+    pub hooks: Vec<HookSupport>,
 }
 
-/// What became of a hook.
-pub struct Attempt {
-    /// Which one.
+/// The result for a hook.
+pub struct HookSupport {
+    /// The hook.
     pub hook: Hook,
-    /// The verifier took it.
+    /// The verifier accepted it.
     pub loaded: bool,
     /// The kernel attached it.
     pub attached: bool,
-    /// How many instructions the verifier looked at, where the kernel says so.
+    /// The number of instructions that the verifier processed, where the kernel reports it.
     pub verified_instructions: Option<u32>,
-    /// The kernel's own words.
+    /// The kernel's error.
     pub error: Option<String>,
 }
 
-impl Trial {
-    /// Tries a family. `cgroups` is where cgroup v2 is mounted.
-    pub fn of(family: Family, cgroups: &Path) -> Self {
+impl FamilySupport {
+    /// Tries a family. `cgroups` is the mount point of cgroup v2.
+    pub fn of(family: &'static FamilySpec, cgroups: &Path) -> Self {
         let mut hooks = Vec::new();
         let refused = try_hooks(family, cgroups, &mut hooks).err().map(|error| format!("{error:#}"));
         Self { family, refused, hooks }
     }
 
-    /// Every hook can be had.
+    /// Does every hook work?
     pub fn works(&self) -> bool {
-        self.refused.is_none() && self.hooks.iter().all(|attempt| attempt.attached)
+        self.refused.is_none() && self.hooks.iter().all(|hook| hook.attached)
     }
 }
 
-fn try_hooks(family: Family, cgroups: &Path, attempts: &mut Vec<Attempt>) -> anyhow::Result<()> {
+fn try_hooks(family: &FamilySpec, cgroups: &Path, results: &mut Vec<HookSupport>) -> anyhow::Result<()> {
     preflight::ring_buffers()?;
-    // The last numbers of each sort, which nothing has; the verifier does not know that, and looks at all of a program.
+    // Numbers that no namespace, socket or process has. The verifier cannot know that, and processes the whole program.
     let settings = Settings {
         netns: [u64::from(u32::MAX); SLOTS],
         outbound_ports: [u16::MAX; SLOTS],
@@ -65,15 +65,15 @@ fn try_hooks(family: Family, cgroups: &Path, attempts: &mut Vec<Attempt>) -> any
         ..Settings::ISTIO
     };
     let mut ebpf = open(family, settings)?;
-    let btf = kernel_btf(family)?;
-    // Only cgroup hooks are attached to it.
-    let empty = (family == Family::Cgroup).then(|| EmptyCgroup::make(cgroups)).transpose()?;
+    let btf = function_types(family)?;
+    let empty =
+        (family.cgroups == CgroupScope::Attachment).then(|| EmptyCgroup::make(cgroups)).transpose()?;
     let dir = empty.as_ref().map_or(cgroups, |empty| &empty.0);
     let cgroup = File::open(dir).with_context(|| format!("cannot open the cgroup {}", dir.display()))?;
-    for &hook in family.hooks() {
+    for &hook in family.hooks {
         let loaded = hook.load(&mut ebpf, btf.as_ref());
         let (loaded, result) = (loaded.is_ok(), loaded.and_then(|()| hook.attach(&mut ebpf, &cgroup)));
-        attempts.push(Attempt {
+        results.push(HookSupport {
             hook,
             loaded,
             attached: result.is_ok(),
@@ -84,7 +84,7 @@ fn try_hooks(family: Family, cgroups: &Path, attempts: &mut Vec<Attempt>) -> any
     Ok(())
 }
 
-/// A cgroup of our own in which there is nobody.
+/// A new cgroup without processes, removed on drop.
 struct EmptyCgroup(PathBuf);
 
 impl EmptyCgroup {

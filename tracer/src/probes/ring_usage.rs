@@ -14,51 +14,51 @@ use rustix::{
     param::page_size,
 };
 
-/// The positions of the reader (first page) and the writers (second page), mapped read-only.
-pub(super) struct Level {
+/// The positions of the reader (first page) and of the writers (second page), mapped read-only.
+pub(super) struct RingUsage {
     pages: NonNull<u8>,
     capacity: usize,
-    most: Cell<usize>,
+    peak: Cell<usize>,
 }
 
-impl Level {
+impl RingUsage {
     pub(super) fn of(map: &Map) -> anyhow::Result<Self> {
         let Map::RingBuf(data) = map else { anyhow::bail!("RECORDS is not a ring buffer") };
-        let capacity = data.info().context("cannot ask for the ring's size")?.max_entries() as usize;
-        // SAFETY: a new mapping at an address of the kernel's choice; nothing else refers to it.
+        let capacity = data.info().context("cannot read the ring's size")?.max_entries() as usize;
+        // SAFETY: a new mapping at an address that the kernel chooses; nothing else refers to it.
         let pages = unsafe {
             mmap(std::ptr::null_mut(), 2 * page_size(), ProtFlags::READ, MapFlags::SHARED, data.fd(), 0)
         };
         let pages = pages.context("cannot map the ring's positions")?;
-        let pages = NonNull::new(pages.cast()).context("the ring's positions are mapped nowhere")?;
-        Ok(Self { pages, capacity, most: Cell::default() })
+        let pages = NonNull::new(pages.cast()).context("the ring's positions are mapped at address 0")?;
+        Ok(Self { pages, capacity, peak: Cell::default() })
     }
 
-    /// How many bytes wait now.
+    /// Bytes that wait to be read now.
     pub(super) fn waiting(&self) -> usize {
         self.position(page_size()).wrapping_sub(self.position(0))
     }
 
-    /// Notes how many they are.
-    pub(super) fn look(&self) {
-        self.most.set(self.most.get().max(self.waiting()));
+    /// Takes the present number of waiting bytes into the peak.
+    pub(super) fn sample(&self) {
+        self.peak.set(self.peak.get().max(self.waiting()));
     }
 
-    /// The most that was noted since the previous call, and the capacity.
-    pub(super) fn take(&self) -> (usize, usize) {
-        (self.most.take(), self.capacity)
+    /// The peak of waiting bytes since the previous call, and the ring's capacity in bytes.
+    pub(super) fn take_peak(&self) -> (usize, usize) {
+        (self.peak.take(), self.capacity)
     }
 
     fn position(&self, offset: usize) -> usize {
         // SAFETY: each of the two pages begins with an `unsigned long` that the kernel updates atomically; the mapping
-        // lives as long as `self`, and is read through an atomic, never written.
+        // lives as long as `self`, and is only read, through an atomic.
         unsafe { self.pages.byte_add(offset).cast::<AtomicUsize>().as_ref() }.load(Ordering::Acquire)
     }
 }
 
-impl Drop for Level {
+impl Drop for RingUsage {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nothing borrows from it. It fails only for what is no mapping.
+        // SAFETY: the mapping is ours and nothing borrows from it. munmap fails only for an address that is not mapped.
         let _ = unsafe { munmap(self.pages.as_ptr().cast(), 2 * page_size()) };
     }
 }

@@ -1,5 +1,4 @@
-//! What the kernel tells of its own programs and maps: how long they ran, how full they are. It reads; it changes
-//! nothing.
+//! The kernel's statistics of our programs and maps: run time, runs, entries.
 
 use std::{
     ffi::c_long,
@@ -14,7 +13,7 @@ use aya::{
 
 use tracer_ebpf::set_assoc_cache::{CAPACITY, SECTION, occupied};
 
-use super::{Probes, give_back_memory};
+use super::{Probes, trim_heap};
 
 /// `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_GET_NEXT_KEY`:
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L970>.
@@ -22,8 +21,8 @@ const LOOKUP_ELEM: c_long = 1;
 const GET_NEXT_KEY: c_long = 4;
 
 impl Probes {
-    /// Name, seconds and runs of each program that ran. The kernel counts only while the sysctl
-    /// `kernel.bpf_stats_enabled` is 1, or somebody holds a [`Timing`]: without that, nothing is given back.
+    /// Name, seconds and runs of each program that ran. Empty unless the sysctl `kernel.bpf_stats_enabled` is 1, or a
+    /// process holds a [`ProgramTiming`]: the kernel counts only then.
     pub fn program_runs(&self) -> Vec<(String, f64, u64)> {
         let info = self.ebpf.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
         info.filter(|(_, info)| info.run_count() > 0)
@@ -31,77 +30,77 @@ impl Probes {
             .collect()
     }
 
-    /// The maps that hold entries. Other arrays are full by nature, and the ring is none.
-    pub fn stores(&self) -> Stores {
-        let stores = self.ebpf.maps().filter_map(|(name, map)| {
-            let (name, sort, data) = match (map, name.strip_prefix(SECTION)) {
-                (Map::HashMap(data) | Map::LruHashMap(data), _) => (name, Sort::Hash, data),
-                (Map::Array(data), Some(table)) => (table, Sort::Table, data),
+    /// The maps that hold entries.
+    pub fn state_maps(&self) -> StateMaps {
+        let maps = self.ebpf.maps().filter_map(|(name, map)| {
+            let (name, kind, data) = match (map, name.strip_prefix(SECTION)) {
+                (Map::HashMap(data) | Map::LruHashMap(data), _) => (name, MapKind::Hash, data),
+                (Map::Array(data), Some(table)) => (table, MapKind::Table, data),
                 _ => return None,
             };
             let map = data.fd().as_fd().try_clone_to_owned().ok()?;
-            Some(Store { name: name.to_owned(), sort, info: data.info().ok()?, map })
+            Some(StateMap { name: name.to_owned(), kind, info: data.info().ok()?, map })
         });
-        Stores(stores.collect())
+        StateMaps(maps.collect())
     }
 }
 
-/// Maps that hold entries. They stay open for as long as this lives.
+/// The maps that hold entries, kept open. Plain arrays and the ring are not among them.
 #[derive(Debug)]
-pub struct Stores(Vec<Store>);
+pub struct StateMaps(Vec<StateMap>);
 
 #[derive(Debug)]
-struct Store {
+struct StateMap {
     name: String,
-    sort: Sort,
+    kind: MapKind,
     info: MapInfo,
     map: OwnedFd,
 }
 
-impl Stores {
+impl StateMaps {
     /// Name and capacity of each.
     pub fn capacities(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.0.iter().map(|Store { name, sort, info, .. }| {
-            let capacity = match sort {
-                Sort::Hash => info.max_entries(),
-                Sort::Table => CAPACITY,
+        self.0.iter().map(|StateMap { name, kind, info, .. }| {
+            let capacity = match kind {
+                MapKind::Hash => info.max_entries(),
+                MapKind::Table => CAPACITY,
             };
             (name.as_str(), capacity)
         })
     }
 
-    /// Name and entries of each. It reads whole tables, which takes some ten milliseconds.
+    /// Name and number of entries of each. It reads whole maps, which takes some ten milliseconds.
     pub fn count(&self) -> Vec<(String, u32)> {
-        let counts = self.0.iter().map(|Store { name, sort, info, map }| {
-            let count = match sort {
-                Sort::Hash => entries(map, info.key_size(), info.max_entries()),
-                Sort::Table => places(map, info.value_size()),
+        let counts = self.0.iter().map(|StateMap { name, kind, info, map }| {
+            let count = match kind {
+                MapKind::Hash => count_keys(map, info.key_size(), info.max_entries()),
+                MapKind::Table => count_taken(map, info.value_size()),
             };
             (name.clone(), count)
         });
         let counts = counts.collect();
-        give_back_memory();
+        trim_heap();
         counts
     }
 }
 
 /// How a map keeps its entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sort {
-    /// One of the kernel's own.
+enum MapKind {
+    /// A hash map of the kernel.
     Hash,
-    /// A [`set_assoc_cache`](tracer_ebpf::set_assoc_cache).
+    /// A [`set_assoc_cache`](tracer_ebpf::set_assoc_cache) in the object's data.
     Table,
 }
 
-/// While it lives, the kernel times all its programs.
+/// The kernel times all BPF programs of the node while this exists.
 #[derive(Debug)]
-pub struct Timing(
+pub struct ProgramTiming(
     #[expect(dead_code, reason = "held, never read: the kernel stops when it is closed")] OwnedFd,
 );
 
-impl Timing {
-    /// Begins.
+impl ProgramTiming {
+    /// Has the kernel begin.
     pub fn begin() -> anyhow::Result<Self> {
         let fd = enable_stats(Stats::RunTime)
             .context("cannot have the kernel time its programs: this needs Linux 5.8 and CAP_SYS_ADMIN")?;
@@ -109,8 +108,8 @@ impl Timing {
     }
 }
 
-/// Walks the keys. A key that falls out meanwhile makes the kernel begin anew, so the walk has a bound.
-fn entries(map: &OwnedFd, key_size: u32, most: u32) -> u32 {
+/// Counts the keys of a map by walking them. The walk starts over when its key is evicted meanwhile, so it has a bound.
+fn count_keys(map: &OwnedFd, key_size: u32, most: u32) -> u32 {
     let mut key = vec![0_u8; key_size as usize];
     let mut next = key.clone();
     for count in 0..most {
@@ -122,14 +121,14 @@ fn entries(map: &OwnedFd, key_size: u32, most: u32) -> u32 {
     most
 }
 
-/// Counts the places that are taken in a table.
-fn places(map: &OwnedFd, size: u32) -> u32 {
+/// Counts the occupied slots of a table.
+fn count_taken(map: &OwnedFd, size: u32) -> u32 {
     let mut table = vec![0_u8; size as usize];
     if read(map, LOOKUP_ELEM, Some(&[0; 4]), &mut table) { occupied(&table) } else { 0 }
 }
 
-/// Has the kernel write what belongs to `key` into `to`, which must be as long as the map's values, or its keys where the
-/// next key is asked for; `key` must be as long as its keys.
+/// Has the kernel write the value of `key` (`LOOKUP_ELEM`) or the key after it (`GET_NEXT_KEY`) into `to`. `key` and `to` must
+/// have the sizes of the map's keys and values.
 fn read(map: &OwnedFd, command: c_long, key: Option<&[u8]>, to: &mut [u8]) -> bool {
     #[repr(C)]
     struct Attributes {
@@ -142,8 +141,8 @@ fn read(map: &OwnedFd, command: c_long, key: Option<&[u8]>, to: &mut [u8]) -> bo
     let Ok(map) = u32::try_from(map.as_raw_fd()) else { return false };
     let key = key.map_or(0, |key| key.as_ptr() as u64);
     let attributes = Attributes { map, zero: 0, key, to: to.as_mut_ptr() as u64, flags: 0 };
-    // SAFETY: the kernel reads `size_of::<Attributes>()` bytes, which is the beginning of its `bpf_attr` for these commands,
-    // reads a key at `key` and writes to `to`; both buffers are alive, and as long as the caller promises.
+    // SAFETY: `Attributes` is a prefix of the kernel's `bpf_attr` for these commands, and the kernel is told its size. It reads
+    // a key at `key` and writes to `to`; both buffers are alive and have the sizes that the caller promises.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(&attributes), size_of::<Attributes>())
     };

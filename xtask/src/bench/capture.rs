@@ -169,7 +169,7 @@ fn peak(costs: &[Cost]) -> f64 {
 
 /// Processor time of the tracer's kernel programs, in seconds.
 fn in_kernel(pod: &BenchPod, count: u32, rate: u32) -> Result<f64> {
-    let tracer = pod.observe(&["--metrics-programs", "--probes", "cgroup"])?;
+    let tracer = pod.observe(&["--metrics-programs", "--family", "cgroup"])?;
     pod.run(&BenchPod::paced(rate, count))?;
     let ns: u64 = program_runs(tracer.pid())?.values().map(|runs| runs.ns).sum();
     tracer.stop()?;

@@ -133,7 +133,7 @@ fn of(pod: &BenchPod, flow: &Flow, seconds: f64) -> Result<Cost> {
     let cgroup = pod.lab.pod_cgroup();
     let _counting = count_runs()?;
     let before = EmptyPrograms::attach(cgroup)?;
-    let tracer = pod.observe(&["--probes", "cgroup"])?;
+    let tracer = pod.observe(&["--family", "cgroup"])?;
     let behind = EmptyPrograms::attach(cgroup)?;
     let count = || -> Result<Cost> {
         let tracer = program_runs(tracer.pid())?;

@@ -21,7 +21,7 @@ pub(crate) fn check_early_close(family: &str) -> Result<Value> {
     command.args(["close", "127.0.0.1:15001"]);
     let sidecar = Process::spawn(command, &[])?;
     sidecar.wait_line("open port", sidecar.stdout(), TIMEOUT, |line| (line == "listening").then_some(()))?;
-    let tracer = Tracer::start(&lab, &["--probes", family, "--deadline", "20s"])?;
+    let tracer = Tracer::start(&lab, &["--family", family, "--deadline", "20s"])?;
     let mut command = lab.app().command_at(Path::new(GUEST_PROGRAM))?;
     command.args(["closed", &SocketAddr::new(PROXY, 3128).to_string()]);
     Process::run_checked(command, &[], TIMEOUT)?;

@@ -83,7 +83,7 @@ pub(crate) fn measure(seconds: f64) -> Result<()> {
 
 fn family_cost(lab: &Lab, generator: &LoadGenerator, family: &str, seconds: f64) -> Result<Value> {
     let names: Vec<String> = HOOKS.iter().map(|(what, _)| format!("egress_{family}_{what}")).collect();
-    let start = || Tracer::start(lab, &["--probes", family]);
+    let start = || Tracer::start(lab, &["--family", family]);
     // The empty programs must be attached before the tracer's, so the functions are looked up in a first run.
     let others = program_ids()?;
     let tracer = start()?;

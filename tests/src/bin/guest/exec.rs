@@ -24,7 +24,7 @@ const BEFORE: &str = "before-exec";
 pub(crate) fn check_exec(family: &str) -> Result<Value> {
     let lab = Lab::new()?;
     let _sidecars = sidecars(&lab)?;
-    let tracer = Tracer::start(&lab, &["--probes", family, "--deadline", "20s"])?;
+    let tracer = Tracer::start(&lab, &["--family", family, "--deadline", "20s"])?;
     for (nth, (how, due)) in
         [("anew", "guest"), ("inherited", if family == "cgroup" { BEFORE } else { "guest" })]
             .into_iter()

@@ -71,7 +71,7 @@ pub(crate) fn run(wanted: &[String]) -> Result<()> {
         }
         let title = format!("{family} refused");
         if !works && is_wanted(&title) {
-            print_result(&title, &scopes::check_refusal(&["--probes", family]));
+            print_result(&title, &scopes::check_refusal(&["--family", family]));
         }
         for case in CASES {
             let title = format!("{family} {case}");
@@ -148,7 +148,7 @@ fn check_send_calls(family: &str) -> Result<Value> {
     let _sidecars = sidecars(&lab)?;
     let trace = lab.dir().join("trace");
     let trace_path = trace.display().to_string();
-    let tracer = Tracer::start(&lab, &["--probes", family, "--record", &trace_path])?;
+    let tracer = Tracer::start(&lab, &["--family", family, "--record", &trace_path])?;
     let mut pids = BTreeMap::new();
     for (nth, name) in CALLS.iter().enumerate() {
         pids.insert(*name, call(&lab, name)?);
@@ -247,7 +247,7 @@ fn play_case(family: &str, name: &str) -> Result<Value> {
         scripted = Some(ScriptedProxy::start(&lab, dialed, behavior)?);
     }
     let _envoy = Envoy::sidecar(&lab, &folder)?;
-    let tracer = Tracer::start(&lab, &["--probes", family, "--deadline", "20s"])?;
+    let tracer = Tracer::start(&lab, &["--family", family, "--deadline", "20s"])?;
     lab.play(&[Script { dialed, steps }])?;
     let reports = tracer.wait_reports(1, TIMEOUT)?;
     drop((upstream, scripted));

@@ -21,7 +21,7 @@ pub(crate) fn check_scope(family: &str) -> Result<Value> {
     let trace = lab.dir().join("trace");
     let path = trace.display().to_string();
     // The pod's own namespace.
-    let pod = Tracer::start(&lab, &["--probes", family, "--netns", &netns, "--record", &path])?;
+    let pod = Tracer::start(&lab, &["--family", family, "--netns", &netns, "--record", &path])?;
     other_cgroup()?;
     other_netns()?;
     call(&lab, "write")?; // after the others' sessions
@@ -47,7 +47,7 @@ pub(crate) fn check_late_attach(family: &str) -> Result<Value> {
     command.args(["late", &SocketAddr::new(PROXY, 3128).to_string()]).arg(&pipe);
     let app = Process::spawn(command, &[])?;
     app.wait_line("connection", app.stdout(), TIMEOUT, |line| (line == "connected").then_some(()))?;
-    let tracer = Tracer::start(&lab, &["--probes", family])?;
+    let tracer = Tracer::start(&lab, &["--family", family])?;
     drop(fs::File::options().write(true).open(&pipe)?);
     let ended = app.finish(TIMEOUT)?;
     ensure!(ended.status.success(), "the late one failed: {}", ended.stderr);
@@ -81,15 +81,15 @@ pub(crate) fn check_without_btf() -> Result<Value> {
     const DIR: &str = "/sys/kernel/btf";
     let mut btf = fs::read(format!("{DIR}/vmlinux")).context("this kernel's BTF")?;
     boot::mount("tmpfs", DIR)?; // hides this directory
-    let without = check_refusal(&["--probes", "fentry"]).and_then(|said| {
-        ensure!(said.as_str().is_some_and(|said| said.contains("does not describe itself")), "{said}");
-        check_refusal(&["--probes", "kprobe"])
+    let without = check_refusal(&["--family", "fentry"]).and_then(|said| {
+        ensure!(said.as_str().is_some_and(|said| said.contains("has no BTF")), "{said}");
+        check_refusal(&["--family", "kprobe"])
     });
     let from = b"\0bytes_acked\0";
     let at = btf.windows(from.len()).position(|window| window == from).context("no such field")?;
     btf[at + 1] = b'x';
     fs::write(format!("{DIR}/vmlinux"), btf)?;
-    let doctored = check_refusal(&["--probes", "kprobe"]);
+    let doctored = check_refusal(&["--family", "kprobe"]);
     // SAFETY: a NUL-terminated string.
     unsafe { libc::umount(CString::new(DIR)?.as_ptr()) };
     without?;

@@ -1,0 +1,57 @@
+//! Runs code in another network namespace.
+
+use std::{fs::File, os::fd::AsFd as _, thread};
+
+use anyhow::{Context as _, anyhow};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Opens the network namespace of process `pid`.
+///
+/// # Errors
+/// The process is gone, or belongs to another user and this one lacks `CAP_SYS_PTRACE`.
+pub fn of_process(pid: u32) -> anyhow::Result<File> {
+    let path = format!("/proc/{pid}/ns/net");
+    File::open(&path).with_context(|| {
+        format!("cannot open the network namespace of process {pid} ({path}): is it still running, and are you root?")
+    })
+}
+
+/// Runs `task` in the network namespace `netns`, and waits for it. Needs `CAP_SYS_ADMIN`.
+///
+/// A network namespace belongs to a thread ([setns(2)]). The task gets a thread of its own, which ends with it, so no other
+/// code runs in the wrong namespace and nothing has to be restored.
+///
+/// [setns(2)]: https://man7.org/linux/man-pages/man2/setns.2.html
+///
+/// # Errors
+/// `netns` is no network namespace, it may not be entered, or the task panicked.
+pub fn run_in<T: Send>(netns: &File, task: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, move || {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).context(
+                "cannot enter the network namespace: this needs CAP_SYS_ADMIN, and a network namespace",
+            )?;
+            Ok(task())
+        });
+        let thread = thread.context("cannot start a thread")?;
+        thread.join().map_err(|_| anyhow!("the thread in the network namespace panicked"))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_is_no_network_namespace_is_refused() {
+        let file = File::open("/proc/self/ns/pid").expect("a namespace");
+        let error = run_in(&file, || ()).expect_err("it is a pid namespace").to_string();
+        assert!(error.contains("cannot enter the network namespace"), "{error}");
+    }
+
+    #[test]
+    fn namespace_of_a_process_that_is_gone_is_an_error_that_names_it() {
+        let error = of_process(u32::MAX).expect_err("no process has this id").to_string();
+        assert!(error.contains("process 4294967295"), "{error}");
+    }
+}
