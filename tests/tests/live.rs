@@ -71,7 +71,7 @@ fn observe_and_status_read_from_the_agent() {
     assert_eq!((&status["node"], &status["readers"]), (&"node-1".into(), &1.into()), "{status}");
     let text = Agent::run(&lab, &["status"]).expect("a status").stdout;
     for words in
-        ["probes     cgroup", "sessions   2, 1 of them flagged", "1 ✗ handled_as_http", "lost       nothing"]
+        ["family     cgroup", "sessions   2, 1 of them flagged", "1 ✗ handled_as_http", "lost       nothing"]
     {
         assert!(text.contains(words), "{words}: {text}");
     }

@@ -72,8 +72,8 @@ fn failure_fires_its_alert_and_fills_the_dashboard_and_the_fix_resolves_the_aler
         ("severity", "critical"),
         ("verdict", "handled_as_http"),
         ("reason", "route_not_found"),
-        ("destination_ip", "10.0.0.1"),
-        ("destination_port", "3128"),
+        ("proxy_ip", "10.0.0.1"),
+        ("proxy_port", "3128"),
         ("job", "egress-tracer"),
     ] {
         assert_eq!(alert["labels"][label], value, "{alert}");

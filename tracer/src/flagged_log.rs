@@ -1,47 +1,47 @@
-//! The agent's log of flagged reports: each a line of JSON, but of one cause only a few a minute, because an app that
-//! fails retries. What was left out is counted and told in a line of its own; it is in the metrics and the live stream.
+//! The agent's log of flagged reports: one line of JSON each, but only a few a minute for each cause, because an app that
+//! fails retries. Suppressed reports are counted in a line of their own; the metrics and the live stream have them all.
 
 use std::{
-    collections::HashMap,
+    num::NonZeroUsize,
     time::{Duration, Instant},
 };
 
+use lru::LruCache;
 use serde::Serialize;
 
-use crate::pipeline::now;
+use crate::{pipeline::now, token_bucket::TokenBucket};
 use tracer_core::{
     report::{Endpoint, Report},
     verdict::{Reason, Verdict},
 };
 
-/// So many of one cause are logged at once.
-const AT_ONCE: u32 = 3;
-/// And one more each time this has passed.
-const EACH: Duration = Duration::from_mins(1);
-/// So many causes are told apart at once; for one more, the one that was seen longest ago is forgotten.
-const CAUSES: usize = 1024;
+/// The most lines of a cause at once.
+const BURST: u32 = 3;
+/// After this time a cause may have one more line.
+const PERIOD: Duration = Duration::from_mins(1);
+/// The most causes that are told apart. Beyond that, the least recently seen one is dropped.
+const CAUSES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
-/// What reports have in common that have one cause.
+/// What the reports of one cause have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 struct Cause {
     namespace: Option<String>,
-    /// The workload; without one the pod, or the program.
+    /// The workload; if unknown the pod, if that is unknown the program.
     workload: Option<String>,
     proxy: Endpoint,
     verdict: Verdict,
     reason: Option<Reason>,
 }
 
-struct Seen {
-    tokens: u32,
-    filled: Instant,
-    latest: Instant,
+/// The lines of a cause.
+struct CauseLines {
+    limit: TokenBucket,
     suppressed: u64,
 }
 
 /// `{"v":1,"time":…,"suppressed":12,"cause":{…}}`
 #[derive(Serialize)]
-struct LeftOut<'a> {
+struct SuppressedLine<'a> {
     v: u8,
     time: String,
     suppressed: u64,
@@ -49,74 +49,56 @@ struct LeftOut<'a> {
 }
 
 /// The log.
-#[derive(Default)]
 pub struct FlaggedLog {
-    causes: HashMap<Cause, Seen>,
+    causes: LruCache<Cause, CauseLines>,
+}
+
+impl Default for FlaggedLog {
+    fn default() -> Self {
+        Self { causes: LruCache::new(CAUSES) }
+    }
 }
 
 impl FlaggedLog {
     /// The lines to write for this report, at this time.
     pub fn lines(&mut self, report: &Report, at: Instant) -> Vec<String> {
-        let mut lines = self.told(at);
+        let mut lines = self.due_suppressed(at);
         let cause = Cause::of(report);
-        if !self.causes.contains_key(&cause) && self.causes.len() >= CAUSES {
-            lines.extend(self.forget_oldest());
+        if !self.causes.contains(&cause) && self.causes.len() >= CAUSES.get() {
+            let dropped = self.causes.pop_lru();
+            lines.extend(dropped.and_then(|(cause, seen)| suppressed_line(&cause, seen.suppressed)));
         }
-        let seen = self.causes.entry(cause).or_insert(Seen {
-            tokens: AT_ONCE,
-            filled: at,
-            latest: at,
+        let seen = self.causes.get_or_insert_mut(cause, || CauseLines {
+            limit: TokenBucket::new(PERIOD, BURST, at),
             suppressed: 0,
         });
-        seen.latest = at;
-        seen.fill(at);
-        match seen.tokens.checked_sub(1) {
-            Some(left) => {
-                seen.tokens = left;
-                lines.push(report.to_json());
-            }
-            None => seen.suppressed += 1,
+        if seen.limit.take(at) {
+            lines.push(report.to_json());
+        } else {
+            seen.suppressed += 1;
         }
         lines
     }
 
-    /// The lines on what was left out and is to be told by now.
-    fn told(&mut self, at: Instant) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (cause, seen) in &mut self.causes {
-            seen.fill(at);
-            if seen.suppressed > 0 && seen.tokens > 0 {
-                lines.push(suppressed(cause, seen.suppressed));
-                seen.suppressed = 0;
-            }
-        }
-        lines
+    /// The lines on suppressed reports of the causes that may have a line again.
+    fn due_suppressed(&mut self, at: Instant) -> Vec<String> {
+        let due = self.causes.iter_mut().filter(|(_, seen)| seen.limit.has_token(at));
+        due.filter_map(|(cause, seen)| suppressed_line(cause, std::mem::take(&mut seen.suppressed))).collect()
     }
 
-    /// Lines about suppressed reports of all causes, for the end of the agent.
+    /// The lines on all suppressed reports that were not written yet, for the end of the agent.
     pub fn rest(&self) -> Vec<String> {
-        let left = self.causes.iter().filter(|(_, seen)| seen.suppressed > 0);
-        left.map(|(cause, seen)| suppressed(cause, seen.suppressed)).collect()
-    }
-
-    fn forget_oldest(&mut self) -> Option<String> {
-        let oldest = self.causes.iter().min_by_key(|(_, seen)| seen.latest)?.0.clone();
-        let seen = self.causes.remove(&oldest)?;
-        (seen.suppressed > 0).then(|| suppressed(&oldest, seen.suppressed))
+        self.causes.iter().filter_map(|(cause, seen)| suppressed_line(cause, seen.suppressed)).collect()
     }
 }
 
 impl Cause {
     fn of(report: &Report) -> Self {
         let source = &report.source;
+        let name = source.workload.as_deref().or(source.pod.as_deref()).or(source.comm.as_deref());
         Self {
             namespace: source.namespace.clone(),
-            workload: source
-                .workload
-                .as_deref()
-                .or(source.pod.as_deref())
-                .or(source.comm.as_deref())
-                .map(str::to_owned),
+            workload: name.map(str::to_owned),
             proxy: report.proxy,
             verdict: report.verdict,
             reason: report.reason,
@@ -124,21 +106,9 @@ impl Cause {
     }
 }
 
-impl Seen {
-    fn fill(&mut self, at: Instant) {
-        while self.tokens < AT_ONCE && at.saturating_duration_since(self.filled) >= EACH {
-            self.tokens += 1;
-            self.filled += EACH;
-        }
-        if self.tokens == AT_ONCE {
-            self.filled = at;
-        }
-    }
-}
-
-fn suppressed(cause: &Cause, suppressed: u64) -> String {
-    let line = LeftOut { v: 1, time: now(), suppressed, cause };
-    serde_json::to_string(&line).expect("it has only strings for keys")
+fn suppressed_line(cause: &Cause, suppressed: u64) -> Option<String> {
+    let line = SuppressedLine { v: 1, time: now(), suppressed, cause };
+    (suppressed > 0).then(|| serde_json::to_string(&line).expect("it has only strings for keys"))
 }
 
 #[cfg(test)]
@@ -158,39 +128,39 @@ mod tests {
     }
 
     #[test]
-    fn an_app_that_retries_does_not_fill_the_log() {
+    fn retries_of_an_app_are_suppressed_and_counted() {
         let (mut log, start, report) = (FlaggedLog::default(), Instant::now(), report());
         let mut lines: Vec<String> = (0..100).flat_map(|_| log.lines(&report, start)).collect();
         assert_eq!(lines, vec![report.to_json(); 3]);
 
         let mut other = report.clone();
         other.proxy.port += 1;
-        assert_eq!(log.lines(&other, start), [other.to_json()], "another cause has a count of its own");
+        assert_eq!(log.lines(&other, start), [other.to_json()], "each cause has its own limit");
 
-        lines = log.lines(&report, start + EACH);
+        lines = log.lines(&report, start + PERIOD);
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(
             lines[0].contains(r#""suppressed":97,"cause":{"namespace":null,"workload":"raw-client","proxy":{"ip":"10.0.0.1","port":3128},"verdict":"handled_as_http","#),
             "{lines:?}"
         );
         assert_eq!(lines[1], report.to_json());
-        assert!(log.lines(&report, start + EACH).is_empty());
+        assert!(log.lines(&report, start + PERIOD).is_empty());
         assert_eq!(log.rest().len(), 1);
-        // What was left out is told when its time has come, whatever is logged then.
-        lines = log.lines(&other, start + EACH * 2);
+        // Suppressed reports are counted in a line as soon as their cause may have one, whatever is logged then.
+        lines = log.lines(&other, start + PERIOD * 2);
         assert!(lines[0].contains(r#""suppressed":1,"#) && lines[1] == other.to_json(), "{lines:?}");
         assert!(log.rest().is_empty());
     }
 
     #[test]
-    fn it_is_bounded_and_loses_no_count() {
+    fn causes_are_bounded_and_no_suppressed_report_is_uncounted() {
         let (mut log, start, mut report) = (FlaggedLog::default(), Instant::now(), report());
-        let (mut logged, mut left_out) = (0, 0);
+        let (mut logged, mut suppressed) = (0, 0);
         let mut count = |lines: &[String]| {
             for line in lines {
                 let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
                 match line["suppressed"].as_u64() {
-                    Some(count) => left_out += count,
+                    Some(count) => suppressed += count,
                     None => logged += 1,
                 }
             }
@@ -200,9 +170,9 @@ mod tests {
             for _ in 0..5 {
                 count(&log.lines(&report, start + Duration::from_millis(n)));
             }
-            assert!(log.causes.len() <= CAUSES);
+            assert!(log.causes.len() <= CAUSES.get());
         }
         count(&log.rest());
-        assert_eq!((logged, left_out), (1500 * 3, 1500 * 7));
+        assert_eq!((logged, suppressed), (1500 * 3, 1500 * 7));
     }
 }

@@ -4,6 +4,8 @@
 
 pub mod recording;
 pub mod netns;
+pub mod token_bucket;
+pub mod http_server;
 pub mod probes;
 pub mod privilege;
 pub mod runtime;

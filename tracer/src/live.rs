@@ -1,5 +1,5 @@
-//! Live reports for readers: the agent keeps recent reports and serves them on a Unix socket as lines of JSON over HTTP, for
-//! `observe`, `top` and `status`. A slow reader loses lines and is told how many; the agent never waits for a reader.
+//! The live stream: the agent keeps recent reports and serves them on a Unix socket, as lines of JSON over HTTP, to `observe`,
+//! `top` and `status`. The agent never waits for a reader; a slow reader loses lines and is told how many.
 
 mod client;
 mod query;
@@ -12,28 +12,28 @@ use std::path::PathBuf;
 
 use hyper::header::HeaderName;
 
-pub use client::{Client, Stream, Trouble};
+pub use client::{Client, ConnectError, Stream};
 pub use query::{Query, Since};
 pub use recent::{Reader, Recent};
 pub use server::Server;
 pub use socket::Socket;
-pub use status::{Live, LossCount, Scope, Status};
+pub use status::{Live, LossCount, Status, StatusScope};
 
-/// The version of what is spoken on the socket. Both sides tell theirs in [`VERSION_HEADER`].
+/// The version of the protocol on the socket. Both sides send theirs in [`VERSION_HEADER`].
 const VERSION: &str = "1";
 
-/// Carries [`VERSION`]: `egress-tracer-api: 1`.
+/// The header with [`VERSION`]: `egress-tracer-api: 1`.
 const VERSION_HEADER: HeaderName = HeaderName::from_static("egress-tracer-api");
 
-/// Carries the release, for people: `egress-tracer-version: 0.1.0`.
+/// The header with the release, for messages: `egress-tracer-version: 0.1.0`.
 const RELEASE_HEADER: HeaderName = HeaderName::from_static("egress-tracer-version");
 
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
-/// Where the agent of a node is reached.
+/// Where the node's agent listens.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
-pub struct Args {
+pub struct SocketArgs {
     /// The Unix socket of this node's agent
     #[arg(
         long,

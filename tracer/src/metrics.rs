@@ -1,5 +1,5 @@
-//! Prometheus metrics: reports are counted here, under labels that stay few. What is counted is in `catalogue`, the
-//! bounds in `bounded`, the tracer's own state in `health` and `fill`; `server` serves it.
+//! Prometheus metrics. Reports are counted here; `catalogue` lists all metrics, `bounded` limits the number of series, `health`
+//! and `map_occupancy` show the tracer's own state, and `server` serves them.
 
 mod bounded;
 #[cfg_attr(
@@ -25,11 +25,11 @@ use std::{
 use prometheus::{IntCounter, IntCounterVec, Registry, TextEncoder, process_collector::ProcessCollector};
 
 use crate::{pipeline::Pipeline, probes::Probes};
-use bounded::{Bounded, Group, OTHER, Value};
+use bounded::{BoundedCounter, LabelGroup, LabelValue, OTHER};
 use health::Health;
-use map_occupancy::Fill;
-use openmetrics::Format;
-use reply_histogram::ReplySeconds;
+use map_occupancy::MapOccupancy;
+use openmetrics::ExpositionFormat;
+use reply_histogram::ReplyHistogram;
 use tracer_core::{
     report::{Kind, Report},
     verdict::Reason,
@@ -37,63 +37,63 @@ use tracer_core::{
 
 pub use server::Server;
 
-/// The workload of the node's own processes: no Kubernetes name begins so.
+/// The workload label of the node's own processes. No Kubernetes name begins like that.
 const HOST: &str = "~host";
 
-/// How metrics are served, and with which labels.
+/// Where metrics are served, and which optional ones there are.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[group(skip)]
-pub struct Args {
+pub struct MetricsArgs {
     /// Serve Prometheus metrics at `http://ADDRESS/metrics`
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_address: Option<SocketAddr>,
-    /// Also label the sessions in the metrics with this; may be repeated
+    /// Add this label to session metrics (raises cardinality); may be repeated
     #[arg(long, value_name = "LABEL", value_enum)]
-    pub metrics_label: Vec<Extra>,
-    /// Have the kernel time its programs, for the metrics; costs some nanoseconds for each run of any program on the node
+    pub metrics_label: Vec<ExtraLabel>,
+    /// Have the kernel time its programs, for the metrics; slows down each run of any BPF program on the node a little
     #[arg(long)]
     pub metrics_programs: bool,
 }
 
-/// A label that sessions do not have by default, because it has so many values.
+/// A label of sessions that is off by default, because it has many values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Extra {
+pub enum ExtraLabel {
     /// The app's pod.
     Pod,
-    /// The host and port asked for.
+    /// The host and port of the request.
     Authority,
 }
 
-/// The metrics. Clones are handles to the same ones.
+/// The metrics. Clones are handles to one registry.
 #[derive(Clone)]
 pub struct Metrics(Rc<Inner>);
 
 struct Inner {
     registry: Registry,
-    /// `process_*` carries no prefix, by convention.
+    /// `process_*`, which have no prefix by convention.
     process: Registry,
-    extra: Vec<Extra>,
-    sessions: RefCell<Bounded>,
-    refused: RefCell<Bounded>,
-    reply_seconds: ReplySeconds,
+    extra: Vec<ExtraLabel>,
+    sessions: RefCell<BoundedCounter>,
+    refused: RefCell<BoundedCounter>,
+    reply_seconds: ReplyHistogram,
     enrichment_misses: IntCounter,
     config_fetches: IntCounterVec,
     rejected: IntCounterVec,
     health: RefCell<Health>,
-    fill: Fill,
+    map_occupancy: MapOccupancy,
     ready: Cell<bool>,
 }
 
 impl Metrics {
-    /// All of them, at zero.
-    pub fn new(probes: &Probes, args: &Args) -> anyhow::Result<Self> {
+    /// All metrics, at zero.
+    pub fn new(probes: &Probes, args: &MetricsArgs) -> anyhow::Result<Self> {
         let metrics = Self::empty(&args.metrics_label)?;
         metrics.0.health.borrow_mut().watch(probes, args.metrics_programs)?;
-        metrics.0.fill.watch(probes);
+        metrics.0.map_occupancy.watch(probes);
         Ok(metrics)
     }
 
-    fn empty(extra: &[Extra]) -> anyhow::Result<Self> {
+    fn empty(extra: &[ExtraLabel]) -> anyhow::Result<Self> {
         let registry = Registry::new_custom(Some(catalogue::PREFIX.to_owned()), None)?;
         let process = Registry::new();
         process.register(Box::new(ProcessCollector::for_self()))?;
@@ -101,8 +101,8 @@ impl Metrics {
         let folded = catalogue::FOLDED.counters(&registry)?;
         let config_fetches = catalogue::CONFIG_FETCHES.counters(&registry)?;
         let rejected = catalogue::SCRAPE_REJECTED.counters(&registry)?;
-        // What may never happen is at zero from the start: the first time is an increase, too.
-        for label in ["destination", "source_namespace", "source_workload", "http_status", "series"] {
+        // Rare series are at zero from the start, so that the first event is an increase for alert rules.
+        for label in ["proxy", "source_namespace", "source_workload", "http_status", "series"] {
             folded.with_label_values(&[label]);
         }
         for result in ["ok", "failed"] {
@@ -114,29 +114,32 @@ impl Metrics {
 
         let mut labels = catalogue::SESSIONS.label_names();
         let mut groups = vec![
-            Group::new("source_namespace", 2..3, catalogue::NAMESPACES),
-            Group::new("source_workload", 3..4, catalogue::WORKLOADS),
-            Group::new("destination", 4..6, catalogue::DESTINATIONS),
+            LabelGroup::new("source_namespace", 2..3, catalogue::NAMESPACES),
+            LabelGroup::new("source_workload", 3..4, catalogue::WORKLOADS),
+            LabelGroup::new("proxy", 4..6, catalogue::PROXIES),
         ];
         for each in extra {
             let (label, cap) = match each {
-                Extra::Pod => (&catalogue::POD, catalogue::PODS),
-                Extra::Authority => (&catalogue::AUTHORITY, catalogue::AUTHORITIES),
+                ExtraLabel::Pod => (&catalogue::POD, catalogue::PODS),
+                ExtraLabel::Authority => (&catalogue::AUTHORITY, catalogue::AUTHORITIES),
             };
             folded.with_label_values(&[label.name]);
-            groups.push(Group::new(label.name, labels.len()..labels.len() + 1, cap));
+            groups.push(LabelGroup::new(label.name, labels.len()..labels.len() + 1, cap));
             labels.push(label.name);
         }
-        let sessions = Bounded::new(
+        let sessions = BoundedCounter::new(
             catalogue::SESSIONS.counters_with(&registry, &labels)?,
             groups,
             catalogue::SESSION_SERIES,
             expired.clone(),
             folded.clone(),
         );
-        let refused = Bounded::new(
+        let refused = BoundedCounter::new(
             catalogue::REFUSED.counters(&registry)?,
-            vec![Group::new("http_status", 1..2, catalogue::STATUSES), Group::new("http_version", 2..3, 2)],
+            vec![
+                LabelGroup::new("http_status", 1..2, catalogue::STATUSES),
+                LabelGroup::new("http_version", 2..3, 2),
+            ],
             catalogue::REFUSED_SERIES,
             expired,
             folded,
@@ -145,19 +148,19 @@ impl Metrics {
             extra: extra.to_vec(),
             sessions: RefCell::new(sessions),
             refused: RefCell::new(refused),
-            reply_seconds: ReplySeconds::new(catalogue::REPLY_SECONDS.histograms(&registry)?),
+            reply_seconds: ReplyHistogram::new(catalogue::REPLY_SECONDS.histograms(&registry)?),
             enrichment_misses: catalogue::ENRICHMENT_MISSES.counter(&registry)?,
             config_fetches,
             rejected,
             health: RefCell::new(Health::new(&registry)?),
-            fill: Fill::new(&registry)?,
+            map_occupancy: MapOccupancy::new(&registry)?,
             ready: Cell::default(),
             process,
             registry,
         })))
     }
 
-    /// Counts a report at this time.
+    /// Counts a report. `now` is the time that decides when its series expires.
     pub fn count(&self, report: &Report, now: Instant) {
         let Self(inner) = self;
         let verdict = report.verdict.name();
@@ -168,16 +171,16 @@ impl Metrics {
         let workload = if source.kind == Some(Kind::Host) { HOST } else { workload };
         let pod = source.pod.as_deref().unwrap_or_default();
         let usual = [
-            Value::Text(verdict),
-            Value::Text(reason),
-            Value::Text(namespace),
-            Value::Text(workload),
-            Value::Ip(proxy.ip),
-            Value::Number(proxy.port),
+            LabelValue::Text(verdict),
+            LabelValue::Text(reason),
+            LabelValue::Text(namespace),
+            LabelValue::Text(workload),
+            LabelValue::Ip(proxy.ip),
+            LabelValue::Number(proxy.port),
         ];
         let extra = inner.extra.iter().map(|extra| match extra {
-            Extra::Pod => Value::Text(pod),
-            Extra::Authority => Value::Text(&connect.authority),
+            ExtraLabel::Pod => LabelValue::Text(pod),
+            ExtraLabel::Authority => LabelValue::Text(&connect.authority),
         });
         inner.sessions.borrow_mut().inc(usual.into_iter().chain(extra), now);
         if source.kind.is_none() {
@@ -190,38 +193,37 @@ impl Metrics {
                 known @ ("1.0" | "1.1") => known,
                 _ => OTHER,
             };
-            let values = [Value::Text(verdict), Value::Number(status), Value::Text(version)];
+            let values = [LabelValue::Text(verdict), LabelValue::Number(status), LabelValue::Text(version)];
             inner.refused.borrow_mut().inc(values, now);
         }
     }
 
-    /// Drops the series of a pod that is gone. Without `--metrics-label pod` there are none of its own: those of its
-    /// workload go when nothing was counted in them for an hour.
+    /// Drops the series of a deleted pod, which exist only with `--metrics-label pod`. Those of its workload expire.
     pub fn forget_pod(&self, namespace: &str, pod: &str) {
         let Self(inner) = self;
         let usual = catalogue::SESSIONS.labels.len();
-        let Some(at) = inner.extra.iter().position(|extra| *extra == Extra::Pod) else { return };
-        let is_its = |values: &[String]| values[2] == namespace && values[usual + at] == pod;
-        inner.sessions.borrow_mut().remove(|values, _| is_its(values));
+        let Some(at) = inner.extra.iter().position(|extra| *extra == ExtraLabel::Pod) else { return };
+        let is_of_pod = |values: &[String]| values[2] == namespace && values[usual + at] == pod;
+        inner.sessions.borrow_mut().remove(|values, _| is_of_pod(values));
     }
 
-    /// Counts a configuration asked of a sidecar.
+    /// Counts a request for the configuration of a sidecar.
     pub fn count_config_fetch(&self, succeeded: bool) {
         let result = if succeeded { "ok" } else { "failed" };
         self.0.config_fetches.with_label_values(&[result]).inc();
     }
 
-    /// Takes over what the tracer and the kernel have counted, and drops what was idle for too long.
-    pub fn update(&self, tracing: &Pipeline) {
+    /// Copies the counters of the pipeline and the kernel, and drops idle series.
+    pub fn update(&self, pipeline: &Pipeline) {
         let Self(inner) = self;
         let now = Instant::now();
-        if inner.health.borrow_mut().update(tracing, now) {
+        if inner.health.borrow_mut().update(pipeline, now) {
             inner.sessions.borrow_mut().expire(now);
             inner.refused.borrow_mut().expire(now);
         }
     }
 
-    /// All hooks are attached.
+    /// Notes that all hooks are attached.
     pub fn set_ready(&self) {
         self.0.ready.set(true);
     }
@@ -234,23 +236,23 @@ impl Metrics {
         self.0.rejected.with_label_values(&[reason]).inc();
     }
 
-    /// Updates the metrics that are too expensive to update without a scrape.
+    /// Updates what is too expensive to keep up to date between scrapes.
     async fn refresh(&self) {
-        self.0.fill.refresh().await;
+        self.0.map_occupancy.refresh().await;
     }
 
-    /// The exposition.
-    fn exposition(&self, format: Format) -> Result<String, prometheus::Error> {
+    /// The text of all metrics.
+    fn exposition(&self, format: ExpositionFormat) -> Result<String, prometheus::Error> {
         let Self(inner) = self;
         let mut text = String::new();
         for registry in [&inner.registry, &inner.process] {
             let families = registry.gather();
             match format {
-                Format::Text => TextEncoder::new().encode_utf8(&families, &mut text)?,
-                Format::OpenMetrics => openmetrics::encode(&families, &mut text),
+                ExpositionFormat::Text => TextEncoder::new().encode_utf8(&families, &mut text)?,
+                ExpositionFormat::OpenMetrics => openmetrics::encode(&families, &mut text),
             }
         }
-        if format == Format::OpenMetrics {
+        if format == ExpositionFormat::OpenMetrics {
             text.push_str("# EOF\n");
         }
         Ok(text)
@@ -285,12 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_asks_for_a_hundred_thousand_hosts_adds_a_bounded_number_of_series() {
+    fn pod_that_asks_for_a_hundred_thousand_hosts_adds_a_bounded_number_of_series() {
         let mut report = reports().remove(0);
         for (extra, most) in [
             (&[][..], 1),
-            (&[Extra::Authority][..], catalogue::AUTHORITIES + 1),
-            (&[Extra::Authority, Extra::Pod][..], catalogue::SESSION_SERIES + 1),
+            (&[ExtraLabel::Authority][..], catalogue::AUTHORITIES + 1),
+            (&[ExtraLabel::Authority, ExtraLabel::Pod][..], catalogue::SESSION_SERIES + 1),
         ] {
             let metrics = Metrics::empty(extra).unwrap();
             for n in 0..100_000_u32 {
@@ -298,7 +300,7 @@ mod tests {
                 report.source.pod = Some(format!("pod-{}", n % 700));
                 metrics.count(&report, Instant::now());
             }
-            let text = metrics.exposition(Format::Text).unwrap();
+            let text = metrics.exposition(ExpositionFormat::Text).unwrap();
             let series = lines(&text, "connect_sessions_total").count();
             assert!(series <= most, "{extra:?}: {series}");
             assert_eq!(sum(&text, "connect_sessions_total"), 100_000, "{extra:?}");
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_labels_cannot_go_beyond_the_worst_case_of_the_documentation() {
+    fn hostile_labels_stay_within_the_documented_number_of_series() {
         let mut report = reports().remove(0);
         let metrics = Metrics::empty(&[]).unwrap();
         for n in 0..50_000_u32 {
@@ -314,11 +316,11 @@ mod tests {
             report.proxy.port = u16::try_from(n % 60_000).unwrap();
             report.source.workload = Some(format!("w{}", n % 999));
             report.source.namespace = Some(format!("n{}", n % 333));
-            report.verdict = Verdict::ALL[n as usize % 9];
+            report.verdict = Verdict::ALL[n as usize % Verdict::ALL.len()];
             report.reply.as_mut().unwrap().status = Some(u16::try_from(n % 60_000).unwrap());
             metrics.count(&report, Instant::now());
         }
-        let text = metrics.exposition(Format::Text).unwrap();
+        let text = metrics.exposition(ExpositionFormat::Text).unwrap();
         for family in [&catalogue::SESSIONS, &catalogue::REFUSED] {
             let series = lines(&text, family.name).count();
             assert!(series <= family.most_series(), "{}: {series}", family.name);
@@ -327,16 +329,16 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_pods_series_go() {
+    fn series_of_a_deleted_pod_are_dropped() {
         let mut report = reports().remove(0);
-        let metrics = Metrics::empty(&[Extra::Authority, Extra::Pod]).unwrap();
+        let metrics = Metrics::empty(&[ExtraLabel::Authority, ExtraLabel::Pod]).unwrap();
         for (namespace, pod) in [("shop", "cart-1"), ("shop", "cart-2"), ("bank", "cart-1")] {
             report.source.namespace = Some(namespace.to_owned());
             report.source.pod = Some(pod.to_owned());
             metrics.count(&report, Instant::now());
         }
         metrics.forget_pod("shop", "cart-1");
-        let text = metrics.exposition(Format::Text).unwrap();
+        let text = metrics.exposition(ExpositionFormat::Text).unwrap();
         let left: Vec<_> = lines(&text, "connect_sessions_total").collect();
         assert_eq!(left.len(), 2, "{left:?}");
         assert!(!left.iter().any(|line| line.contains("\"shop\"") && line.contains("cart-1")), "{left:?}");
@@ -344,14 +346,14 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_of_63_odd_characters_stays_one_label() {
+    fn workload_of_63_special_characters_stays_one_label() {
         let mut report = reports().remove(0);
-        let odd: String = "\"\\\n{}=,é".chars().cycle().take(63).collect();
-        report.source.workload = Some(odd.clone());
+        let special: String = "\"\\\n{}=,é".chars().cycle().take(63).collect();
+        report.source.workload = Some(special.clone());
         let metrics = Metrics::empty(&[]).unwrap();
         metrics.count(&report, Instant::now());
-        let escaped = odd.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        for format in [Format::Text, Format::OpenMetrics] {
+        let escaped = special.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        for format in [ExpositionFormat::Text, ExpositionFormat::OpenMetrics] {
             let text = metrics.exposition(format).unwrap();
             let series: Vec<_> = lines(&text, "connect_sessions_total").collect();
             assert_eq!(series.len(), 1, "{series:?}");
@@ -360,16 +362,19 @@ mod tests {
     }
 
     #[test]
-    fn idle_series_go_and_are_counted() {
+    fn idle_series_are_dropped_and_counted() {
         let metrics = Metrics::empty(&[]).unwrap();
         let start = Instant::now();
         for report in reports() {
             metrics.count(&report, start);
         }
         metrics.0.sessions.borrow_mut().expire(start + bounded::IDLE / 2);
-        assert_eq!(lines(&metrics.exposition(Format::Text).unwrap(), "connect_sessions_total").count(), 2);
+        assert_eq!(
+            lines(&metrics.exposition(ExpositionFormat::Text).unwrap(), "connect_sessions_total").count(),
+            2
+        );
         metrics.0.sessions.borrow_mut().expire(start + bounded::IDLE);
-        let text = metrics.exposition(Format::Text).unwrap();
+        let text = metrics.exposition(ExpositionFormat::Text).unwrap();
         assert_eq!(lines(&text, "connect_sessions_total").count(), 0);
         assert!(text.contains("egress_tracer_expired_series_total 2\n"), "{text}");
     }
@@ -380,8 +385,10 @@ mod tests {
         for report in reports() {
             metrics.count(&report, Instant::now());
         }
-        let (text, open) =
-            (metrics.exposition(Format::Text).unwrap(), metrics.exposition(Format::OpenMetrics).unwrap());
+        let (text, open) = (
+            metrics.exposition(ExpositionFormat::Text).unwrap(),
+            metrics.exposition(ExpositionFormat::OpenMetrics).unwrap(),
+        );
         for line in lines(&text, "connect_sessions_total").chain(lines(&text, "connect_refused_total")) {
             assert!(open.contains(line), "{line} is not in {open}");
         }

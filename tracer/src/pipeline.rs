@@ -1,5 +1,5 @@
-//! The running tracer: reads the ring when the kernel says so, feeds the core, and counts. It owns the only mutable
-//! state; whoever wants reports is handed them.
+//! The running tracer: reads the ring, feeds the engine with its records, and counts them. It owns the engine; its caller
+//! takes the reports.
 
 use std::{collections::HashMap, fs::File, io::BufWriter, path::Path, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::{
     probes::{Probes, Ring},
     recording::Recorder,
-    runtime::{News, Runtime},
+    runtime::{Runtime, Update},
 };
 use tracer_core::{
     engine::{Engine, Input, Settings, Stats},
@@ -20,62 +20,62 @@ use tracer_core::{
     report::{Gap, Loser, Reports, rfc3339},
 };
 
-/// Probes, ring and core together.
+/// Probes, ring and engine together.
 pub struct Pipeline {
     probes: Probes,
     runtime: Option<Runtime>,
     ring: Ring,
     redactor: Redactor,
-    core: Engine,
+    engine: Engine,
     capacity: usize,
     tick: Interval,
-    due: Due,
-    counts: Counts,
+    work: Work,
+    counts: RecordCounts,
     losses: Losses,
     recorder: Option<Recorder<BufWriter<File>>>,
 }
 
-/// What there is to do before there is something to wait for.
+/// What [`Pipeline::read`] has to do.
 #[derive(Default)]
-enum Due {
+enum Work {
     #[default]
-    Nothing,
-    /// The runtime has told something.
-    Learn(News),
-    /// There may be something in the ring.
-    Look {
-        /// It is also time to see what has changed in a second, at this time.
+    None,
+    /// Apply an update from the runtime.
+    Update(Update),
+    /// Read a batch of records.
+    Read {
+        /// The time of the tick that follows the batch, if one is due.
         tick: Option<u64>,
-        /// The time of the latest record that was taken.
+        /// The time of the latest record of the batch.
         latest: Option<u64>,
     },
 }
 
-impl Due {
-    fn look(tick: Option<u64>) -> Self {
-        Self::Look { tick, latest: None }
+impl Work {
+    fn read(tick: Option<u64>) -> Self {
+        Self::Read { tick, latest: None }
     }
 }
 
-/// What was read from the ring.
+/// The records that were read from the ring, by kind.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    /// Dials of sidecars.
+pub struct RecordCounts {
+    /// Connections that sidecars dialed.
     pub dials: u64,
-    /// Payloads of apps.
+    /// Payload of apps.
     pub requests: u64,
-    /// Payloads of sidecars to apps.
+    /// Payload of sidecars to apps.
     pub replies: u64,
-    /// Payloads of sidecars to others.
+    /// Payload of sidecars to upstreams.
     pub upstream: u64,
-    /// Ends.
+    /// Ends of connections.
     pub ends: u64,
-    /// Records that could not be read.
+    /// Records that could not be decoded.
     pub malformed: u64,
 }
 
 impl Pipeline {
-    /// Begins to read what the probes see, and to record it where asked to.
+    /// A pipeline for attached probes. It writes a recording to `record`, if given.
     pub fn new(
         mut probes: Probes,
         settings: Settings,
@@ -102,44 +102,43 @@ impl Pipeline {
             ring,
             redactor: Redactor::default(),
             capacity: settings.capacity,
-            core: Engine::new(settings),
+            engine: Engine::new(settings),
             tick,
-            due: Due::Nothing,
-            counts: Counts::default(),
+            work: Work::None,
+            counts: RecordCounts::default(),
             losses: Losses::default(),
             recorder: recorder.transpose()?,
         })
     }
 
-    /// Waits for something to happen. Of what happened last, [`Self::read`] must have given all by then. Nothing is lost where
-    /// this is dropped half-way.
+    /// Waits for records, an update or a tick. Before, [`Self::read`] must have returned `false`. Cancel safe.
     pub async fn wait(&mut self) -> anyhow::Result<()> {
-        // However much there is to read, whoever asks for the metrics has its turn.
+        // Other tasks have their turn even under constant load.
         if self.ring.has_more() {
             tokio::task::yield_now().await;
         }
-        self.due = tokio::select! {
-            news = news(self.runtime.as_mut()) => Due::Learn(news),
-            woken = self.ring.wait() => woken.map(|()| Due::look(None)).context("cannot wait for the ring")?,
-            _ = self.tick.tick() => Due::look(Some(monotonic())),
+        self.work = tokio::select! {
+            update = next_update(self.runtime.as_mut()) => Work::Update(update),
+            woken = self.ring.wait() => woken.map(|()| Work::read(None)).context("cannot wait for the ring")?,
+            _ = self.tick.tick() => Work::read(Some(monotonic())),
         };
         Ok(())
     }
 
-    /// Goes on with what has happened until reports follow from it, and puts those into `reports`. False: that was all of it.
+    /// Works until there are reports, and puts them into `reports`. `false`: no work is left.
     pub fn read(&mut self, reports: &mut Reports) -> anyhow::Result<bool> {
-        match std::mem::take(&mut self.due) {
-            Due::Nothing => return Ok(false),
-            Due::Learn(news) => self.learn(news, reports)?,
-            Due::Look { tick, latest } => self.look(tick, latest, reports)?,
+        match std::mem::take(&mut self.work) {
+            Work::None => return Ok(false),
+            Work::Update(update) => self.apply(update, reports)?,
+            Work::Read { tick, latest } => self.read_batch(tick, latest, reports)?,
         }
-        self.ask();
+        self.ask_for_owners();
         Ok(!reports.is_empty())
     }
 
-    /// Feeds the core with what is in the ring. One report is made use of and dropped before the next is made: so they take
-    /// each other's memory, which is at hand.
-    fn look(
+    /// Feeds the engine with records up to the next report. The caller uses and drops that report before the next one is
+    /// made, so reports reuse memory that is still in the processor's cache.
+    fn read_batch(
         &mut self,
         tick: Option<u64>,
         mut latest: Option<u64>,
@@ -159,13 +158,14 @@ impl Pipeline {
                 }
             }
             if !reports.is_empty() {
-                self.due = Due::Look { tick, latest };
+                self.work = Work::Read { tick, latest };
                 return Ok(());
             }
         }
         if let Some(now) = tick {
             self.notice_losses()?;
-            // Nobody's time is over because of what lies in the ring unread.
+            // While records wait in the ring, time goes on only to the latest record that was read: an answer that waits
+            // there is no missed deadline.
             let time = latest.filter(|_| self.ring.has_more()).unwrap_or(now);
             self.feed(Input::Tick(time), reports)?;
         }
@@ -176,15 +176,15 @@ impl Pipeline {
         if let Some(recorder) = &mut self.recorder {
             recorder.record(&input).context("cannot go on writing the recording")?;
         }
-        self.core.feed(input, reports);
+        self.engine.feed(input, reports);
         Ok(())
     }
 
-    fn learn(&mut self, news: News, reports: &mut Reports) -> anyhow::Result<()> {
-        let scoped = match news {
-            News::Fact(fact) => return self.feed(Input::Fact(monotonic(), fact), reports),
-            News::Scope { cgroup, traced } => self.probes.set_scope(cgroup, traced),
-            News::Unscope(cgroup) => self.probes.unset_scope(cgroup),
+    fn apply(&mut self, update: Update, reports: &mut Reports) -> anyhow::Result<()> {
+        let scoped = match update {
+            Update::Fact(fact) => return self.feed(Input::Fact(monotonic(), fact), reports),
+            Update::Scope { cgroup, traced } => self.probes.set_scope(cgroup, traced),
+            Update::Unscope(cgroup) => self.probes.unset_scope(cgroup),
         };
         if let Err(error) = scoped {
             log::error!("{error:#}");
@@ -192,24 +192,24 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Asks whose those are that the core wants to know of.
-    fn ask(&mut self) {
+    /// Asks the runtime for the owners that the engine needs.
+    fn ask_for_owners(&mut self) {
         if let Some(runtime) = &self.runtime {
-            runtime.ask(self.core.take_wanted());
+            runtime.ask(self.engine.take_wanted());
         }
     }
 
-    /// The pods of which nothing more will be reported, since the previous call.
+    /// The pods that were forgotten since the previous call: no report names them any more.
     pub fn take_gone(&mut self) -> Vec<Arc<Pod>> {
-        self.core.take_gone()
+        self.engine.take_gone()
     }
 
-    /// Gives up waiting for names: puts the reports that did into `reports`.
+    /// Puts the reports that wait for names into `reports`.
     pub fn release(&mut self, reports: &mut Reports) {
-        self.core.finish(reports);
+        self.engine.finish(reports);
     }
 
-    /// Compares the counters of what was lost with what they were a second ago.
+    /// Compares the loss counters with those of a second ago.
     fn notice_losses(&mut self) -> anyhow::Result<()> {
         for (reason, total) in self.probes.losses()? {
             self.losses.notice(Loser::Kernel, reason, total);
@@ -218,12 +218,12 @@ impl Pipeline {
         Ok(())
     }
 
-    /// What was lost since the previous call, as far as it was noticed: that takes up to a second.
+    /// The losses that were noticed since the previous call. A loss is noticed within a second.
     pub fn take_gaps(&mut self) -> Vec<Gap> {
         std::mem::take(&mut self.losses.gaps)
     }
 
-    /// Completes the recording.
+    /// Ends, and completes the recording.
     pub fn finish(mut self) -> anyhow::Result<()> {
         self.recorder.as_mut().map_or(Ok(()), Recorder::flush).context("cannot complete the recording")
     }
@@ -233,28 +233,28 @@ impl Pipeline {
         &self.probes
     }
 
-    /// What the core holds.
+    /// What the engine holds.
     pub fn stats(&self) -> Stats {
-        self.core.stats()
+        self.engine.stats()
     }
 
-    /// How many connections, and how many upstream sockets, the core may hold.
+    /// The most connections, and the most upstream sockets, that the engine holds.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// The most bytes of the ring that waited to be read since the previous call, and how many it can hold.
-    pub fn ring_fill(&self) -> (usize, usize) {
+    /// The peak of bytes that waited in the ring since the previous call, and its capacity in bytes.
+    pub fn take_ring_peak(&self) -> (usize, usize) {
         self.ring.take_peak()
     }
 
-    /// What was read.
-    pub fn counts(&self) -> Counts {
+    /// The records that were read.
+    pub fn counts(&self) -> RecordCounts {
         self.counts
     }
 }
 
-/// What was lost so far, by where and why, and what of it is news.
+/// The totals of lost records, and the gaps that were not taken yet.
 #[derive(Default)]
 struct Losses {
     totals: HashMap<(Loser, &'static str), u64>,
@@ -270,15 +270,15 @@ impl Losses {
     }
 }
 
-/// The runtime's news; never any, where there is none.
-async fn news(runtime: Option<&mut Runtime>) -> News {
+/// The runtime's next update; pending for ever without a runtime.
+async fn next_update(runtime: Option<&mut Runtime>) -> Update {
     match runtime {
         Some(runtime) => runtime.next().await,
         None => std::future::pending().await,
     }
 }
 
-impl Counts {
+impl RecordCounts {
     fn count(&mut self, event: &Event) {
         let count = match (&event.what, event.role) {
             (What::Dialed, _) => &mut self.dials,
@@ -291,17 +291,17 @@ impl Counts {
     }
 }
 
-/// The time of day, as reports write it.
+/// The time of day in the format of reports: RFC 3339, UTC, microseconds.
 pub fn now() -> String {
     rfc3339(jiff::Timestamp::now())
 }
 
-/// `CLOCK_MONOTONIC`, which the records carry, in ns.
+/// `CLOCK_MONOTONIC` in ns, the clock of records.
 fn monotonic() -> u64 {
     nanoseconds(ClockId::CLOCK_MONOTONIC)
 }
 
-/// What to add to a record's time to have the time of day, in ns.
+/// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`, in ns.
 pub fn clock_offset() -> u64 {
     nanoseconds(ClockId::CLOCK_REALTIME).saturating_sub(monotonic())
 }

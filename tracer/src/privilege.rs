@@ -1,27 +1,26 @@
-//! Capabilities: which there are, what each is for, and how a process gives up those that it has no more use for. It
-//! decides nothing else.
+//! The capabilities that this program uses, and how it gives them up once it does not need them any more.
 
 use anyhow::Context as _;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
 
 use crate::probes::Probes;
 
-/// A capability that something here may need.
+/// A capability that this program uses.
 #[derive(Clone, Copy, Debug)]
 pub struct Capability {
-    /// Its name, as manifests have it, with `CAP_` before it.
+    /// The name, with `CAP_`.
     pub name: &'static str,
-    /// What it is for, and what is lost without it.
+    /// What it is needed for.
     pub what_for: &'static str,
     set: CapabilitySet,
 }
 
-/// All of them; `docs/security.md` has the same table.
+/// All capabilities that are used. `docs/security.md` has the same table.
 pub const ALL: [Capability; 5] = [
     capability("CAP_BPF", "loads programs and makes maps", CapabilitySet::BPF),
     capability(
         "CAP_PERFMON",
-        "lets programs read the kernel's memory: fentry, kprobe, and who handles what in the cgroup family",
+        "lets programs read the kernel's memory: needed by fentry and kprobe, and for process names in the cgroup family",
         CapabilitySet::PERFMON,
     ),
     capability("CAP_NET_ADMIN", "attaches cgroup hooks", CapabilitySet::NET_ADMIN),
@@ -43,16 +42,16 @@ const fn capability(name: &'static str, what_for: &'static str, set: CapabilityS
 }
 
 impl Capability {
-    /// Does this process have it? Where that cannot be told, it has not.
+    /// Does this process have it? `false` if that cannot be read.
     pub fn is_held(&self) -> bool {
         capabilities(None).is_ok_and(|sets| sets.effective.contains(self.set))
     }
 }
 
-/// Gives up, for good, what an agent whose probes are attached does not need, and says what it keeps. `explains`: it will
-/// ask sidecars.
+/// Gives up, for good, what an agent with attached probes does not need, and returns the names of what it keeps. `explains`:
+/// it will ask sidecars for their configuration.
 ///
-/// Capabilities belong to threads, and threads to come inherit them: call it before there are others.
+/// Capabilities belong to a thread and are inherited by the threads that it starts. Call this while there is one thread.
 pub fn give_up(probes: &Probes, explains: bool) -> anyhow::Result<Vec<&'static str>> {
     const WHAT: &str = "cannot give up privileges";
     set_no_new_privs(true).context(WHAT)?;
@@ -60,7 +59,8 @@ pub fn give_up(probes: &Probes, explains: bool) -> anyhow::Result<Vec<&'static s
     let asking = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE;
     let mut kept = held & if explains { asking } else { CapabilitySet::empty() };
     keep(held, kept).context(WHAT)?;
-    // Before 5.19, a kernel that keeps bpf(2) from the unprivileged does so for maps that are open already, too.
+    // Before 5.19, kernel.unprivileged_bpf_disabled also forbids bpf(2) on maps that are open already:
+    // https://git.kernel.org/torvalds/c/c8644cd0efe7
     if probes.losses().is_err() && held.contains(CapabilitySet::BPF) {
         kept |= CapabilitySet::BPF;
     }

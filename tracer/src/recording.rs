@@ -1,5 +1,5 @@
-//! A recording: the inputs of the pure core as JSON lines, heads redacted. The first line says what it is and how the
-//! core was set up; a replay of it prints the same reports, byte for byte. A user's bug report is such a file.
+//! A recording: the engine's inputs as lines of JSON, with redacted heads. The first line has the version of the format and
+//! the engine's settings. A replay prints the same reports, byte for byte. Users attach recordings to bug reports.
 
 use std::io::{BufRead, Write};
 
@@ -11,7 +11,7 @@ use tracer_core::{
     report::Report,
 };
 
-/// The version of the format. A reader refuses others.
+/// The version of the format. Replays refuse other versions.
 const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct Recorder<W: Write> {
 }
 
 impl<W: Write> Recorder<W> {
-    /// Begins one.
+    /// Begins a recording.
     pub fn new(mut to: W, settings: &Settings) -> anyhow::Result<Self> {
         let header = Header { egress_tracer_recording: VERSION, settings: settings.clone() };
         serde_json::to_writer(&mut to, &header)?;
@@ -34,22 +34,22 @@ impl<W: Write> Recorder<W> {
         Ok(Self { to })
     }
 
-    /// Adds an input, which must have been redacted.
+    /// Adds a redacted input.
     pub fn record(&mut self, input: &Input) -> anyhow::Result<()> {
         serde_json::to_writer(&mut self.to, input)?;
         Ok(self.to.write_all(b"\n")?)
     }
 
-    /// Hands on what is buffered.
+    /// Writes what is buffered.
     pub fn flush(&mut self) -> std::io::Result<()> {
         self.to.flush()
     }
 }
 
-/// Feeds a recording to a new core, and each report to `sink`.
+/// Feeds a recording to a new engine, and each of its reports to `sink`.
 ///
 /// # Errors
-/// Which line is not what it should be, or what `sink` says.
+/// A line is not what it should be, or `sink` failed.
 pub fn replay(from: impl BufRead, mut sink: impl FnMut(Report) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mut lines = from.lines();
     let header = lines.next().context("the recording is empty")?.context("cannot read the recording")?;
@@ -62,15 +62,15 @@ pub fn replay(from: impl BufRead, mut sink: impl FnMut(Report) -> anyhow::Result
             header.egress_tracer_recording
         );
     }
-    let mut core = Engine::new(header.settings);
+    let mut engine = Engine::new(header.settings);
     let mut reports = Vec::new();
     for (number, line) in (2..).zip(lines) {
         let line = line.context("cannot read the recording")?;
         let input: Input = serde_json::from_str(&line)
-            .with_context(|| format!("line {number} is not an input of the core"))?;
-        core.feed(input, &mut reports);
+            .with_context(|| format!("line {number} is not an input of the engine"))?;
+        engine.feed(input, &mut reports);
         reports.drain(..).try_for_each(|report| sink(*report))?;
     }
-    core.finish(&mut reports);
+    engine.finish(&mut reports);
     reports.drain(..).try_for_each(|report| sink(*report))
 }

@@ -1,6 +1,5 @@
-//! Asks the container runtime whose cgroups are whose, beside the tracer and never in its way: it is asked for owners,
-//! and tells what it learns. A runtime that is absent, slow or talks nonsense costs the reports their names, and a
-//! moment at most.
+//! Asks the container runtime which cgroup belongs to which container. It works beside the pipeline: a runtime that is
+//! absent, slow or broken costs reports their names, and a short delay at most.
 
 mod cgroups;
 mod client;
@@ -18,7 +17,7 @@ use tokio::{
 pub use endpoint::Endpoint;
 pub use find::process_of;
 
-use cgroups::Tree;
+use cgroups::CgroupTree;
 use client::Client;
 use node::Node;
 use tracer_core::{
@@ -26,124 +25,136 @@ use tracer_core::{
     selector::PodChoice,
 };
 
-/// How long a list may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// After a runtime that did not answer: at first, and at most.
+/// The timeout of a list.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The first and the longest pause after a runtime that did not answer.
 const RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(15)];
-/// It may only be restarting: for so short a pause, who asks waits for what it says then. A report waits for a second.
+/// In a pause this short or shorter, the runtime may only be restarting, so questions stay open until the next attempt. A
+/// report waits a second for its name.
 const RESTART: Duration = Duration::from_secs(1);
-/// The time between two looks for the sake of single owners: a flood of strangers must not become one of lists.
-const BREATH: Duration = Duration::from_millis(200);
-/// Events come in crowds: a pod that starts makes some ten.
-const CROWD: Duration = Duration::from_millis(50);
-/// A runtime that tells of changes is still asked at times, and one that does not more often: before 1.7, containerd
-/// has no such events, and CRI-O has them only where `enable_pod_events` is set.
-const LOOK: [Duration; 2] = [Duration::from_mins(5), Duration::from_secs(3)];
-/// Owners asked for and told, at once.
+/// The shortest time between two lists that are made for single owners, so that many unknown owners do not cause many lists.
+const MIN_INTERVAL: Duration = Duration::from_millis(200);
+/// The wait for further events before a list: a starting pod causes about ten.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The time between lists with and without events. containerd has events since 1.7, CRI-O only with `enable_pod_events`.
+const RESYNC: [Duration; 2] = [Duration::from_mins(5), Duration::from_secs(3)];
+/// The capacity of the queues of questions and of updates.
 const QUEUE: usize = 4_096;
 
 /// What the runtime makes known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// A fact for the core.
+pub enum Update {
+    /// A fact for the engine.
     Fact(Fact),
-    /// What lies in this cgroup (v2 id) is to be traced, or is not.
+    /// Sockets of this cgroup (v2 id) are to be traced, or not.
     Scope {
-        /// Its id.
+        /// The cgroup's id.
         cgroup: u64,
         /// Trace it.
         traced: bool,
     },
-    /// This cgroup is gone.
+    /// This cgroup no longer exists.
     Unscope(u64),
 }
 
-/// The runtime's side of the tracer.
+/// The pipeline's handle to the runtime.
 pub struct Runtime {
-    wanted: Sender<Key>,
-    news: Receiver<News>,
+    questions: Sender<Key>,
+    updates: Receiver<Update>,
 }
 
 impl Runtime {
-    /// Begins to ask, for as long as the current `LocalSet` runs. `cgroups` is where cgroup v2 is mounted.
+    /// Begins to ask, for as long as the current `LocalSet` runs. `cgroups` is the mount point of cgroup v2.
     pub fn spawn(endpoint: Endpoint, cgroups: PathBuf, choice: PodChoice) -> Self {
-        let (wanted, questions) = channel(QUEUE);
-        let (to, news) = channel(QUEUE);
-        let desk = Desk {
+        let (to_resolver, questions) = channel(QUEUE);
+        let (to_pipeline, updates) = channel(QUEUE);
+        let resolver = Resolver {
             node: Node::new(choice),
-            tree: Tree::new(cgroups),
+            tree: CgroupTree::new(cgroups),
             questions,
-            to,
-            looked: Instant::now(),
+            updates: to_pipeline,
+            listed: Instant::now(),
             open: BTreeSet::new(),
         };
-        tokio::task::spawn_local(desk.run(endpoint));
-        Self { wanted, news }
+        tokio::task::spawn_local(resolver.run(endpoint));
+        Self { questions: to_resolver, updates }
     }
 
-    /// Asks for owners. A key that does not fit into the queue stays without an owner.
+    /// Asks for owners. The answers are updates. Keys that the queue has no room for stay without an answer.
     pub fn ask(&self, keys: Vec<Key>) {
         for key in keys {
-            if self.wanted.try_send(key).is_err() {
-                log::debug!("too many owners are asked for at once: {key:?} will not be known");
+            if self.questions.try_send(key).is_err() {
+                log::debug!("too many owners are asked for at once: {key:?} stays unknown");
             }
         }
     }
 
-    /// What is new; never, where nothing is any more.
-    pub async fn next(&mut self) -> News {
-        match self.news.recv().await {
-            Some(news) => news,
+    /// The next update; pending for ever once the resolver has ended.
+    pub async fn next(&mut self) -> Update {
+        match self.updates.recv().await {
+            Some(update) => update,
             None => std::future::pending().await,
         }
     }
 }
 
-/// The tracer has no use for news any more.
-struct Gone;
+/// The [`Runtime`] was dropped.
+#[derive(Debug, thiserror::Error)]
+#[error("the pipeline takes no more updates")]
+struct Closed;
 
-/// Asks the runtime and reports what it learns.
-struct Desk {
+/// Why the resolver stopped asking a runtime.
+#[derive(Debug, thiserror::Error)]
+enum ResolveError {
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    #[error("{0:#}")]
+    Runtime(anyhow::Error),
+}
+
+/// Asks the runtime and answers the pipeline.
+struct Resolver {
     node: Node,
-    tree: Tree,
+    tree: CgroupTree,
     questions: Receiver<Key>,
-    to: Sender<News>,
+    updates: Sender<Update>,
     /// When everything was last listed.
-    looked: Instant,
-    /// What was asked while the runtime was gone, and will be answered when it was tried again.
+    listed: Instant,
+    /// Questions of a short pause, to be answered after the next attempt.
     open: BTreeSet<Key>,
 }
 
-impl Desk {
+impl Resolver {
     async fn run(mut self, endpoint: Endpoint) {
         let mut pause = RETRY[0];
         loop {
             let begun = Instant::now();
             match self.serve(&endpoint).await {
-                Trouble::Gone => return,
-                Trouble::Runtime(error) => log::warn!(
-                    "the container runtime at {endpoint} gives no answer, so new pods have no names for now: {error:#}"
+                Ok(never) => match never {},
+                Err(ResolveError::Closed(_)) => return,
+                Err(error @ ResolveError::Runtime(_)) => log::warn!(
+                    "the container runtime at {endpoint} gives no answer, so new pods have no names for now: {error}"
                 ),
             }
             if begun.elapsed() > RETRY[1] {
-                pause = RETRY[0]; // it did answer for a while
+                pause = RETRY[0]; // it worked for a while
             }
-            if self.do_without(pause).await.is_err() {
+            if self.serve_without_runtime(pause).await.is_err() {
                 return;
             }
             pause = (pause * 2).min(RETRY[1]);
         }
     }
 
-    /// Answers as well as can be without a runtime, for some time.
-    async fn do_without(&mut self, pause: Duration) -> Result<(), Gone> {
+    /// Answers from what is known, for the time of a pause.
+    async fn serve_without_runtime(&mut self, pause: Duration) -> Result<(), Closed> {
         let end = Instant::now() + pause;
-        self.close().await?;
+        self.close_questions().await?;
         loop {
             tokio::select! {
                 () = sleep_until(end) => return Ok(()),
                 key = self.questions.recv() => {
-                    let keys = self.questions_with(key.ok_or(Gone)?);
+                    let keys = self.questions_with(key.ok_or(Closed)?);
                     if pause > RESTART {
                         self.answer(&keys, true).await?;
                     } else if !self.answer(&keys, false).await? {
@@ -154,58 +165,51 @@ impl Desk {
         }
     }
 
-    /// The runtime was tried again: what is still not known, is not known.
-    async fn close(&mut self) -> Result<(), Gone> {
+    /// Answers the open questions for good, after another attempt.
+    async fn close_questions(&mut self) -> Result<(), Closed> {
         let open = std::mem::take(&mut self.open);
         if open.is_empty() { Ok(()) } else { self.answer(&open, true).await.map(drop) }
     }
 
-    /// Asks the runtime for as long as it answers.
-    async fn serve(&mut self, endpoint: &Endpoint) -> Trouble {
-        match self.listen(endpoint).await {
-            Ok(never) => match never {},
-            Err(trouble) => trouble,
-        }
-    }
-
-    async fn listen(&mut self, endpoint: &Endpoint) -> Result<Infallible, Trouble> {
-        let mut client = within(Client::connect(endpoint)).await?;
+    /// Asks the runtime as long as it answers.
+    async fn serve(&mut self, endpoint: &Endpoint) -> Result<Infallible, ResolveError> {
+        let mut client = with_timeout(Client::connect(endpoint)).await?;
         let mut events = client.events(false);
-        self.look(&mut client).await?;
-        self.close().await?;
+        self.list(&mut client).await?;
+        self.close_questions().await?;
         loop {
-            let next_look = self.looked + if events.is_open() { LOOK[0] } else { LOOK[1] };
+            let next_list = self.listed + if events.is_open() { RESYNC[0] } else { RESYNC[1] };
             tokio::select! {
-                () = sleep_until(next_look) => {
+                () = sleep_until(next_list) => {
                     if events.broke_off() {
                         events = client.events(true);
                     }
-                    self.look(&mut client).await?;
+                    self.list(&mut client).await?;
                 }
                 event = events.next(), if events.is_open() => match event {
                     Some(()) => {
-                        sleep(CROWD).await;
+                        sleep(DEBOUNCE).await;
                         events.skip();
-                        self.look(&mut client).await?;
+                        self.list(&mut client).await?;
                     }
-                    // It broke, or there are none. What happened meanwhile is not known: everything is listed again.
-                    None => self.look(&mut client).await?,
+                    // The stream ended, so changes may have been missed.
+                    None => self.list(&mut client).await?,
                 },
                 key = self.questions.recv() => {
-                    let keys = self.questions_with(key.ok_or(Gone)?);
+                    let keys = self.questions_with(key.ok_or(Closed)?);
                     if !self.answer(&keys, false).await? {
-                        sleep_until(self.looked + BREATH).await;
-                        let looked = self.look(&mut client).await;
-                        // Whatever became of that: who asks is answered.
+                        sleep_until(self.listed + MIN_INTERVAL).await;
+                        let listed = self.list(&mut client).await;
+                        // These questions get an answer even where the list failed.
                         self.answer(&keys, true).await?;
-                        looked?;
+                        listed?;
                     }
                 }
             }
         }
     }
 
-    /// This one, and all that were asked meanwhile.
+    /// This question, and those that are queued.
     fn questions_with(&mut self, first: Key) -> BTreeSet<Key> {
         let mut keys = BTreeSet::from([first]);
         while let Ok(key) = self.questions.try_recv() {
@@ -214,61 +218,49 @@ impl Desk {
         keys
     }
 
-    /// Answers what is known, and with `at_last` also what is not; false: something is open.
-    async fn answer(&mut self, keys: &BTreeSet<Key>, at_last: bool) -> Result<bool, Gone> {
+    /// Answers questions; unknown owners only if this is `final_answer`. `false`: a question stays open.
+    async fn answer(&mut self, keys: &BTreeSet<Key>, final_answer: bool) -> Result<bool, Closed> {
         let mut all = true;
-        let mut news = Vec::new();
+        let mut updates = Vec::new();
         let (tree, asked) = (self.tree.clone(), keys.clone());
-        let mut places = aside(move || tree.places(&asked)).await;
+        let mut paths = on_blocking_thread(move || tree.paths(&asked)).await;
         for &key in keys {
-            match places.remove(&key).and_then(|path| self.node.owner(key, &path)) {
-                Some(owner) => news.push(News::Fact(Fact::Owner(key, owner))),
-                None if at_last => news.push(News::Fact(Fact::Owner(key, Owner::Unknown))),
+            match paths.remove(&key).and_then(|path| self.node.owner(key, &path)) {
+                Some(owner) => updates.push(Update::Fact(Fact::Owner(key, owner))),
+                None if final_answer => updates.push(Update::Fact(Fact::Owner(key, Owner::Unknown))),
                 None => all = false,
             }
         }
-        self.tell(news).await.map(|()| all)
+        self.send(updates).await.map(|()| all)
     }
 
-    /// Lists everything, and tells what is new.
-    async fn look(&mut self, client: &mut Client) -> Result<(), Trouble> {
-        let listed = within(client.list(|sandbox| self.node.knows(sandbox))).await?;
+    /// Lists everything, and sends what has changed.
+    async fn list(&mut self, client: &mut Client) -> Result<(), ResolveError> {
+        let list = with_timeout(client.list(|sandbox| self.node.knows(sandbox))).await?;
         let tree = self.tree.clone();
-        let containers = aside(move || tree.containers()).await;
-        self.looked = Instant::now();
-        let news = self.node.update(listed, &containers);
-        Ok(self.tell(news).await?)
+        let containers = on_blocking_thread(move || tree.containers()).await;
+        self.listed = Instant::now();
+        let updates = self.node.update(list, &containers);
+        Ok(self.send(updates).await?)
     }
 
-    async fn tell(&mut self, news: Vec<News>) -> Result<(), Gone> {
-        for each in news {
-            self.to.send(each).await.map_err(|_| Gone)?;
+    async fn send(&mut self, updates: Vec<Update>) -> Result<(), Closed> {
+        for update in updates {
+            self.updates.send(update).await.map_err(|_| Closed)?;
         }
         Ok(())
     }
 }
 
-/// Why the runtime is not asked any more.
-enum Trouble {
-    Gone,
-    Runtime(anyhow::Error),
-}
-
-impl From<Gone> for Trouble {
-    fn from(_: Gone) -> Self {
-        Self::Gone
-    }
-}
-
-/// On a thread for such things: the tree of a large node takes some milliseconds.
-async fn aside<T: Default + Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    // Nothing comes of work that panicked or was never begun, at the end of the process.
+/// Walking the cgroup tree of a large node blocks for some milliseconds.
+async fn on_blocking_thread<T: Default + Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    // The default stands for work that panicked, or that the end of the process canceled.
     tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 
-async fn within<T>(asked: impl Future<Output = anyhow::Result<T>>) -> Result<T, Trouble> {
-    match timeout(PATIENCE, asked).await {
-        Ok(answer) => answer.map_err(Trouble::Runtime),
-        Err(_) => Err(Trouble::Runtime(anyhow::anyhow!("it did not answer within {PATIENCE:?}"))),
+async fn with_timeout<T>(request: impl Future<Output = anyhow::Result<T>>) -> Result<T, ResolveError> {
+    match timeout(LIST_TIMEOUT, request).await {
+        Ok(answer) => answer.map_err(ResolveError::Runtime),
+        Err(_) => Err(ResolveError::Runtime(anyhow::anyhow!("it did not answer within {LIST_TIMEOUT:?}"))),
     }
 }

@@ -1,4 +1,4 @@
-//! Container runtimes that are absent, silent or mad: who asks for an owner is answered all the same, and soon.
+//! With a container runtime that is absent, silent or broken, questions for owners are still answered, and soon.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use tokio::{
     task::{LocalSet, spawn_local},
     time::timeout,
 };
-use tracer::runtime::{Endpoint, News, Runtime};
+use tracer::runtime::{Endpoint, Runtime, Update};
 use tracer_core::{
     pod::{Fact, Key, Owner},
     selector::PodChoice,
@@ -23,7 +23,7 @@ use tracer_core::{
 
 const ID: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
 
-/// A tree in which there is one container's cgroup, and its id.
+/// A cgroup tree with one container, and the id of that container's cgroup.
 fn tree() -> (tempfile::TempDir, u64) {
     use std::os::unix::fs::MetadataExt as _;
     let root = tempfile::tempdir().expect("a directory");
@@ -42,13 +42,13 @@ fn spawn(socket: &Path, root: &Path) -> Runtime {
     Runtime::spawn(Endpoint(socket.to_owned()), root.to_owned(), PodChoice::default())
 }
 
-/// The owner of `key`, and how long that took.
+/// Asks for the owner of `key`; returns it, and how long the answer took.
 async fn ask(runtime: &mut Runtime, key: Key) -> (Owner, Duration) {
     let start = Instant::now();
     runtime.ask(vec![key]);
     let answer = async {
         loop {
-            if let News::Fact(Fact::Owner(of, owner)) = runtime.next().await
+            if let Update::Fact(Fact::Owner(of, owner)) = runtime.next().await
                 && of == key
             {
                 return owner;
@@ -59,14 +59,14 @@ async fn ask(runtime: &mut Runtime, key: Key) -> (Owner, Duration) {
 }
 
 #[test]
-fn without_a_runtime_owners_are_unknown_at_once_and_the_host_is_known() {
+fn without_a_runtime_containers_are_unknown_at_once_and_the_host_is_known() {
     run(async {
         let (root, cgroup) = tree();
         let mut runtime = spawn(Path::new("/nonexistent/runtime.sock"), root.path());
         let (owner, took) = ask(&mut runtime, Key::Cgroup(cgroup)).await;
         assert_eq!(owner, Owner::Unknown);
         assert!(took < Duration::from_secs(1), "{took:?}");
-        // This test's own process lies in no container that it knows, and one that is gone lies nowhere.
+        // No process has this id.
         assert_eq!(ask(&mut runtime, Key::Process(u32::MAX)).await.0, Owner::Unknown);
         let host =
             std::os::unix::fs::MetadataExt::ino(&root.path().join("kubepods").metadata().expect("there"));
@@ -74,7 +74,7 @@ fn without_a_runtime_owners_are_unknown_at_once_and_the_host_is_known() {
     });
 }
 
-/// A socket at which each connection is treated so.
+/// A socket whose connections are handed to `treat`.
 fn listen<F: Future<Output = ()> + 'static>(
     dir: &Path,
     treat: impl Fn(tokio::net::UnixStream) -> F + 'static,
@@ -91,7 +91,7 @@ fn listen<F: Future<Output = ()> + 'static>(
 }
 
 #[test]
-fn a_silent_runtime_is_given_up() {
+fn silent_runtime_is_given_up_after_the_timeout() {
     run(async {
         let (root, cgroup) = tree();
         let socket = listen(root.path(), |stream| async {
@@ -99,13 +99,13 @@ fn a_silent_runtime_is_given_up() {
             std::future::pending::<()>().await;
         });
         let mut runtime = spawn(&socket, root.path());
-        // Reports have long gone on without it: they wait for a second. Here it is only held that there is an answer.
+        // A report waits only a second for its name. This holds that there is an answer at all.
         assert_eq!(ask(&mut runtime, Key::Cgroup(cgroup)).await.0, Owner::Unknown);
     });
 }
 
 #[test]
-fn one_that_speaks_nonsense_is_tried_again_with_pauses() {
+fn broken_runtime_is_tried_again_with_pauses() {
     run(async {
         let (root, cgroup) = tree();
         let connections = Arc::new(AtomicUsize::new(0));

@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long)]
     no_explain: bool,
     #[command(flatten)]
-    live: live::Args,
+    live: live::SocketArgs,
     #[command(flatten)]
     scope: scope::Args,
 }

@@ -91,7 +91,9 @@ fn findings() -> Findings {
         .into_iter()
         .map(|family| match &cgroups {
             Ok(root) => finding(FamilySupport::of(family, root)),
-            Err(error) => finding(FamilySupport { family, refused: Some(format!("{error:#}")), hooks: Vec::new() }),
+            Err(error) => {
+                finding(FamilySupport { family, refused: Some(format!("{error:#}")), hooks: Vec::new() })
+            }
         })
         .collect();
     let family = families.iter().find(|finding| finding.works).map(|finding| finding.family);

@@ -50,7 +50,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = CAPACITY)]
     capacity: usize,
     #[command(flatten)]
-    pub(super) metrics: metrics::Args,
+    pub(super) metrics: metrics::MetricsArgs,
     /// The admin port of sidecars, for explanations
     #[arg(long, value_name = "PORT", default_value_t = DEFAULT.admin_port)]
     pub(super) admin_port: u16,
@@ -154,8 +154,8 @@ impl Args {
     }
 
     /// The scope as `status` shows it.
-    pub(super) fn summary(&self, pods: Vec<String>) -> live::Scope {
-        live::Scope { cgroup: self.cgroup.clone(), netns: self.netns.clone(), pods }
+    pub(super) fn summary(&self, pods: Vec<String>) -> live::StatusScope {
+        live::StatusScope { cgroup: self.cgroup.clone(), netns: self.netns.clone(), pods }
     }
 
     /// The first given flag that an agent cannot serve, so that this process must load its own probes.
@@ -164,7 +164,7 @@ impl Args {
             Some("--cgroup")
         } else if !self.netns.is_empty() {
             Some("--netns")
-        } else if self.probes != Choice::Auto {
+        } else if self.family.0.is_some() {
             Some("--family")
         } else if self.metrics.metrics_address.is_some() {
             Some("--metrics-address")

@@ -7,7 +7,7 @@ use anyhow::bail;
 use super::scope;
 use crate::{
     enrich::Enricher,
-    live::{self, Client, Query, Stream, Trouble},
+    live::{self, Client, ConnectError, Query, Stream},
     metrics::{self, Metrics},
     pipeline::Pipeline,
 };
@@ -25,7 +25,7 @@ pub(super) struct Args {
     #[arg(long, help_heading = "Source")]
     standalone: bool,
     #[command(flatten)]
-    live: live::Args,
+    live: live::SocketArgs,
     #[command(flatten)]
     scope: scope::Args,
 }
@@ -88,14 +88,14 @@ impl Args {
         }
         match Client::connect(&self.live.socket).await {
             Ok(client) => Ok(Some(client)),
-            Err(Trouble::Other(error)) => Err(error),
-            Err(Trouble::Absent) => {
+            Err(ConnectError::NoAgent(_)) => {
                 eprintln!(
                     "egress-tracer: no agent at {}: loading probes in this process",
                     self.live.socket.display()
                 );
                 Ok(None)
             }
+            Err(error) => Err(error.into()),
         }
     }
 

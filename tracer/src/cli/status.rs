@@ -7,7 +7,7 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use tracer_core::escape::escape;
 
-use crate::live::{self, Client, Status, Trouble};
+use crate::live::{self, Client, ConnectError, Status};
 use tracer_core::{report::Loser, verdict::Verdict};
 
 pub(super) const EXAMPLES: &str = "\
@@ -18,7 +18,7 @@ Examples:
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
-    live: live::Args,
+    live: live::SocketArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
@@ -36,11 +36,11 @@ enum Output {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = args.live.socket.display();
     let client = Client::connect(&args.live.socket).await.map_err(|trouble| match trouble {
-        Trouble::Absent => anyhow!(
+        ConnectError::NoAgent(_) => anyhow!(
             "no agent runs on this node, or its socket is not {path}; without one, `observe` and `top` load \
              their own probes"
         ),
-        Trouble::Other(error) => error,
+        other => other.into(),
     })?;
     let status = client.status().await?;
     let text = match args.output {
@@ -59,7 +59,7 @@ fn text(status: &Status, now: &Timestamp, zone: &TimeZone) -> String {
     let version = format!("egress-tracer {}, process {}", status.version, status.pid);
     line("agent", &version);
     line("node", status.node.as_deref().unwrap_or("not named; --node or NODE_NAME names it"));
-    line("probes", &status.probes);
+    line("family", &status.family);
     line("since", &since(&status.since, now, zone));
     let mut scope = match &status.scope.cgroup {
         Some(cgroup) => cgroup.display().to_string(),
@@ -116,7 +116,7 @@ fn since(time: &str, now: &Timestamp, zone: &TimeZone) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::{LossCount, Scope};
+    use crate::live::{LossCount, StatusScope};
 
     fn text_of(change: impl FnOnce(&mut Status)) -> String {
         let mut status = Status {
@@ -125,8 +125,8 @@ mod tests {
             node: Some("node-1".to_owned()),
             pid: 4711,
             since: "2026-11-20T09:41:12.123456Z".to_owned(),
-            probes: "cgroup".into(),
-            scope: Scope::default(),
+            family: "cgroup".into(),
+            scope: StatusScope::default(),
             sessions: Verdict::ALL.iter().map(|verdict| (verdict.name().to_owned(), 0)).collect(),
             flagged: 0,
             lost: Vec::new(),
@@ -151,7 +151,7 @@ mod tests {
             status.sessions.insert("tunneled".to_owned(), 1234);
             status.flagged = 12;
             status.last = Some("2026-11-20T11:45:12.500000Z".to_owned());
-            status.scope = Scope {
+            status.scope = StatusScope {
                 cgroup: Some("/sys/fs/cgroup/kubepods.slice".into()),
                 netns: vec!["/proc/7/ns/net".into()],
                 pods: vec!["namespaces shop bank".to_owned(), "labels app=cart".to_owned()],
@@ -165,7 +165,7 @@ mod tests {
     fn control_characters_in_a_status_are_escaped() {
         let hostile = "\u{1b}]52;c;x\u{7}\u{202e}\u{0}\n";
         let text = text_of(|status| {
-            for text in [&mut status.version, &mut status.since, &mut status.probes] {
+            for text in [&mut status.version, &mut status.since, &mut status.family] {
                 hostile.clone_into(text);
             }
             (status.node, status.last) = (Some(hostile.to_owned()), Some(hostile.to_owned()));

@@ -1,4 +1,4 @@
-//! The reader's end: asks the agent of this node, and says in one sentence why there is no answer.
+//! The reader's side of the live stream: a client of the agent on this node.
 
 use std::{
     io::ErrorKind,
@@ -20,53 +20,50 @@ use super::{Query, RELEASE, RELEASE_HEADER, Status, VERSION, VERSION_HEADER};
 use tracer_core::escape::escape;
 use tracer_core::report::Message;
 
-/// A line is a report with its manifest; this is against a peer that is no agent.
-const LONGEST_LINE: usize = 1 << 20;
-const LONGEST_ANSWER: usize = 1 << 20;
+/// The longest line, against a peer that is no agent. A line is a report with its manifest.
+const MAX_LINE: usize = 1 << 20;
+const MAX_ANSWER: usize = 1 << 20;
 
-/// The agent of this node, reached.
+/// A connection to the agent.
 pub struct Client {
     path: PathBuf,
     sender: http1::SendRequest<Empty<Bytes>>,
 }
 
-/// Why there is no agent to ask.
-pub enum Trouble {
-    /// There is no socket, or no process listens on it.
-    Absent,
-    /// There is one, but.
-    Other(anyhow::Error),
-}
-
-impl From<anyhow::Error> for Trouble {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Other(error)
-    }
+/// Why a client could not connect.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No agent runs: the socket does not exist, or no process listens on it.
+    #[error("no agent listens at {}", .0.display())]
+    NoAgent(PathBuf),
+    /// The socket belongs to root.
+    #[error("not allowed to use the agent's socket {}: it is for root; run this as root", .0.display())]
+    Forbidden(PathBuf),
+    /// The socket cannot be connected for another reason.
+    #[error("cannot reach the agent at {}", .path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// The peer does not speak HTTP.
+    #[error("cannot speak HTTP with the agent")]
+    Http(#[from] hyper::Error),
 }
 
 impl Client {
-    /// Reaches the agent at `path`, for as long as the current `LocalSet` runs.
-    pub async fn connect(path: &Path) -> Result<Self, Trouble> {
-        let stream = match UnixStream::connect(path).await {
-            Ok(stream) => stream,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                return Err(Trouble::Absent);
+    /// Connects to the agent at `path`. The connection lives as long as the current `LocalSet` runs.
+    pub async fn connect(path: &Path) -> Result<Self, ConnectError> {
+        let stream = UnixStream::connect(path).await.map_err(|source| {
+            let path = path.to_owned();
+            match source.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused => ConnectError::NoAgent(path),
+                ErrorKind::PermissionDenied => ConnectError::Forbidden(path),
+                _ => ConnectError::Unreachable { path, source },
             }
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                let path = path.display();
-                return Err(anyhow!(
-                    "not allowed to use the agent's socket {path}: it is for root; run this as root"
-                )
-                .into());
-            }
-            Err(error) => {
-                return Err(anyhow!(error)
-                    .context(format!("cannot reach the agent at {}", path.display()))
-                    .into());
-            }
-        };
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.context("cannot speak HTTP with the agent")?;
+        })?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 log::debug!("the connection to the agent failed: {error}");
@@ -75,13 +72,13 @@ impl Client {
         Ok(Self { path: path.to_owned(), sender })
     }
 
-    /// Sessions, as asked for.
+    /// The sessions of a query.
     pub async fn sessions(mut self, query: &Query) -> anyhow::Result<Stream> {
         let response = self.get(&format!("/v1/sessions?{}", query.to_text())).await?;
         Ok(Stream { path: self.path, body: response.into_body(), buffer: BytesMut::new() })
     }
 
-    /// How the agent is.
+    /// The status of the agent.
     pub async fn status(mut self) -> anyhow::Result<Status> {
         let response = self.get("/v1/status").await?;
         let body = text(response.into_body()).await?;
@@ -120,12 +117,12 @@ impl Client {
 }
 
 async fn text(body: Incoming) -> anyhow::Result<String> {
-    let bytes = Limited::new(body, LONGEST_ANSWER).collect().await;
+    let bytes = Limited::new(body, MAX_ANSWER).collect().await;
     let bytes = bytes.map_err(|error| anyhow!("the agent's answer broke off: {error}"))?.to_bytes();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The lines of an agent.
+/// A stream of lines from an agent.
 pub struct Stream {
     path: PathBuf,
     body: Incoming,
@@ -133,7 +130,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The next line, if it is here already.
+    /// The next line, if it was received already.
     pub fn next_ready(&mut self) -> anyhow::Result<Option<Message>> {
         let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
         let line = self.buffer.split_to(end);
@@ -144,13 +141,13 @@ impl Stream {
             .with_context(|| format!("cannot read a line of the agent at {}", self.path.display()))
     }
 
-    /// The next line; `None`: the agent has told all that was asked for. Nothing is lost where this is dropped half-way.
+    /// The next line; `None`: the query has no more. Cancel safe.
     pub async fn next(&mut self) -> anyhow::Result<Option<Message>> {
         loop {
             if let Some(message) = self.next_ready()? {
                 return Ok(Some(message));
             }
-            if self.buffer.len() > LONGEST_LINE {
+            if self.buffer.len() > MAX_LINE {
                 bail!("the agent at {} sends a line without end", self.path.display());
             }
             match self.body.frame().await {

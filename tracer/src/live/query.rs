@@ -1,5 +1,4 @@
-//! What a reader asks for: from where on, until when, and which reports. It is read from a URL's query, and written as
-//! one.
+//! A reader's query: which reports, from where on, and until when. It is encoded as the query of a URL.
 
 use std::str::FromStr;
 
@@ -8,26 +7,26 @@ use jiff::{SignedDuration, Timestamp};
 
 use tracer_core::filter::Filter;
 
-/// A question to the agent. With nothing said, it is for all that happens from now on.
+/// A query to the agent. The default asks for all reports from now on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
-    /// Also what happens after that which is asked for from the past.
+    /// Go on with new reports after those of `last` and `since`.
     pub follow: bool,
-    /// The last so many reports of the past, of those that pass the filter.
+    /// The last so many kept reports that pass the filter.
     pub last: Option<u64>,
-    /// Only reports on requests sent since then.
+    /// Only reports on requests since then.
     pub since: Option<Timestamp>,
-    /// Only these.
+    /// Only reports that match.
     pub filter: Filter,
 }
 
 impl Query {
-    /// Whether there is more to come once the past was told.
+    /// Does the stream go on with new reports?
     pub fn follows(&self) -> bool {
         self.follow || (self.last.is_none() && self.since.is_none())
     }
 
-    /// As the query of a URL, encoded.
+    /// The encoded query of a URL.
     pub fn to_text(&self) -> String {
         let mut text = Serializer::new(String::new());
         if self.follow {
@@ -42,10 +41,10 @@ impl Query {
         text.extend_pairs(self.filter.pairs()).finish()
     }
 
-    /// Reads it.
+    /// Parses the encoded query of a URL.
     ///
     /// # Errors
-    /// One clear sentence.
+    /// One sentence that names the parameter.
     pub fn from_text(text: &str) -> Result<Self, String> {
         let mut query = Self::default();
         for (name, value) in parse(text.as_bytes()) {
@@ -74,7 +73,7 @@ impl Query {
     }
 }
 
-/// `?follow`, `?follow=true`
+/// The value of a flag: `?follow` and `?follow=true` mean the same.
 fn flag(value: &str) -> Result<bool, String> {
     match value {
         "" | "true" | "1" => Ok(true),
@@ -83,7 +82,7 @@ fn flag(value: &str) -> Result<bool, String> {
     }
 }
 
-/// A time, or how long ago that was: `5m`, `2026-11-20T11:45:15Z`.
+/// A time, written as such or as a duration before now: `2026-11-20T11:45:15Z`, `5m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since(pub Timestamp);
 
@@ -107,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_says_the_same_after_it_was_written() {
+    fn query_survives_being_written_and_parsed() {
         let text = "follow=true&last=7&since=2026-11-20T11%3A45%3A15Z&namespace=%21shop&authority=*.example.com%3A443";
         let query = Query::from_text(text).expect("a query");
         assert!(query.follows() && query.last == Some(7) && query.since.is_some());
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_a_sentence() {
+    fn wrong_parameter_is_named_in_the_error() {
         for (text, words) in [
             ("last=many", "last: want a number"),
             ("since=-5m", "since: want how long ago"),

@@ -1,5 +1,5 @@
-//! The recent lines of the stream, in a ring of bounded size, and the readers that follow it. A reader is a place in the
-//! ring: it costs nothing while it rests, and when the ring has gone past it, it learns how many lines it missed.
+//! The recent lines of the stream, in a ring of bounded size, and its readers. A reader is a position in the ring. It costs
+//! nothing while it waits; when the ring has moved past its position, it learns how many lines it missed.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
@@ -14,28 +14,29 @@ use tracer_core::{
     report::{Gap, Loser, Message},
 };
 
-/// The most bytes of JSON that are kept.
+/// The most bytes of JSON in the ring.
 const BYTES: usize = 4 << 20;
-/// About so many bytes are handed to a reader at once.
+/// A reader takes about so many bytes at once.
 const CHUNK: usize = 32 << 10;
 
-/// The recent lines. Clones are handles to the same.
+/// The recent lines. Clones are handles to one ring.
 #[derive(Clone)]
 pub struct Recent(Rc<Shared>);
 
 struct Shared {
     ring: RefCell<Ring>,
-    /// The number that the next line will have; readers wait for it to change.
+    /// The number of the next line; readers wait for it to change.
     next: watch::Sender<u64>,
 }
 
 struct Ring {
     lines: VecDeque<Rc<Line>>,
-    /// The number of the first of them.
+    /// The number of the first line.
     first: u64,
     bytes: usize,
-    most: (usize, usize),
-    /// Where a line is written before it is kept, in no more room than it takes.
+    /// The most lines and bytes.
+    limits: (usize, usize),
+    /// A buffer for the JSON of a new line, from which it is copied into an allocation of its exact size.
     line: Vec<u8>,
 }
 
@@ -45,18 +46,18 @@ struct Line {
 }
 
 impl Recent {
-    /// Nothing yet; it will keep so many lines, and no more than some MiB.
+    /// An empty ring for so many lines, and for [`BYTES`].
     pub fn new(lines: usize) -> Self {
         Self::bounded(lines, BYTES)
     }
 
     fn bounded(lines: usize, bytes: usize) -> Self {
         let ring =
-            Ring { lines: VecDeque::new(), first: 0, bytes: 0, most: (lines, bytes), line: Vec::new() };
+            Ring { lines: VecDeque::new(), first: 0, bytes: 0, limits: (lines, bytes), line: Vec::new() };
         Self(Rc::new(Shared { ring: RefCell::new(ring), next: watch::Sender::new(0) }))
     }
 
-    /// Adds a line, which takes the place of the oldest ones where there is no room.
+    /// Adds a line, and drops the oldest ones that are beyond the limits.
     pub fn push(&self, message: Message) {
         let mut ring = self.0.ring.borrow_mut();
         ring.line.clear();
@@ -64,7 +65,7 @@ impl Recent {
         let json = Bytes::copy_from_slice(&ring.line);
         ring.bytes += json.len();
         ring.lines.push_back(Rc::new(Line { message, json }));
-        let (most_lines, most_bytes) = ring.most;
+        let (most_lines, most_bytes) = ring.limits;
         while ring.lines.len() > most_lines || (ring.bytes > most_bytes && ring.lines.len() > 1) {
             if let Some(oldest) = ring.lines.pop_front() {
                 ring.bytes -= oldest.json.len();
@@ -75,18 +76,18 @@ impl Recent {
         self.0.next.send_modify(|next| *next += 1);
     }
 
-    /// How many lines and bytes are kept.
+    /// The number of lines and bytes in the ring.
     pub fn kept(&self) -> (usize, usize) {
         let ring = self.0.ring.borrow();
         (ring.lines.len(), ring.bytes)
     }
 
-    /// How many read along.
+    /// The number of readers.
     pub fn readers(&self) -> usize {
         self.0.next.receiver_count()
     }
 
-    /// A reader of what `query` asks for.
+    /// A reader for a query.
     pub fn reader(&self, query: &Query) -> Reader {
         let next = self.0.next.subscribe();
         let (begin, end) = (self.begin(query), *next.borrow());
@@ -101,7 +102,7 @@ impl Recent {
         }
     }
 
-    /// The first line that `query` asks for.
+    /// The number of the first line that a query asks for.
     fn begin(&self, query: &Query) -> u64 {
         let ring = self.0.ring.borrow();
         let end = ring.first + ring.lines.len() as u64;
@@ -130,7 +131,7 @@ impl Recent {
     }
 }
 
-/// Whether a reader with this filter and start time gets a message. Every reader gets gaps.
+/// Is this message for a reader with this filter? A gap is for every reader.
 fn wants(filter: &Filter, since: Option<Timestamp>, message: &Message) -> bool {
     let is_since =
         |time: &str| since.is_none_or(|since| time.parse::<Timestamp>().is_ok_and(|time| time >= since));
@@ -140,7 +141,7 @@ fn wants(filter: &Filter, since: Option<Timestamp>, message: &Message) -> bool {
     }
 }
 
-/// A place in the ring, and what is wanted from there on.
+/// A position in the ring, and what is read from there on.
 pub struct Reader {
     recent: Recent,
     next: watch::Receiver<u64>,
@@ -151,7 +152,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Waits for lines that are wanted, and gives as many as there are, up to a bound; `None`: there will be no more.
+    /// Waits for matching lines, and returns about [`CHUNK`] bytes of them at most; `None`: the query has no more.
     pub async fn read(&mut self) -> Option<Bytes> {
         loop {
             self.next.borrow_and_update();

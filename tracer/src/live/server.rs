@@ -1,7 +1,7 @@
-//! The agent's end: HTTP on its socket. A reader's connection is served at the reader's pace, from the ring; it holds a
-//! bounded buffer and no place in any queue.
+//! The agent's side of the live stream: HTTP on a Unix socket. A connection reads the ring of recent lines at the pace of its
+//! reader, and holds only a bounded buffer.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -10,78 +10,66 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Frame, Incoming},
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
 use super::{Live, Query, RELEASE, RELEASE_HEADER, Reader, Socket, VERSION, VERSION_HEADER};
+use crate::http_server::{accept_loop, connection};
 
-/// Only root can connect, so this is against accidents.
+/// The most connections. Only root can connect, so this is against accidents.
 const CONNECTIONS: usize = 64;
-const HEADER_TIME: Duration = Duration::from_secs(5);
-/// What hyper may buffer of what a reader has not taken yet.
+/// The most bytes that hyper buffers for a slow reader.
 const BUFFER: usize = 64 << 10;
 
-/// A bound socket that does not answer yet.
+/// A bound socket that is not served yet.
 pub struct Server {
     socket: Socket,
 }
 
 impl Server {
-    /// Will answer on this socket.
+    /// A server for this socket.
     pub fn new(socket: Socket) -> Self {
         Self { socket }
     }
 
-    /// Answers from now on, for as long as the current `LocalSet` runs.
+    /// Serves the socket as long as the current `LocalSet` runs.
     pub fn spawn(self, live: Live) {
         tokio::task::spawn_local(self.serve(live));
     }
 
     async fn serve(self, live: Live) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            match self.socket.listener.accept().await {
-                Ok((stream, _)) => {
-                    let (live, place) = (live.clone(), Arc::clone(&places).try_acquire_owned().ok());
-                    tokio::task::spawn_local(converse(stream, live, place));
-                }
-                Err(error) => {
-                    log::warn!("cannot accept a connection on the agent's socket: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        let accept = async || self.socket.listener.accept().await.map(|(stream, _)| stream);
+        let serve = |stream| {
+            let permit = Arc::clone(&permits).try_acquire_owned().ok();
+            tokio::task::spawn_local(serve_connection(stream, live.clone(), permit));
+        };
+        match accept_loop("the agent's socket", accept, serve).await {}
     }
 }
 
-async fn converse(stream: UnixStream, live: Live, place: Option<OwnedSemaphorePermit>) {
+/// Without a permit, the connection gets only a refusal.
+async fn serve_connection(stream: UnixStream, live: Live, permit: Option<OwnedSemaphorePermit>) {
     let service = service_fn(|request| {
-        let response =
-            if place.is_some() { respond(&live, &request) } else { Err(CROWDED.to_owned().into()) };
+        let response = if permit.is_some() { respond(&live, &request) } else { Err(TOO_MANY.into()) };
         std::future::ready(Ok::<_, Infallible>(with_versions(response.unwrap_or_else(Refusal::response))))
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        log::debug!("a reader's connection failed: {error}"); // it went away, most likely
+    if let Err(error) = connection(BUFFER).serve_connection(TokioIo::new(stream), service).await {
+        log::debug!("a reader's connection failed: {error}"); // most likely the reader closed it
     }
 }
 
-const CROWDED: (StatusCode, &str) =
+const TOO_MANY: (StatusCode, &str) =
     (StatusCode::SERVICE_UNAVAILABLE, "too many are connected to this agent already; end some of them");
 
-type Answer<B> = Response<Either<Full<Bytes>, B>>;
+type HttpResponse<B> = Response<Either<Full<Bytes>, B>>;
 
-/// Why there is no answer: one sentence.
+/// An error response: status and one sentence.
 struct Refusal(StatusCode, String);
 
 impl<T: Into<String>> From<(StatusCode, T)> for Refusal {
@@ -91,7 +79,7 @@ impl<T: Into<String>> From<(StatusCode, T)> for Refusal {
 }
 
 impl Refusal {
-    fn response<B: Body>(self) -> Answer<B> {
+    fn response<B: Body>(self) -> HttpResponse<B> {
         let Self(status, sentence) = self;
         let mut response = full(format!("{sentence}\n"), "text/plain; charset=utf-8");
         *response.status_mut() = status;
@@ -102,7 +90,7 @@ impl Refusal {
 fn respond(
     live: &Live,
     request: &Request<Incoming>,
-) -> Result<Answer<impl Body<Data = Bytes, Error = Infallible> + use<>>, Refusal> {
+) -> Result<HttpResponse<impl Body<Data = Bytes, Error = Infallible> + use<>>, Refusal> {
     if let Some(version) = request.headers().get(VERSION_HEADER).filter(|version| *version != VERSION) {
         let theirs = version.to_str().unwrap_or("unknown");
         return Err((
@@ -135,7 +123,7 @@ fn respond(
     }
 }
 
-fn full<B: Body>(text: String, kind: &'static str) -> Answer<B> {
+fn full<B: Body>(text: String, kind: &'static str) -> HttpResponse<B> {
     let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response

@@ -1,5 +1,5 @@
-//! The agent's socket in the file system: for root alone, in a directory for root alone. What a dead agent left there is
-//! replaced; a living agent's is not.
+//! The agent's socket in the file system, for root only. A new agent replaces the socket of a dead one, and refuses to replace
+//! that of a running one.
 
 use std::{
     fs::{DirBuilder, File, Permissions},
@@ -12,8 +12,8 @@ use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
 
-/// A bound socket. It and its lock are gone when this is dropped; after a kill, the lock is, and the next agent replaces
-/// the rest.
+/// A bound socket, with a lock that tells other agents that this one runs. The socket is removed on drop. After a kill, the
+/// kernel has released the lock, and the next agent replaces the socket.
 pub struct Socket {
     pub(super) listener: UnixListener,
     path: PathBuf,
@@ -21,10 +21,10 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Takes the place.
+    /// Binds the socket.
     ///
     /// # Errors
-    /// That another agent has it, or what is in the way.
+    /// Another agent runs, or a file cannot be made.
     pub fn bind(path: &Path) -> anyhow::Result<Self> {
         let dir = path.parent().context("--socket needs the path of a file in a directory")?;
         if !dir.exists() {
@@ -46,14 +46,15 @@ impl Socket {
             }
             Err((_, error)) => bail!("cannot lock {}: {error}", lock_path.display()),
         };
-        // Bound under another name and renamed: a client cannot connect before the mode is set, and a dead agent's socket is replaced.
-        let aside = path.with_extension(format!("{}", std::process::id()));
-        remove(&aside)?;
-        let listener = UnixListener::bind(&aside).with_context(|| {
+        // Made under another name and moved: no client can connect before the mode is set, and a dead agent's socket is
+        // replaced.
+        let temporary = path.with_extension(format!("{}", std::process::id()));
+        remove(&temporary)?;
+        let listener = UnixListener::bind(&temporary).with_context(|| {
             format!("cannot serve live sessions at {}; choose another --socket", path.display())
         })?;
-        std::fs::set_permissions(&aside, Permissions::from_mode(0o600))
-            .and_then(|()| std::fs::rename(&aside, path))
+        std::fs::set_permissions(&temporary, Permissions::from_mode(0o600))
+            .and_then(|()| std::fs::rename(&temporary, path))
             .with_context(|| format!("cannot put the agent's socket at {}", path.display()))?;
         Ok(Self { listener, path: path.to_owned(), _lock: lock })
     }
@@ -61,7 +62,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // The lock's file stays: who removed it could remove one that the next agent has locked already.
+        // The lock file stays: the next agent may have locked it already.
         if let Err(error) = remove(&self.path) {
             log::warn!("{error:#}");
         }
@@ -88,19 +89,19 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_agents_socket_is_replaced_and_a_living_ones_is_not() {
+    fn socket_of_a_dead_agent_is_replaced_and_that_of_a_running_one_is_not() {
         let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a directory"));
         let _inside = runtime.enter();
         let path = dir.path().join("run/agent.sock");
-        let living = Socket::bind(&path).expect("a socket");
+        let running = Socket::bind(&path).expect("a socket");
         assert_eq!(std::fs::metadata(&path).expect("it is there").mode() & 0o777, 0o600);
         assert_eq!(std::fs::metadata(dir.path().join("run")).expect("it is there").mode() & 0o777, 0o700);
         let error = Socket::bind(&path).err().expect("it is taken");
         assert!(error.to_string().contains("another agent serves at"), "{error}");
-        assert!(UnixStream::connect(&path).is_ok(), "the living one's is still there");
-        drop(living);
+        assert!(UnixStream::connect(&path).is_ok(), "the running agent still listens");
+        drop(running);
         assert!(!path.exists());
-        // A killed agent leaves a socket without a listener.
+        // A killed agent leaves a socket on which no process listens.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
         assert!(UnixStream::connect(&path).is_err());
         let _next = Socket::bind(&path).expect("it is replaced");
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_way_is_said() {
+    fn file_in_place_of_the_directory_is_an_error_that_names_the_flag() {
         let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a directory"));
         let _inside = runtime.enter();
         let file = dir.path().join("file");

@@ -1,4 +1,4 @@
-//! What an agent is and has seen so far: it counts the reports that go out, and keeps them for readers.
+//! The status of an agent: its settings, and what it has seen and lost so far.
 
 use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc};
 
@@ -11,7 +11,7 @@ use tracer_core::{
     verdict::Verdict,
 };
 
-/// The state of an agent: `GET /v1/status`, and `egress-tracer status -o json`.
+/// The status of an agent: `GET /v1/status`, and `egress-tracer status -o json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Version of this format.
@@ -25,46 +25,46 @@ pub struct Status {
     /// When its hooks were attached: RFC 3339, UTC, microseconds.
     pub since: String,
     /// The family of hooks.
-    pub probes: String,
+    pub family: String,
     /// What is traced.
-    pub scope: Scope,
-    /// Reports since then, by verdict: all verdicts, also those that did not occur.
+    pub scope: StatusScope,
+    /// Reports since then, by verdict; verdicts that did not occur are 0.
     pub sessions: BTreeMap<String, u64>,
     /// How many of them were flagged.
     pub flagged: u64,
     /// What was lost since then.
     pub lost: Vec<LossCount>,
-    /// How many read along now.
+    /// The number of connected readers.
     pub readers: usize,
-    /// How many lines are kept for `--last` and `--since`.
+    /// The number of lines that are kept for `--last` and `--since`.
     pub kept: usize,
-    /// When the last report was made.
+    /// The time of the last report.
     pub last: Option<String>,
 }
 
 /// What is traced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scope {
+pub struct StatusScope {
     /// Only sockets of this cgroup; null: all of the node's.
     pub cgroup: Option<PathBuf>,
     /// Only these network namespaces; empty: all.
     pub netns: Vec<PathBuf>,
-    /// Only pods that meet all of these; empty: all, and what is in no pod.
+    /// Only pods that meet all of these conditions; empty: all pods, and processes in no pod.
     pub pods: Vec<String>,
 }
 
-/// What was lost where, and why.
+/// A number of losses, by source and reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossCount {
     /// Where.
     pub source: Loser,
     /// Why.
     pub reason: String,
-    /// How much.
+    /// The number.
     pub count: u64,
 }
 
-/// A running agent, as its readers see it. Clones are handles to the same.
+/// A running agent as its readers see it. Clones are handles to one agent.
 #[derive(Clone)]
 pub struct Live {
     recent: Recent,
@@ -72,15 +72,15 @@ pub struct Live {
 }
 
 impl Live {
-    /// An agent that begins now and will keep so many lines for its readers.
-    pub fn new(node: Option<String>, probes: &str, scope: Scope, keep: usize) -> Self {
+    /// An agent that starts now and keeps `keep` lines for its readers.
+    pub fn new(node: Option<String>, family: &str, scope: StatusScope, keep: usize) -> Self {
         let status = Status {
             v: 1,
             version: RELEASE.to_owned(),
             node,
             pid: std::process::id(),
             since: now(),
-            probes: probes.to_owned(),
+            family: family.to_owned(),
             scope,
             sessions: Verdict::ALL.iter().map(|verdict| (verdict.name().to_owned(), 0)).collect(),
             flagged: 0,
@@ -92,7 +92,7 @@ impl Live {
         Self { recent: Recent::new(keep), status: Rc::new(RefCell::new(status)) }
     }
 
-    /// Counts a report, and sends it to the readers.
+    /// Counts a report and adds it to the stream.
     pub fn report(&self, report: Box<Report>) {
         let mut status = self.status.borrow_mut();
         *status.sessions.entry(report.verdict.name().to_owned()).or_default() += 1;
@@ -102,7 +102,7 @@ impl Live {
         self.recent.push(Message::Report(report));
     }
 
-    /// Says that something was lost.
+    /// Counts a loss and adds it to the stream.
     pub fn gap(&self, gap: Gap) {
         let (source, reason, count) = (gap.lost.source, &gap.lost.reason, gap.lost.count);
         let lost = &mut self.status.borrow_mut().lost;
@@ -118,7 +118,7 @@ impl Live {
         &self.recent
     }
 
-    /// How it is now.
+    /// The present status.
     pub fn status(&self) -> Status {
         let status = self.status.borrow().clone();
         Status { readers: self.recent.readers(), kept: self.recent.kept().0, ..status }

@@ -1,5 +1,5 @@
-//! A counter whose labels come from the wire, kept small: each open-ended label has a cap, all combinations together
-//! have one, and what was not counted for an hour is dropped. It knows no reports.
+//! A counter whose labels come from the wire, with a bound on its series: each open-ended label has a cap, all combinations
+//! together have one, and idle series are dropped.
 
 use std::{
     net::IpAddr,
@@ -10,36 +10,36 @@ use std::{
 use foldhash::HashMap;
 use prometheus::{IntCounter, IntCounterVec};
 
-/// The label value of what has no series of its own. No address, name or host begins like that.
+/// The label value of everything beyond a cap. No address, name or host begins like that.
 pub(super) const OTHER: &str = "~other";
-/// Series in which nothing was counted for so long are dropped. Longer than any window of the alert rules.
+/// The time after which an idle series is dropped. It is longer than any window of the alert rules.
 pub(super) const IDLE: Duration = Duration::from_hours(1);
 
 /// Labels that are bounded together, such as an address and its port.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct LabelGroup {
     name: &'static str,
     labels: Range<usize>,
     cap: usize,
-    /// How many live series have these values.
+    /// The number of series with these values.
     live: HashMap<Vec<String>, usize>,
 }
 
-impl Group {
+impl LabelGroup {
     pub(super) fn new(name: &'static str, labels: Range<usize>, cap: usize) -> Self {
         Self { name, labels, cap, live: HashMap::default() }
     }
 }
 
-/// The counter.
+/// A counter with a bounded number of series.
 #[derive(Debug)]
-pub(super) struct Bounded {
+pub(super) struct BoundedCounter {
     counters: IntCounterVec,
-    groups: Vec<Group>,
+    groups: Vec<LabelGroup>,
     cap: usize,
-    /// By what [`key_of`] makes of the values of its labels: to look one up, none is written out.
+    /// By [`key_of`] the label values, so that a look-up formats no value.
     series: HashMap<Vec<u8>, Series>,
-    /// The one that is looked up.
+    /// A buffer for the key that is looked up.
     key: Vec<u8>,
     expired: IntCounter,
     folded: IntCounterVec,
@@ -48,9 +48,9 @@ pub(super) struct Bounded {
 #[derive(Debug)]
 struct Series {
     counter: IntCounter,
-    /// Of its labels, in their order.
+    /// The label values, in the order of the labels.
     values: Vec<String>,
-    /// When it was last counted in.
+    /// When it last counted.
     last: Instant,
 }
 
@@ -63,15 +63,15 @@ impl Series {
 
 /// The value of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub(super) enum LabelValue<'a> {
     Text(&'a str),
     Ip(IpAddr),
     Number(u16),
 }
 
-impl Value<'_> {
-    /// Adds what tells it from every other: its kind, then the value, whose end its kind tells. (What comes from the wire was
-    /// escaped, so that no text has a NUL.)
+impl LabelValue<'_> {
+    /// Appends an unambiguous encoding: the kind, then the value, whose end follows from the kind. Text ends with a NUL, which
+    /// no label contains, because text from the wire is escaped.
     fn push_to(self, key: &mut Vec<u8>) {
         match self {
             Self::Text(value) => {
@@ -103,26 +103,26 @@ impl Value<'_> {
     }
 }
 
-fn key_of<'a>(values: impl IntoIterator<Item = Value<'a>>, key: &mut Vec<u8>) {
+fn key_of<'a>(values: impl IntoIterator<Item = LabelValue<'a>>, key: &mut Vec<u8>) {
     key.clear();
     values.into_iter().for_each(|value| value.push_to(key));
 }
 
-fn strings(values: &[Value<'_>]) -> Vec<String> {
+fn strings(values: &[LabelValue<'_>]) -> Vec<String> {
     values.iter().map(|value| value.into_string()).collect()
 }
 
-/// Whether these are the labels of the shared series, which takes no slot.
-fn is_other(values: &[Value<'_>]) -> bool {
-    values.iter().all(|value| *value == Value::Text(OTHER))
+/// Are these all [`OTHER`]? Such values do not count towards the cap.
+fn is_other(values: &[LabelValue<'_>]) -> bool {
+    values.iter().all(|value| *value == LabelValue::Text(OTHER))
 }
 
-impl Bounded {
-    /// `groups` name the open-ended labels; the others have a closed set of values. `cap` is for series that are not
-    /// folded altogether: of those, each combination of the closed labels may add one.
+impl BoundedCounter {
+    /// `groups` are the open-ended labels; the others have a closed set of values. Beyond `cap` series, all groups are folded,
+    /// which leaves at most one more series for each combination of the closed labels.
     pub(super) fn new(
         counters: IntCounterVec,
-        groups: Vec<Group>,
+        groups: Vec<LabelGroup>,
         cap: usize,
         expired: IntCounter,
         folded: IntCounterVec,
@@ -130,10 +130,10 @@ impl Bounded {
         Self { counters, groups, cap, series: HashMap::default(), key: Vec::new(), expired, folded }
     }
 
-    /// Counts one.
+    /// Adds one.
     pub(super) fn inc<'a>(
         &mut self,
-        values: impl IntoIterator<Item = Value<'a>, IntoIter: Clone>,
+        values: impl IntoIterator<Item = LabelValue<'a>, IntoIter: Clone>,
         now: Instant,
     ) {
         let values = values.into_iter();
@@ -147,19 +147,19 @@ impl Bounded {
         }
     }
 
-    /// Makes a series, or chooses the one that stands for it: [`Self::key`] is the key of that.
-    fn admit(&mut self, mut values: Vec<Value<'_>>, now: Instant) {
-        for Group { name, labels, cap, live } in &self.groups {
+    /// Makes a series, or folds its labels; [`Self::key`] is then the key of the series that counts.
+    fn admit(&mut self, mut values: Vec<LabelValue<'_>>, now: Instant) {
+        for LabelGroup { name, labels, cap, live } in &self.groups {
             let own = &mut values[labels.clone()];
             if live.len() >= *cap && !is_other(own) && !live.contains_key(&strings(own)) {
-                own.fill(Value::Text(OTHER));
+                own.fill(LabelValue::Text(OTHER));
                 self.folded.with_label_values(&[name]).inc();
             }
         }
         key_of(values.iter().copied(), &mut self.key);
         if self.series.len() >= self.cap && !self.series.contains_key(&self.key) {
-            for Group { labels, .. } in &self.groups {
-                values[labels.clone()].fill(Value::Text(OTHER));
+            for LabelGroup { labels, .. } in &self.groups {
+                values[labels.clone()].fill(LabelValue::Text(OTHER));
             }
             key_of(values.iter().copied(), &mut self.key);
             self.folded.with_label_values(&["series"]).inc();
@@ -167,7 +167,7 @@ impl Bounded {
         if self.series.contains_key(&self.key) {
             return;
         }
-        for Group { labels, live, .. } in &mut self.groups {
+        for LabelGroup { labels, live, .. } in &mut self.groups {
             let own = &values[labels.clone()];
             if !is_other(own) {
                 *live.entry(strings(own)).or_default() += 1;
@@ -178,21 +178,21 @@ impl Bounded {
         self.series.insert(self.key.clone(), Series { counter, values, last: now });
     }
 
-    /// Drops what was idle for too long.
+    /// Drops idle series.
     pub(super) fn expire(&mut self, now: Instant) {
         self.remove(|_, last| now.saturating_duration_since(last) >= IDLE);
     }
 
-    /// Drops the series for which `gone` holds, given the values of its labels and when it was last counted in.
+    /// Drops the series for which `gone` holds, given its label values and the time at which it last counted.
     pub(super) fn remove(&mut self, gone: impl Fn(&[String], Instant) -> bool) {
         let Self { counters, groups, series, expired, .. } = self;
         series.retain(|_, Series { values, last, .. }| {
             if !gone(values, *last) {
                 return true;
             }
-            // It fails only for a series that is not there, which is what is wanted.
+            // It fails only for a series that does not exist.
             let _ = counters.remove_label_values(values);
-            for Group { labels, live, .. } in &mut *groups {
+            for LabelGroup { labels, live, .. } in &mut *groups {
                 let own = &values[labels.clone()];
                 if let Some(count) = live.get_mut(own) {
                     *count -= 1;
@@ -206,7 +206,7 @@ impl Bounded {
         });
     }
 
-    /// How many series there are.
+    /// The number of series.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.series.len()
@@ -219,11 +219,11 @@ mod tests {
 
     use super::*;
 
-    fn bounded(cap: usize) -> Bounded {
+    fn bounded(cap: usize) -> BoundedCounter {
         let vec = |name: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, "h"), labels).unwrap();
-        Bounded::new(
+        BoundedCounter::new(
             vec("c", &["verdict", "workload", "ip", "port"]),
-            vec![Group::new("workload", 1..2, 3), Group::new("destination", 2..4, 4)],
+            vec![LabelGroup::new("workload", 1..2, 3), LabelGroup::new("proxy", 2..4, 4)],
             cap,
             IntCounter::new("e", "h").unwrap(),
             vec("f", &["label"]),
@@ -234,12 +234,12 @@ mod tests {
         vec![verdict.to_owned(), format!("w{workload}"), format!("10.0.0.{ip}"), port.to_string()]
     }
 
-    fn inc(bounded: &mut Bounded, row: &[String], now: Instant) {
-        bounded.inc(row.iter().map(|value| Value::Text(value)), now);
+    fn inc(bounded: &mut BoundedCounter, row: &[String], now: Instant) {
+        bounded.inc(row.iter().map(|value| LabelValue::Text(value)), now);
     }
 
-    /// The sum over all series, as a scrape would give it, and their number.
-    fn exposed(bounded: &Bounded) -> (u64, usize) {
+    /// The sum over all series as a scrape sees it, and their number.
+    fn exposed(bounded: &BoundedCounter) -> (u64, usize) {
         let families = bounded.counters.collect();
         let metrics = families[0].get_metric();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
@@ -248,17 +248,17 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_destinations_are_a_bounded_number_of_series_and_no_count_is_lost() {
+    fn hundred_thousand_addresses_make_a_bounded_number_of_series_and_lose_no_count() {
         let (mut bounded, now) = (bounded(1000), Instant::now());
         for n in 0..100_000 {
             inc(&mut bounded, &row("tunneled", 0, n, 3128), now);
         }
-        assert_eq!(exposed(&bounded), (100_000, 5), "four of their own, and ~other");
-        assert_eq!(bounded.folded.with_label_values(&["destination"]).get(), 100_000 - 4);
+        assert_eq!(exposed(&bounded), (100_000, 5), "four addresses, and ~other");
+        assert_eq!(bounded.folded.with_label_values(&["proxy"]).get(), 100_000 - 4);
     }
 
     #[test]
-    fn combinations_have_a_cap_of_their_own() {
+    fn combinations_have_a_cap() {
         let (mut bounded, now) = (bounded(6), Instant::now());
         for verdict in ["a", "b"] {
             for workload in 0..3 {
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_idle_goes_and_gives_its_room_back() {
+    fn idle_series_are_dropped_and_make_room() {
         let (mut bounded, start) = (bounded(1000), Instant::now());
         for ip in 0..4 {
             inc(&mut bounded, &row("a", 0, ip, 1), start);
@@ -286,11 +286,11 @@ mod tests {
             bounded.series.values().any(|series| series.values == row("a", 0, 77, 1)),
             "there is room again"
         );
-        assert_eq!(bounded.folded.with_label_values(&["destination"]).get(), 0);
+        assert_eq!(bounded.folded.with_label_values(&["proxy"]).get(), 0);
     }
 
     #[test]
-    fn what_is_removed_is_no_longer_exposed() {
+    fn removed_series_are_not_exposed() {
         let (mut bounded, now) = (bounded(1000), Instant::now());
         inc(&mut bounded, &row("a", 0, 0, 1), now);
         inc(&mut bounded, &row("a", 1, 0, 1), now);

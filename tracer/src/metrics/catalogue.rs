@@ -14,7 +14,7 @@ pub(super) const PREFIX: &str = "egress_tracer";
 /// The most values of each open-ended label that have series at a time; the others are folded.
 pub(super) const NAMESPACES: usize = 64;
 pub(super) const WORKLOADS: usize = 256;
-pub(super) const DESTINATIONS: usize = 256;
+pub(super) const PROXIES: usize = 256;
 pub(super) const PODS: usize = 512;
 pub(super) const AUTHORITIES: usize = 256;
 pub(super) const STATUSES: usize = 32;
@@ -32,9 +32,9 @@ pub(super) const REPLY_BUCKETS: [f64; 14] =
 
 /// A metric family.
 #[derive(Debug)]
-pub(super) struct Family {
+pub(super) struct MetricFamily {
     pub(super) name: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: MetricKind,
     pub(super) help: &'static str,
     pub(super) labels: &'static [Label],
     /// The most label combinations, if less than the product of the labels' bounds.
@@ -42,7 +42,7 @@ pub(super) struct Family {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum MetricKind {
     Counter,
     Gauge,
     Histogram,
@@ -60,8 +60,13 @@ const fn label(name: &'static str, bound: usize, what: &'static str) -> Label {
     Label { name, bound, what }
 }
 
-const fn family(name: &'static str, kind: Kind, help: &'static str, labels: &'static [Label]) -> Family {
-    Family { name, kind, help, labels, combinations: None }
+const fn family(
+    name: &'static str,
+    kind: MetricKind,
+    help: &'static str,
+    labels: &'static [Label],
+) -> MetricFamily {
+    MetricFamily { name, kind, help, labels, combinations: None }
 }
 
 const VERDICT: Label = label("verdict", VERDICTS, "the verdict; each has a page in docs/verdicts");
@@ -76,11 +81,11 @@ pub(super) const AUTHORITY: Label = label(
     "the target's host and port as the app wrote them; only with `--metrics-label authority`",
 );
 
-pub(super) const SESSIONS: Family = Family {
+pub(super) const SESSIONS: MetricFamily = MetricFamily {
     combinations: Some(SESSION_SERIES + VERDICT_REASONS),
     ..family(
         "connect_sessions_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Requests to forward proxies, by verdict",
         &[
             VERDICT,
@@ -91,26 +96,22 @@ pub(super) const SESSIONS: Family = Family {
                 WORKLOADS + 1,
                 "the app's workload; `~host` for a process of the node itself; empty if unknown",
             ),
-            label("destination_ip", DESTINATIONS + 1, "the proxy's address as the app dialed it"),
-            label(
-                "destination_port",
-                DESTINATIONS + 1,
-                "the proxy's port; bounded together with the address",
-            ),
+            label("proxy_ip", PROXIES + 1, "the proxy's address as the app dialed it"),
+            label("proxy_port", PROXIES + 1, "the proxy's port; bounded together with the address"),
         ],
     )
 };
-pub(super) const REPLY_SECONDS: Family = family(
+pub(super) const REPLY_SECONDS: MetricFamily = family(
     "connect_reply_duration_seconds",
-    Kind::Histogram,
+    MetricKind::Histogram,
     "Time from a request to a forward proxy to the first byte of its answer",
     &[VERDICT],
 );
-pub(super) const REFUSED: Family = Family {
+pub(super) const REFUSED: MetricFamily = MetricFamily {
     combinations: Some(REFUSED_SERIES + VERDICTS),
     ..family(
         "connect_refused_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Requests to forward proxies that were answered with a status other than 2xx",
         &[
             VERDICT,
@@ -119,22 +120,22 @@ pub(super) const REFUSED: Family = Family {
         ],
     )
 };
-pub(super) const ACTIVE: Family =
-    family("sessions_active", Kind::Gauge, "Requests that wait for an answer", &[]);
+pub(super) const ACTIVE: MetricFamily =
+    family("sessions_active", MetricKind::Gauge, "Requests that wait for an answer", &[]);
 const TABLE: Label = label("table", 2, "connections (of apps) or upstreams (sockets of sidecars)");
-pub(super) const TABLE_ENTRIES: Family =
-    family("session_table_entries", Kind::Gauge, "Entries of a session table", &[TABLE]);
-pub(super) const TABLE_CAPACITY: Family =
-    family("session_table_capacity", Kind::Gauge, "Capacity of a session table (--capacity)", &[TABLE]);
-pub(super) const DROPPED: Family = family(
+pub(super) const TABLE_ENTRIES: MetricFamily =
+    family("session_table_entries", MetricKind::Gauge, "Entries of a session table", &[TABLE]);
+pub(super) const TABLE_CAPACITY: MetricFamily =
+    family("session_table_capacity", MetricKind::Gauge, "Capacity of a session table (--capacity)", &[TABLE]);
+pub(super) const DROPPED: MetricFamily = family(
     "sessions_dropped_total",
-    Kind::Counter,
+    MetricKind::Counter,
     "Connections that were dropped, oldest first, because the session table was full (--capacity)",
     &[],
 );
-pub(super) const RECORDS: Family = family(
+pub(super) const RECORDS: MetricFamily = family(
     "records_total",
-    Kind::Counter,
+    MetricKind::Counter,
     "Records read from the kernel",
     &[label("kind", 5, "dial, request, reply, upstream or end")],
 );
@@ -142,11 +143,11 @@ pub(super) const RECORDS: Family = family(
 pub(super) const MALFORMED: &str = "malformed";
 /// Each reason has one source.
 const LOST_REASONS: usize = Loss::ALL.len() + 1;
-pub(super) const LOST: Family = Family {
+pub(super) const LOST: MetricFamily = MetricFamily {
     combinations: Some(LOST_REASONS),
     ..family(
         "lost_events_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Records that were lost, by source and reason",
         &[
             label("source", 2, "kernel: not written to the ring; userspace: read, but not decoded"),
@@ -154,68 +155,68 @@ pub(super) const LOST: Family = Family {
         ],
     )
 };
-pub(super) const RING_USED: Family = family(
+pub(super) const RING_USED: MetricFamily = family(
     "ring_used_bytes",
-    Kind::Gauge,
+    MetricKind::Gauge,
     "The most bytes that waited in the ring since the previous refresh (a second or less)",
     &[],
 );
-pub(super) const RING_CAPACITY: Family =
-    family("ring_capacity_bytes", Kind::Gauge, "Capacity of the ring", &[]);
-pub(super) const MAP_ENTRIES: Family = family(
+pub(super) const RING_CAPACITY: MetricFamily =
+    family("ring_capacity_bytes", MetricKind::Gauge, "Capacity of the ring", &[]);
+pub(super) const MAP_ENTRIES: MetricFamily = family(
     "map_entries",
-    Kind::Gauge,
+    MetricKind::Gauge,
     "Entries of a kernel map, counted on a scrape, at most every 30 seconds; a full map drops its oldest entries",
     &[MAP],
 );
-pub(super) const MAP_CAPACITY: Family =
-    family("map_capacity", Kind::Gauge, "Capacity of a kernel map", &[MAP]);
-pub(super) const ATTACHED: Family = family(
+pub(super) const MAP_CAPACITY: MetricFamily =
+    family("map_capacity", MetricKind::Gauge, "Capacity of a kernel map", &[MAP]);
+pub(super) const ATTACHED: MetricFamily = family(
     "probe_attached",
-    Kind::Gauge,
+    MetricKind::Gauge,
     "1 if this kernel hook is attached, 0 if it should be and is not",
     &[label("hook", 32, "a kernel program"), label("family", 3, "fentry, kprobe or cgroup")],
 );
-pub(super) const PROGRAM_SECONDS: Family = family(
+pub(super) const PROGRAM_SECONDS: MetricFamily = family(
     "program_seconds_total",
-    Kind::Counter,
+    MetricKind::Counter,
     "Processor time of a kernel program; only with --metrics-programs, or while the sysctl kernel.bpf_stats_enabled is 1",
     &[PROGRAM],
 );
-pub(super) const PROGRAM_RUNS: Family = family(
+pub(super) const PROGRAM_RUNS: MetricFamily = family(
     "program_runs_total",
-    Kind::Counter,
+    MetricKind::Counter,
     "Runs of a kernel program; only with --metrics-programs, or while the sysctl kernel.bpf_stats_enabled is 1",
     &[PROGRAM],
 );
-pub(super) const CONFIG_FETCHES: Family = family(
+pub(super) const CONFIG_FETCHES: MetricFamily = family(
     "config_fetches_total",
-    Kind::Counter,
+    MetricKind::Counter,
     "Configurations fetched from sidecars",
     &[label("result", 2, "ok or failed")],
 );
-pub(super) const ENRICHMENT_MISSES: Family =
-    family("enrichment_misses_total", Kind::Counter, "Sessions whose pod is unknown", &[]);
-pub(super) const EXPIRED: Family = family(
+pub(super) const ENRICHMENT_MISSES: MetricFamily =
+    family("enrichment_misses_total", MetricKind::Counter, "Sessions whose pod is unknown", &[]);
+pub(super) const EXPIRED: MetricFamily = family(
     "expired_series_total",
-    Kind::Counter,
+    MetricKind::Counter,
     "Series that were dropped because they did not change for an hour, or because their pod was deleted",
     &[],
 );
-pub(super) const FOLDED: Family = family(
+pub(super) const FOLDED: MetricFamily = family(
     "folded_sessions_total",
-    Kind::Counter,
+    MetricKind::Counter,
     "Sessions counted under ~other, because a label had reached its bound (series: the metric's bound of \
      combinations)",
     &[label(
         "label",
         7,
-        "destination, source_namespace, source_workload, source_pod, authority, http_status or series",
+        "proxy, source_namespace, source_workload, source_pod, authority, http_status or series",
     )],
 );
-pub(super) const SCRAPE_REJECTED: Family = family(
+pub(super) const SCRAPE_REJECTED: MetricFamily = family(
     "http_rejected_total",
-    Kind::Counter,
+    MetricKind::Counter,
     "Requests and connections that the metrics port rejected",
     &[label(
         "reason",
@@ -223,15 +224,15 @@ pub(super) const SCRAPE_REJECTED: Family = family(
         "rate: a request beyond the rate limit; connections: the oldest connection, closed for a new one",
     )],
 );
-pub(super) const BUILD: Family = family(
+pub(super) const BUILD: MetricFamily = family(
     "build_info",
-    Kind::Gauge,
+    MetricKind::Gauge,
     "1, with the version as a label",
     &[label("version", 1, "egress-tracer's version")],
 );
 
 /// Every metric, in the order of the documentation.
-pub(super) const ALL: [&Family; 22] = [
+pub(super) const ALL: [&MetricFamily; 22] = [
     &SESSIONS,
     &REFUSED,
     &REPLY_SECONDS,
@@ -256,15 +257,15 @@ pub(super) const ALL: [&Family; 22] = [
     &BUILD,
 ];
 
-impl Family {
+impl MetricFamily {
     /// The most series that it can have without the labels of `--metrics-label`.
     pub(super) fn most_series(&self) -> usize {
         let product = self.labels.iter().map(|label| label.bound).product();
         let combinations = self.combinations.unwrap_or(product);
         match self.kind {
-            Kind::Counter | Kind::Gauge => combinations,
+            MetricKind::Counter | MetricKind::Gauge => combinations,
             // Each bucket, +Inf, the sum and the count.
-            Kind::Histogram => combinations * (REPLY_BUCKETS.len() + 3),
+            MetricKind::Histogram => combinations * (REPLY_BUCKETS.len() + 3),
         }
     }
 

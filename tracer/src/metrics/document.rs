@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use tracer_ebpf::record::Loss;
 
-use super::catalogue::{ALL, AUTHORITY, Family, Kind, LOST, Label, MALFORMED, POD, PREFIX, REPLY_BUCKETS};
+use super::catalogue::{
+    ALL, AUTHORITY, LOST, Label, MALFORMED, MetricFamily, MetricKind, POD, PREFIX, REPLY_BUCKETS,
+};
 
 const HEAD: &str = "\
 # Metrics
@@ -38,7 +40,7 @@ pub(super) fn page() -> String {
     );
     page.push_str("| metric | type | what it counts | most series |\n|---|---|---|---:|\n");
     for family in ALL {
-        let Family { name, help, .. } = family;
+        let MetricFamily { name, help, .. } = family;
         let (kind, most) = (kind(family.kind), family.most_series());
         let name = if family.labels.is_empty() {
             format!("`{PREFIX}_{name}`")
@@ -53,7 +55,7 @@ pub(super) fn page() -> String {
     page
 }
 
-fn section(family: &Family, page: &mut String) {
+fn section(family: &MetricFamily, page: &mut String) {
     let _ = writeln!(page, "\n## {PREFIX}_{}\n\n{}.\n", family.name, family.help);
     page.push_str("| label | holds | most values |\n|---|---|---:|\n");
     let optional: &[Label] =
@@ -64,7 +66,7 @@ fn section(family: &Family, page: &mut String) {
     let most = family.most_series();
     if let Some(combinations) = family.combinations {
         let _ = writeln!(page, "\nAt most {combinations} combinations of label values: {most} series.");
-    } else if family.kind == Kind::Histogram {
+    } else if family.kind == MetricKind::Histogram {
         let bounds: Vec<String> = REPLY_BUCKETS.iter().map(ToString::to_string).collect();
         let _ = writeln!(page, "\nBuckets: {}. At most {most} series.", bounds.join(", "));
     }
@@ -95,11 +97,11 @@ fn what_happened(loss: Loss) -> &'static str {
     }
 }
 
-fn kind(kind: Kind) -> &'static str {
+fn kind(kind: MetricKind) -> &'static str {
     match kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Histogram => "histogram",
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+        MetricKind::Histogram => "histogram",
     }
 }
 

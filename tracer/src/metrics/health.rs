@@ -1,4 +1,4 @@
-//! The tracer's own health: what it and the kernel have counted elsewhere, taken over once a second.
+//! The tracer's own health: counters of the pipeline and the kernel, copied once a second.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use crate::{
     probes::{Probes, ProgramTiming},
 };
 
-/// The kernel's counters are read no more often than this.
+/// The shortest time between two copies.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// The metrics.
+/// The metrics of the tracer's health.
 pub(super) struct Health {
     active: IntGauge,
     table_entries: IntGaugeVec,
@@ -51,7 +51,7 @@ impl Health {
         })
     }
 
-    /// Says of the probes what does not change.
+    /// Sets what is constant while these probes are attached.
     pub(super) fn watch(&mut self, probes: &Probes, timed: bool) -> anyhow::Result<()> {
         self.timing = timed.then(ProgramTiming::begin).transpose()?;
         for program in probes.programs() {
@@ -60,14 +60,14 @@ impl Health {
         Ok(())
     }
 
-    /// Takes over what was counted; false: it was done a moment ago.
-    pub(super) fn update(&mut self, tracing: &Pipeline, now: Instant) -> bool {
+    /// Copies the counters; `false`: they were copied less than [`REFRESH`] ago.
+    pub(super) fn update(&mut self, pipeline: &Pipeline, now: Instant) -> bool {
         if self.refreshed.is_some_and(|at| now.saturating_duration_since(at) < REFRESH) {
             return false;
         }
         self.refreshed = Some(now);
-        self.take_core(tracing);
-        let probes = tracing.probes();
+        self.copy_pipeline(pipeline);
+        let probes = pipeline.probes();
         match probes.losses() {
             Ok(losses) => {
                 for (reason, count) in losses {
@@ -84,15 +84,15 @@ impl Health {
         true
     }
 
-    fn take_core(&self, tracing: &Pipeline) {
-        let stats = tracing.stats();
+    fn copy_pipeline(&self, pipeline: &Pipeline) {
+        let stats = pipeline.stats();
         self.active.set(signed(stats.pending));
         for (table, entries) in [("connections", stats.connections), ("upstreams", stats.upstreams)] {
             self.table_entries.with_label_values(&[table]).set(signed(entries));
-            self.table_capacity.with_label_values(&[table]).set(signed(tracing.capacity()));
+            self.table_capacity.with_label_values(&[table]).set(signed(pipeline.capacity()));
         }
         raise(&self.dropped, stats.dropped);
-        let counts = tracing.counts();
+        let counts = pipeline.counts();
         for (kind, count) in [
             ("dial", counts.dials),
             ("request", counts.requests),
@@ -103,7 +103,7 @@ impl Health {
             raise(&self.records.with_label_values(&[kind]), count);
         }
         raise(&self.lost.with_label_values(&["userspace", catalogue::MALFORMED]), counts.malformed);
-        let (used, capacity) = tracing.ring_fill();
+        let (used, capacity) = pipeline.take_ring_peak();
         self.ring_used.set(signed(used));
         self.ring_capacity.set(signed(capacity));
     }
@@ -113,7 +113,7 @@ fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Brings a counter to a total that was counted elsewhere.
+/// Raises a counter to a total that was counted elsewhere.
 fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }

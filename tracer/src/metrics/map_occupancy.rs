@@ -1,4 +1,4 @@
-//! How full the kernel side's maps are. They are counted when somebody asks, and not too often: it means to read them whole.
+//! The entries of the kernel maps. They are counted for a scrape, and at most every 30 seconds, because whole maps are read.
 
 use std::{
     cell::OnceCell,
@@ -12,46 +12,46 @@ use tokio::{sync::Mutex, task::spawn_blocking};
 use super::catalogue;
 use crate::probes::{Probes, StateMaps};
 
-/// Maps are counted no more often than this.
+/// The shortest time between two counts.
 const PERIOD: Duration = Duration::from_secs(30);
 
-/// The metrics.
-pub(super) struct Fill {
+/// The metrics of the kernel maps.
+pub(super) struct MapOccupancy {
     entries: IntGaugeVec,
     capacity: IntGaugeVec,
-    stores: OnceCell<Arc<StateMaps>>,
-    /// When they were last counted. Whoever asks while somebody else's count is under way waits for that.
+    maps: OnceCell<Arc<StateMaps>>,
+    /// When they were last counted. A scrape waits for a count that is under way.
     counted: Mutex<Option<Instant>>,
 }
 
-impl Fill {
+impl MapOccupancy {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             entries: catalogue::MAP_ENTRIES.gauges(registry)?,
             capacity: catalogue::MAP_CAPACITY.gauges(registry)?,
-            stores: OnceCell::new(),
+            maps: OnceCell::new(),
             counted: Mutex::default(),
         })
     }
 
-    /// Says of the maps what does not change, and keeps them.
+    /// Sets the capacities, and keeps the maps open for counting.
     pub(super) fn watch(&self, probes: &Probes) {
-        let stores = self.stores.get_or_init(|| Arc::new(probes.state_maps()));
-        for (map, capacity) in stores.capacities() {
+        let maps = self.maps.get_or_init(|| Arc::new(probes.state_maps()));
+        for (map, capacity) in maps.capacities() {
             self.capacity.with_label_values(&[map]).set(i64::from(capacity));
         }
     }
 
-    /// Counts them, unless that was done a moment ago: beside the caller's thread, which has more urgent things to do.
+    /// Counts the entries on another thread, unless that was done less than [`PERIOD`] ago.
     pub(super) async fn refresh(&self) {
-        let Some(stores) = self.stores.get().cloned() else { return };
+        let Some(maps) = self.maps.get().cloned() else { return };
         let mut counted = self.counted.lock().await;
         if counted.is_some_and(|at| at.elapsed() < PERIOD) {
             return;
         }
-        // Before it is done: whoever asks and goes away at once does not have them counted each time.
+        // Set before the count, so that scrapes that are canceled meanwhile cause no further counts.
         *counted = Some(Instant::now());
-        match spawn_blocking(move || stores.count()).await {
+        match spawn_blocking(move || maps.count()).await {
             Ok(counts) => {
                 for (map, entries) in counts {
                     self.entries.with_label_values(&[&map]).set(i64::from(entries));

@@ -1,27 +1,27 @@
-//! The OpenMetrics text form of gathered families, and the choice between it and Prometheus' own. Our registry is
-//! tikv's `prometheus`, which is well kept, can drop single series and has a `process_*` collector, but encodes only
-//! Prometheus' text form; `prometheus-client`, which writes OpenMetrics, writes nothing else and collects no `process_*`.
-//! The form: <https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md>.
+//! The OpenMetrics text format, and the choice between it and Prometheus' own. The `prometheus` crate can drop single series
+//! and collects `process_*`, but encodes only Prometheus' text format; `prometheus-client` encodes only OpenMetrics and does
+//! not collect `process_*`. The format: <https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md>.
 
 use std::fmt::Write as _;
 
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
-/// A form in which metrics are written.
+/// A format of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    /// Prometheus' text form 0.0.4.
+pub(super) enum ExpositionFormat {
+    /// Prometheus' text format 0.0.4.
     Text,
     /// OpenMetrics 1.0.0.
     OpenMetrics,
 }
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
-/// What a name may end in, by convention, is its unit.
+/// The units that a name may end in.
 const UNITS: [&str; 2] = ["seconds", "bytes"];
 
-impl Format {
-    /// The format that a client prefers by its `Accept` header; text where it has no preference.
+impl ExpositionFormat {
+    /// The format that a client prefers by its `Accept` header; the text format, which every scraper reads, where it has no
+    /// preference.
     pub(super) fn accepted(accept: &str) -> Self {
         let (mut text, mut open) = (0.0, 0.0);
         for range in accept.split(',') {
@@ -52,11 +52,11 @@ impl Format {
     }
 }
 
-/// Writes families; the end mark is the caller's.
+/// Encodes families, without the end mark.
 pub(super) fn encode(families: &[MetricFamily], to: &mut String) {
     for family in families {
         let full = family.name();
-        // A counter's family has no suffix; its samples have.
+        // The name of a counter's family has no `_total`; the names of its samples have it.
         let name = match family.get_field_type() {
             MetricType::COUNTER => full.strip_suffix("_total").unwrap_or(full),
             MetricType::GAUGE | MetricType::HISTOGRAM | MetricType::SUMMARY | MetricType::UNTYPED => full,
@@ -65,7 +65,7 @@ pub(super) fn encode(families: &[MetricFamily], to: &mut String) {
             MetricType::COUNTER => "counter",
             MetricType::GAUGE => "gauge",
             MetricType::HISTOGRAM => "histogram",
-            // None of ours; written as what they can always be.
+            // We have none.
             MetricType::SUMMARY | MetricType::UNTYPED => "unknown",
         };
         let _ = writeln!(to, "# TYPE {name} {kind}"); // writing to a string cannot fail
@@ -109,7 +109,7 @@ fn whole(count: u64) -> f64 {
     count as f64
 }
 
-/// Bounds are written as floating point: `1.0`, not `1`.
+/// OpenMetrics writes bounds as floating point numbers: `1.0`, not `1`.
 fn canonical(bound: f64) -> String {
     format!("{bound:?}")
 }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_are_written_as_the_specification_has_them() {
+    fn families_are_encoded_as_specified() {
         let registry = Registry::new_custom(Some("t".to_owned()), None).unwrap();
         let counters = IntCounterVec::new(Opts::new("asked_total", "What\n\"was\" asked"), &["who"]).unwrap();
         counters.with_label_values(&["a\\b\"c\nd"]).inc();
@@ -182,19 +182,19 @@ t_took_seconds_sum{who="x"} 0.5
     }
 
     #[test]
-    fn the_client_chooses() {
+    fn format_is_chosen_by_the_accept_header() {
         let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
                           text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         for (accept, format) in [
-            (prometheus, Format::OpenMetrics),
-            ("", Format::Text),
-            ("*/*", Format::Text),
-            ("text/html, garbage;;=;q, */*;q=0.8", Format::Text),
-            ("application/openmetrics-text;version=0.0.1", Format::Text),
-            ("application/openmetrics-text; q=0.2, text/plain", Format::Text),
-            ("application/openmetrics-text;q=0", Format::Text),
+            (prometheus, ExpositionFormat::OpenMetrics),
+            ("", ExpositionFormat::Text),
+            ("*/*", ExpositionFormat::Text),
+            ("text/html, garbage;;=;q, */*;q=0.8", ExpositionFormat::Text),
+            ("application/openmetrics-text;version=0.0.1", ExpositionFormat::Text),
+            ("application/openmetrics-text; q=0.2, text/plain", ExpositionFormat::Text),
+            ("application/openmetrics-text;q=0", ExpositionFormat::Text),
         ] {
-            assert_eq!(Format::accepted(accept), format, "{accept}");
+            assert_eq!(ExpositionFormat::accepted(accept), format, "{accept}");
         }
     }
 }

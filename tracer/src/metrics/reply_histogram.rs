@@ -1,4 +1,4 @@
-//! How long answers took, by verdict.
+//! The time to the first byte of an answer, by verdict.
 
 use std::cell::OnceCell;
 
@@ -6,20 +6,20 @@ use prometheus::{Histogram, HistogramVec};
 
 use tracer_core::verdict::Verdict;
 
-/// The histograms.
-pub(super) struct ReplySeconds {
+/// The histograms, one for each verdict that occurred.
+pub(super) struct ReplyHistogram {
     all: HistogramVec,
-    /// Those that there are: to find one by its label takes as long as the rest of counting.
+    /// A cache: to find a histogram by its label takes as long as the rest of counting a report.
     known: [OnceCell<Histogram>; Verdict::ALL.len()],
 }
 
-impl ReplySeconds {
-    /// `all` has one label, the verdict.
+impl ReplyHistogram {
+    /// `all` has one label: the verdict.
     pub(super) fn new(all: HistogramVec) -> Self {
         Self { all, known: Default::default() }
     }
 
-    /// Adds an answer that came after so many microseconds.
+    /// Adds an answer that came after `after_us` µs.
     pub(super) fn observe(&self, verdict: Verdict, after_us: u64) {
         let histogram =
             self.known[verdict as usize].get_or_init(|| self.all.with_label_values(&[verdict.name()]));

@@ -1,10 +1,15 @@
-//! Serves `/metrics`, `/healthz` and `/readyz`, within bounds: connections, their age, header size and time, requests a
-//! second. Whatever comes, a scraper that opens a connection and asks is answered.
+//! Serves `/metrics`, `/healthz` and `/readyz`. Connections, their age, the size and time of a request's head, and the rate
+//! of requests are bounded, so that a scraper is answered whatever other clients do.
 
 mod connection_limit;
-mod rate;
 
-use std::{convert::Infallible, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -13,39 +18,48 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{ACCEPT, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
-    server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, time::timeout};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
-use super::{Metrics, openmetrics::Format};
-use connection_limit::Crowd;
-use rate::Rate;
+use super::{Metrics, openmetrics::ExpositionFormat};
+use crate::{
+    http_server::{accept_loop, connection},
+    token_bucket::TokenBucket,
+};
+use connection_limit::ConnectionLimit;
 
-/// Scrapers keep one connection each; for one more, the one that was silent for longest is closed.
-const CONNECTIONS: usize = 64;
+/// The most open connections; a scraper keeps one.
+const CONNECTIONS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 const HEADER_BYTES: usize = 16 << 10;
-const HEADER_TIME: Duration = Duration::from_secs(5);
-/// Timeout of a connection, for clients that do not read the response. A scraper connects again.
+/// The longest life of a connection, against clients that do not read their answers. A scraper connects again.
 const CONNECTION_TIME: Duration = Duration::from_mins(5);
-/// Expositions a second, and how many at once. Two Prometheus servers and a curious human need less.
-const SCRAPES: (u32, u32) = (10, 20);
-/// Requests of any kind a second, and how many at once.
-const REQUESTS: (u32, u32) = (100, 200);
+/// Ten expositions a second. Two Prometheus servers and a person need less.
+const SCRAPE_PERIOD: Duration = Duration::from_millis(100);
+const SCRAPE_BURST: u32 = 20;
+/// A hundred requests of any kind a second.
+const REQUEST_PERIOD: Duration = Duration::from_millis(10);
+const REQUEST_BURST: u32 = 200;
 
-/// A bound port that does not answer yet.
+/// A bound port that is not served yet.
 pub struct Server {
     listener: TcpListener,
 }
 
-struct Limits {
-    scrapes: Rate,
-    requests: Rate,
+/// What the connections of a server share.
+struct Shared {
+    metrics: Metrics,
+    open: ConnectionLimit,
+    scrapes: TokenBucket,
+    requests: TokenBucket,
 }
 
 impl Server {
-    /// Takes the port.
+    /// Binds the port.
     pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot serve metrics at {address}; is another process there? Choose another --metrics-address")
@@ -53,96 +67,83 @@ impl Server {
         Ok(Self { listener })
     }
 
-    /// Where it listens.
+    /// The bound address.
     #[cfg(test)]
     fn address(&self) -> SocketAddr {
         self.listener.local_addr().expect("it is bound")
     }
 
-    /// Answers from now on, for as long as the current `LocalSet` runs.
+    /// Serves the port as long as the current `LocalSet` runs.
     pub fn spawn(self, metrics: Metrics) {
         tokio::task::spawn_local(self.serve(metrics));
     }
 
     async fn serve(self, metrics: Metrics) {
-        let crowd = Rc::new(Crowd::new(CONNECTIONS));
-        let limits = Rc::new(Limits {
-            scrapes: Rate::new(SCRAPES.0, SCRAPES.1),
-            requests: Rate::new(REQUESTS.0, REQUESTS.1),
+        let now = Instant::now();
+        let shared = Rc::new(Shared {
+            metrics,
+            open: ConnectionLimit::new(CONNECTIONS),
+            scrapes: TokenBucket::new(SCRAPE_PERIOD, SCRAPE_BURST, now),
+            requests: TokenBucket::new(REQUEST_PERIOD, REQUEST_BURST, now),
         });
-        loop {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors, most likely: those in use are given back in time.
-                    log::warn!("cannot accept a metrics connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            if crowd.make_room() {
-                metrics.count_rejected("connections");
+        let accept = async || self.listener.accept().await.map(|(stream, _)| stream);
+        let serve = |stream| {
+            let id = shared.open.new_id();
+            let task = tokio::task::spawn_local(serve_connection(stream, id, Rc::clone(&shared)));
+            if shared.open.add(id, task.abort_handle()) {
+                shared.metrics.count_rejected("connections");
             }
-            let (member, metrics, limits) = (crowd.member(), metrics.clone(), Rc::clone(&limits));
-            let (crowd, id) = (Rc::clone(&crowd), member);
-            let ours = Rc::clone(&crowd);
-            let task = tokio::task::spawn_local(async move {
-                let service = service_fn(|request| {
-                    ours.active(id);
-                    let (metrics, limits) = (metrics.clone(), Rc::clone(&limits));
-                    async move { Ok::<_, Infallible>(respond(&metrics, &limits, &request).await) }
-                });
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADER_TIME)
-                    .max_buf_size(HEADER_BYTES)
-                    .serve_connection(TokioIo::new(stream), service);
-                match timeout(CONNECTION_TIME, connection).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => log::debug!("a metrics connection failed: {error}"),
-                    Err(_) => {
-                        log::debug!("a metrics connection was open for {CONNECTION_TIME:?} and is closed");
-                    }
-                }
-                ours.leave(id);
-            });
-            crowd.enter(id, task.abort_handle());
-        }
+        };
+        match accept_loop("the metrics port", accept, serve).await {}
     }
 }
 
-async fn respond(metrics: &Metrics, limits: &Limits, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn serve_connection(stream: TcpStream, id: u64, shared: Rc<Shared>) {
+    let service = service_fn(|request| {
+        shared.open.touch(id);
+        let shared = Rc::clone(&shared);
+        async move { Ok::<_, Infallible>(respond(&shared, &request).await) }
+    });
+    let served = connection(HEADER_BYTES).serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_TIME, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::debug!("a metrics connection failed: {error}"),
+        Err(_) => log::debug!("a metrics connection was open for {CONNECTION_TIME:?} and is closed"),
+    }
+    shared.open.remove(id);
+}
+
+async fn respond(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     const TEXT: &str = "text/plain; charset=utf-8";
-    if !limits.requests.take() || (request.uri().path() == "/metrics" && !limits.scrapes.take()) {
+    let Shared { metrics, scrapes, requests, .. } = shared;
+    let (now, path) = (Instant::now(), request.uri().path());
+    if !requests.take(now) || (path == "/metrics" && !scrapes.take(now)) {
         metrics.count_rejected("rate");
         let mut response = answer(StatusCode::TOO_MANY_REQUESTS, TEXT, "too many requests\n".to_owned());
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         return response;
     }
-    match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
+    }
+    match path {
+        "/metrics" => {
             let accept = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-            let format = Format::accepted(&accept.collect::<Vec<_>>().join(","));
+            let format = ExpositionFormat::accepted(&accept.collect::<Vec<_>>().join(","));
             metrics.refresh().await;
             match metrics.exposition(format) {
                 Ok(text) => answer(StatusCode::OK, format.content_type(), text),
                 Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
             }
         }
-        (&Method::GET | &Method::HEAD, "/healthz") => answer(StatusCode::OK, TEXT, "ok\n".to_owned()),
-        (&Method::GET | &Method::HEAD, "/readyz") if metrics.is_ready() => {
-            answer(StatusCode::OK, TEXT, "ready\n".to_owned())
+        "/healthz" => answer(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" if metrics.is_ready() => answer(StatusCode::OK, TEXT, "ready\n".to_owned()),
+        "/readyz" => {
+            let text = "the kernel hooks are not attached yet\n".to_owned();
+            answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
         }
-        (&Method::GET | &Method::HEAD, "/readyz") => answer(
-            StatusCode::SERVICE_UNAVAILABLE,
-            TEXT,
-            "the kernel hooks are not attached yet\n".to_owned(),
-        ),
-        (&Method::GET | &Method::HEAD, _) => {
-            answer(StatusCode::NOT_FOUND, TEXT, "here are /metrics, /healthz and /readyz\n".to_owned())
-        }
-        _ => answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned()),
+        _ => answer(StatusCode::NOT_FOUND, TEXT, "here are /metrics, /healthz and /readyz\n".to_owned()),
     }
 }
 

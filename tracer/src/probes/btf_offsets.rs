@@ -20,7 +20,11 @@ struct Field {
     set: fn(&mut BtfOffsets, u32),
 }
 
-const fn field(structure: &'static str, paths: &'static [&'static str], set: fn(&mut BtfOffsets, u32)) -> Field {
+const fn field(
+    structure: &'static str,
+    paths: &'static [&'static str],
+    set: fn(&mut BtfOffsets, u32),
+) -> Field {
     Field { structure, paths, optional: false, set }
 }
 

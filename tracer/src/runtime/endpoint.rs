@@ -1,5 +1,4 @@
-//! Where the container runtime listens: given, or found in the places where runtimes put their sockets. It connects to
-//! nothing.
+//! Where the container runtime listens: given, or found among the default paths of the runtimes.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -7,8 +6,8 @@ use std::{fmt, path::PathBuf, str::FromStr};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint(pub PathBuf);
 
-/// containerd, CRI-O, k3s and RKE2, `MicroK8s`, k0s, and the shim for Docker.
-const USUAL: [&str; 6] = [
+/// The default paths of containerd, CRI-O, k3s and RKE2, `MicroK8s`, k0s, and the shim for Docker.
+const DEFAULT_PATHS: [&str; 6] = [
     "/run/containerd/containerd.sock",
     "/run/crio/crio.sock",
     "/run/k3s/containerd/containerd.sock",
@@ -18,16 +17,16 @@ const USUAL: [&str; 6] = [
 ];
 
 impl Endpoint {
-    /// The first of the usual ones that is there.
+    /// The first of the default paths that exists.
     pub fn find() -> Option<Self> {
-        USUAL.iter().map(PathBuf::from).find(|path| path.exists()).map(Self)
+        DEFAULT_PATHS.iter().map(PathBuf::from).find(|path| path.exists()).map(Self)
     }
 }
 
 impl FromStr for Endpoint {
     type Err = String;
 
-    /// A path, or as crictl and the kubelet have it, `unix:///PATH`.
+    /// Parses a path, or `unix:///PATH` as crictl and the kubelet take it.
     fn from_str(text: &str) -> Result<Self, String> {
         let path = text.strip_prefix("unix://").unwrap_or(text);
         if path.starts_with('/') {
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_with_or_without_scheme_is_an_endpoint() {
+    fn path_with_or_without_scheme_is_an_endpoint() {
         let endpoint: Endpoint = "unix:///run/crio/crio.sock".parse().expect("an endpoint");
         assert_eq!("/run/crio/crio.sock".parse(), Ok(endpoint.clone()));
         assert_eq!(endpoint.to_string(), "unix:///run/crio/crio.sock");

@@ -1,5 +1,5 @@
-//! The kernel object as a [`machine`](super::machine) can run it: linked as the loader links it, with the addresses of maps
-//! and of their data put in. It tells tables from other maps, and knows none by name.
+//! The kernel object for the [`machine`](super::machine): linked as the loader links it, with addresses in place of the
+//! references to maps and their data.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,17 +12,17 @@ use tracer_ebpf::set_assoc_cache::SECTION;
 
 use super::memory::Memory;
 
-/// As `tracer::probes` loads it.
+/// The object that `tracer::probes` loads.
 static OBJECT: &[u8] = include_bytes!(env!("EGRESS_TRACER_BPF_OBJECT"));
-/// Where the maps' data is, map by map.
+/// The address of the first map's data, and the distance to the next map's.
 const DATA: u64 = 0x6000_0000_0000;
 const EACH: u64 = 1 << 32;
 
-/// The object, linked.
+/// The linked object.
 pub struct Image(Object);
 
 impl Image {
-    /// Links it, with the data of these globals.
+    /// Links the object with these values of globals.
     pub fn link(globals: HashMap<&str, (&[u8], bool)>) -> Self {
         let mut object = Object::parse(OBJECT).expect("the kernel object");
         object.patch_map_data(globals).expect("the globals");
@@ -46,13 +46,13 @@ impl Image {
         }
         let mut at = 0;
         while at < code.len() {
-            // A number of 64 bits takes two instructions; how it was meant is in the first one's register.
+            // A 64-bit constant takes two instructions; the source register of the first says what it refers to.
             if code[at].code == 0x18 {
                 let (map, offset) = (code[at].imm, code[at + 1].imm);
                 let base = DATA + u64::from(map.unsigned_abs()) * EACH;
                 let address = match u32::from(code[at].src_reg()) {
                     BPF_PSEUDO_MAP_VALUE => base + u64::from(offset.unsigned_abs()),
-                    // Of the map itself; only helpers take it.
+                    // The map itself, which only helpers use.
                     BPF_PSEUDO_MAP_FD => base,
                     _ => u64::from(map.cast_unsigned()) | u64::from(offset.cast_unsigned()) << 32,
                 };

@@ -1,6 +1,6 @@
-//! Interprets the instructions of a kernel program, for a test that asks which helpers it calls. It checks nothing that the
-//! verifier checks, and whatever it does not know ends the run with an error. (`rbpf` does not fit: it knows no atomic
-//! additions, and a helper of it is told neither its number nor what was called before.)
+//! An interpreter of BPF instructions, for tests of which helpers a program calls. It does none of the verifier's checks, and
+//! ends with an error at an instruction that it does not know. `rbpf` does not fit: it has no atomic additions, and does not
+//! pass a helper its number.
 //! <https://www.rfc-editor.org/rfc/rfc9669>
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
@@ -10,15 +10,15 @@ use aya_obj::generated::bpf_insn;
 
 use super::memory::Memory;
 
-/// Where the stacks are; a frame has 512 bytes, and calls are 8 deep at most.
+/// The stacks. As in the kernel, a frame has 512 bytes, and calls are at most 8 deep.
 const STACK: u64 = 0x7fff_0000_0000;
 const FRAME: u64 = 512;
 const DEPTH: usize = 8;
-/// More instructions than any way through a program has.
+/// More instructions than the longest path of any program.
 const STEPS: usize = 1_000_000;
 
-/// Runs a program on a context at this address, and gives back what it returns. `helper` is asked for each call of a
-/// helper, with its number and its arguments.
+/// Runs a program on a context at this address, and returns its result. `helper` stands in for the kernel's helpers; it gets
+/// the number and the arguments of each call.
 pub fn run(
     code: &[bpf_insn],
     context: u64,
@@ -40,7 +40,7 @@ pub fn run(
         let width = [4, 2, 1, 8][usize::from(insn.code >> 3 & 3)];
         let offset = i64::from(insn.off) as u64;
         match (class, insn.code & 0xe0) {
-            // A number, or the address of a map or of a map's data: `Image` has made numbers of all.
+            // A 64-bit constant. `Image` has replaced the references to maps and their data by addresses.
             (0, 0) if insn.code == 0x18 => {
                 let high = code.get(at).ok_or("half of a number")?.imm;
                 registers[to] = u64::from(insn.imm as u32) | u64::from(high as u32) << 32;
@@ -49,7 +49,7 @@ pub fn run(
             (1, 0x60) => registers[to] = memory.load(registers[from].wrapping_add(offset), width)?,
             (2, 0x60) => memory.store(registers[to].wrapping_add(offset), width, immediate)?,
             (3, 0x60) => memory.store(registers[to].wrapping_add(offset), width, registers[from])?,
-            // Atomic: only additions that give nothing back.
+            // Atomic additions without a result.
             (3, 0xc0) if insn.imm == 0 => {
                 let place = registers[to].wrapping_add(offset);
                 let sum = memory.load(place, width)?.wrapping_add(registers[from]);
@@ -63,7 +63,7 @@ pub fn run(
                     arithmetic(operation, registers[to], operand, 63)
                 } else {
                     let (a, b) = (registers[to] as u32, operand as u32);
-                    // An arithmetic shift looks at the sign, which is elsewhere.
+                    // An arithmetic shift needs the sign bit of the 32-bit value.
                     let a = if operation == 0xc0 { i64::from(a as i32) as u64 } else { a.into() };
                     arithmetic(operation, a, b.into(), 31).map(|result| u64::from(result as u32))
                 };
@@ -80,7 +80,7 @@ pub fn run(
             (5, _) if operation == 0x80 && from == 0 => {
                 let arguments = [1, 2, 3, 4, 5].map(|register| registers[register]);
                 registers[0] = helper(memory, insn.imm, arguments)?;
-                // A helper may leave anything in them, so programs must not read them.
+                // A call clobbers the argument registers.
                 registers[1..6].fill(0xdead_beef_dead_beef);
             }
             (5, _) if operation == 0x90 => match callers.pop() {
@@ -113,7 +113,7 @@ fn unknown(insn: bpf_insn) -> String {
     format!("an instruction {:#x} with offset {} and number {}", insn.code, insn.off, insn.imm)
 }
 
-/// `shift`: the bits of a shift's width that count.
+/// `shift` is the mask of a shift's width.
 fn arithmetic(operation: u8, a: u64, b: u64, shift: u64) -> Option<u64> {
     Some(match operation {
         0x00 => a.wrapping_add(b),
@@ -133,7 +133,7 @@ fn arithmetic(operation: u8, a: u64, b: u64, shift: u64) -> Option<u64> {
     })
 }
 
-/// The bytes of a number in another order, on a machine whose order is the little-endian one.
+/// Swaps the bytes of a number as on a little-endian machine.
 fn swapped(value: u64, bits: i32, code: u8) -> Option<u64> {
     let swap = code == 0xdc || code == 0xd7;
     Some(match (bits, swap) {

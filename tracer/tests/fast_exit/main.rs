@@ -1,7 +1,6 @@
-//! What nearly all traffic costs: a flow past its first bytes leaves without a look-up, in every family. The programs run
-//! on this machine, instruction by instruction, on sockets of the test's making, and what is looked at is which of the
-//! kernel's helpers they call, and whether they touch a table of their own. A kernel may look into one of its maps without
-//! a call, but in the object each of these is one.
+//! The cost of nearly all traffic: in every family, the programs leave a flow past its first bytes without a look-up. An
+//! interpreter runs them on sockets that the test makes, and notes the kernel helpers that they call and the tables in the
+//! object's data that they access. A kernel may inline the look-up in one of its maps; in the object it is a call.
 
 mod image;
 mod machine;
@@ -14,7 +13,7 @@ use image::Image;
 use memory::Memory;
 use tracer_ebpf::BtfOffsets;
 
-/// More than this is past the first bytes. It stands here once more so that it does not change unseen.
+/// A flow is past its first bytes beyond this. Repeated here, so that a change of the programs' limit fails this test.
 const FIRST_BYTES: u64 = 64 << 10;
 
 /// `BPF_FUNC_*`: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L5816>
@@ -30,7 +29,7 @@ const PROBE_READ_USER: i32 = 112;
 const JIFFIES: i32 = 118;
 const PROBE_READ_KERNEL: i32 = 113;
 
-/// Where things are. A packet's address has 32 bits in its context.
+/// Addresses in the interpreter's memory. A context holds the address of a packet in 32 bits.
 const CONTEXT: u64 = 0xffff_8000_0000_0000;
 const SOCKET: u64 = 0xffff_8001_0000_0000;
 const COUNTERS: u64 = 0xffff_8002_0000_0000;
@@ -47,13 +46,13 @@ const ACK: u8 = 16;
 
 const REQUEST: &[u8] = b"CONNECT www.example.com:443 HTTP/1.1\r\nHost: www.example.com:443\r\n\r\n";
 
-/// A program that looks at bytes that leave, and how its context is made.
+/// A program that sees sent bytes, and how its context is made.
 struct Shell {
     program: &'static str,
     context: fn(&mut Memory, sent: u64, received: u64),
     /// The helpers that it may call for a flow past its first bytes.
     due: &'static [i32],
-    /// What it then returns.
+    /// Its result for such a flow.
     returns: u64,
 }
 
@@ -63,7 +62,7 @@ const SHELLS: [Shell; 3] = [
     Shell { program: "egress_kprobe_send", context: registers, due: &[PROBE_READ_KERNEL], returns: 0 },
 ];
 
-/// Only what is read of a socket here; whatever else is asked for is nowhere, and reads as zeros.
+/// The fields that the programs read here. Others have no offset and read as zeros.
 static BTF_OFFSETS: BtfOffsets = BtfOffsets {
     bytes_acked: 8,
     bytes_received: 16,
@@ -73,12 +72,12 @@ static BTF_OFFSETS: BtfOffsets = BtfOffsets {
     ..BtfOffsets::UNKNOWN
 };
 
-/// What a packet is, apart from its socket's counters.
+/// A packet, without the counters of its socket.
 struct Packet {
     flags: u8,
-    /// Of the packet's header.
+    /// The destination port of its header.
     to_port: u16,
-    /// Of its socket.
+    /// The local port of its socket.
     local_port: u16,
     payload: &'static [u8],
 }
@@ -86,12 +85,12 @@ struct Packet {
 /// A packet that holds a CONNECT.
 const CONNECT: Packet = Packet { flags: ACK, to_port: 3128, local_port: 40_000, payload: REQUEST };
 
-/// Puts that packet into memory as a program's context, with its socket.
+/// Puts the context of [`CONNECT`], with a socket of these counters.
 fn packet(memory: &mut Memory, sent: u64, received: u64) {
     put_packet(memory, &CONNECT, sent, received);
 }
 
-/// A `struct __sk_buff`, its socket, and that one's counters.
+/// Puts a `struct __sk_buff`, its socket and the socket's counters.
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L6198>
 fn put_packet(memory: &mut Memory, from: &Packet, sent: u64, received: u64) {
     let mut packet = vec![0; 40];
@@ -116,13 +115,13 @@ fn put_packet(memory: &mut Memory, from: &Packet, sent: u64, received: u64) {
     memory.put(COUNTERS, counters);
 }
 
-/// `tcp_sendmsg`'s arguments, as a trampoline hands them over.
+/// Puts `tcp_sendmsg`'s arguments as a trampoline passes them.
 fn arguments(memory: &mut Memory, sent: u64, received: u64) {
     let arguments = message(memory, sent, received);
     memory.put(CONTEXT, arguments.map(u64::to_le_bytes).concat());
 }
 
-/// Puts the arguments into the registers of a `struct pt_regs`.
+/// Puts `tcp_sendmsg`'s arguments in the registers of a `struct pt_regs`.
 fn registers(memory: &mut Memory, sent: u64, received: u64) {
     let places = if cfg!(target_arch = "x86_64") { [14, 13, 12] } else { [0, 1, 2] };
     let mut registers = [0_u64; 40];
@@ -132,7 +131,7 @@ fn registers(memory: &mut Memory, sent: u64, received: u64) {
     memory.put(CONTEXT, registers.map(u64::to_le_bytes).concat());
 }
 
-/// A `struct sock` with these counters, and a `struct msghdr` that holds a CONNECT in one piece.
+/// Puts a `struct sock` with these counters and a `struct msghdr` with a CONNECT in one segment; returns the arguments.
 fn message(memory: &mut Memory, sent: u64, received: u64) -> [u64; 3] {
     memory.put(SOCKET, [0, sent, received, 0].map(u64::to_le_bytes).concat());
     memory.put(MESSAGE, PAYLOAD.to_le_bytes());
@@ -140,21 +139,21 @@ fn message(memory: &mut Memory, sent: u64, received: u64) -> [u64; 3] {
     [SOCKET, MESSAGE, REQUEST.len() as u64]
 }
 
-/// What a program did.
+/// The result of a run.
 struct Ran {
     returned: u64,
-    /// The helpers that it called.
+    /// The helpers that the program called.
     called: Vec<i32>,
-    /// It touched a table.
+    /// It accessed a table.
     looked_up: bool,
 }
 
-/// Runs a program for a flow that has sent and received so many bytes.
+/// Runs a program for a flow that has sent and received this many bytes.
 fn run(shell: &Shell, sent: u64, received: u64) -> Ran {
     run_on(shell.program, &[&|memory| (shell.context)(memory, sent, received)])
 }
 
-/// Runs a program on what each of `puts` puts into memory, one after the other, and tells what it did at last.
+/// Runs a program after each of `puts`, with one memory, and returns the result of the last run.
 fn run_on(program: &str, puts: &[&dyn Fn(&mut Memory)]) -> Ran {
     let (code, mut memory) = load(program);
     let ran = puts.iter().map(|put| {
@@ -195,7 +194,7 @@ fn run_once(program: &str, code: &[bpf_insn], memory: &mut Memory, current: &Cur
             CURRENT_IDS => Ok(current.ids),
             CURRENT_TASK => Ok(TASK),
             CURRENT_USER => Ok(current.uid),
-            _ => Ok(0), // other helpers find nothing
+            _ => Ok(0), // the helper found nothing
         }
     };
     let returned = machine::run(code, CONTEXT, memory, helper);
@@ -205,7 +204,7 @@ fn run_once(program: &str, code: &[bpf_insn], memory: &mut Memory, current: &Cur
 
 #[test]
 #[cfg_attr(without_kernel_programs, ignore = "built without the kernel programs")]
-fn a_flow_past_its_first_bytes_leaves_without_a_look_up() {
+fn flow_past_its_first_bytes_causes_no_look_up() {
     for shell in SHELLS {
         for (sent, received) in
             [(FIRST_BYTES, 0), (0, FIRST_BYTES), (FIRST_BYTES, FIRST_BYTES), (u64::MAX, 1)]
@@ -225,12 +224,12 @@ fn a_flow_past_its_first_bytes_leaves_without_a_look_up() {
     }
 }
 
-/// Else the test above would see nothing where there is something.
+/// The counterpart of the test above: the interpreter does notice look-ups.
 #[test]
 #[cfg_attr(without_kernel_programs, ignore = "built without the kernel programs")]
-fn one_before_that_is_looked_up() {
+fn flow_within_its_first_bytes_causes_a_look_up() {
     for shell in SHELLS {
-        // The acknowledged SYN of the side that dialed counts as a byte.
+        // The acknowledged SYN of the dialing side counts as a byte.
         for (sent, received) in [(1, 0), (FIRST_BYTES - 1, FIRST_BYTES - 1)] {
             let Ran { returned, called, looked_up } = run(&shell, sent, received);
             assert_eq!(returned, shell.returns, "{}", shell.program);
@@ -239,17 +238,17 @@ fn one_before_that_is_looked_up() {
     }
 }
 
-/// Most packets of a short flow say nothing either.
+/// Most packets of a short flow cause no look-up either.
 #[test]
 #[cfg_attr(without_kernel_programs, ignore = "built without the kernel programs")]
-fn only_packets_that_may_tell_something_are_looked_up() {
+fn only_relevant_packets_cause_a_look_up() {
     let empty = |flags| Packet { flags, payload: b"", ..CONNECT };
     let to_sidecar = |flags| Packet { to_port: 15001, ..empty(flags) };
     let from = |local_port, flags| Packet { flags, local_port, ..CONNECT };
     for (what, packet, sent, received, due) in [
         ("an acknowledgement", empty(ACK), 1, 0, false),
         ("a SYN-ACK", to_sidecar(SYN | ACK), 0, 0, false),
-        ("a SYN to somebody", empty(SYN), 0, 0, false),
+        ("a SYN to another port", empty(SYN), 0, 0, false),
         ("a SYN to a sidecar", to_sidecar(SYN), 0, 0, true),
         ("a FIN behind an answer", empty(FIN | ACK), 100, 1, false),
         ("a FIN before an answer", empty(FIN | ACK), 100, 0, true),
@@ -265,7 +264,7 @@ fn only_packets_that_may_tell_something_are_looked_up() {
         let Ran { returned, looked_up, called } = run_on("egress_bytes", &[&put]);
         assert_eq!((returned, looked_up), (1, due), "{what}: calls {called:?}");
     }
-    // An app that sent a request waits for the sidecar's answer.
+    // A request before it makes the sidecar's answer relevant.
     let asks = |memory: &mut Memory| put_packet(memory, &Packet { to_port: 15001, ..CONNECT }, 1, 0);
     let answers = |memory: &mut Memory| put_packet(memory, &from(15006, ACK), 0, 100);
     assert!(run_on("egress_bytes", &[&asks, &answers]).looked_up);

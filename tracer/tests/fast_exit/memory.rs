@@ -1,9 +1,9 @@
-//! The memory of a [`machine`](super::machine): regions at addresses of our choice, and nothing between them. An access
-//! that is not wholly inside of one is an error, never a fault of this process.
+//! The memory of a [`machine`](super::machine): regions at chosen addresses. An access that is not wholly inside of a region is
+//! an error.
 
 use std::collections::BTreeMap;
 
-/// Bytes by the address of the first.
+/// Regions by their first address.
 #[derive(Default)]
 pub struct Memory {
     regions: BTreeMap<u64, Region>,
@@ -16,22 +16,22 @@ struct Region {
 }
 
 impl Memory {
-    /// Puts bytes at an address, far enough from all others.
+    /// Puts bytes at an address, where they overlap no other region.
     pub fn put(&mut self, at: u64, bytes: impl Into<Vec<u8>>) {
         self.regions.insert(at, Region { bytes: bytes.into(), is_table: false });
     }
 
-    /// Adds the memory of a table: an access to it counts as a look-up.
+    /// Puts a table at an address. An access to it counts as a look-up.
     pub fn put_table(&mut self, at: u64, bytes: impl Into<Vec<u8>>) {
         self.regions.insert(at, Region { bytes: bytes.into(), is_table: true });
     }
 
-    /// Was anything in a table accessed?
+    /// Was a table accessed?
     pub fn looked_up(&self) -> bool {
         self.looked_up
     }
 
-    /// From now on it counts anew whether a table is accessed.
+    /// Resets [`Self::looked_up`].
     pub fn forget_look_ups(&mut self) {
         self.looked_up = false;
     }
@@ -60,7 +60,7 @@ impl Memory {
         Ok(())
     }
 
-    /// What the kernel's helpers that read foreign memory do: copies, or leaves zeros and says that it failed.
+    /// Copies as the kernel's probe_read helpers do: on a failure it writes zeros and returns `-EFAULT`.
     pub fn copy(&mut self, to: u64, len: u64, from: u64) -> Result<u64, String> {
         let len = usize::try_from(len).map_err(|error| error.to_string())?;
         let bytes = self.get(from, len).map(|bytes| bytes.to_vec());

@@ -1,10 +1,10 @@
-//! The ring under readers of every kind: what each gets, and what it is told of what it does not get.
+//! Which lines a reader gets, and which gaps it is told of.
 
 use super::*;
 use crate::recording;
 use tracer_core::report::Report;
 
-/// A report of the recorded demo, told apart from others by the app's port.
+/// A report of the recorded demo, with this port of the app.
 fn report(port: u16) -> Report {
     let recording = include_bytes!("../../../../tests/traces/gotcha.jsonl");
     let mut reports = Vec::new();
@@ -24,7 +24,7 @@ fn recent(reports: std::ops::Range<u16>, most: usize) -> Recent {
     recent
 }
 
-/// What a reader gets without waiting: ports of reports, and negative numbers for gaps.
+/// What a reader gets without waiting: the ports of reports, and for a gap the negative number of lost lines.
 fn read(reader: &mut Reader) -> Vec<i64> {
     let lines = reader.read_now();
     lines
@@ -57,14 +57,14 @@ fn readers_get_what_they_asked_for() {
         let mut reader = recent.reader(&query(text));
         assert_eq!(read(&mut reader), expected, "{text}");
         recent.push(Message::Report(Box::new(report(10))));
-        // A reader that asked only for the past has ended.
+        // A reader of the past gets no new line.
         let now: &[i64] = if query(text).follows() { &[10] } else { &[] };
         assert_eq!(read(&mut reader), now, "{text}");
     }
 }
 
 #[test]
-fn a_slow_reader_is_told_how_much_it_lost() {
+fn slow_reader_is_told_how_much_it_lost() {
     let recent = recent(0..3, 4);
     let (mut slow, mut fast) =
         (recent.reader(&query("last=9&follow")), recent.reader(&query("last=9&follow")));
@@ -79,7 +79,7 @@ fn a_slow_reader_is_told_how_much_it_lost() {
 }
 
 #[test]
-fn what_is_kept_is_bounded_in_lines_and_bytes() {
+fn kept_lines_are_bounded_in_number_and_bytes() {
     let recent = recent(0..50, 20);
     assert_eq!(recent.kept().0, 20);
     let one = recent.kept().1 / 20;
@@ -92,7 +92,7 @@ fn what_is_kept_is_bounded_in_lines_and_bytes() {
 }
 
 #[test]
-fn a_reader_takes_much_in_bounded_pieces() {
+fn reader_takes_many_lines_in_bounded_chunks() {
     let recent = recent(0..500, 1000);
     let mut reader = recent.reader(&query("last=500"));
     let longest = recent.kept().1 / 500 * 2;
@@ -110,7 +110,7 @@ fn a_reader_takes_much_in_bounded_pieces() {
 }
 
 #[test]
-fn a_reader_rests_until_there_is_something_for_it() {
+fn reader_waits_until_a_line_matches() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
         let recent = recent(0..2, 10);

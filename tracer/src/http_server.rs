@@ -1,0 +1,63 @@
+//! What the HTTP servers of this program share: the accept loop, and the bounds of a connection.
+
+use std::{convert::Infallible, io, time::Duration};
+
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioTimer;
+
+/// How long a client may take to send a request's head.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The pause after a failed accept. The usual cause is a lack of file descriptors, which ending connections give back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections and hands each to `serve`, which must not wait. `what` names the connections in the log.
+pub async fn accept_loop<S>(
+    what: &str,
+    accept: impl AsyncFn() -> io::Result<S>,
+    mut serve: impl FnMut(S),
+) -> Infallible {
+    loop {
+        match accept().await {
+            Ok(stream) => serve(stream),
+            Err(error) => {
+                log::warn!("cannot accept a connection of {what}: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// An HTTP/1 connection that buffers at most `buffer` bytes in each direction and waits [`HEADER_TIMEOUT`] for a head.
+pub fn connection(buffer: usize) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(buffer);
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn accept_loop_goes_on_after_an_error() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let accepted = Cell::new(0);
+        let attempts = Cell::new(0);
+        let accept = async || {
+            attempts.set(attempts.get() + 1);
+            tokio::task::yield_now().await;
+            if attempts.get() == 1 { Err(io::Error::other("no descriptor")) } else { Ok(attempts.get()) }
+        };
+        runtime.block_on(async {
+            let accepting = accept_loop("a test", accept, |_| accepted.set(accepted.get() + 1));
+            tokio::select! {
+                _ = accepting => {}
+                () = async { while accepted.get() < 3 { tokio::task::yield_now().await } } => {}
+            }
+        });
+        assert_eq!(accepted.get(), 3);
+    }
+}
