@@ -217,7 +217,7 @@ fn print(findings: &Findings, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out)?;
     match findings.family {
         Some(family) => writeln!(out, "`--family auto` uses {family} here."),
-        None => writeln!(out, "No hook family works here: egress-tracer cannot trace on this machine."),
+        None => writeln!(out, "No probe family works here: egress-tracer cannot trace on this machine."),
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
         let text = String::from_utf8(text).expect("text");
         assert!(
             text.contains("fentry") && text.contains("kprobe") && text.contains("`--family auto`")
-                || text.contains("No hook family"),
+                || text.contains("No probe family"),
             "{text}"
         );
         assert!(

@@ -31,7 +31,7 @@ pub(super) struct Args {
     netns: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) pods: pods::Args,
-    /// The family of kernel hooks
+    /// The probe family: the kernel hooks to use
     #[arg(long, alias = "probes", value_name = "FAMILY", default_value = AUTO, value_parser = family_parser())]
     family: FamilyChoice,
     /// How long a request may wait for its answer before it is reported as unanswered
@@ -71,7 +71,7 @@ const CAPACITY: usize = 65_536;
 /// The value of `--family` that stands for the first family that attaches.
 const AUTO: &str = "auto";
 
-/// The family of hooks to use; `None`: the first that attaches.
+/// The probe family to use; `None`: the first that attaches.
 #[derive(Clone, Copy, Debug)]
 struct FamilyChoice(Option<&'static FamilySpec>);
 

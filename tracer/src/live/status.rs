@@ -24,7 +24,7 @@ pub struct Status {
     pub pid: u32,
     /// When its hooks were attached: RFC 3339, UTC, microseconds.
     pub since: String,
-    /// The family of hooks.
+    /// The probe family.
     pub family: String,
     /// What is traced.
     pub scope: StatusScope,

@@ -1,4 +1,4 @@
-//! The hook families as one table: what each family attaches, what it needs from the kernel, and how its programs number
+//! The probe families as one table: what each family attaches, what it needs from the kernel, and how its programs number
 //! sockets and namespaces. To add a family, add its table here, its programs to `tracer-ebpf`, and its page to
 //! `docs/kernels.md`.
 
@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::{hook::Hook, preflight};
 
-/// A family of hooks: the programs that are attached together and see the same traffic.
+/// A probe family: the programs that are attached together and see the same traffic.
 #[derive(Debug)]
 pub struct FamilySpec {
     /// The name in `--family`, reports and metrics.

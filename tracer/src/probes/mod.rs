@@ -61,7 +61,7 @@ impl Probes {
                 }
             }
         }
-        bail!("this kernel takes no hook family; {}", refused.join("; "))
+        bail!("this kernel takes no probe family; {}", refused.join("; "))
     }
 
     /// Loads and attaches a family.

@@ -20,7 +20,7 @@ static NOTHING: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
 /// report them.
 pub(super) fn ring_buffers() -> anyhow::Result<()> {
     if let Ok(false) = is_map_supported(MapType::RingBuf) {
-        bail!("this kernel has no ring buffers, which every hook family needs: they came with Linux 5.8");
+        bail!("this kernel has no ring buffers, which every probe family needs: they came with Linux 5.8");
     }
     Ok(())
 }
