@@ -56,11 +56,13 @@ impl Client {
     /// Connects to the agent at `path`. The connection lives as long as the current `LocalSet` runs.
     pub async fn connect(path: &Path) -> Result<Self, ConnectError> {
         let stream = UnixStream::connect(path).await.map_err(|source| {
-            let path = path.to_owned();
-            match source.kind() {
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused => ConnectError::NoAgent(path),
-                ErrorKind::PermissionDenied => ConnectError::Forbidden(path),
-                _ => ConnectError::Unreachable { path, source },
+            let (path, kind) = (path.to_owned(), source.kind());
+            if matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
+                ConnectError::NoAgent(path)
+            } else if kind == ErrorKind::PermissionDenied {
+                ConnectError::Forbidden(path)
+            } else {
+                ConnectError::Unreachable { path, source }
             }
         })?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
