@@ -1,5 +1,5 @@
-//! A periodic timer on a timerfd. While its period stays the same it costs no system call; a timer of tokio's has to be
-//! armed for each tick, and each time wakes the runtime once more.
+//! A periodic timer on a timerfd. A tick costs one read; a timer of tokio's has to be armed for each tick, and each time wakes
+//! the runtime once more.
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
