@@ -215,8 +215,7 @@ impl Metrics {
 
     /// Copies the counters of the pipeline and the kernel, and drops idle series.
     pub fn update(&self, pipeline: &Pipeline) {
-        let Self(inner) = self;
-        let now = Instant::now();
+        let (Self(inner), now) = (self, Instant::now());
         if inner.health.borrow_mut().update(pipeline, now) {
             inner.sessions.borrow_mut().expire(now);
             inner.refused.borrow_mut().expire(now);

@@ -3,7 +3,6 @@
 
 mod admin;
 mod config_cache;
-mod netns;
 mod source;
 
 use std::io::Write;
