@@ -1,5 +1,5 @@
 //! What the pure core costs: a recorded trace, and sessions that come and go among so many that live.
-//! `cargo bench -p tracer --bench core`; each row's time is that of one event.
+//! `cargo bench -p tracer-core --bench core`; each row's time is that of one event.
 
 mod traffic;
 
@@ -31,6 +31,25 @@ fn recorded(criterion: &mut Criterion) {
                 took += feed(&mut core, some);
             }
             took
+        });
+    });
+    group.finish();
+}
+
+fn json(criterion: &mut Criterion) {
+    let (mut core, mut reports) = (traffic::core(65_536), Vec::new());
+    for input in traffic::recorded(100) {
+        core.feed(input, &mut reports);
+    }
+    let mut group = criterion.benchmark_group("core");
+    group.throughput(Throughput::Elements(1)).sample_size(20).measurement_time(Duration::from_secs(5));
+    let (mut nth, mut line) = (0, Vec::new());
+    group.bench_function("json", |bencher| {
+        bencher.iter(|| {
+            line.clear();
+            reports[nth % reports.len()].write_line(&mut line);
+            nth += 1;
+            black_box(line.len())
         });
     });
     group.finish();
@@ -89,5 +108,5 @@ fn feed(core: &mut Engine, inputs: Vec<Input>) -> Duration {
     now().saturating_sub(start)
 }
 
-criterion_group!(benches, recorded, live);
+criterion_group!(benches, recorded, json, live);
 criterion_main!(benches);

@@ -1,5 +1,5 @@
 //! How often the core allocates for an event, and how much memory a session takes that lives: a plain count.
-//! `cargo bench -p tracer --bench allocations`; each line is JSON.
+//! `cargo bench -p tracer-core --bench allocations`; each line is JSON.
 
 mod traffic;
 
