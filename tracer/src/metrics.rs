@@ -31,7 +31,7 @@ use map_occupancy::Fill;
 use openmetrics::Format;
 use reply_histogram::ReplySeconds;
 use tracer_core::{
-    report::{Kind, Report},
+    report::{Report, SourceKind},
     verdict::Reason,
 };
 
@@ -165,7 +165,7 @@ impl Metrics {
         let reason = report.reason.map_or("", Reason::name);
         let namespace = source.namespace.as_deref().unwrap_or_default();
         let workload = source.workload.as_deref().unwrap_or_default();
-        let workload = if source.kind == Some(Kind::Host) { HOST } else { workload };
+        let workload = if source.kind == Some(SourceKind::Host) { HOST } else { workload };
         let pod = source.pod.as_deref().unwrap_or_default();
         let usual = [
             Value::Text(verdict),

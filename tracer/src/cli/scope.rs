@@ -111,12 +111,12 @@ impl Args {
             deadline: nanoseconds(self.deadline),
             clock_offset: clock_offset(),
             inbound_ports: settings.inbound_ports.into_iter().filter(|&port| port != 0).collect(),
-            capacity: 65_536,
+            capacity: tracer_core::engine::Settings::DEFAULT_CAPACITY,
             keep: nanoseconds(Duration::from_hours(1)),
             node: self.node.clone(),
-            probes: family.name().into(),
-            naming: if endpoint.is_some() { nanoseconds(NAMING) } else { 0 },
-            remember: nanoseconds(self.pods.remember_pods),
+            family: family.name().into(),
+            owner_wait: if endpoint.is_some() { nanoseconds(NAMING) } else { 0 },
+            owner_ttl: nanoseconds(self.pods.remember_pods),
         };
         let root = cgroup2_root()?;
         if endpoint.is_none() {

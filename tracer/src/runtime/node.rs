@@ -13,7 +13,7 @@ use super::{
 };
 use tracer_core::{
     mesh_profile::MeshProfile,
-    pod::{Container, Fact, IGNORE, Key, Owner, Pod, container_ids, is_of_pod, workload},
+    pod::{Container, Fact, IGNORE, Key, Owner, Pod, container_ids, is_pod_cgroup, workload},
     selector::PodChoice,
 };
 
@@ -121,7 +121,7 @@ impl Node {
             }
             // A pod's own cgroup stands for all of its containers, those to come included.
             let (name, id) = &found.parent;
-            scoped.insert(if is_of_pod(name, &pod.uid) { *id } else { found.cgroup }, traced);
+            scoped.insert(if is_pod_cgroup(name, &pod.uid) { *id } else { found.cgroup }, traced);
         };
         // The sandbox has a cgroup before any container of the pod does.
         for (id, pod) in &self.pods {
