@@ -1,5 +1,5 @@
-//! Turns a record from the ring into an [`Event`]: the only place that reads the kernel's bytes. It checks every
-//! length and every number, and never panics.
+//! Decodes a record from the ring buffer into an [`Event`]. This is the only module that reads the kernel's bytes; it
+//! checks every length and every number, and never panics.
 
 use std::{
     mem::offset_of,
@@ -15,59 +15,64 @@ use zerocopy::FromBytes;
 
 pub use tracer_ebpf::Role;
 
-/// One thing that the kernel saw, in userspace's own terms. Times are `CLOCK_MONOTONIC`, in ns.
+/// One event of one flow. Times are `CLOCK_MONOTONIC`, in ns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// When it happened.
     pub time: u64,
-    /// The flow it happened to: unique while the flow lives.
+    /// The flow it happened to: unique while the flow exists.
     pub flow: u64,
-    /// What the flow is in its session.
+    /// Which leg of a session the flow is.
     #[serde(with = "role_name")]
     pub role: Role,
-    /// When the flow was dialled or accepted; `None`: before the probes were there.
+    /// When the flow was dialed or accepted. `None`: before the probes were attached.
     pub opened: Option<u64>,
-    /// Network namespace of the flow; 0: unknown.
+    /// The flow's network namespace. 0: unknown.
     pub netns: u64,
-    /// For an app's flow: the sidecar that accepted it.
+    /// On an app's flow: the sidecar that accepted it.
     pub sidecar: Option<Interception>,
-    /// For an app's flow: the socket with which the sidecar accepted it. For that: what the sidecar dialled for it. For
-    /// what it dialled: the accepted socket that this was for; where that was an HTTP request's, this may be another.
+    /// The flow on the other side of the sidecar, if the kernel side knows it.
+    ///
+    /// * On an app's flow: the socket with which the sidecar accepted it.
+    /// * On that socket: the socket that the sidecar dialed for it.
+    /// * On a dialed socket: the accepted socket that its thread had just handled. For an HTTP request this may be a
+    ///   different one than the request's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<u64>,
-    /// Who dialled or accepted; `None`: not seen.
+    /// The task that dialed or accepted. `None`: not seen.
     pub task: Option<Task>,
-    /// The socket's cgroup (v2 id), where nobody was seen to make it; 0: unknown.
+    /// The socket's cgroup (v2 id), if `task` is `None`. 0: unknown.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cgroup: u64,
-    /// The socket's owner.
+    /// The uid of the socket's owner.
     pub uid: u32,
     /// Records lost on this node until now, for any reason.
     pub lost: u32,
     /// The socket's own address.
     pub local: SocketAddr,
-    /// The address that the socket is connected to, as its owner dialled it.
+    /// The address that the socket is connected to, as its owner dialed it.
     pub remote: SocketAddr,
-    /// For an end: the peer had sent something before.
+    /// On an end: the peer had sent something before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub answered: bool,
     /// What happened.
-    pub what: What,
+    #[serde(rename = "what")]
+    pub kind: EventKind,
 }
 
-/// Where an app's flow ended up.
+/// How an app's flow was intercepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interception {
-    /// The sidecar's port.
+    /// The port of the sidecar's listener.
     pub port: u16,
-    /// Its network namespace; 0: unknown.
+    /// The sidecar's network namespace. 0: unknown.
     pub netns: u64,
-    /// The app's port as the sidecar sees it, where address translation had to change it.
+    /// The app's port as the sidecar sees it, if address translation changed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_port: Option<u16>,
 }
 
-/// A task, as it was when it dialled or accepted.
+/// A task, as it was when it dialed or accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     /// Process id (the kernel's tgid), in the tracer's pid namespace.
@@ -83,24 +88,24 @@ pub struct Task {
 /// What happened to a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum What {
-    /// The sidecar dialled `remote`.
+pub enum EventKind {
+    /// The sidecar dialed `remote`.
     Dialed,
-    /// It sent bytes.
+    /// The flow's owner sent bytes.
     Sent {
-        /// Where they lie in the flow, counted from the first recorded byte.
+        /// Their offset in the flow, counted from the first recorded byte.
         offset: u32,
-        /// How many bytes were sent at once, of which `data` may be the beginning.
+        /// How many bytes were sent at once.
         total: u32,
-        /// At most `HEAD_MAX` bytes.
+        /// The first of them, at most `HEAD_MAX`.
         #[serde(with = "latin1")]
         data: BytesMut,
     },
-    /// It ended.
+    /// The flow ended.
     Ended(End),
 }
 
-/// Was all of what was sent at once, `total` bytes, copied? Behind what was cut, there is a gap.
+/// Whether all `total` bytes that were sent at once were copied. Otherwise a gap follows `data`.
 pub fn is_whole(total: u32, data: &[u8]) -> bool {
     usize::try_from(total) == Ok(data.len())
 }
@@ -109,50 +114,50 @@ pub fn is_whole(total: u32, data: &[u8]) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// A dial that was refused, timed out, or was given up.
+    /// The dial was refused, timed out, or was given up.
     DialFailed,
     /// This side closed first.
     ClosedHere,
     /// The peer had closed before.
     ClosedByPeer,
-    /// Reset, by either side.
+    /// Reset by either side.
     Reset,
 }
 
-/// Why a record could not be read. Such a record is counted and dropped.
+/// Why a record could not be decoded. Such a record is counted and dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Shorter than what its kind needs.
-    #[error("a record of {0} bytes is too short")]
+    /// The record is shorter than its kind.
+    #[error("a record of {0} bytes is too short for its kind")]
     TooShort(usize),
-    /// A kind, role or state that this version does not know.
+    /// A field has a value that this version does not know.
     #[error("a record's {field} is {value}, which is not one of its values")]
     Unknown {
-        /// Which number.
+        /// The field: `kind`, `role` or `state`.
         field: &'static str,
-        /// What it was.
+        /// Its value.
         value: u8,
     },
 }
 
-/// Reads one record.
+/// Decodes one record.
 pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     let meta: Meta = read(record)?;
     let mut answered = false;
-    let what = match meta.kind {
-        kind if kind == RecordKind::Dial as u8 => What::Dialed,
+    let kind = match meta.kind {
+        kind if kind == RecordKind::Dial as u8 => EventKind::Dialed,
         kind if kind == RecordKind::Payload as u8 => {
             let too_short = DecodeError::TooShort(record.len());
             let (numbers, data) =
                 record.split_at_checked(offset_of!(PayloadRecord, data)).ok_or(too_short)?;
             let [offset, total, len]: [u32; 3] = read(&numbers[offset_of!(PayloadRecord, offset)..])?;
             let len = usize::try_from(len).unwrap_or(HEAD_MAX).min(HEAD_MAX);
-            What::Sent { offset, total, data: data.get(..len).ok_or(too_short)?.into() }
+            EventKind::Sent { offset, total, data: data.get(..len).ok_or(too_short)?.into() }
         }
         kind if kind == RecordKind::End as u8 => {
-            let EndRecord { from, to, answered: heard, .. } = read(record)?;
-            answered = heard != 0;
-            What::Ended(end_of(from, to)?)
+            let EndRecord { from, to, answered: peer_sent, .. } = read(record)?;
+            answered = peer_sent != 0;
+            EventKind::Ended(end_of(from, to)?)
         }
         value => return Err(DecodeError::Unknown { field: "kind", value }),
     };
@@ -186,11 +191,11 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         local: socket_addr(meta.local_addr, meta.local_port),
         remote: socket_addr(meta.remote_addr, meta.remote_port),
         answered,
-        what,
+        kind,
     })
 }
 
-/// Reads a value of the wire from the beginning of a record.
+/// Reads a `T` from the beginning of a record.
 fn read<T: FromBytes>(record: &[u8]) -> Result<T, DecodeError> {
     let (value, _) = T::read_from_prefix(record).map_err(|_| DecodeError::TooShort(record.len()))?;
     Ok(value)
@@ -211,10 +216,10 @@ fn socket_addr(addr: [u8; 16], port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::from(addr)).to_canonical(), port)
 }
 
-/// A thread may call itself anything.
+/// A thread name, escaped unless it is plain text: a thread may set any bytes.
 fn comm(name: &[u8; 16]) -> CompactString {
     let end = memchr(0, name).unwrap_or(name.len());
-    // With the zeros behind it, it is looked at by the word.
+    // Validating all 16 bytes is faster than validating an unaligned part of them.
     match std::str::from_utf8(name).ok().and_then(|name| name.get(..end)) {
         Some(plain) if plain.bytes().all(is_plain) => plain.into(),
         _ => name[..end].iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect(),
@@ -230,7 +235,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Bytes as a string in which each character is one byte, as readable in a trace as HTTP is.
+/// Bytes as a string of one character each (ISO 8859-1), so that HTTP is readable in a recording.
 pub mod latin1 {
     use bytes::BytesMut;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

@@ -1,118 +1,164 @@
-//! Which reports somebody wants to see: the filters of the command line, which travel to an agent as query parameters
-//! in the very words they were given in. It decides on a report alone, and changes nothing.
+//! Filters on reports: the command line's, which travel to an agent as query parameters in the same words.
+//!
+//! The table in this file is the only list of filters: fields, matching, query parameters and error texts follow from
+//! it. To add a filter, add a row, and a value type to [`values`] if it needs one.
 
 mod condition;
+mod values;
 
-use std::fmt;
+use std::str::FromStr;
 
-use condition::{Authority, Condition, PodName, Status, To};
-
-use crate::{
-    report::Report,
-    selector::{self, Selector},
-    verdict::Verdict,
+use self::{
+    condition::{Condition, Criterion},
+    values::{Authority, Namespace, PodName, Status, To},
 };
+use crate::{report::Report, selector, selector::Selector, verdict::Verdict};
 
-/// Which reports are wanted. Several values of one flag are alternatives; different flags must all hold; `!` in front of
-/// a value leaves out what it matches.
-#[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
-#[group(skip)]
-#[command(
-    next_help_heading = "Filters; repeat one for alternatives, put ! in front of a value to leave it out"
-)]
-pub struct Filter {
-    /// Only sessions of this namespace
-    #[arg(short, long, value_name = "NAMESPACE")]
-    namespace: Vec<Condition<String>>,
-    /// Only sessions of pods whose name begins so
-    #[arg(short, long, value_name = "[NAMESPACE/]POD")]
-    pod: Vec<Condition<PodName>>,
-    /// Only sessions of pods with these labels: app=cart, tier!=db, env in (a,b), !legacy; all that are given must hold
-    #[arg(short = 'l', long, value_name = "SELECTOR")]
-    selector: Vec<Selector>,
-    /// Only sessions to this proxy, as the app dialled it
-    #[arg(long, value_name = "IP[:PORT]")]
-    to: Vec<Condition<To>>,
-    /// Only sessions that ask for this host; `*` stands for anything
-    #[arg(long, value_name = "HOST[:PORT]")]
-    authority: Vec<Condition<Authority>>,
-    /// Only sessions with this verdict
-    #[arg(long, value_name = "VERDICT")]
-    verdict: Vec<Condition<Verdict>>,
-    /// Only sessions in which the sidecar's configuration is at fault
-    #[arg(long)]
-    flagged: bool,
-    /// Only sessions that were answered with this status; `4+` is 400 to 499
-    #[arg(long, value_name = "STATUS")]
-    http_status: Vec<Condition<Status>>,
+/// Why a filter was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// No filter has this name.
+    #[error("there is no filter `{0}`; there are {all}", all = Filter::NAMES.join(", "))]
+    UnknownName(String),
+    /// The filter's value is malformed.
+    #[error("{name}: {problem}")]
+    Value {
+        /// The filter.
+        name: &'static str,
+        /// What is wrong with the value.
+        problem: ValueError,
+    },
 }
 
-impl Filter {
-    /// Whether this report is wanted.
-    pub fn matches(&self, report: &Report) -> bool {
-        let Self { namespace, pod, selector, to, authority, verdict, flagged, http_status } = self;
-        let labels = report.source.owner.as_ref().map(|pod| &pod.labels);
-        let Report { source, proxy, connect, reply, .. } = report;
-        let status = reply.as_ref().and_then(|reply| reply.status);
-        (!flagged || report.flagged)
-            && Condition::hold(namespace, |name| source.namespace.as_ref() == Some(name))
-            && Condition::hold(pod, |pod| pod.matches(source.namespace.as_deref(), source.pod.as_deref()))
-            && selector.iter().all(|selector| labels.is_some_and(|labels| selector.selects(labels)))
-            && Condition::hold(to, |to| to.matches((*proxy).into()))
-            && Condition::hold(authority, |authority| authority.matches(&connect.authority))
-            && Condition::hold(verdict, |verdict| *verdict == report.verdict)
-            && Condition::hold(http_status, |wanted| status.is_some_and(|status| wanted.matches(status)))
-    }
+/// What is wrong with a filter's value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// Nothing was given.
+    #[error("it is empty")]
+    Empty,
+    /// Not a verdict.
+    #[error("there is no verdict of that name; there are {all}", all = all_verdicts())]
+    Verdict,
+    /// Not a pod.
+    #[error("want POD or NAMESPACE/POD")]
+    Pod,
+    /// Not an address.
+    #[error(
+        "want an address as the app dials it: 10.0.0.1, 10.0.0.1:3128 or [fd00::1]:3128; names are not looked up"
+    )]
+    Address,
+    /// Not a status.
+    #[error("want a status such as 404, or a hundred of them such as 4+")]
+    Status,
+    /// Not a flag.
+    #[error("want true or false, and not `{0}`")]
+    Flag(String),
+    /// Not a selector.
+    #[error(transparent)]
+    Selector(#[from] selector::Error),
+}
 
-    /// The filter as names and values, for a query; [`Self::add`] reads them.
-    pub fn pairs(&self) -> Vec<(&'static str, String)> {
-        fn of<T: fmt::Display>(
-            name: &'static str,
-            values: &[Condition<T>],
-        ) -> impl Iterator<Item = (&'static str, String)> {
-            values.iter().map(move |value| (name, value.to_string()))
-        }
-        let Self { namespace, pod, selector, to, authority, verdict, flagged, http_status } = self;
-        of("namespace", namespace)
-            .chain(of("pod", pod))
-            .chain(selector.iter().map(|selector| ("selector", selector.to_string())))
-            .chain(of("to", to))
-            .chain(of("authority", authority))
-            .chain(of("verdict", verdict))
-            .chain(flagged.then(|| ("flagged", "true".to_owned())))
-            .chain(of("http_status", http_status))
-            .collect()
-    }
+fn all_verdicts() -> String {
+    Verdict::ALL.iter().map(|verdict| verdict.name()).collect::<Vec<_>>().join(", ")
+}
 
-    /// Adds one value of the filter with this name.
-    ///
-    /// # Errors
-    /// One clear sentence, or none: there is no filter of this name.
-    pub fn add(&mut self, name: &str, value: &str) -> Result<(), Option<String>> {
-        fn push<T>(to: &mut Vec<Condition<T>>, value: &str) -> Result<(), String>
-        where
-            Condition<T>: std::str::FromStr<Err = String>,
-        {
-            to.push(value.parse()?);
-            Ok(())
+macro_rules! filters {
+    (
+        values { $($(#[$attribute:meta])* $field:ident: $type:ty,)+ }
+        flags { $($(#[$flag_attribute:meta])* $flag:ident,)+ }
+    ) => {
+        /// Which reports are wanted. Several values of one filter are alternatives; different filters must all hold; `!`
+        /// in front of a value leaves out what it matches.
+        #[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
+        #[group(skip)]
+        #[command(
+            next_help_heading = "Filters; repeat one for alternatives, put ! in front of a value to leave it out"
+        )]
+        pub struct Filter {
+            $($(#[$attribute])* $field: Vec<$type>,)+
+            $($(#[$flag_attribute])* $flag: bool,)+
         }
-        match name {
-            "namespace" => push(&mut self.namespace, value),
-            "pod" => push(&mut self.pod, value),
-            "selector" => value
-                .parse()
-                .map(|value| self.selector.push(value))
-                .map_err(|error: selector::Error| error.to_string()),
-            "to" => push(&mut self.to, value),
-            "authority" => push(&mut self.authority, value),
-            "verdict" => push(&mut self.verdict, value),
-            "http_status" => push(&mut self.http_status, value),
-            "flagged" => {
-                self.flagged = true;
+
+        impl Filter {
+            /// The names of all filters, as [`Self::add`] takes them.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($field),)+ $(stringify!($flag),)+];
+
+            /// Whether this report is wanted.
+            pub fn matches(&self, report: &Report) -> bool {
+                let Self { $($field,)+ $($flag,)+ } = self;
+                $(<$type>::hold($field, report) &&)+ $((!$flag || report.$flag))&&+
+            }
+
+            /// The filters as names and values, for a query. [`Self::add`] reads them.
+            pub fn pairs(&self) -> Vec<(&'static str, String)> {
+                let mut pairs = Vec::new();
+                $(pairs.extend(self.$field.iter().map(|value| (stringify!($field), value.to_string())));)+
+                $(pairs.extend(self.$flag.then(|| (stringify!($flag), "true".to_owned())));)+
+                pairs
+            }
+
+            /// Adds a value of the filter with this name.
+            ///
+            /// # Errors
+            /// No filter has this name, or the value is malformed.
+            pub fn add(&mut self, name: &str, value: &str) -> Result<(), FilterError> {
+                match name {
+                    $(stringify!($field) => {
+                        let value = parse(stringify!($field), value)?;
+                        self.$field.push(value);
+                    })+
+                    $(stringify!($flag) => {
+                        self.$flag = parse_flag(value)
+                            .map_err(|problem| FilterError::Value { name: stringify!($flag), problem })?;
+                    })+
+                    _ => return Err(FilterError::UnknownName(name.to_owned())),
+                }
                 Ok(())
             }
-            _ => return Err(None),
         }
-        .map_err(|error| Some(format!("{name}: {error}")))
+    };
+}
+
+filters! {
+    values {
+        /// Only sessions of this namespace
+        #[arg(short, long, value_name = "NAMESPACE")]
+        namespace: Condition<Namespace>,
+        /// Only sessions of pods whose name begins so
+        #[arg(short, long, value_name = "[NAMESPACE/]POD")]
+        pod: Condition<PodName>,
+        /// Only sessions of pods with these labels: app=cart, tier!=db, env in (a,b), !legacy; all that are given must hold
+        #[arg(short = 'l', long, value_name = "SELECTOR")]
+        selector: Selector,
+        /// Only sessions to this proxy, as the app dialed it
+        #[arg(long, value_name = "IP[:PORT]")]
+        to: Condition<To>,
+        /// Only sessions that ask for this host; `*` stands for anything
+        #[arg(long, value_name = "HOST[:PORT]")]
+        authority: Condition<Authority>,
+        /// Only sessions with this verdict
+        #[arg(long, value_name = "VERDICT")]
+        verdict: Condition<Verdict>,
+        /// Only sessions that were answered with this status; `4+` is 400 to 499
+        #[arg(long, value_name = "STATUS")]
+        http_status: Condition<Status>,
+    }
+    flags {
+        /// Only sessions in which the sidecar's configuration is at fault
+        #[arg(long)]
+        flagged,
+    }
+}
+
+fn parse<T: FromStr<Err: Into<ValueError>>>(name: &'static str, value: &str) -> Result<T, FilterError> {
+    value.parse::<T>().map_err(|problem| FilterError::Value { name, problem: problem.into() })
+}
+
+/// `?flagged`, `?flagged=true`
+fn parse_flag(value: &str) -> Result<bool, ValueError> {
+    match value {
+        "" | "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(ValueError::Flag(value.to_owned())),
     }
 }

@@ -1,28 +1,28 @@
-//! Reads the heads of HTTP/1 messages as far as they are there: a head may be cut by the capture limit, so each
-//! part is taken as soon as it is whole. It keeps what a report needs and nothing else; whatever leaves here is
-//! escaped. (`httparse` wants whole heads and refuses the odd ones that matter here.)
-
-use std::fmt;
+//! Parses the heads of HTTP/1 messages as far as they have come. A head may be cut by the capture limit, so each part is
+//! taken as soon as it is complete. All text is escaped. (`httparse` needs complete heads and refuses malformed ones
+//! that matter here.)
 
 use compact_str::CompactString;
 use memchr::memchr;
 use serde::{Deserialize, Serialize};
-use tracer_ebpf::HEAD_MAX;
+use tracer_ebpf::{HEAD_MAX, http_prefix::METHODS};
 
-/// What an app asked of a proxy.
+use crate::escape::escape_bytes;
+
+/// A request to a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// CONNECT, or another method with an absolute-form target.
     pub form: Form,
-    /// `host:port` as it stood in the request line, without credentials, escaped.
+    /// The authority of the request line (`host:port`), without credentials, escaped.
     pub authority: CompactString,
-    /// `1.1` of `HTTP/1.1`; empty: the first line is longer than what is captured.
+    /// `1.1` of `HTTP/1.1`. Empty: the first line is longer than the captured bytes.
     pub http_version: CompactString,
     /// `User-Agent`, escaped.
     pub user_agent: Option<CompactString>,
 }
 
-/// The two forms of request that a proxy is sent.
+/// The two forms of a request to a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Form {
     /// `CONNECT host:port HTTP/1.1`
@@ -34,40 +34,40 @@ pub enum Form {
 /// The final answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// Its status; `None`: what came is not HTTP/1.
+    /// Its status. `None`: the answer is not HTTP/1.
     pub status: Option<u16>,
     /// `Server`, escaped.
     pub server: Option<CompactString>,
-    /// Does a body follow?
+    /// Whether a body follows.
     pub body: Body,
 }
 
-/// Whether a reply has a body, as its head says.
+/// Whether a reply has a body, according to its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
     /// `Content-Length: 0`.
     Empty,
-    /// More than that.
+    /// `Content-Length` above 0, or `Transfer-Encoding`.
     Present,
     /// The head does not say.
     Unknown,
 }
 
-/// How far a head has come.
+/// How far a head has been parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress<T> {
-    /// These bytes are not such a head, and no further ones make them one.
+    /// The bytes are not such a head, whatever follows.
     Other,
-    /// Too little to say anything.
+    /// The first line is not complete.
     Incomplete,
-    /// The first line is whole, the headers are not.
+    /// The first line is complete, the headers are not.
     Begun(T),
-    /// The head is whole and this many bytes long.
+    /// The head is complete and this many bytes long.
     Complete(T, usize),
 }
 
 impl<T> Progress<T> {
-    /// The head, as far as it is known.
+    /// The head, as far as it has come.
     pub fn head(self) -> Option<T> {
         match self {
             Self::Other | Self::Incomplete => None,
@@ -76,18 +76,14 @@ impl<T> Progress<T> {
     }
 }
 
-/// Methods that are sent to proxies with an absolute-form target, and CONNECT.
-const METHODS: [&[u8]; 9] =
-    [b"CONNECT", b"GET", b"POST", b"PUT", b"HEAD", b"PATCH", b"DELETE", b"TRACE", b"OPTIONS"];
-
-/// Reads a request to a proxy. Origin-form requests are `Other`.
+/// Parses a request to a proxy. An origin-form request is [`Progress::Other`].
 pub fn request(bytes: &[u8]) -> Progress<Request> {
     let Some((line, rest)) = split_line(bytes) else {
         return match bytes {
             [] => Progress::Incomplete,
             _ if !could_become_request(bytes) => Progress::Other,
             _ if bytes.len() < HEAD_MAX => Progress::Incomplete,
-            _ => cut(bytes),
+            _ => request_with_cut_line(bytes),
         };
     };
     let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
@@ -103,13 +99,13 @@ pub fn request(bytes: &[u8]) -> Progress<Request> {
     let Some((form, authority)) = form_of(method, target) else { return Progress::Other };
     let mut request = Request {
         form,
-        authority: printable(without_credentials(authority)),
-        http_version: printable(version),
+        authority: escape_bytes(without_credentials(authority)),
+        http_version: escape_bytes(version),
         user_agent: None,
     };
     let length = headers(bytes, rest, |name, value| {
         if name.eq_ignore_ascii_case(b"user-agent") {
-            request.user_agent = Some(printable(value));
+            request.user_agent = Some(escape_bytes(value));
         }
     });
     match length {
@@ -118,12 +114,12 @@ pub fn request(bytes: &[u8]) -> Progress<Request> {
     }
 }
 
-/// Reads as much of a first line as is captured: mostly a long URL, of which no more than the host is of interest.
-fn cut(bytes: &[u8]) -> Progress<Request> {
+/// Parses a first line that is longer than the captured bytes, mostly because of a long URL.
+fn request_with_cut_line(bytes: &[u8]) -> Progress<Request> {
     let mut words = bytes.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
     let (Some(method), Some(target)) = (words.next(), words.next()) else { return Progress::Other };
     let Some((form, authority)) = form_of(method, target) else { return Progress::Other };
-    let mut authority_text: CompactString = printable(without_credentials(authority));
+    let mut authority_text: CompactString = escape_bytes(without_credentials(authority));
     if authority.as_ptr_range().end == bytes.as_ptr_range().end {
         authority_text.push_str("...");
     }
@@ -145,14 +141,14 @@ fn form_of<'a>(method: &[u8], target: &'a [u8]) -> Option<(Form, &'a [u8])> {
     Some((Form::Absolute, &rest[..end]))
 }
 
-/// Reads a reply, past any interim ones (`100 Continue`).
+/// Parses the final reply, skipping interim ones (`100 Continue`).
 pub fn reply(mut bytes: &[u8]) -> Progress<Reply> {
     let mut skipped = 0;
     loop {
         let begins = bytes.len().min(b"HTTP/1.".len());
         if bytes[..begins] != b"HTTP/1."[..begins] {
             let other = Reply { status: None, server: None, body: Body::Unknown };
-            // Something answered, and not in HTTP: that is an answer, too.
+            // An answer in another protocol is an answer too.
             return if bytes.is_empty() {
                 Progress::Incomplete
             } else {
@@ -168,7 +164,7 @@ pub fn reply(mut bytes: &[u8]) -> Progress<Reply> {
         let mut reply = Reply { status, server: None, body: Body::Unknown };
         let length = headers(bytes, rest, |name, value| {
             if name.eq_ignore_ascii_case(b"server") {
-                reply.server = Some(printable(value));
+                reply.server = Some(escape_bytes(value));
             } else if name.eq_ignore_ascii_case(b"content-length") {
                 reply.body = if value == b"0" { Body::Empty } else { Body::Present };
             } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
@@ -188,8 +184,8 @@ pub fn reply(mut bytes: &[u8]) -> Progress<Reply> {
     }
 }
 
-/// Calls `each` for every whole header line in `rest`, the part of `all` behind the first line; gives the length of
-/// the head where its empty line is there.
+/// Calls `each` with every complete header in `rest`, the part of `all` behind the first line. Returns the length of
+/// the head if its empty line has come.
 fn headers(all: &[u8], mut rest: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Option<usize> {
     loop {
         let (line, behind) = split_line(rest)?;
@@ -203,7 +199,7 @@ fn headers(all: &[u8], mut rest: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> O
     }
 }
 
-/// The first line without its end (CRLF, or LF alone), and what is behind it.
+/// The first line without its end (CRLF or LF), and the rest. `None`: the line is not complete.
 pub fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr(b'\n', bytes)?;
     let line = &bytes[..end];
@@ -231,31 +227,6 @@ fn without_credentials(authority: &[u8]) -> &[u8] {
     authority.iter().rposition(|&byte| byte == b'@').map_or(authority, |at| &authority[at + 1..])
 }
 
-/// Text from the wire in a form that no terminal, label or log can be harmed by: ASCII, controls escaped.
-pub fn printable<T: for<'a> From<&'a str> + FromIterator<char>>(bytes: &[u8]) -> T {
-    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
-    match std::str::from_utf8(bytes) {
-        Ok(text) if bytes.iter().all(is_plain) => text.into(),
-        Ok(_) | Err(_) => bytes.iter().flat_map(|byte| escaped(*byte)).collect(),
-    }
-}
-
-/// One byte. Quotes harm nobody, and are easier to read as they are.
-fn escaped(byte: u8) -> impl Iterator<Item = char> {
-    let quote = matches!(byte, b'"' | b'\'').then_some(byte);
-    let other = quote.is_none().then(|| byte.escape_ascii());
-    quote.into_iter().chain(other.into_iter().flatten()).map(char::from)
-}
-
-impl fmt::Display for Form {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connect => "CONNECT",
-            Self::Absolute => "absolute-form",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,7 +238,7 @@ mod tests {
         connection: close\r\ncontent-length: 0\r\n\r\n";
 
     #[test]
-    fn every_prefix_of_a_request_is_read_as_far_as_it_goes() {
+    fn every_prefix_of_a_request_is_parsed_as_far_as_it_goes() {
         let line = CURL.iter().position(|&byte| byte == b'\n').unwrap() + 1;
         for end in 0..=CURL.len() {
             match request(&CURL[..end]) {
@@ -287,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn every_prefix_of_a_reply_is_read_as_far_as_it_goes() {
+    fn every_prefix_of_a_reply_is_parsed_as_far_as_it_goes() {
         let line = ENVOY_404.iter().position(|&byte| byte == b'\n').unwrap() + 1;
         for end in 0..=ENVOY_404.len() {
             match reply(&ENVOY_404[..end]) {
@@ -313,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_and_paths_never_leave() {
+    fn credentials_and_paths_are_dropped() {
         let head =
             request(b"GET http://user:secret@host.example/path?token=x HTTP/1.1\r\n\r\n").head().unwrap();
         assert_eq!((head.form, head.authority.as_str()), (Form::Absolute, "host.example"));
@@ -321,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_line_beyond_what_is_captured_is_read_as_far_as_it_goes() {
+    fn first_line_beyond_the_capture_limit_is_parsed_as_far_as_it_goes() {
         let long = "x".repeat(HEAD_MAX);
         for (request_line, form, authority) in [
             (
@@ -344,13 +315,13 @@ mod tests {
     }
 
     #[test]
-    fn line_ends_may_be_bare() {
+    fn line_feed_alone_ends_a_line() {
         let head = request(b"CONNECT a:1 HTTP/1.1\nUser-Agent: x\n\n");
         assert!(matches!(head, Progress::Complete(Request { user_agent: Some(_), .. }, 36)));
     }
 
     #[test]
-    fn what_is_no_proxy_request() {
+    fn other_messages_are_not_requests_to_a_proxy() {
         for other in [
             &b"GET / HTTP/1.1\r\n"[..],
             b"OPTIONS * HTTP/1.1\r\n",
@@ -367,13 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_the_wire_is_escaped() {
+    fn text_from_the_wire_is_escaped() {
         let head = request(b"CONNECT a\x1b[31m\x00\xff:443 HTTP/1.1\r\n").head().unwrap();
         assert_eq!(head.authority, "a\\x1b[31m\\x00\\xff:443");
     }
 
     #[test]
-    fn an_answer_that_is_not_http_is_an_answer() {
+    fn answer_in_another_protocol_has_no_status() {
         assert_eq!(reply(b"\x15\x03\x03\x00\x02\x02\x28").head().unwrap().status, None);
         assert_eq!(reply(b""), Progress::Incomplete);
     }

@@ -1,13 +1,58 @@
 //! The pure engine of egress-tracer: kernel events go in, one report for each request comes out.
 //!
 //! ```text
-//! Event -> Redactor -> Engine ( Connection + Upstream -> Evidence -> Verdict ) -> Report
+//! Event -> Redactor -> Engine ( Connection + UpstreamSocket -> Evidence -> Verdict ) -> Report
 //! ```
 //!
 //! It does no IO, has no clock (time arrives inside its inputs), runs no tasks and never panics, so a recording of its
-//! inputs replays to the same bytes. Modules stand in the order in which data flows through them; each uses only
-//! modules above it.
+//! inputs replays to the same bytes. Modules stand in the order in which data flows through them.
+//!
+//! # Example
+//!
+//! An app dials the proxy 10.0.0.1:3128 and sends a CONNECT; the sidecar accepts the connection on port 15001 and answers
+//! 404 itself. Inputs are written here as a recording has them.
+//!
+//! ```
+//! use tracer_core::{
+//!     engine::{Engine, Input, Settings},
+//!     verdict::{Reason, Verdict},
+//! };
+//!
+//! let mut engine = Engine::new(Settings {
+//!     deadline: 10_000_000_000,
+//!     clock_offset: 1_795_175_115_000_000_000,
+//!     inbound_ports: vec![15006],
+//!     capacity: Settings::DEFAULT_CAPACITY,
+//!     keep: 3_600_000_000_000,
+//!     node: None,
+//!     family: "cgroup".into(),
+//!     owner_wait: 0,
+//!     owner_ttl: 0,
+//! });
+//! let inputs = [
+//!     r#"{"event": {"time": 2000000, "flow": 1, "role": "app", "opened": 1000000, "netns": 1, "uid": 1000, "lost": 0,
+//!         "sidecar": {"port": 15001, "netns": 1}, "task": null,
+//!         "local": "10.244.1.5:60218", "remote": "10.0.0.1:3128",
+//!         "what": {"sent": {"offset": 0, "total": 40, "data": "CONNECT www.example.com:443 HTTP/1.1\r\n\r\n"}}}}"#,
+//!     r#"{"event": {"time": 2400000, "flow": 2, "role": "reply", "opened": 1100000, "netns": 1, "uid": 1337, "lost": 0,
+//!         "sidecar": null, "task": null,
+//!         "local": "127.0.0.1:15001", "remote": "10.244.1.5:60218",
+//!         "what": {"sent": {"offset": 0, "total": 26, "data": "HTTP/1.1 404 Not Found\r\n\r\n"}}}}"#,
+//! ];
+//! let mut reports = Vec::new();
+//! for input in inputs {
+//!     let input: Input = serde_json::from_str(input)?;
+//!     engine.feed(input, &mut reports);
+//! }
+//!
+//! let [report] = &reports[..] else { panic!("one request, one report") };
+//! assert_eq!((report.verdict, report.reason), (Verdict::HandledAsHttp, Some(Reason::RouteNotFound)));
+//! assert_eq!(report.target(), "www.example.com:443");
+//! assert!(report.flagged);
+//! # Ok::<(), serde_json::Error>(())
+//! ```
 #![forbid(unsafe_code)]
+#![deny(rustdoc::broken_intra_doc_links)]
 #![cfg_attr(
     not(test),
     deny(
@@ -19,21 +64,14 @@
     )
 )]
 
-pub mod address;
-pub mod beside;
 pub mod escape;
-pub mod latest;
-pub mod place;
-pub mod queue;
 pub mod event;
 pub mod mesh_profile;
 pub mod selector;
 pub mod pod;
 pub mod head;
 pub mod redact;
-pub mod flow;
 pub mod verdict;
-pub mod connection;
 pub mod report;
 pub mod filter;
 pub mod engine;

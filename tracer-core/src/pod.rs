@@ -1,5 +1,4 @@
-//! Who a process belongs to: a container of a pod, or the host. These are the facts that the container runtime has, in
-//! the core's own terms; where they come from is not known here.
+//! The owner of a process: a container of a pod, or the host. Facts come from the container runtime, through the caller.
 
 mod cgroup_path;
 mod owner_cache;
@@ -9,13 +8,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use cgroup_path::{container_ids, is_of_pod, paths};
-pub use owner_cache::Names;
+pub use cgroup_path::{container_ids, is_pod_cgroup, paths};
+pub use owner_cache::OwnerCache;
 pub use workload::workload;
 
 use crate::{event::Task, selector::Labels};
 
-/// The annotation with which a pod's owner keeps it from being traced.
+/// The annotation that keeps a pod's sessions out of the reports.
 pub const IGNORE: &str = "egress-tracer.io/ignore";
 
 /// A pod.
@@ -29,13 +28,13 @@ pub struct Pod {
     pub name: String,
     /// Its labels.
     pub labels: Labels,
-    /// What it is a copy of.
+    /// The workload that it is a replica of; see [`workload()`].
     pub workload: String,
     /// A sidecar was injected into it.
     pub injected: bool,
-    /// It shares the node's network.
+    /// It shares the node's network namespace.
     pub host_network: bool,
-    /// Its owner does not want it traced.
+    /// It has the [`IGNORE`] annotation: its sessions are not reported.
     pub ignored: bool,
 }
 
@@ -49,7 +48,7 @@ pub struct Container {
     pub pod: Arc<Pod>,
 }
 
-/// Who a process belongs to.
+/// The owner of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Owner {
@@ -57,26 +56,27 @@ pub enum Owner {
     Container(Container),
     /// The node itself.
     Host,
-    /// It lies in a container, but the runtime knows nothing of it; or nothing could be found out.
+    /// A container that the runtime does not know, or a process that was gone before it was looked up.
     Unknown,
 }
 
-/// By what a process's owner is found.
+/// The key by which a process's owner is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Key {
-    /// Its cgroup (v2 id): never given to another.
+    /// The cgroup (v2 id), which is never reused.
     Cgroup(u64),
-    /// Its process id, where all processes are in the hierarchy's root: the containers have v1 cgroups then.
+    /// The process id, if the process is in the root of the v2 hierarchy. Containers have v1 cgroups then.
     Process(u32),
 }
 
-/// The id of the root of the v2 hierarchy: its inode number.
+/// The id of the v2 hierarchy's root, which is its inode number.
 /// <https://elixir.bootlin.com/linux/v6.12/source/fs/kernfs/mount.c#L256>
 const ROOT: u64 = 1;
 
 impl Key {
-    /// Of a socket made in `cgroup`, and of the task that made it, where that was seen; `None`: neither is known.
+    /// The key of a socket from the task that made it, if that was seen, else from the socket's cgroup. `None`: neither
+    /// is known.
     pub fn of(task: Option<&Task>, cgroup: u64) -> Option<Self> {
         match (task, cgroup) {
             (None, 0 | ROOT) => None,
@@ -87,17 +87,17 @@ impl Key {
     }
 }
 
-/// What becomes known of owners.
+/// What the container runtime says about an owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fact {
-    /// Who processes of this key belong to.
+    /// The owner of processes with this key.
     Owner(Key, Owner),
-    /// There are none left.
+    /// No process with this key is left.
     Gone(Key),
 }
 
-/// `Arc` of what is written by value.
+/// Serializes an `Arc<Pod>` as its pod.
 mod shared {
     use std::sync::Arc;
 

@@ -1,67 +1,69 @@
-//! Takes secrets out of heads before anything else sees them: the pure core, a recording, a log. What is masked
-//! keeps its length, so that two legs which carried the same bytes still compare equal.
+//! Masks secrets in heads before the engine, a recording or a log sees them. Masking keeps lengths, so two legs that
+//! carried the same bytes still compare equal.
 
-mod part;
+mod head_part;
 
 use foldhash::HashMap;
 
-use self::part::{NEXT, Part, START, mask_target};
-use crate::event::{Event, What, is_whole};
+use self::head_part::{HeadPart, NEXT, START, mask_target};
+use crate::event::{Event, EventKind, is_whole};
 
-/// How many flows may be in the midst of a head at once; more than that, and what comes next of them is masked whole.
-const FLOWS: usize = 16_384;
+/// The most flows that are remembered in the middle of a head. Beyond it all are forgotten, and their next bytes are
+/// masked completely.
+const MAX_FLOWS: usize = 16_384;
 
-/// Masks the payloads of a stream of events. A head may be split anywhere, so it remembers where each flow stands that is
-/// in the midst of one.
+/// Masks the payloads of a stream of events. A head may be split anywhere, so the redactor remembers each flow that is in
+/// the middle of one.
 #[derive(Default)]
 pub struct Redactor {
     flows: HashMap<u64, Flow>,
 }
 
 struct Flow {
+    /// The offset at which the next piece must begin.
     next: u32,
-    part: Part,
+    part: HeadPart,
 }
 
 impl Redactor {
-    /// Masks what must not be seen in an event's payload.
+    /// Masks the secrets in an event's payload.
     pub fn redact(&mut self, event: &mut Event) {
-        match &mut event.what {
-            What::Sent { offset, total, data } => {
+        match &mut event.kind {
+            EventKind::Sent { offset, total, data } => {
                 let mut part = self.part_at(event.flow, *offset, data);
                 let begins = part.is_start();
                 part.mask(data, begins);
                 if begins {
                     mask_target(data);
                 }
-                if part.goes_on() && is_whole(*total, data) {
-                    if self.flows.len() >= FLOWS {
+                if part.is_unfinished() && is_whole(*total, data) {
+                    if self.flows.len() >= MAX_FLOWS {
                         self.flows.clear();
                     }
                     self.flows.insert(event.flow, Flow { next: offset.wrapping_add(*total), part });
                 }
             }
-            What::Ended(_) => {
+            EventKind::Ended(_) => {
                 self.flows.remove(&event.flow);
             }
-            What::Dialed => {}
+            EventKind::Dialed => {}
         }
     }
 
-    /// Where in a head these bytes of a flow begin.
-    fn part_at(&mut self, flow: u64, offset: u32, data: &[u8]) -> Part {
+    /// The part of a head in which these bytes of a flow begin.
+    fn part_at(&mut self, flow: u64, offset: u32, data: &[u8]) -> HeadPart {
         let known = self.flows.remove(&flow).filter(|known| known.next == offset);
         match known {
             _ if begins_head(data) => START,
             Some(Flow { part, .. }) => part,
             None if offset == 0 => START,
-            // Behind a head, or behind a gap, where it may be anything.
+            // Behind a head or a gap, the bytes may be anything.
             None => NEXT,
         }
     }
 }
 
-/// A new request or reply on a connection that had one before.
+/// Whether these bytes begin a new request or reply.
 fn begins_head(data: &[u8]) -> bool {
     data.starts_with(b"CONNECT ") || data.starts_with(b"HTTP/1.")
 }
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
     use crate::event::Role;
 
-    /// What is seen of a piece of a flow's bytes.
+    /// A piece of a flow's bytes after redaction.
     fn redacted(redactor: &mut Redactor, offset: usize, piece: &[u8]) -> BytesMut {
         redacted_of(redactor, offset, piece.len(), piece)
     }
@@ -98,19 +100,19 @@ mod tests {
             local: addr,
             remote: addr,
             answered: false,
-            what: What::Sent {
+            kind: EventKind::Sent {
                 offset: u32::try_from(offset).unwrap(),
                 total: u32::try_from(total).unwrap(),
                 data: piece.into(),
             },
         };
         redactor.redact(&mut event);
-        let What::Sent { data, .. } = event.what else { unreachable!() };
+        let EventKind::Sent { data, .. } = event.kind else { unreachable!() };
         assert_eq!(data.len(), piece.len());
         data
     }
 
-    /// What is seen of `payload` when it is sent in pieces of `size` bytes.
+    /// `payload` after redaction, sent in pieces of `size` bytes.
     fn seen(payload: &[u8], size: usize) -> String {
         let mut redactor = Redactor::default();
         let pieces = payload.chunks(size).enumerate();
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_behind_a_gap_is_masked_whole() {
+    fn bytes_behind_a_gap_are_masked_completely() {
         let head =
             b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nProxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n\r\n";
         for lost in 1..head.len() {
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_behind_a_head_that_was_cut_is_another_head() {
+    fn bytes_behind_a_cut_head_begin_another_head() {
         let (head, next) =
             (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n", b"GET http://u:secret@h/ HTTP/1.1\r\n\r\n");
         for cut in 1..head.len() {
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_remembered_of_a_head_that_is_whole() {
+    fn no_state_is_kept_after_a_complete_head() {
         let mut redactor = Redactor::default();
         redacted(&mut redactor, 0, b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n");
         assert!(redactor.flows.is_empty());
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_target_is_masked_whole() {
+    fn split_target_is_masked_completely() {
         let head = b"GET http://us3r:passw0rd@host/pr1vate HTTP/1.1\r\nHost: host\r\n\r\n";
         for size in 1..head.len() {
             let seen = seen(head, size);
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_an_interim_reply_or_a_request_is_a_head_again() {
+    fn head_behind_an_interim_reply_or_a_request_is_redacted_as_a_head() {
         let replies =
             b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nserver: envoy\r\nx: t0ken\r\n\r\n";
         let requests = b"CONNECT a:1 HTTP/1.1\r\n\r\nCONNECT b:1 HTTP/1.1\r\nCookie: t0ken\r\n\r\nt0ken";
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn of_other_protocols_only_the_first_bytes_are_seen() {
+    fn other_protocols_keep_only_their_first_bytes() {
         assert_eq!(seen(b"\x16\x03\x01\x02\x00\x01\x00secret", 3), "\x16\x03\x01\x02\x00********");
     }
 }

@@ -1,11 +1,10 @@
-//! The report on one request: what every sink prints. Its JSON is a contract (`"v":1`); what is unknown is null.
+//! The report on one request, which every sink prints. Its JSON is a contract (`"v":1`); unknown values are null.
 
 mod compact;
 mod detail;
 mod explanation;
 mod gap;
 mod diagram;
-mod json;
 mod style;
 mod text;
 mod table;
@@ -21,31 +20,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     pod::Pod,
-    verdict::{Carried, Reason, Verdict},
+    verdict::{Payload, Reason, Verdict},
 };
 
 pub use compact::Compact;
-pub use detail::BEGINNING;
+pub use detail::MANIFEST_LINES;
 pub(crate) use explanation::{Subject, evidence, explanation};
-pub use gap::{Gap, Loser, Lost, Message};
+pub use gap::{Gap, LossSource, Lost, Message};
 pub use style::Colors;
 pub use table::Table;
-pub use text::cut;
+pub use text::{duration, ellipsize};
 
-/// Times as reports have them: RFC 3339, UTC, microseconds.
+/// The format of times in reports: RFC 3339, UTC, microseconds.
 static TIMES: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
 
-/// A time as reports have it.
+/// A time in the format of reports.
 pub fn rfc3339(time: Timestamp) -> String {
-    // Room for any: the printer asks for it beforehand.
+    // The printer reserves room for the longest time.
     let mut text = String::with_capacity("-009999-12-31T23:59:59.123456789Z".len());
-    // A string takes all that is written into it.
+    // Writing to a string cannot fail.
     let _ = TIMES.print_timestamp(&time, &mut text);
     text
 }
 
-/// Reports, oldest first; each in a box of its own, as it is large and goes through several hands.
-#[allow(clippy::vec_box, reason = "they are moved more often than they are made")]
+/// Reports, oldest first. Each is boxed: it is large and passed on several times.
+#[allow(clippy::vec_box, reason = "a report is moved more often than it is made")]
 pub type Reports = Vec<Box<Report>>;
 
 /// One request and what became of it.
@@ -59,42 +58,43 @@ pub struct Report {
     pub node: Option<String>,
     /// What became of it.
     pub verdict: Verdict,
-    /// Why.
+    /// The cause, where the verdict has several.
     pub reason: Option<Reason>,
-    /// The sidecar's configuration is at fault, and someone can fix it.
+    /// The sidecar's configuration is at fault, so that a person can fix it.
     pub flagged: bool,
-    /// Who asked.
+    /// The app that sent the request.
     pub source: Source,
-    /// What the app dialled.
+    /// The address that the app dialed.
     pub proxy: Endpoint,
-    /// Whose sidecar: the app's own (`outbound`), or the proxy's (`inbound`).
+    /// Whether the sidecar is the app's own (`outbound`) or the proxy's (`inbound`).
     pub direction: Direction,
     /// The sidecar in the path.
     pub sidecar: Option<Sidecar>,
-    /// What was asked.
+    /// The request.
     pub connect: Connect,
-    /// The answer.
+    /// The answer. Null: there was none.
     pub reply: Option<Reply>,
-    /// The sidecar's own connection for this request.
+    /// The sidecar's upstream connection for this request. Null: none was seen.
     pub upstream: Option<Upstream>,
-    /// What the verdict rests on, one sentence each.
+    /// The evidence for the verdict, one sentence each.
     pub evidence: Vec<String>,
     /// The verdict in one sentence, for a reader who does not know Envoy.
     pub explanation: String,
-    /// The sidecar's listener that took the connection, where its configuration was read.
+    /// The sidecar's listener that took the connection, if its configuration was read.
     pub listener: Option<Listener>,
-    /// Where to read on, or what to apply.
+    /// The title of a fix, or the page that explains the verdict.
     pub fix: Option<String>,
-    /// The manifest of that fix, where the sidecar's configuration was read and a fix proven on it.
+    /// The manifest of that fix, if it was verified against the sidecar's configuration.
     #[serde(default)]
     pub manifest: Option<String>,
-    /// The family of probes that saw it.
-    pub probes: CompactString,
-    /// The connection was open before the probes were attached.
+    /// The hook family that captured it. Reports made before 0.1.0 call it `probes`.
+    #[serde(alias = "probes")]
+    pub family: CompactString,
+    /// The connection was opened before the probes were attached.
     pub joined_late: bool,
 }
 
-/// Who asked.
+/// The app that sent a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Kubernetes namespace.
@@ -105,13 +105,13 @@ pub struct Source {
     pub container: Option<String>,
     /// Workload name.
     pub workload: Option<String>,
-    /// What runs it.
+    /// What kind of owner it has.
     #[serde(default)]
-    pub kind: Option<Kind>,
+    pub kind: Option<SourceKind>,
     /// A sidecar was injected into its pod.
     #[serde(default)]
     pub injected: Option<bool>,
-    /// The pod with all that is known of it, for filters; not written.
+    /// The pod with its labels, for filters. Not in the JSON.
     #[serde(skip)]
     pub owner: Option<Arc<Pod>>,
     /// Process id on the node.
@@ -124,10 +124,10 @@ pub struct Source {
     pub port: u16,
 }
 
-/// What runs whoever asked.
+/// The kind of owner of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum SourceKind {
     /// A pod with a network of its own.
     Pod,
     /// A pod that shares the node's network.
@@ -157,7 +157,7 @@ impl From<Endpoint> for SocketAddr {
     }
 }
 
-/// Whose sidecar answered.
+/// Which sidecar intercepted the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
@@ -178,75 +178,77 @@ pub struct Sidecar {
     pub comm: Option<CompactString>,
 }
 
-/// What was asked.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connect {
     /// `host:port`, escaped.
     pub authority: CompactString,
-    /// `1.0` or `1.1`; empty where the first line is longer than the 512 bytes that are captured.
+    /// `1.0` or `1.1`. Empty: the first line is longer than the 512 captured bytes.
     pub http_version: CompactString,
-    /// Escaped.
+    /// The `User-Agent` header, escaped.
     pub user_agent: Option<CompactString>,
 }
 
-/// The answer.
+/// An answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
-    /// Who made it.
+    /// The program that made it.
     pub from: Replier,
-    /// Its status; null: not HTTP.
+    /// Its status. Null: it is not HTTP.
     pub status: Option<u16>,
-    /// `Server`, escaped.
+    /// The `Server` header, escaped.
     pub server: Option<CompactString>,
     /// Microseconds from the request to its first byte.
     pub after_us: u64,
 }
 
-/// Who made an answer.
+/// The program that made an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Replier {
     /// The sidecar itself.
     Sidecar,
-    /// The proxy; the sidecar passed it on.
+    /// The proxy. The sidecar passed it on.
     Proxy,
-    /// Cannot be told from what was seen.
+    /// Unknown from what was captured.
     Unknown,
 }
 
-/// The sidecar's own connection.
+/// The sidecar's upstream connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upstream {
-    /// Where to.
+    /// The address dialed.
     pub ip: IpAddr,
-    /// Where to.
+    /// The port dialed.
     pub port: u16,
     /// What it carried before the outcome.
-    pub carried: Carried,
+    pub carried: Payload,
 }
 
-/// A listener and why it is what it is.
+/// A listener and its origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// Envoy's name for it.
     pub name: String,
-    /// The object that made it so.
+    /// The Kubernetes object that it comes from.
     pub because: Option<String>,
 }
 
 impl Report {
-    /// One line of JSON, without the line end.
+    /// The report as one line of JSON, without the line end.
     pub fn to_json(&self) -> String {
-        json::text(self).expect("a report has nothing that a line has not")
+        serde_json::to_string(self).unwrap_or_default() // every field has a JSON form
     }
 
-    /// Writes that line behind what is there, with its line end.
+    /// Appends the report as one line of JSON, with the line end.
     pub fn write_line(&self, to: &mut Vec<u8>) {
-        json::write(self, to).expect("a report has nothing that a line has not");
+        append_line(self, to);
     }
+}
 
-    /// The page that explains this verdict.
-    pub fn page(verdict: Verdict) -> String {
-        ["docs/verdicts/", verdict.name(), ".md"].concat()
-    }
+/// Appends a value as one line of JSON, with the line end.
+fn append_line(value: &impl Serialize, to: &mut Vec<u8>) {
+    // Every field of a report has a JSON form, and writing to a vector cannot fail.
+    let _ = serde_json::to_writer(&mut *to, value);
+    to.push(b'\n');
 }

@@ -1,5 +1,4 @@
-//! Which pods are meant: Kubernetes label selectors, equality- and set-based, and namespaces. It parses and matches; it
-//! knows neither where labels come from nor what is done with what is chosen.
+//! Selection of pods: Kubernetes label selectors, equality- and set-based, and namespaces.
 //! <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors>
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -7,61 +6,61 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 /// Labels of a pod.
 pub type Labels = BTreeMap<String, String>;
 
-/// A label selector: every requirement must hold. An empty one selects everything.
+/// A label selector: all requirements must hold. An empty one selects every pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector(Vec<Requirement>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Requirement {
     key: String,
-    must: Must,
+    condition: Requires,
 }
 
-/// What a label must be. As in Kubernetes, what must not be some value may also be absent.
+/// What a requirement asks of a label. As in Kubernetes, an absent label meets `NotIn`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Must {
-    Exist,
-    NotExist,
-    BeIn(Vec<String>),
-    NotBeIn(Vec<String>),
+enum Requires {
+    Exists,
+    Absent,
+    In(Vec<String>),
+    NotIn(Vec<String>),
 }
 
 impl Selector {
-    /// Does a pod with these labels meet it?
+    /// Whether a pod with these labels meets all requirements.
     pub fn selects(&self, labels: &Labels) -> bool {
-        self.0.iter().all(|Requirement { key, must }| {
+        self.0.iter().all(|Requirement { key, condition }| {
             let value = labels.get(key);
-            match must {
-                Must::Exist => value.is_some(),
-                Must::NotExist => value.is_none(),
-                Must::BeIn(values) => value.is_some_and(|value| values.contains(value)),
-                Must::NotBeIn(values) => value.is_none_or(|value| !values.contains(value)),
+            match condition {
+                Requires::Exists => value.is_some(),
+                Requires::Absent => value.is_none(),
+                Requires::In(values) => value.is_some_and(|value| values.contains(value)),
+                Requires::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
             }
         })
     }
 }
 
-/// Why a text is no selector. It quotes no more than the part at fault.
+/// Why a selector or namespace was refused. It quotes only the malformed part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Not a requirement.
     #[error(
-        "`{0}` is no requirement; want app=cart, app!=cart, app in (a,b), app notin (a,b), app or !app, with commas \
+        "`{0}` is not a requirement; want app=cart, app!=cart, app in (a,b), app notin (a,b), app or !app, with commas \
          between them"
     )]
     Requirement(String),
     /// Not a label's key.
     #[error(
-        "`{0}` is no label key; want NAME or PREFIX/NAME, where NAME has at most 63 of A-Z a-z 0-9 - _ ."
+        "`{0}` is not a label key; want NAME or PREFIX/NAME, where NAME has at most 63 of A-Z a-z 0-9 - _ ."
     )]
     Key(String),
     /// Not a label's value.
     #[error(
-        "`{0}` is no label value; want at most 63 of A-Z a-z 0-9 - _ . that begin and end with a letter or digit"
+        "`{0}` is not a label value; want at most 63 of A-Z a-z 0-9 - _ . that begin and end with a letter or digit"
     )]
     Value(String),
     /// Not a namespace.
-    #[error("`{0}` is no namespace; want at most 63 of a-z 0-9 -, and `!` before one that is not wanted")]
+    #[error("`{0}` is not a namespace; want at most 63 of a-z 0-9 -, with `!` in front to leave it out")]
     Namespace(String),
 }
 
@@ -78,20 +77,20 @@ impl FromStr for Selector {
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (nth, Requirement { key, must }) in self.0.iter().enumerate() {
+        for (nth, Requirement { key, condition }) in self.0.iter().enumerate() {
             let comma = if nth == 0 { "" } else { "," };
-            match must {
-                Must::Exist => write!(f, "{comma}{key}")?,
-                Must::NotExist => write!(f, "{comma}!{key}")?,
-                Must::BeIn(values) => write!(f, "{comma}{key} in ({})", values.join(","))?,
-                Must::NotBeIn(values) => write!(f, "{comma}{key} notin ({})", values.join(","))?,
+            match condition {
+                Requires::Exists => write!(f, "{comma}{key}")?,
+                Requires::Absent => write!(f, "{comma}!{key}")?,
+                Requires::In(values) => write!(f, "{comma}{key} in ({})", values.join(","))?,
+                Requires::NotIn(values) => write!(f, "{comma}{key} notin ({})", values.join(","))?,
             }
         }
         Ok(())
     }
 }
 
-/// At the commas that are not within brackets.
+/// Splits at the commas outside of brackets.
 fn split(text: &str) -> Vec<&str> {
     let mut within = false;
     text.split(move |letter| {
@@ -105,28 +104,28 @@ fn split(text: &str) -> Vec<&str> {
 fn requirement(text: &str) -> Result<Requirement, Error> {
     let wrong = || Error::Requirement(text.to_owned());
     if let Some(key) = text.strip_prefix('!') {
-        return Ok(Requirement { key: checked_key(key)?, must: Must::NotExist });
+        return Ok(Requirement { key: checked_key(key)?, condition: Requires::Absent });
     }
     let operator = text.find(|letter: char| letter == '=' || letter == '!' || letter.is_whitespace());
     let Some(at) = operator else {
-        return Ok(Requirement { key: checked_key(text)?, must: Must::Exist });
+        return Ok(Requirement { key: checked_key(text)?, condition: Requires::Exists });
     };
     let (key, rest) = (checked_key(&text[..at])?, text[at..].trim());
-    let must = if let Some(value) = rest.strip_prefix("==").or_else(|| rest.strip_prefix('=')) {
-        Must::BeIn(vec![checked_value(value)?])
+    let condition = if let Some(value) = rest.strip_prefix("==").or_else(|| rest.strip_prefix('=')) {
+        Requires::In(vec![checked_value(value)?])
     } else if let Some(value) = rest.strip_prefix("!=") {
-        Must::NotBeIn(vec![checked_value(value)?])
+        Requires::NotIn(vec![checked_value(value)?])
     } else if let Some(values) = rest.strip_prefix("in").and_then(set) {
-        Must::BeIn(values?)
+        Requires::In(values?)
     } else if let Some(values) = rest.strip_prefix("notin").and_then(set) {
-        Must::NotBeIn(values?)
+        Requires::NotIn(values?)
     } else {
         return Err(wrong());
     };
-    Ok(Requirement { key, must })
+    Ok(Requirement { key, condition })
 }
 
-/// `(a, b)`
+/// Parses `(a, b)`. `None`: there are no brackets.
 fn set(text: &str) -> Option<Result<Vec<String>, Error>> {
     let inner = text.trim().strip_prefix('(')?.strip_suffix(')')?;
     Some(inner.split(',').map(checked_value).collect())
@@ -156,7 +155,7 @@ fn is_name(text: &str) -> bool {
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-/// A namespace that is wanted, or with `!` before it, one that is not.
+/// A namespace that is wanted, or with `!` in front of it, one that is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     name: String,
@@ -184,22 +183,22 @@ impl fmt::Display for Namespace {
     }
 }
 
-/// Which pods are wanted.
+/// A choice of pods by namespace and labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodChoice {
-    /// In one of the wanted namespaces, if any is; in none of those that are not.
+    /// A pod must be in one of the wanted namespaces, if there are any, and in none of the others.
     pub namespaces: Vec<Namespace>,
-    /// Meeting all of these.
+    /// A pod must meet all of these.
     pub selectors: Vec<Selector>,
 }
 
 impl PodChoice {
-    /// Nothing is asked for: every pod is wanted, and what is in no pod, too.
+    /// Whether every pod is wanted, and processes outside of pods too.
     pub fn is_everything(&self) -> bool {
         self.namespaces.is_empty() && self.selectors.is_empty()
     }
 
-    /// Is a pod of this namespace with these labels wanted?
+    /// Whether a pod of this namespace with these labels is wanted.
     pub fn wants(&self, namespace: &str, labels: &Labels) -> bool {
         let mut listed = self.namespaces.iter().filter(|other| other.wanted).peekable();
         let is_refused = self.namespaces.iter().any(|other| !other.wanted && other.name == namespace);
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_kubernetes_selects_what_it_does_there() {
+    fn every_form_of_selector_selects_as_in_kubernetes() {
         let cart: &[_] = &[("app", "cart"), ("tier", "web"), ("example.com/owner", "")];
         for yes in [
             "",
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_selector_is_refused_with_the_part_at_fault() {
+    fn malformed_selectors_are_refused_with_the_malformed_part() {
         for (text, part) in [
             ("app=a=b", "a=b"),
             ("app in a", "app in a"),
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_what_it_writes() {
+    fn selector_is_displayed_as_it_is_parsed() {
         let text = "a in (b),!c,d notin (,e),f";
         let selector: Selector = text.parse().expect("a selector");
         assert_eq!(selector.to_string(), text);
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_are_any_of_the_wanted_and_none_of_the_others() {
+    fn pod_must_be_in_a_wanted_namespace_and_in_no_other() {
         let choice = |given: &[&str]| PodChoice {
             namespaces: given.iter().map(|text| text.parse().expect("a namespace")).collect(),
             ..PodChoice::default()

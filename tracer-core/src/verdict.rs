@@ -1,50 +1,50 @@
-//! The verdict on one request, from the evidence on its sockets and nothing else: flat rules, each with what it
-//! rests on. It sees neither sockets nor clocks.
+//! The verdict on one request, from the evidence alone: flat rules, each with the fact that it rests on.
 
 mod list;
 
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
-pub use self::list::{Reason, Verdict};
+pub use self::list::{Reason, Severity, Verdict};
 use crate::head::{Body, Form};
 
 /// A verdict and its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judgement {
-    /// What became of it.
+pub struct Judgment {
+    /// What became of the request.
     pub verdict: Verdict,
-    /// Why.
+    /// The cause, where the verdict has several.
     pub reason: Option<Reason>,
 }
 
-/// All that a verdict rests on.
+/// The facts on which a verdict rests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact")]
 pub struct Evidence {
-    /// What was asked.
+    /// The form of the request.
     pub form: Form,
     /// A sidecar accepted the app's connection.
     pub intercepted: bool,
-    /// How it came out.
+    /// How the request ended.
     pub outcome: Outcome,
-    /// What the sidecar did upstream, before that.
-    pub upstream: Carried,
-    /// That socket had ended before its peer sent anything.
+    /// What the sidecar sent upstream before that.
+    pub upstream: Payload,
+    /// The upstream socket ended before its peer sent anything.
     pub upstream_failed: bool,
-    /// No record was lost while the request was under way: what was not seen did not happen.
+    /// No record was lost while the request waited, so a connection that was not seen was not made.
     pub nothing_lost: bool,
-    /// The connection was seen from its beginning: a dial that was not seen did not happen.
+    /// The connection was captured from its beginning, so a dial that was not seen was not made.
     pub from_start: bool,
 }
 
-/// How a request came out.
+/// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The sidecar's socket sent an answer.
     Replied {
-        /// Its status; `None`: not HTTP.
+        /// Its status. `None`: it is not HTTP.
         status: Option<u16>,
-        /// Its body.
+        /// Whether it has a body.
         body: Body,
     },
     /// The sidecar closed without an answer.
@@ -55,42 +55,42 @@ pub enum Outcome {
     Pending,
 }
 
-/// What the sidecar's own socket did before the outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the sidecar's upstream socket carried before the outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, VariantArray)]
 #[serde(rename_all = "snake_case")]
-pub enum Carried {
-    /// There was no such socket.
+pub enum Payload {
+    /// No upstream socket was seen.
     NoConnection,
-    /// A dial, and no byte.
+    /// It was dialed and sent no byte.
     Nothing,
-    /// A dial that failed.
+    /// The dial failed.
     DialFailed,
-    /// Something else.
+    /// Bytes that are neither the app's, nor a request, nor TLS.
     OtherBytes,
     /// A TLS record.
     Tls,
-    /// A request for the same, in the sidecar's own words.
+    /// The app's request, rewritten by the sidecar.
     RewrittenRequest,
-    /// The very bytes that the app sent.
+    /// The app's own bytes.
     SameBytes,
 }
 
-impl From<Verdict> for Judgement {
+impl From<Verdict> for Judgment {
     fn from(verdict: Verdict) -> Self {
         Self { verdict, reason: None }
     }
 }
 
-fn handled(reason: Reason) -> Judgement {
-    Judgement { verdict: Verdict::HandledAsHttp, reason: Some(reason) }
+fn handled(reason: Reason) -> Judgment {
+    Judgment { verdict: Verdict::HandledAsHttp, reason: Some(reason) }
 }
 
-fn unreachable(reason: Reason) -> Judgement {
-    Judgement { verdict: Verdict::Unreachable, reason: Some(reason) }
+fn unreachable(reason: Reason) -> Judgment {
+    Judgment { verdict: Verdict::Unreachable, reason: Some(reason) }
 }
 
-/// The verdict, or `None` where there is nothing to say: an absolute-form request that was not rewritten.
-pub fn judge(evidence: &Evidence) -> Option<Judgement> {
+/// The verdict. `None`: the request is not reported, since it is an absolute-form one that was not rewritten.
+pub fn judge(evidence: &Evidence) -> Option<Judgment> {
     match evidence.form {
         Form::Connect if !evidence.intercepted => Some(Verdict::Direct.into()),
         Form::Connect => Some(judge_connect(evidence)),
@@ -98,34 +98,33 @@ pub fn judge(evidence: &Evidence) -> Option<Judgement> {
     }
 }
 
-fn judge_connect(evidence: &Evidence) -> Judgement {
-    use Carried::{DialFailed, NoConnection, Nothing, OtherBytes, RewrittenRequest, SameBytes, Tls};
+fn judge_connect(evidence: &Evidence) -> Judgment {
+    use Payload::{DialFailed, NoConnection, Nothing, OtherBytes, RewrittenRequest, SameBytes, Tls};
     match (evidence.outcome, evidence.upstream) {
-        // The proxy got the app's own bytes, so the answer is the proxy's, whatever it says and whatever it calls
-        // itself: a remote Envoy's 404 is byte-identical to a local one. What TLS or another protocol carried cannot be
-        // read; an answer that came after it may be the proxy's (a proxy inside the mesh is spoken to in mTLS), and
-        // nobody is blamed for what was not seen.
-        (Outcome::Replied { status, .. }, SameBytes | Tls | OtherBytes) => proxys_own(status),
+        // The proxy got the app's own bytes, so the answer is the proxy's, whatever its status and `Server` header: a
+        // remote Envoy's 404 is byte-identical to a local one. TLS and other protocols cannot be read; an answer after
+        // them may be the proxy's (a proxy in the mesh is reached by mTLS), so nothing is flagged.
+        (Outcome::Replied { status, .. }, SameBytes | Tls | OtherBytes) => passed_on(status),
         // Envoy's HTTP connection manager wrote a CONNECT of its own: names in lower case, x-request-id.
-        // If nobody answered that, the 503 is Envoy's own; else it is the proxy's.
+        // If that got no answer, the 503 is Envoy's own; otherwise it is the proxy's.
         (Outcome::Replied { status: Some(503), .. }, RewrittenRequest) if evidence.upstream_failed => {
             handled(Reason::UpstreamFailed)
         }
         (Outcome::Replied { .. } | Outcome::Closed, RewrittenRequest) => handled(Reason::Forwarded),
-        // A 2xx before a byte went upstream is the sidecar's own: it dialled (`connect_config` makes it), and will
-        // send what is inside the tunnel.
+        // A 2xx before a byte went upstream is the sidecar's own: `connect_config` terminates the CONNECT, and the
+        // tunnel's payload goes upstream without it.
         (Outcome::Replied { status: Some(200..300), .. }, Nothing) if evidence.nothing_lost => {
             handled(Reason::Terminated)
         }
-        // A 2xx and no sign of an upstream: a leg is missing, so nobody is blamed.
+        // A 2xx without an upstream socket: a leg was not captured, so nothing is flagged.
         (Outcome::Replied { status: Some(200..300), .. }, NoConnection | DialFailed | Nothing) => {
             Verdict::Tunneled.into()
         }
-        // An answer that is not HTTP is none of Envoy's HTTP listener.
+        // Envoy's HTTP listener answers in HTTP only.
         (Outcome::Replied { status: None, .. }, NoConnection | DialFailed | Nothing) => {
             Verdict::RefusedByProxy.into()
         }
-        // An answer, and nothing went upstream: the sidecar made it.
+        // An answer although nothing went upstream: the sidecar made it.
         (Outcome::Replied { status: Some(status), body }, NoConnection | DialFailed | Nothing) => {
             if evidence.nothing_lost {
                 handled(local_reply(status, body))
@@ -136,7 +135,7 @@ fn judge_connect(evidence: &Evidence) -> Judgement {
         (Outcome::Closed, SameBytes | OtherBytes | Nothing) => unreachable(Reason::ClosedWithoutReply),
         (Outcome::Closed, DialFailed) => unreachable(Reason::ConnectFailed),
         (Outcome::Closed | Outcome::Pending, Tls) if evidence.nothing_lost => Verdict::WrappedInTls.into(),
-        // Closed without a byte, and it never dialled: BlackHoleCluster, no endpoint, no cluster, no filter chain.
+        // Closed without a byte and without a dial: BlackHoleCluster, no endpoint, no cluster, no filter chain.
         (Outcome::Closed, NoConnection) if evidence.nothing_lost && evidence.from_start => {
             Verdict::Blackholed.into()
         }
@@ -148,14 +147,14 @@ fn judge_connect(evidence: &Evidence) -> Judgement {
     }
 }
 
-fn proxys_own(status: Option<u16>) -> Judgement {
+fn passed_on(status: Option<u16>) -> Judgment {
     match status {
         Some(200..300) => Verdict::Tunneled.into(),
         Some(_) | None => Verdict::RefusedByProxy.into(),
     }
 }
 
-/// What Envoy's own answers mean: <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/router/router.cc>
+/// The cause of each of Envoy's own answers: <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/router/router.cc>
 /// (404, 503), `source/common/http/conn_manager_impl.cc` (403, 426), `source/common/http/http1/codec_impl.cc` (400,
 /// 501).
 fn local_reply(status: u16, body: Body) -> Reason {
@@ -172,10 +171,10 @@ fn local_reply(status: u16, body: Body) -> Reason {
     }
 }
 
-/// An absolute-form request that was answered although its bytes did not go upstream as they were.
+/// Whether an absolute-form request was answered although its bytes did not go upstream unchanged.
 fn is_rewritten(evidence: &Evidence) -> bool {
     let answered = matches!(evidence.outcome, Outcome::Replied { status: Some(_), .. });
-    let as_tcp = matches!(evidence.upstream, Carried::SameBytes | Carried::Tls | Carried::OtherBytes);
+    let as_tcp = matches!(evidence.upstream, Payload::SameBytes | Payload::Tls | Payload::OtherBytes);
     evidence.intercepted && answered && !as_tcp && evidence.nothing_lost
 }
 
@@ -183,17 +182,7 @@ fn is_rewritten(evidence: &Evidence) -> bool {
 mod tests {
     use super::*;
 
-    const EVERY_UPSTREAM: [Carried; 7] = [
-        Carried::NoConnection,
-        Carried::DialFailed,
-        Carried::Nothing,
-        Carried::SameBytes,
-        Carried::RewrittenRequest,
-        Carried::Tls,
-        Carried::OtherBytes,
-    ];
-
-    fn evidence(outcome: Outcome, upstream: Carried) -> Evidence {
+    fn evidence(outcome: Outcome, upstream: Payload) -> Evidence {
         Evidence {
             form: Form::Connect,
             intercepted: true,
@@ -210,25 +199,25 @@ mod tests {
     }
 
     #[test]
-    fn a_proxys_404_is_never_flagged_however_it_looks() {
-        let judged = judge(&evidence(replied(404), Carried::SameBytes)).unwrap();
+    fn proxys_own_404_is_never_flagged() {
+        let judged = judge(&evidence(replied(404), Payload::SameBytes)).unwrap();
         assert_eq!(judged, Verdict::RefusedByProxy.into());
     }
 
     #[test]
-    fn nobody_is_blamed_for_what_was_lost() {
+    fn lost_records_prevent_flags() {
         for outcome in [replied(200), replied(404), Outcome::Closed, Outcome::GivenUp, Outcome::Pending] {
-            for upstream in EVERY_UPSTREAM {
+            for upstream in Payload::VARIANTS.iter().copied() {
                 let lossy = Evidence { nothing_lost: false, ..evidence(outcome, upstream) };
                 let judged = judge(&lossy).unwrap();
-                // A rewritten CONNECT was seen, whatever else was lost.
-                assert!(!judged.verdict.is_flagged() || upstream == Carried::RewrittenRequest, "{lossy:?}");
+                // A rewritten CONNECT was captured, whatever else was lost.
+                assert!(!judged.verdict.is_flagged() || upstream == Payload::RewrittenRequest, "{lossy:?}");
             }
         }
     }
 
     #[test]
-    fn local_replies_are_told_apart() {
+    fn reasons_of_local_replies_follow_from_status_and_body() {
         for (status, body, reason) in [
             (404, Body::Empty, Reason::RouteNotFound),
             (403, Body::Empty, Reason::UpgradeFailed),
@@ -240,38 +229,38 @@ mod tests {
             (418, Body::Unknown, Reason::OtherStatus),
         ] {
             let outcome = Outcome::Replied { status: Some(status), body };
-            assert_eq!(judge(&evidence(outcome, Carried::NoConnection)), Some(handled(reason)));
+            assert_eq!(judge(&evidence(outcome, Payload::NoConnection)), Some(handled(reason)));
         }
     }
 
     #[test]
-    fn a_503_to_a_forwarded_request_is_whose_the_upstream_says() {
+    fn status_503_to_a_forwarded_request_is_the_sidecars_only_if_the_upstream_failed() {
         for (upstream_failed, reason) in [(true, Reason::UpstreamFailed), (false, Reason::Forwarded)] {
-            let forwarded = evidence(replied(503), Carried::RewrittenRequest);
+            let forwarded = evidence(replied(503), Payload::RewrittenRequest);
             assert_eq!(judge(&Evidence { upstream_failed, ..forwarded }), Some(handled(reason)));
         }
     }
 
     #[test]
-    fn silence_is_told_apart_by_the_dial() {
+    fn verdict_on_a_closed_connection_follows_from_the_dial() {
         for (upstream, expected) in [
-            (Carried::NoConnection, Verdict::Blackholed.into()),
-            (Carried::DialFailed, unreachable(Reason::ConnectFailed)),
-            (Carried::Nothing, unreachable(Reason::ClosedWithoutReply)),
-            (Carried::SameBytes, unreachable(Reason::ClosedWithoutReply)),
-            (Carried::Tls, Verdict::WrappedInTls.into()),
+            (Payload::NoConnection, Verdict::Blackholed.into()),
+            (Payload::DialFailed, unreachable(Reason::ConnectFailed)),
+            (Payload::Nothing, unreachable(Reason::ClosedWithoutReply)),
+            (Payload::SameBytes, unreachable(Reason::ClosedWithoutReply)),
+            (Payload::Tls, Verdict::WrappedInTls.into()),
         ] {
             assert_eq!(judge(&evidence(Outcome::Closed, upstream)), Some(expected));
         }
     }
 
     #[test]
-    fn absolute_form_is_reported_only_when_rewritten() {
-        for upstream in EVERY_UPSTREAM {
+    fn absolute_form_is_reported_only_if_rewritten() {
+        for upstream in Payload::VARIANTS.iter().copied() {
             let absolute = Evidence { form: Form::Absolute, ..evidence(replied(400), upstream) };
             let rewritten = matches!(
                 upstream,
-                Carried::NoConnection | Carried::DialFailed | Carried::Nothing | Carried::RewrittenRequest
+                Payload::NoConnection | Payload::DialFailed | Payload::Nothing | Payload::RewrittenRequest
             );
             assert_eq!(judge(&absolute).is_some(), rewritten, "{upstream:?}");
         }

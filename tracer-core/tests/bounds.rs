@@ -1,11 +1,11 @@
-//! The core's memory is bounded: a flood of requests that nobody answers drops the oldest, and counts them; sessions that
+//! The engine's memory is bounded: beyond its capacity the oldest sessions are dropped and counted, and sessions that
 //! never end are forgotten.
 
 use std::net::SocketAddr;
 
 use tracer_core::{
     engine::{Engine, Input, Settings},
-    event::{End, Event, Interception, Role, What},
+    event::{End, Event, EventKind, Interception, Role},
     verdict::Verdict,
 };
 
@@ -20,13 +20,13 @@ fn core() -> Engine {
         capacity: CAPACITY,
         keep: 60 * SECOND,
         node: None,
-        probes: "cgroup".into(),
-        naming: 0,
-        remember: 0,
+        family: "cgroup".into(),
+        owner_wait: 0,
+        owner_ttl: 0,
     })
 }
 
-/// The `number`th connection's CONNECT, and the sidecar's own dial beside it.
+/// The CONNECT of connection `number`, and the sidecar's dial for it.
 fn asks(number: u32, time: u64) -> [Event; 2] {
     let [_, high, middle, low] = number.to_be_bytes();
     let head = format!("CONNECT t{number}.example:443 HTTP/1.1\r\n\r\n");
@@ -45,7 +45,7 @@ fn asks(number: u32, time: u64) -> [Event; 2] {
         local: SocketAddr::from(([10, high, middle, low], 40_000)),
         remote: SocketAddr::from(([10, 0, 0, 1], 3128)),
         answered: false,
-        what: What::Sent {
+        kind: EventKind::Sent {
             offset: 0,
             total: u32::try_from(head.len()).expect("short"),
             data: head[..].into(),
@@ -56,14 +56,14 @@ fn asks(number: u32, time: u64) -> [Event; 2] {
         role: Role::Upstream,
         sidecar: None,
         uid: 1337,
-        what: What::Dialed,
+        kind: EventKind::Dialed,
         ..app.clone()
     };
     [app, dial]
 }
 
 #[test]
-fn a_flood_drops_the_oldest_and_counts_them() {
+fn oldest_sessions_are_dropped_and_counted_beyond_the_capacity() {
     let mut core = core();
     let mut reports = Vec::new();
     for number in 0..1_000 {
@@ -71,14 +71,14 @@ fn a_flood_drops_the_oldest_and_counts_them() {
             core.feed(Input::Event(event), &mut reports);
         }
         let stats = core.stats();
-        // One may come in before the next input makes room.
+        // The next input makes room, so there may be one too many.
         assert!(stats.connections <= CAPACITY + 1 && stats.upstreams <= CAPACITY + 1, "{stats:?}");
     }
     core.feed(Input::Tick(2 * SECOND), &mut reports);
     assert_eq!((core.stats().connections, core.stats().dropped), (CAPACITY, 900));
-    assert_eq!(reports.len(), 0, "nothing was answered, and no deadline has passed");
+    assert_eq!(reports.len(), 0, "no answer, and no deadline has passed");
     core.feed(Input::Tick(20 * SECOND), &mut reports);
-    assert_eq!(reports.len(), CAPACITY, "those that were kept are unanswered");
+    assert_eq!(reports.len(), CAPACITY, "the kept ones are unanswered");
 }
 
 #[test]
@@ -96,11 +96,11 @@ fn sessions_that_never_end_are_forgotten() {
     assert_eq!((reports.len(), core.stats().connections, core.stats().dropped), (10, 0, 0));
 }
 
-/// The `number`th connection becomes a tunnel.
+/// Connection `number` becomes a tunnel.
 fn granted(number: u32, time: u64) -> [Event; 4] {
     let [app, dial] = asks(number, time);
     let reply = 1_000_000 + u64::from(number);
-    let passed_on = Event { link: Some(reply), what: app.what.clone(), ..dial.clone() };
+    let passed_on = Event { link: Some(reply), kind: app.kind.clone(), ..dial.clone() };
     let granted = Event {
         flow: reply,
         role: Role::Reply,
@@ -109,19 +109,19 @@ fn granted(number: u32, time: u64) -> [Event; 4] {
         uid: 1337,
         local: SocketAddr::from(([127, 0, 0, 1], 15001)),
         remote: app.local,
-        what: sent("HTTP/1.1 200 OK\r\n\r\n"),
+        kind: sent("HTTP/1.1 200 OK\r\n\r\n"),
         ..app.clone()
     };
     [app, dial, passed_on, granted]
 }
 
-fn sent(text: &'static str) -> What {
+fn sent(text: &'static str) -> EventKind {
     let total = u32::try_from(text.len()).expect("short");
-    What::Sent { offset: 0, total, data: text.as_bytes().into() }
+    EventKind::Sent { offset: 0, total, data: text.as_bytes().into() }
 }
 
 #[test]
-fn so_are_tunnels_and_the_oldest_of_a_flood() {
+fn tunnels_are_dropped_beyond_the_capacity_and_forgotten_when_they_never_end() {
     let mut core = core();
     let mut reports = Vec::new();
     for number in 0..1_000 {
@@ -138,7 +138,7 @@ fn so_are_tunnels_and_the_oldest_of_a_flood() {
 }
 
 #[test]
-fn what_goes_through_a_tunnel_is_nobodys_request() {
+fn payload_of_a_tunnel_is_not_taken_for_a_request() {
     let mut core = core();
     let mut reports = Vec::new();
     let events = granted(1, SECOND);
@@ -148,32 +148,32 @@ fn what_goes_through_a_tunnel_is_nobodys_request() {
     let [app, _, upstream, reply] = events;
     let inside = || sent("CONNECT inside.example:443 HTTP/1.1\r\n\r\n");
     for mut event in [app.clone(), upstream] {
-        event.what = inside();
+        event.kind = inside();
         core.feed(Input::Event(event), &mut reports);
     }
     core.feed(
-        Input::Event(Event { what: sent("HTTP/1.1 404 Not Found\r\n\r\n"), ..reply.clone() }),
+        Input::Event(Event { kind: sent("HTTP/1.1 404 Not Found\r\n\r\n"), ..reply.clone() }),
         &mut reports,
     );
     assert_eq!((core.stats().connections, core.stats().pending, reports.len()), (1, 0, 1));
-    // Its sidecar's end of it is the last.
+    // The end of the reply leg ends the tunnel.
     for event in [app, reply] {
         assert_eq!(core.stats().connections, 1);
-        core.feed(Input::Event(Event { what: What::Ended(End::ClosedHere), ..event }), &mut reports);
+        core.feed(Input::Event(Event { kind: EventKind::Ended(End::ClosedHere), ..event }), &mut reports);
     }
     assert_eq!((core.stats().connections, core.stats().upstreams, reports.len()), (0, 0, 1));
 }
 
-/// Nothing more can be learned of it, and its end may not be told.
+/// Its answers are not captured, and its end may not be.
 #[test]
-fn a_connection_without_a_sidecar_is_forgotten_once_reported() {
+fn connection_without_a_sidecar_is_forgotten_once_reported() {
     let (mut core, mut reports) = (core(), Vec::new());
     let [mut app, _] = asks(1, SECOND);
     app.sidecar = None;
     for nth in 1..=2 {
         core.feed(Input::Event(app.clone()), &mut reports);
         assert_eq!((reports.len(), core.stats().connections), (nth, 0));
-        let What::Sent { offset, total, .. } = &mut app.what else { panic!("it sends") };
-        *offset += *total; // the next on the same connection
+        let EventKind::Sent { offset, total, .. } = &mut app.kind else { panic!("it sends") };
+        *offset += *total; // the next request on the connection
     }
 }

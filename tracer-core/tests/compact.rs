@@ -1,11 +1,11 @@
-//! Compact lines and tables as a terminal gets them: plain, coloured, explained; and that nothing which came from the wire, or
-//! from a report that somebody else wrote, reaches the terminal as anything but text.
+//! Compact lines and tables as a terminal gets them: plain, colored, explained. Text from the wire, or from a report of
+//! another program, is always escaped.
 
 mod scene;
 
 use jiff::tz::TimeZone;
 use scene::{CURL, GRANTED, Scene};
-use tracer_core::report::{Colors, Compact, Gap, Listener, Loser, Message, Report, Table};
+use tracer_core::report::{Colors, Compact, Gap, Listener, LossSource, Message, Report, Table};
 
 const ENVOY_404: &str = "HTTP/1.1 404 Not Found\r\nserver: envoy\r\ncontent-length: 0\r\n\r\n";
 
@@ -13,7 +13,7 @@ fn line(report: &Report, colors: Colors, explain: bool) -> String {
     Compact::new(colors, TimeZone::UTC, explain).show(report)
 }
 
-/// One of each look.
+/// One report of each form.
 fn reports() -> Vec<Report> {
     let mut named = Scene::outbound().asks().answers(ENVOY_404).report();
     named.source.namespace = Some("shop".to_owned());
@@ -31,12 +31,12 @@ fn reports() -> Vec<Report> {
          \x20 namespace: shop\nspec:\n  hosts:\n  - forward-proxy-3128.external\n"
             .to_owned(),
     );
-    let mut nobody = Scene::outbound().asks().answers(ENVOY_404).report();
-    (nobody.source.pid, nobody.source.comm) = (None, None);
+    let mut unnamed = Scene::outbound().asks().answers(ENVOY_404).report();
+    (unnamed.source.pid, unnamed.source.comm) = (None, None);
     let passed = || Scene::outbound().asks().dials().sends_upstream(CURL);
     vec![
         named,
-        nobody,
+        unnamed,
         Scene::joined_late().asks().answers(ENVOY_404).report(),
         passed().answers(GRANTED).report(),
         passed().answers("HTTP/1.1 407 X\r\n\r\n").report(),
@@ -65,7 +65,7 @@ fn explained_lines() {
 }
 
 #[test]
-fn coloured_lines() {
+fn colored_lines() {
     insta::assert_snapshot!(lines(Colors::On, true).replace('\u{1b}', "<ESC>"));
 }
 
@@ -75,12 +75,12 @@ fn table(explain: bool) -> String {
 }
 
 #[test]
-fn a_table() {
+fn table_of_reports() {
     insta::assert_snapshot!(table(false));
 }
 
 #[test]
-fn an_explained_table() {
+fn table_with_explanations() {
     insta::assert_snapshot!(table(true));
 }
 
@@ -88,9 +88,11 @@ fn an_explained_table() {
 fn gaps_are_lines_of_their_own() {
     let time = "2026-11-20T11:45:15.123456Z";
     let mut text = String::new();
-    for (source, reason) in
-        [(Loser::Kernel, "ring_full"), (Loser::Userspace, "malformed"), (Loser::Reader, "slow")]
-    {
+    for (source, reason) in [
+        (LossSource::Kernel, "ring_full"),
+        (LossSource::Userspace, "malformed"),
+        (LossSource::Reader, "slow"),
+    ] {
         let gap = Gap::new(time.to_owned(), source, reason, 12);
         let compact = Compact::new(Colors::Off, TimeZone::UTC, true);
         text.push_str(&compact.show_gap(&gap));
@@ -108,7 +110,7 @@ fn gaps_are_lines_of_their_own() {
     }
 }
 
-/// What a wicked app could send as an authority.
+/// Authorities that a malicious app could send.
 const WICKED: [&[u8]; 8] = [
     b"\x1b[2J\x1b[31mred.example:443",
     b"\x1b]8;;http://evil.example\x1b\\link\x1b]8;;\x1b\\:443",
@@ -125,7 +127,7 @@ fn is_harmless(text: &str) -> bool {
 }
 
 #[test]
-fn what_came_from_the_wire_is_only_text() {
+fn text_from_the_wire_is_escaped() {
     let mut text = String::new();
     for authority in WICKED {
         let head = [b"CONNECT ", authority, b" HTTP/1.1\r\nUser-Agent: \x1b[31mx\r\n\r\n"].concat();
@@ -144,14 +146,14 @@ fn what_came_from_the_wire_is_only_text() {
     insta::assert_snapshot!(text);
 }
 
-/// A report as each format for people has it.
+/// A report in each text format.
 fn shown(report: &Report) -> [String; 2] {
     [line(report, Colors::Off, true), Table::new(Colors::Off, TimeZone::UTC, true).show(report)]
 }
 
 #[test]
-fn a_report_that_somebody_else_wrote_is_only_text() {
-    // Its JSON is read from a socket or a file, so nothing in it was necessarily escaped.
+fn text_of_a_report_from_a_file_is_escaped() {
+    // Its JSON comes from a socket or a file, so it may not have been escaped.
     let wicked = "\u{1b}]52;c;x\u{7}\u{202e}\u{0}\n✗▶";
     let mut report = Scene::outbound().asks().answers(ENVOY_404).report();
     report.connect.authority = wicked.into();
@@ -168,17 +170,17 @@ fn a_report_that_somebody_else_wrote_is_only_text() {
         }
         for shown in shown(&report) {
             assert!(is_harmless(&shown), "{shown:?}");
-            // The mark is ours, there and in the diagram, and so are the arrows.
+            // The mark and the arrows are our own, here and in the diagram.
             assert_eq!((shown.matches('✗').count(), shown.matches('▶').count()), (2, 1), "{shown:?}");
         }
     }
-    let gap = Gap::new(wicked.to_owned(), Loser::Kernel, wicked, 1);
+    let gap = Gap::new(wicked.to_owned(), LossSource::Kernel, wicked, 1);
     let shown = Compact::new(Colors::Off, TimeZone::UTC, true).show_gap(&gap);
     assert!(is_harmless(&shown) && shown.lines().count() == 1, "{shown:?}");
 }
 
 #[test]
-fn a_long_authority_is_cut_for_display_and_whole_in_json() {
+fn long_authority_is_cut_for_display_and_complete_in_json() {
     let authority = format!("begin{}.example.com:443", "x".repeat(440));
     let head = format!("CONNECT {authority} HTTP/1.1\r\n\r\n");
     let mut report = Scene::outbound().app_sends(head).answers(ENVOY_404).report();

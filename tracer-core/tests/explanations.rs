@@ -1,5 +1,5 @@
-//! What a report says in words, for every verdict and reason, and for what each can rest on. The sentences are kept as
-//! one snapshot, to be read as an engineer on call would read them.
+//! The sentences of a report, for every verdict and reason and the evidence that each can rest on. They are kept as one
+//! snapshot, to be read as an engineer on call would read them.
 
 mod scene;
 
@@ -18,7 +18,7 @@ const REWRITTEN: &str = "CONNECT en.wikipedia.org:443 HTTP/1.1\r\nhost: en.wikip
     x-forwarded-proto: http\r\nx-request-id: 1\r\n\r\n";
 const REWRITTEN_GET: &str = "GET /path?q=1 HTTP/1.1\r\nhost: example.com\r\nx-request-id: 1\r\n\r\n";
 
-/// An answer in Envoy's manner.
+/// An answer as Envoy writes it.
 fn envoys(status: u16, length: usize) -> String {
     format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nserver: envoy\r\n\r\n")
 }
@@ -133,7 +133,7 @@ fn name(report: &Report) -> String {
 }
 
 #[test]
-fn the_words_of_every_verdict() {
+fn sentences_of_every_verdict() {
     let mut text = String::new();
     for (title, report) in reports() {
         let _ = writeln!(text, "{}: {title}\n  {}.", name(&report), report.explanation);
@@ -146,16 +146,16 @@ fn the_words_of_every_verdict() {
 }
 
 #[test]
-fn every_verdict_and_every_reason_has_words() {
+fn every_verdict_and_reason_is_explained() {
     let reports = reports();
     let verdicts: BTreeSet<Verdict> = reports.iter().map(|(_, report)| report.verdict).collect();
-    assert_eq!(verdicts, Verdict::ALL.into());
+    assert_eq!(verdicts, Verdict::ALL.iter().copied().collect());
     let reasons: BTreeSet<Reason> = reports.iter().filter_map(|(_, report)| report.reason).collect();
-    assert_eq!(reasons, Reason::ALL.into());
+    assert_eq!(reasons, Reason::ALL.iter().copied().collect());
 }
 
 #[test]
-fn every_sentence_names_what_was_asked_and_of_whom() {
+fn every_sentence_names_the_target_and_the_proxy() {
     for (title, report) in reports() {
         let Report { explanation, proxy, connect, evidence, .. } = &report;
         let (verdict, proxy) = (name(&report), std::net::SocketAddr::from(*proxy).to_string());
@@ -164,8 +164,8 @@ fn every_sentence_names_what_was_asked_and_of_whom() {
         assert!(explanation.contains(&*connect.authority), "{verdict} ({title}): {explanation}");
         assert!(explanation.contains(&proxy), "{verdict} ({title}): {explanation}");
         assert!(!evidence.is_empty(), "{verdict} ({title})");
-        // Who is not flagged is not blamed, and the other way round.
-        if explanation.contains("nobody is blamed") || explanation.contains("not at fault") {
+        // A flagged report blames the sidecar, and only that.
+        if explanation.contains("neither side is blamed") || explanation.contains("not at fault") {
             assert!(!report.flagged, "{verdict} ({title}): {explanation}");
         }
     }

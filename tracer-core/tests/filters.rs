@@ -1,4 +1,4 @@
-//! Each filter on real reports, alone and together; and that a filter says the same after it has travelled as a query.
+//! Each filter on real reports, alone and together, and after it was written as a query and read again.
 
 mod scene;
 
@@ -33,7 +33,7 @@ fn reports() -> [(&'static str, Report); 5] {
         Scene::outbound().to("[fd00:1::1]:8080").app_sends("CONNECT api.example.com:8443 HTTP/1.1\r\n\r\n");
     [
         ("named", named),
-        ("nobody", Scene::outbound().asks().answers(ENVOY_404).report()),
+        ("unnamed", Scene::outbound().asks().answers(ENVOY_404).report()),
         ("granted", passed().answers(GRANTED).report()),
         ("refused", passed().answers("HTTP/1.1 407 X\r\n\r\n").report()),
         ("closed", other.sidecar_closes().report()),
@@ -41,8 +41,8 @@ fn reports() -> [(&'static str, Report); 5] {
 }
 
 #[test]
-fn each_filter_lets_through_what_it_says() {
-    let all = ["named", "nobody", "granted", "refused", "closed"];
+fn each_filter_matches_its_reports() {
+    let all = ["named", "unnamed", "granted", "refused", "closed"];
     let cases: &[(&[&str], &[&str])] = &[
         (&[], &all),
         (&["-n", "shop"], &["named"]),
@@ -63,10 +63,10 @@ fn each_filter_lets_through_what_it_says() {
         (&["--verdict", "tunneled", "--verdict", "blackholed"], &["granted", "closed"]),
         (&["--verdict", "!handled_as_http"], &["granted", "refused", "closed"]),
         (&["--verdict", "!handled_as_http", "--verdict", "!tunneled"], &["refused", "closed"]),
-        (&["--flagged"], &["named", "nobody", "closed"]),
-        (&["--http-status", "404"], &["named", "nobody"]),
-        (&["--http-status", "4+"], &["named", "nobody", "refused"]),
-        (&["--http-status", "4+", "--http-status", "!407"], &["named", "nobody"]),
+        (&["--flagged"], &["named", "unnamed", "closed"]),
+        (&["--http-status", "404"], &["named", "unnamed"]),
+        (&["--http-status", "4+"], &["named", "unnamed", "refused"]),
+        (&["--http-status", "4+", "--http-status", "!407"], &["named", "unnamed"]),
         (&["--flagged", "--http-status", "!404"], &["closed"]),
     ];
     for (args, expected) in cases {
@@ -75,21 +75,25 @@ fn each_filter_lets_through_what_it_says() {
             reports().iter().filter(|(_, report)| filter.matches(report)).map(|(name, _)| *name).collect();
         assert_eq!(&passed, expected, "{args:?}");
 
-        let mut travelled = Filter::default();
+        let mut sent = Filter::default();
         for (name, value) in filter.pairs() {
-            travelled.add(name, &value).expect("what was written can be read");
+            sent.add(name, &value).expect("what was written can be read");
         }
-        assert_eq!(travelled, filter, "{args:?}");
+        assert_eq!(sent, filter, "{args:?}");
     }
 }
 
 #[test]
-fn a_wrong_filter_in_a_query_is_named() {
+fn malformed_filter_in_a_query_is_refused_with_the_reason() {
     let mut filter = Filter::default();
-    assert_eq!(filter.add("colour", "red"), Err(None));
-    let error = filter.add("selector", "app=\u{1b}").unwrap_err().expect("a sentence");
+    let mut refused = |name, value| filter.add(name, value).unwrap_err().to_string();
+    let error = refused("color", "red");
+    assert!(error.starts_with("there is no filter `color`; there are namespace, pod, "), "{error}");
+    let error = refused("selector", "app=\u{1b}");
     assert!(error.starts_with("selector: "), "{error}");
-    let error = filter.add("verdict", "handled").unwrap_err().expect("a sentence");
+    let error = refused("flagged", "maybe");
+    assert!(error.starts_with("flagged: want true or false"), "{error}");
+    let error = refused("verdict", "handled");
     assert!(
         error.starts_with("verdict: there is no verdict of that name; there are handled_as_http, "),
         "{error}"

@@ -1,4 +1,4 @@
-//! Whose request it was: names come as facts, among the events, and a report waits for them a moment and no longer.
+//! Attribution: owners' names come as facts between the events, and a report waits for them for a bounded time.
 
 mod scene;
 
@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use scene::{APP_CGROUP, Scene};
 use tracer_core::{
     pod::{Container, Fact, Key, Owner, Pod},
-    report::{Colors, Compact, Kind},
+    report::{Colors, Compact, SourceKind},
     selector::Labels,
 };
 
@@ -33,20 +33,20 @@ fn owner(pod: Pod) -> Fact {
 }
 
 #[test]
-fn a_known_pod_is_named_at_once() {
+fn known_pod_is_named_at_once() {
     let reports = Scene::outbound().with_names().learns(owner(cart())).asks().answers(NOT_FOUND).reports();
     let source = &reports[0].source;
     assert_eq!(source.namespace.as_deref(), Some("shop"));
     assert_eq!(source.pod.as_deref(), Some("cart-7d9"));
     assert_eq!(source.container.as_deref(), Some("app"));
     assert_eq!(source.workload.as_deref(), Some("cart"));
-    assert_eq!((source.kind, source.injected), (Some(Kind::Pod), Some(true)));
+    assert_eq!((source.kind, source.injected), (Some(SourceKind::Pod), Some(true)));
     assert_eq!(source.owner.as_ref().map(|pod| pod.labels["app"].len()), Some(63));
 }
 
-/// The API server lets fewer characters through; what a runtime says is anybody's.
+/// The API server refuses these characters, but a container runtime may not.
 #[test]
-fn a_label_of_63_odd_characters_is_only_text() {
+fn label_of_63_special_characters_is_escaped() {
     let odd: String = "\"\\\n{}=,~\u{1b}[2J\u{202e}é/'`$".chars().cycle().take(63).collect();
     let labels = Labels::from([("service.istio.io/canonical-name".to_owned(), odd.clone())]);
     let workload = tracer_core::pod::workload("cart-7d9", &labels);
@@ -61,7 +61,7 @@ fn a_label_of_63_odd_characters_is_only_text() {
 }
 
 #[test]
-fn a_report_waits_for_its_name_a_second_at_most() {
+fn report_waits_for_its_name_for_at_most_a_second() {
     let waiting = || Scene::outbound().with_names().asks().answers(NOT_FOUND);
     assert!(waiting().reports().is_empty());
     assert_eq!(waiting().learns(owner(cart())).reports()[0].source.workload.as_deref(), Some("cart"));
@@ -69,13 +69,13 @@ fn a_report_waits_for_its_name_a_second_at_most() {
     assert_eq!(waiting().learns(unknown).reports()[0].source.kind, None);
     assert!(waiting().passes(900).reports().is_empty());
     assert_eq!(waiting().passes(1_100).reports()[0].source.namespace, None);
-    // Its owner became known too late; that of others says nothing of it.
+    // A fact about another owner does not release it.
     let other = Fact::Owner(Key::Cgroup(APP_CGROUP + 1), Owner::Host);
     assert!(waiting().learns(other).reports().is_empty());
 }
 
 #[test]
-fn it_is_asked_for_before_the_report_is_due() {
+fn owner_is_asked_for_before_the_report_is_due() {
     let mut scene = Scene::outbound().with_names().asks();
     assert_eq!(scene.wanted(), [Key::Cgroup(APP_CGROUP)]);
     scene = scene.answers(NOT_FOUND);
@@ -83,23 +83,23 @@ fn it_is_asked_for_before_the_report_is_due() {
 }
 
 #[test]
-fn what_shares_the_nodes_network_and_the_node_itself_are_named_as_such() {
+fn host_processes_and_host_network_pods_are_named_as_such() {
     let host = Fact::Owner(Key::Cgroup(APP_CGROUP), Owner::Host);
     let reports = Scene::outbound().with_names().learns(host).asks().answers(NOT_FOUND).reports();
-    assert_eq!((reports[0].source.kind, &reports[0].source.pod), (Some(Kind::Host), &None));
+    assert_eq!((reports[0].source.kind, &reports[0].source.pod), (Some(SourceKind::Host), &None));
     let pod = Pod { host_network: true, ..cart() };
     let reports = Scene::outbound().with_names().learns(owner(pod)).asks().answers(NOT_FOUND).reports();
-    assert_eq!(reports[0].source.kind, Some(Kind::HostNetworkPod));
+    assert_eq!(reports[0].source.kind, Some(SourceKind::HostNetworkPod));
 }
 
 #[test]
-fn a_pod_that_does_not_want_it_is_not_reported() {
+fn pod_with_the_ignore_annotation_is_not_reported() {
     let ignored = || owner(Pod { ignored: true, ..cart() });
     assert!(Scene::outbound().with_names().learns(ignored()).asks().answers(NOT_FOUND).reports().is_empty());
     assert!(Scene::outbound().with_names().asks().answers(NOT_FOUND).learns(ignored()).reports().is_empty());
 }
 
 #[test]
-fn without_a_runtime_nothing_waits() {
+fn reports_do_not_wait_without_a_container_runtime() {
     assert_eq!(Scene::outbound().asks().answers(NOT_FOUND).reports().len(), 1);
 }

@@ -6,20 +6,29 @@ use crate::verifier::{is_zero, min};
 /// Length in bytes of a [`PREFIXES`] entry.
 pub const PREFIX_LEN: usize = 8;
 
-/// First bytes of a request to a proxy: CONNECT, or a method, a space and an absolute-form target that begins with `http`.
-/// Origin-form requests (`GET /`), most of a mesh's traffic, match none.
-pub const PREFIXES: [[u8; PREFIX_LEN]; 9] = [
-    *b"CONNECT ",
-    *b"GET http",
-    *b"POST htt",
-    *b"PUT http",
-    *b"HEAD htt",
-    *b"PATCH ht",
-    *b"DELETE h",
-    *b"TRACE ht",
-    // Only the ninth byte tells `http` from `*` and `/`; userspace looks at it.
-    *b"OPTIONS ",
-];
+/// The methods of requests to a proxy: CONNECT, and those that come with an absolute-form target.
+pub const METHODS: [&[u8]; 9] =
+    [b"CONNECT", b"GET", b"POST", b"PUT", b"HEAD", b"PATCH", b"DELETE", b"TRACE", b"OPTIONS"];
+
+/// First bytes of a request to a proxy: a method, a space and the beginning of an absolute-form target, `http`, as far as
+/// [`PREFIX_LEN`] bytes go. Origin-form requests (`GET /`), most of a mesh's traffic, match none. Only the ninth byte of
+/// `OPTIONS http` tells `http` from `*` and `/`; userspace looks at it.
+pub const PREFIXES: [[u8; PREFIX_LEN]; METHODS.len()] = prefixes();
+
+const fn prefixes() -> [[u8; PREFIX_LEN]; METHODS.len()] {
+    let mut prefixes = [[0; PREFIX_LEN]; METHODS.len()];
+    let mut i = 0;
+    while i < METHODS.len() {
+        let mut at = 0;
+        while at < PREFIX_LEN {
+            let method = METHODS[i];
+            prefixes[i][at] = if at < method.len() { method[at] } else { b" http"[at - method.len()] };
+            at += 1;
+        }
+        i += 1;
+    }
+    prefixes
+}
 
 /// Whether `first`, the first eight bytes in little-endian order, is one of [`PREFIXES`].
 #[inline(always)]
@@ -76,6 +85,12 @@ mod tests {
         let n = payload.len().min(8);
         first[..n].copy_from_slice(&payload[..n]);
         may_be_proxy_request(u64::from_le_bytes(first), u32::try_from(payload.len()).unwrap())
+    }
+
+    #[test]
+    fn prefixes_are_made_from_the_methods() {
+        assert_eq!(PREFIXES[0], *b"CONNECT ");
+        assert_eq!((PREFIXES[1], PREFIXES[5], PREFIXES[8]), (*b"GET http", *b"PATCH ht", *b"OPTIONS "));
     }
 
     #[test]

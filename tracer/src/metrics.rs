@@ -31,7 +31,7 @@ use map_occupancy::MapOccupancy;
 use openmetrics::ExpositionFormat;
 use reply_histogram::ReplyHistogram;
 use tracer_core::{
-    report::{Kind, Report},
+    report::{Report, SourceKind},
     verdict::Reason,
 };
 
@@ -168,7 +168,7 @@ impl Metrics {
         let reason = report.reason.map_or("", Reason::name);
         let namespace = source.namespace.as_deref().unwrap_or_default();
         let workload = source.workload.as_deref().unwrap_or_default();
-        let workload = if source.kind == Some(Kind::Host) { HOST } else { workload };
+        let workload = if source.kind == Some(SourceKind::Host) { HOST } else { workload };
         let pod = source.pod.as_deref().unwrap_or_default();
         let usual = [
             LabelValue::Text(verdict),

@@ -14,10 +14,10 @@ use crate::{
 };
 use tracer_core::{
     engine::{Engine, Input, Settings, Stats},
-    event::{Event, Role, What},
+    event::{Event, Role, EventKind},
     pod::Pod,
     redact::Redactor,
-    report::{Gap, Loser, Reports, rfc3339},
+    report::{Gap, LossSource, Reports, rfc3339},
 };
 
 /// Probes, ring and engine together.
@@ -212,9 +212,9 @@ impl Pipeline {
     /// Compares the loss counters with those of a second ago.
     fn notice_losses(&mut self) -> anyhow::Result<()> {
         for (reason, total) in self.probes.losses()? {
-            self.losses.notice(Loser::Kernel, reason, total);
+            self.losses.notice(LossSource::Kernel, reason, total);
         }
-        self.losses.notice(Loser::Userspace, "malformed", self.counts.malformed);
+        self.losses.notice(LossSource::Userspace, "malformed", self.counts.malformed);
         Ok(())
     }
 
@@ -257,12 +257,12 @@ impl Pipeline {
 /// The totals of lost records, and the gaps that were not taken yet.
 #[derive(Default)]
 struct Losses {
-    totals: HashMap<(Loser, &'static str), u64>,
+    totals: HashMap<(LossSource, &'static str), u64>,
     gaps: Vec<Gap>,
 }
 
 impl Losses {
-    fn notice(&mut self, source: Loser, reason: &'static str, total: u64) {
+    fn notice(&mut self, source: LossSource, reason: &'static str, total: u64) {
         let before = self.totals.insert((source, reason), total).unwrap_or_default();
         if total > before {
             self.gaps.push(Gap::new(now(), source, reason, total - before));
@@ -280,12 +280,12 @@ async fn next_update(runtime: Option<&mut Runtime>) -> Update {
 
 impl RecordCounts {
     fn count(&mut self, event: &Event) {
-        let count = match (&event.what, event.role) {
-            (What::Dialed, _) => &mut self.dials,
-            (What::Ended(_), _) => &mut self.ends,
-            (What::Sent { .. }, Role::App) => &mut self.requests,
-            (What::Sent { .. }, Role::Reply) => &mut self.replies,
-            (What::Sent { .. }, Role::Upstream) => &mut self.upstream,
+        let count = match (&event.kind, event.role) {
+            (EventKind::Dialed, _) => &mut self.dials,
+            (EventKind::Ended(_), _) => &mut self.ends,
+            (EventKind::Sent { .. }, Role::App) => &mut self.requests,
+            (EventKind::Sent { .. }, Role::Reply) => &mut self.replies,
+            (EventKind::Sent { .. }, Role::Upstream) => &mut self.upstream,
         };
         *count += 1;
     }

@@ -7,7 +7,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::{Terminal, backend::TestBackend};
 use scene::{CURL, GRANTED, Scene};
 use tracer::top::{Mode, Outcome, State, Theme, ViewState, draw};
-use tracer_core::report::{Colors, Gap, Listener, Loser, Message, Report};
+use tracer_core::report::{Colors, Gap, Listener, LossSource, Message, Report};
 
 const ENVOY_404: &str = "HTTP/1.1 404 Not Found\r\nserver: envoy\r\ncontent-length: 0\r\n\r\n";
 /// Three seconds after the reports' 2026-11-20T11:45:15Z.
@@ -58,7 +58,7 @@ fn state() -> State {
     }
     state.take(Message::Gap(Gap::new(
         "2026-11-20T11:45:15.000000Z".to_owned(),
-        Loser::Kernel,
+        LossSource::Kernel,
         "ring_full",
         7,
     )));

@@ -1,45 +1,46 @@
-//! Makes the report on a judged request out of what is known of its legs.
+//! Builds the report on a judged request from its connection and evidence.
 
 use std::net::SocketAddr;
 
-use compact_str::CompactString;
+use compact_str::{CompactString, ToCompactString as _};
 use jiff::Timestamp;
 
-use super::Engine;
+use super::{
+    Engine,
+    connection::{Connection, PendingRequest},
+};
 use crate::{
-    address,
-    connection::{Asked, Connection},
     report::{self, Report},
-    verdict::{Carried, Evidence, Judgement, Outcome, Verdict},
+    verdict::{Evidence, Judgment, Outcome, Payload, Verdict},
 };
 
-/// A judged request, and what is known of it.
-pub(super) struct Case<'a> {
+/// A judged request.
+pub(super) struct ReportInput<'a> {
     pub(super) connection: &'a Connection,
-    pub(super) asked: &'a Asked,
-    /// Where the sidecar's own socket for it goes.
+    pub(super) request: &'a PendingRequest,
+    /// The remote address of its upstream socket.
     pub(super) upstream: Option<SocketAddr>,
     pub(super) evidence: &'a Evidence,
-    pub(super) judgement: Judgement,
-    /// `Server` of its reply, escaped.
+    pub(super) judgment: Judgment,
+    /// The answer's `Server` header, escaped.
     pub(super) server: Option<CompactString>,
     /// When it was judged.
     pub(super) time: u64,
 }
 
 impl Engine {
-    pub(super) fn describe(&self, case: Case<'_>) -> Report {
-        let Case { connection, asked, upstream, evidence, judgement, server, time } = case;
+    pub(super) fn build_report(&self, input: ReportInput<'_>) -> Report {
+        let ReportInput { connection, request, upstream, evidence, judgment, server, time } = input;
         let inbound = connection.sidecar.is_some_and(|s| self.settings.inbound_ports.contains(&s.port));
         let endpoint = upstream.filter(|to| *to != connection.remote);
         let subject = report::Subject {
-            request: &asked.request,
-            proxy: address::shown(connection.remote),
-            endpoint: endpoint.map(address::shown),
+            request: &request.request,
+            proxy: connection.remote.to_compact_string(),
+            endpoint: endpoint.map(|endpoint| endpoint.to_compact_string()),
             sidecar_port: connection.sidecar.map(|sidecar| sidecar.port),
             inbound,
         };
-        let Judgement { verdict, reason } = judgement;
+        let Judgment { verdict, reason } = judgment;
         let task = connection.task.as_ref();
         let acceptor = connection.acceptor.as_ref();
         let reply = match evidence.outcome {
@@ -47,13 +48,13 @@ impl Engine {
                 from: replier(verdict, evidence.upstream),
                 status,
                 server,
-                after_us: time.saturating_sub(asked.time) / 1_000,
+                after_us: time.saturating_sub(request.time) / 1_000,
             }),
             Outcome::Closed | Outcome::GivenUp | Outcome::Pending => None,
         };
         Report {
             v: 1,
-            time: time_of(asked.time.saturating_add(self.settings.clock_offset)),
+            time: time_of(request.time.saturating_add(self.settings.clock_offset)),
             node: self.settings.node.clone(),
             verdict,
             reason,
@@ -79,9 +80,9 @@ impl Engine {
                 comm: acceptor.map(|task| task.comm.clone()),
             }),
             connect: report::Connect {
-                authority: asked.request.authority.clone(),
-                http_version: asked.request.http_version.clone(),
-                user_agent: asked.request.user_agent.clone(),
+                authority: request.request.authority.clone(),
+                http_version: request.request.http_version.clone(),
+                user_agent: request.request.user_agent.clone(),
             },
             reply,
             upstream: upstream.map(|remote| report::Upstream {
@@ -90,25 +91,25 @@ impl Engine {
                 carried: evidence.upstream,
             }),
             evidence: report::evidence(&subject, evidence),
-            explanation: report::explanation(&subject, evidence, judgement),
+            explanation: report::explanation(&subject, evidence, judgment),
             listener: None,
-            fix: verdict.is_flagged().then(|| Report::page(verdict)),
+            fix: verdict.is_flagged().then(|| verdict.page()),
             manifest: None,
-            probes: self.settings.probes.clone(),
+            family: self.settings.family.clone(),
             joined_late: connection.opened.is_none(),
         }
     }
 }
 
-fn replier(verdict: Verdict, upstream: Carried) -> report::Replier {
+fn replier(verdict: Verdict, upstream: Payload) -> report::Replier {
     match (verdict, upstream) {
         (Verdict::HandledAsHttp | Verdict::AbsoluteFormRewritten, _) => report::Replier::Sidecar,
-        (_, Carried::SameBytes) => report::Replier::Proxy,
+        (_, Payload::SameBytes) => report::Replier::Proxy,
         _ => report::Replier::Unknown,
     }
 }
 
-/// The time of day at so many ns since the epoch.
+/// `ns` since the epoch as RFC 3339.
 fn time_of(ns: u64) -> String {
     let micros = i64::try_from(ns / 1_000).unwrap_or(i64::MAX);
     report::rfc3339(Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX))

@@ -1,168 +1,179 @@
-//! The apps' connections, and by what each is found: its own flow, the socket with which the sidecar accepted it, or, until
-//! that was seen itself, the address that the sidecar sees.
+//! The apps' connections, and the indices that find one: its own flow, the socket with which the sidecar accepted it,
+//! or, until that socket was seen, the address that the sidecar sees.
 
-use std::net::SocketAddr;
-
-use super::ages::Ages;
-use crate::{
-    beside::Beside,
-    connection::Connection,
-    event::Event,
-    place::{Index, Place, Places},
+use std::{
+    collections::hash_map::Entry,
+    hash::{BuildHasher, Hash},
+    net::SocketAddr,
 };
 
-/// A sidecar's accepted socket, by its peer: network namespace and address.
+use foldhash::HashMap;
+
+use super::{connection::Connection, expiry::AgeQueue};
+use crate::event::Event;
+
+/// The peer of a sidecar's accepted socket: network namespace and address.
 pub(super) type Peer = (u64, SocketAddr);
 
 #[derive(Default)]
 pub(super) struct Connections {
-    places: Places<Connection>,
-    by_flow: Index<Beside>,
-    /// Those whose accepted socket was not seen yet.
-    by_peer: Index,
-    /// By the socket with which the sidecar accepted them. Where only the app's leg told, it may be that of an earlier
-    /// connection from the same port, if the sidecar has not accepted this one yet.
-    by_reply: Index<Beside>,
-    /// Flow and place, by the time of the first event.
-    ages: Ages<(u64, Place)>,
+    by_flow: HashMap<u64, Connection>,
+    /// App flows, by peer, of connections whose accepted socket was not seen yet.
+    by_peer: HashMap<Peer, u64>,
+    /// App flows, by the sidecar's accepted socket. Where only the app's leg named that socket, it may be the one of an
+    /// earlier connection from the same port, if the sidecar has not accepted this one yet.
+    by_reply: HashMap<u64, u64>,
+    /// Flow and serial number, by the time of the first event.
+    ages: AgeQueue<(u64, u64)>,
+    next_serial: u64,
 }
 
 impl Connections {
     pub(super) fn get(&self, flow: u64) -> Option<&Connection> {
-        self.places.get(self.place(flow)?)
+        self.by_flow.get(&flow)
     }
 
     pub(super) fn get_mut(&mut self, flow: u64) -> Option<&mut Connection> {
-        self.places.get_mut(self.place(flow)?)
+        self.by_flow.get_mut(&flow)
     }
 
-    fn place(&self, flow: u64) -> Option<Place> {
-        self.by_flow.get_again(flow, flow_in(&self.places))
-    }
-
-    /// The connection of an app's event, and whether this is the first of it.
+    /// The connection of an app's event, and whether the event is the first of it.
     pub(super) fn get_or_new(&mut self, event: &Event) -> Option<(&mut Connection, bool)> {
-        let known = self.place(event.flow);
-        let place = known.unwrap_or_else(|| self.add(event));
-        let connection = self.places.get_mut(place)?;
+        let flow = event.flow;
+        let is_new = !self.by_flow.contains_key(&flow);
+        if is_new {
+            self.add(event);
+        }
+        let Self { by_flow, by_peer, by_reply, .. } = self;
+        let connection = by_flow.get_mut(&flow)?;
         connection.sidecar = connection.sidecar.or(event.sidecar);
         connection.reply = connection.reply.or(event.link);
-        let (peer, reply) = (connection.peer().filter(|_| !connection.is_met), connection.reply);
-        let Self { places, by_peer, by_reply, .. } = self;
-        // Of two connections that an app has from one port, address translation leaves that port to the older one: what
-        // the sidecar accepted from there is that one's. The other's accepted socket has another peer.
-        let keeps_port = |older: Place| {
-            places.get(older).zip(places.get(place)).is_some_and(|(older, connection)| {
+        let connection = by_flow.get(&flow)?;
+        // If an app has two connections from one port, address translation leaves that port to the older one: what the
+        // sidecar accepted from there belongs to it. The other's accepted socket has another peer.
+        let keeps_port = |older: u64| {
+            by_flow.get(&older).is_some_and(|older| {
                 older.remote != connection.remote && !older.app_closed && older.opened <= connection.opened
             })
         };
-        if reply.is_some() {
-            by_reply.put_unless(reply, place, reply_in(places), keeps_port);
+        if let Some(reply) = connection.reply {
+            insert_unless(by_reply, reply, flow, keeps_port);
         }
-        if peer.is_some() {
-            by_peer.put_unless(peer, place, peer_in(places), keeps_port);
+        if let Some(peer) = connection.peer().filter(|_| !connection.reply_seen) {
+            insert_unless(by_peer, peer, flow, keeps_port);
         }
-        Some((self.places.get_mut(place)?, known.is_none()))
+        self.by_flow.get_mut(&flow).map(|connection| (connection, is_new))
     }
 
-    fn add(&mut self, event: &Event) -> Place {
-        let flow = event.flow;
-        let place = self.places.put(Connection::new(event));
-        let Self { places, by_flow, ages, .. } = self;
-        by_flow.put(flow, place, flow_in(places));
-        let is_there = |&(flow, place): &(u64, Place)| flow_in(places)(place) == Some(flow);
-        ages.push(event.time, (flow, place), places.len(), is_there);
-        place
+    fn add(&mut self, event: &Event) {
+        let (flow, serial) = (event.flow, self.next_serial);
+        self.next_serial += 1;
+        self.by_flow.insert(flow, Connection::new(event, serial));
+        let Self { by_flow, ages, .. } = self;
+        // A connection may be removed and added again under its flow.
+        let exists =
+            |&(flow, serial): &(u64, u64)| by_flow.get(&flow).is_some_and(|found| found.serial == serial);
+        ages.push(event.time, (flow, serial), by_flow.len(), exists);
     }
 
-    fn met_by(&self, peer: Peer) -> Option<Place> {
-        self.by_peer.get(Some(peer), peer_in(&self.places))
-    }
-
-    fn told_by(&self, reply: u64) -> Option<Place> {
-        self.by_reply.get(Some(reply), reply_in(&self.places))
-    }
-
-    /// The connection that the sidecar accepted with this socket, as far as its app's leg told.
+    /// The connection that the sidecar accepted with this socket, if its app's leg or the socket itself named it.
     pub(super) fn by_reply(&self, reply: u64) -> Option<&Connection> {
-        self.places.get(self.told_by(reply)?)
+        self.get(*self.by_reply.get(&reply)?)
     }
 
-    /// The flow of the connection that an event of the sidecar's accepted socket is about.
+    /// The app's flow that an event of a sidecar's accepted socket belongs to.
     pub(super) fn answered_by(&mut self, event: &Event) -> Option<u64> {
-        // A socket that was accepted before the app dialled answers another connection from the same port.
-        let is_as_old = |place: &Place| {
-            let opened = self.places.get(*place).and_then(|connection| connection.opened);
+        // A socket that was accepted before the app dialed answers another connection from the same port.
+        let is_as_old = |flow: &u64| {
+            let opened = self.get(*flow).and_then(|connection| connection.opened);
             opened.zip(event.opened).is_none_or(|(opened, accepted)| accepted >= opened)
         };
-        let told = self.told_by(event.flow).filter(is_as_old);
-        let place = told.or_else(|| self.met_by((event.netns, event.remote)).filter(is_as_old))?;
-        let connection = self.places.get_mut(place)?;
-        if !std::mem::replace(&mut connection.is_met, true) {
-            self.by_peer.take(connection.peer(), place);
+        let known = self.by_reply.get(&event.flow).copied().filter(is_as_old);
+        let flow = known.or_else(|| {
+            let peer = (event.netns, event.remote);
+            self.by_peer.get(&peer).copied().filter(is_as_old)
+        })?;
+        let connection = self.by_flow.get_mut(&flow)?;
+        if !std::mem::replace(&mut connection.reply_seen, true)
+            && let Some(peer) = connection.peer()
+        {
+            remove_if(&mut self.by_peer, peer, flow);
         }
-        if told.is_none() {
-            let before = connection.reply.replace(event.flow);
-            let Self { places, by_reply, .. } = self;
-            if before.is_some() {
-                by_reply.take(before, place);
+        if known.is_none() {
+            if let Some(before) = connection.reply.replace(event.flow) {
+                remove_if(&mut self.by_reply, before, flow);
             }
-            by_reply.put(Some(event.flow), place, reply_in(places));
+            self.by_reply.insert(event.flow, flow);
         }
-        let connection = self.places.get_mut(place)?;
         if connection.acceptor.is_none() && event.task.is_some() {
             connection.acceptor.clone_from(&event.task);
             connection.accepted = event.opened;
         }
-        connection.dialed = connection.dialed.or(event.link);
-        Some(connection.flow)
+        connection.linked_upstream = connection.linked_upstream.or(event.link);
+        Some(flow)
     }
 
-    /// Takes a connection away.
+    /// Removes a connection.
     pub(super) fn remove(&mut self, flow: u64) -> Option<Connection> {
-        let place = self.place(flow)?;
-        self.by_flow.take(flow, place);
-        let connection = self.places.take(place)?;
-        if connection.reply.is_some() {
-            self.by_reply.take(connection.reply, place);
+        let connection = self.by_flow.remove(&flow)?;
+        if let Some(reply) = connection.reply {
+            remove_if(&mut self.by_reply, reply, flow);
         }
-        if !connection.is_met {
-            self.by_peer.take(connection.peer(), place);
+        if let Some(peer) = connection.peer().filter(|_| !connection.reply_seen) {
+            remove_if(&mut self.by_peer, peer, flow);
         }
         Some(connection)
     }
 
-    /// When the first event was that is remembered.
-    pub(super) fn first(&self) -> Option<u64> {
-        self.ages.first()
+    /// The time of the first event of the oldest connection, which may be gone.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.ages.oldest()
     }
 
-    /// Forgets that one; gives its flow, if that is still there.
-    pub(super) fn pop_first(&mut self) -> Option<u64> {
-        let (flow, place) = self.ages.pop()?;
-        self.places.get(place).is_some_and(|connection| connection.flow == flow).then_some(flow)
+    /// Takes the oldest connection out of the order of age and returns its flow, unless it is gone.
+    pub(super) fn pop_oldest(&mut self) -> Option<u64> {
+        let (flow, serial) = self.ages.pop()?;
+        self.get(flow).is_some_and(|connection| connection.serial == serial).then_some(flow)
     }
 
-    /// All, in no order.
+    /// All connections, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.places.iter()
+        self.by_flow.values()
     }
 
-    /// How many there are.
+    /// How many connections there are.
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.by_flow.len()
     }
 }
 
-/// The keys of those in their places, as the indices ask for them.
-fn flow_in(places: &Places<Connection>) -> impl Fn(Place) -> Option<u64> {
-    |place| places.get(place).map(|connection| connection.flow)
+/// Maps `key` to `flow`, unless it is mapped to a flow that `keeps` it.
+fn insert_unless<K: Hash + Eq, S: BuildHasher>(
+    index: &mut std::collections::HashMap<K, u64, S>,
+    key: K,
+    flow: u64,
+    keeps: impl Fn(u64) -> bool,
+) {
+    match index.entry(key) {
+        Entry::Occupied(entry) if keeps(*entry.get()) => {}
+        Entry::Occupied(mut entry) => {
+            entry.insert(flow);
+        }
+        Entry::Vacant(entry) => {
+            entry.insert(flow);
+        }
+    }
 }
 
-fn peer_in(places: &Places<Connection>) -> impl Fn(Place) -> Option<Option<Peer>> {
-    |place| places.get(place).map(Connection::peer)
-}
-
-fn reply_in(places: &Places<Connection>) -> impl Fn(Place) -> Option<Option<u64>> {
-    |place| places.get(place).map(|connection| connection.reply)
+/// Removes `key` if it is mapped to `flow`.
+fn remove_if<K: Hash + Eq, S: BuildHasher>(
+    index: &mut std::collections::HashMap<K, u64, S>,
+    key: K,
+    flow: u64,
+) {
+    if let Entry::Occupied(entry) = index.entry(key)
+        && *entry.get() == flow
+    {
+        entry.remove();
+    }
 }

@@ -1,5 +1,5 @@
-//! The core's state: connections and upstream sockets, and the indices by which one finds the other. It keeps them
-//! consistent and bounded; it decides nothing.
+//! The engine's state: connections, upstream sockets, and the indices by which one finds the other. It keeps them
+//! consistent and bounded.
 
 use std::net::SocketAddr;
 
@@ -7,33 +7,29 @@ use foldhash::HashMap;
 
 use super::{
     Stats,
-    connections::{Connections, Peer},
-    request_index::Lines,
-    tunnels::Tunnels,
-};
-use crate::{
     connection::Connection,
-    event::Event,
-    flow::{Claim, Ground, Upstreams},
-    latest::Latest,
-    queue::Queue,
-    verdict::Carried,
+    connections::{Connections, Peer},
+    expiry::{DeadlineQueue, TtlMap},
+    request_index::RequestIndex,
+    tunnels::Tunnels,
+    upstream_sockets::{Claim, ClaimBasis, UpstreamSockets},
 };
+use crate::{event::Event, verdict::Payload};
 
 #[derive(Default)]
 pub(super) struct Tables {
     connections: Connections,
-    pub(super) lines: Lines,
-    /// The requests that wait for an answer, in the order in which they were made.
-    waiting: Queue,
+    pub(super) requests: RequestIndex,
+    /// The flows with requests that wait for an answer, in the order of the requests.
+    deadlines: DeadlineQueue,
     pub(super) tunnels: Tunnels,
-    /// Ends of sidecar sockets whose app has not sent anything yet.
-    early_ends: Latest<Peer, Event>,
-    pub(super) upstreams: Upstreams,
-    /// Proxies that apps dialled lately.
-    proxies: Latest<SocketAddr, ()>,
-    /// Sockets that were given to a session before they had carried a byte, by where they were dialled to.
-    mute: HashMap<SocketAddr, Vec<u64>>,
+    /// Ends of sidecars' accepted sockets whose app has not sent anything yet.
+    early_ends: TtlMap<Peer, Event>,
+    pub(super) upstreams: UpstreamSockets,
+    /// The proxies that apps dialed lately.
+    proxies: TtlMap<SocketAddr, ()>,
+    /// Upstream sockets that were claimed before they had carried a byte, by the address dialed.
+    silent: HashMap<SocketAddr, Vec<u64>>,
     dropped: u64,
 }
 
@@ -47,7 +43,7 @@ impl Tables {
         }
     }
 
-    /// How many connections are known.
+    /// How many connections are known, tunnels included.
     fn len(&self) -> usize {
         self.connections.len() + self.tunnels.len()
     }
@@ -60,7 +56,7 @@ impl Tables {
         self.connections.get_mut(flow)
     }
 
-    /// The connection of an app's event.
+    /// The connection of an app's event, added if it is new.
     pub(super) fn connection_or_new(&mut self, event: &Event) -> Option<&mut Connection> {
         let (connection, is_new) = self.connections.get_or_new(event)?;
         if is_new {
@@ -69,65 +65,68 @@ impl Tables {
         Some(connection)
     }
 
-    /// The connection that the sidecar accepted with this socket, as far as its app's leg told.
+    /// The connection that the sidecar accepted with this socket, if its app's leg or the socket itself named it.
     pub(super) fn by_reply(&self, reply: u64) -> Option<&Connection> {
         self.connections.by_reply(reply)
     }
 
-    /// The connection of an event of the sidecar's accepted socket, which may be the first to tell that the two are one.
+    /// The app's flow that an event of a sidecar's accepted socket belongs to.
     pub(super) fn answered_by(&mut self, event: &Event) -> Option<u64> {
         let flow = self.connections.answered_by(event)?;
-        if let Some(upstream) = event.link.and_then(|dialed| self.upstreams.get_mut(dialed)) {
-            upstream.link = Some(event.flow);
-        }
+        self.link_upstream(event);
         Some(flow)
     }
 
-    /// A connection has `added` new requests; with none, its latest one waits on.
+    /// Records on an upstream socket for which accepted socket it was dialed.
+    fn link_upstream(&mut self, event: &Event) {
+        if let Some(upstream) = event.link.and_then(|dialed| self.upstreams.get_mut(dialed)) {
+            upstream.link = Some(event.flow);
+        }
+    }
+
+    /// Starts the deadlines of a connection's `added` latest requests. With 0, its latest request waits on.
     pub(super) fn wait(&mut self, flow: u64, time: u64, added: usize) {
-        let Some(connection) = self.connections.get_mut(flow) else {
-            return;
-        };
+        let Some(connection) = self.connections.get_mut(flow) else { return };
         if added == 0 {
-            self.waiting.push(time, flow);
+            self.deadlines.push(time, flow);
         }
         let pending = &mut connection.pending;
         let new = pending.len().saturating_sub(added)..;
-        for asked in pending.range_mut(new) {
-            asked.place = Some(self.waiting.push(time, flow));
+        for request in pending.range_mut(new) {
+            request.ticket = Some(self.deadlines.push(time, flow));
         }
-        self.lines.put(connection);
+        self.requests.update(connection);
     }
 
-    /// The next connection with a request made by `time`, each but once.
+    /// The next connection with a request made by `time`. Each request is returned once.
     pub(super) fn pop_waiting(&mut self, time: u64) -> Option<u64> {
-        self.waiting.pop(time)
+        self.deadlines.pop(time)
     }
 
-    /// A connection's oldest request is answered.
+    /// Cancels the deadline of a connection's oldest request.
     pub(super) fn stop_waiting(&mut self, flow: u64) {
         let Some(connection) = self.connections.get(flow) else { return };
-        let Some(asked) = connection.pending.front() else { return };
-        if let Some(place) = asked.place {
-            self.waiting.give_up(place);
+        let Some(request) = connection.pending.front() else { return };
+        if let Some(ticket) = request.ticket {
+            self.deadlines.cancel(ticket);
         }
-        self.lines.take(connection, asked);
+        self.requests.remove(connection, request);
     }
 
-    /// This socket carries the connection as it is, for as long as it lives.
-    pub(super) fn claim_tunnel(&mut self, upstream: u64, flow: u64, ground: Ground) {
-        self.give(upstream, flow, ground);
+    /// Claims an upstream socket that carries the connection's bytes unchanged.
+    pub(super) fn claim_tunnel(&mut self, upstream: u64, flow: u64, basis: ClaimBasis) {
+        self.assign(upstream, flow, basis);
         if let Some(connection) = self.connections.get_mut(flow) {
             connection.tunnel = Some(upstream);
-            connection.ground = Some(ground);
-            self.lines.put(connection);
+            connection.tunnel_basis = Some(basis);
+            self.requests.update(connection);
         }
     }
 
-    /// A CONNECT was granted. Of a connection that nothing more can come of, no more is kept than its sockets.
+    /// Handles a granted CONNECT. A connection with all sockets known becomes one of the [`Tunnels`].
     pub(super) fn grant(&mut self, flow: u64, time: u64) {
         let Some(connection) = self.connection_mut(flow) else { return };
-        connection.becomes_opaque();
+        connection.enter_tunnel();
         if let (Some(reply), Some(upstream)) = (connection.reply, connection.tunnel)
             && connection.is_linked()
             && connection.pending.is_empty()
@@ -138,95 +137,96 @@ impl Tables {
         }
     }
 
-    /// This socket carries one request of the connection, in the sidecar's words.
-    pub(super) fn claim_rewritten(&mut self, upstream: u64, flow: u64, line: u64) {
-        self.give(upstream, flow, Ground::Bytes);
+    /// Claims an upstream socket that carries a rewritten form of the connection's request with this key.
+    pub(super) fn claim_rewritten(&mut self, upstream: u64, flow: u64, request_key: u64) {
+        self.assign(upstream, flow, ClaimBasis::Bytes);
         if let Some(connection) = self.connections.get_mut(flow) {
-            if let Some(asked) = connection.pending.iter_mut().find(|asked| asked.line == line) {
-                asked.rewritten = Some(upstream);
+            if let Some(request) = connection.pending.iter_mut().find(|request| request.key == request_key) {
+                request.rewritten = Some(upstream);
             }
-            self.lines.put(connection);
+            self.requests.update(connection);
         }
     }
 
-    /// This socket is explained by the connection, and by no other; if another one had it, that must look again.
-    pub(super) fn claim(&mut self, upstream: u64, flow: u64, ground: Ground) {
-        self.give(upstream, flow, ground);
+    /// Claims an upstream socket for a connection. A connection that had claimed it loses it.
+    pub(super) fn claim(&mut self, upstream: u64, flow: u64, basis: ClaimBasis) {
+        self.assign(upstream, flow, basis);
         if let Some(connection) = self.connections.get_mut(flow) {
-            self.lines.put(connection);
+            self.requests.update(connection);
         }
     }
 
-    fn give(&mut self, upstream: u64, flow: u64, ground: Ground) {
+    fn assign(&mut self, upstream: u64, flow: u64, basis: ClaimBasis) {
         let before = self.upstreams.get(upstream).and_then(|upstream| upstream.claim);
         if let Some(other) = before.and_then(|claim| self.connections.get_mut(claim.by)) {
             other.release(upstream);
             if other.flow != flow {
-                self.lines.put(other);
+                self.requests.update(other);
             }
         }
-        self.upstreams.claim(upstream, Claim { by: flow, ground });
+        self.upstreams.claim(upstream, Claim { by: flow, basis });
         if let Some(connection) = self.connections.get_mut(flow) {
             connection.upstreams.push(upstream);
         }
     }
 
-    /// May this socket be given to a session? One whose bytes say whose it is may change its owner; a failure may be
-    /// that of several.
-    pub(super) fn is_unclaimed_or_exchanged(&self, upstream: u64, carried: Carried) -> bool {
-        let by_bytes = matches!(carried, Carried::SameBytes | Carried::RewrittenRequest);
+    /// Whether a session may claim this socket: it is unclaimed, or its bytes say which session it belongs to. A failed
+    /// socket may explain several sessions, but only one claims it.
+    pub(super) fn may_be_claimed(&self, upstream: u64, payload: Payload) -> bool {
+        let by_bytes = matches!(payload, Payload::SameBytes | Payload::RewrittenRequest);
         self.upstreams.get(upstream).is_some_and(|upstream| by_bytes || upstream.claim.is_none())
     }
 
-    /// This socket, which has carried nothing yet, is most likely the connection's.
-    pub(super) fn claim_mute(&mut self, upstream: u64, flow: u64) {
-        self.claim(upstream, flow, Ground::Circumstance);
+    /// Claims a socket that has carried no byte yet; see [`Self::sent_payload`].
+    pub(super) fn claim_silent(&mut self, upstream: u64, flow: u64) {
+        self.claim(upstream, flow, ClaimBasis::TimeAndAddress);
         if let Some(socket) = self.upstreams.get(upstream) {
-            self.mute.entry(socket.remote).or_default().push(upstream);
+            self.silent.entry(socket.remote).or_default().push(upstream);
         }
     }
 
-    /// This socket has carried its first bytes. If it was nobody's, then one was given away in its place that still is
-    /// mute: those change places.
-    pub(super) fn speaks(&mut self, upstream: u64) {
+    /// Handles a socket's first bytes. If this socket was unclaimed but another silent one to the same address was
+    /// claimed for its session, swap the claims.
+    pub(super) fn sent_payload(&mut self, upstream: u64) {
         let Some(socket) = self.upstreams.get(upstream) else { return };
-        let (remote, netns, is_free) = (socket.remote, socket.netns, socket.claim.is_none());
+        let (remote, netns, is_unclaimed) = (socket.remote, socket.netns, socket.claim.is_none());
         let thread = socket.task.as_ref().map(|task| task.tid);
-        let Some(mute) = self.mute.get_mut(&remote) else { return };
-        if let Some(at) = mute.iter().position(|&other| other == upstream) {
-            mute.swap_remove(at);
-        } else if is_free {
-            // One thread handles both, unless connections are balanced between threads.
-            let alike = |other: &u64, same_thread: bool| {
+        let Some(silent) = self.silent.get_mut(&remote) else { return };
+        if let Some(at) = silent.iter().position(|&other| other == upstream) {
+            silent.swap_remove(at);
+        } else if is_unclaimed {
+            // Mostly one thread handles both sockets of a session; Envoy may balance connections between threads.
+            let is_alike = |other: &u64, same_thread: bool| {
                 self.upstreams.get(*other).is_some_and(|other| {
                     other.netns == netns
                         && (!same_thread || other.task.as_ref().map(|task| task.tid) == thread)
                 })
             };
-            let nearest = mute.iter().find(|&other| alike(other, true));
-            let Some(&other) = nearest.or_else(|| mute.iter().find(|&other| alike(other, false))) else {
+            let of_thread = silent.iter().find(|&other| is_alike(other, true));
+            let Some(&other) = of_thread.or_else(|| silent.iter().find(|&other| is_alike(other, false)))
+            else {
                 return;
             };
-            mute.retain(|&mute| mute != other);
+            silent.retain(|&silent| silent != other);
             if let Some(claim) = self.upstreams.unclaim(other) {
-                self.claim(upstream, claim.by, Ground::Circumstance);
+                self.claim(upstream, claim.by, ClaimBasis::TimeAndAddress);
             }
         }
-        if self.mute.get(&remote).is_some_and(Vec::is_empty) {
-            self.mute.remove(&remote);
+        if self.silent.get(&remote).is_some_and(Vec::is_empty) {
+            self.silent.remove(&remote);
         }
     }
 
-    /// A request was reported, and will not be again.
+    /// Marks a connection's `nth` request as reported.
     pub(super) fn mark_reported(&mut self, flow: u64, nth: usize) {
-        if let Some(asked) = self.connection_mut(flow).and_then(|connection| connection.pending.get_mut(nth))
-        {
-            asked.reported = true;
+        let request = self.connection_mut(flow).and_then(|connection| connection.pending.get_mut(nth));
+        if let Some(request) = request {
+            request.reported = true;
         }
     }
 
-    /// The upstream socket is gone. What it did is still needed while its session waits; without a session, it may
-    /// yet turn out to be the dial of one.
+    /// Handles the end of an upstream socket. It stays known while its session waits, and while it is unclaimed, since
+    /// a session may still turn out to be the one it was dialed for.
     pub(super) fn upstream_ended(&mut self, flow: u64) {
         let claim = self.upstreams.get(flow).and_then(|upstream| upstream.claim);
         if claim.is_some_and(|claim| self.connections.get(claim.by).is_none()) {
@@ -234,30 +234,28 @@ impl Tables {
         }
     }
 
-    /// Does an app mean this address? Then a socket that the sidecar dialled to it is for that app.
+    /// Whether an app dialed this address lately. A sidecar's socket to it is then for that app.
     pub(super) fn is_dialed_by_app(&self, remote: SocketAddr) -> bool {
         self.proxies.get(&remote).is_some()
     }
 
-    /// Keeps the end of a sidecar's socket until its app has sent something.
+    /// Keeps the end of a sidecar's accepted socket until its app has sent something.
     pub(super) fn keep_early_end(&mut self, event: &Event) {
-        if let Some(upstream) = event.link.and_then(|dialed| self.upstreams.get_mut(dialed)) {
-            upstream.link = Some(event.flow);
-        }
+        self.link_upstream(event);
         let peer = (event.netns, event.remote);
         self.early_ends.insert(event.time, peer, event.clone());
     }
 
-    /// The end of this connection's sidecar socket, if that came before the app's first bytes.
+    /// The end of this connection's accepted socket, if it came before the app's first bytes.
     pub(super) fn take_early_end(&mut self, flow: u64) -> Option<Event> {
         let connection = self.connection(flow)?;
         let opened = connection.opened.unwrap_or(0);
         let end = self.early_ends.remove(&connection.peer()?)?;
-        // An app's port is used again, sooner or later.
+        // An earlier end is one of another connection from the same port.
         (end.time >= opened).then_some(end)
     }
 
-    /// Forgets a connection and what is indexed under it.
+    /// Removes a connection, its requests, and the upstream sockets it claimed.
     pub(super) fn remove_connection(&mut self, flow: u64) {
         while self.connection(flow).is_some_and(|connection| !connection.pending.is_empty()) {
             self.stop_waiting(flow);
@@ -267,44 +265,41 @@ impl Tables {
         }
         let Some(connection) = self.connections.remove(flow) else { return };
         for upstream in connection.upstreams {
-            self.forget_mute(upstream);
-            if self
-                .upstreams
-                .get(upstream)
-                .is_some_and(|upstream| upstream.claim.is_some_and(|c| c.by == flow))
-            {
+            self.forget_silent(upstream);
+            let claim = self.upstreams.get(upstream).and_then(|upstream| upstream.claim);
+            if claim.is_some_and(|claim| claim.by == flow) {
                 self.upstreams.remove(upstream);
             }
         }
     }
 
-    fn forget_mute(&mut self, upstream: u64) {
+    fn forget_silent(&mut self, upstream: u64) {
         let Some(remote) = self.upstreams.get(upstream).map(|socket| socket.remote) else { return };
-        if let Some(mute) = self.mute.get_mut(&remote) {
-            mute.retain(|&other| other != upstream);
-            if mute.is_empty() {
-                self.mute.remove(&remote);
+        if let Some(silent) = self.silent.get_mut(&remote) {
+            silent.retain(|&other| other != upstream);
+            if silent.is_empty() {
+                self.silent.remove(&remote);
             }
         }
     }
 
-    /// Forgets upstream sockets and early ends from before `asked_before`, connections from before `kept_after`, and
-    /// the oldest of each until no more than `capacity` are left.
+    /// Drops upstream sockets and early ends from before `asked_before`, connections from before `kept_after`, and the
+    /// oldest of each while there are more than `capacity`.
     pub(super) fn expire(&mut self, time: u64, asked_before: u64, kept_after: u64, capacity: usize) {
         self.upstreams.expire(asked_before, capacity);
-        // A socket for the last of these connections may be as old as that, and is kept for as long again.
+        // A socket for the last connection to a proxy may be one deadline younger, and is itself kept for one.
         self.proxies.expire(asked_before.saturating_sub(time.saturating_sub(asked_before)), capacity);
         self.early_ends.expire(asked_before, capacity);
         loop {
             let before = self.len();
-            let (asked, granted) = (self.connections.first(), self.tunnels.first());
-            let Some(oldest) = asked.into_iter().chain(granted).min() else { break };
+            let (connection, tunnel) = (self.connections.oldest(), self.tunnels.oldest());
+            let Some(oldest) = connection.into_iter().chain(tunnel).min() else { break };
             if oldest >= kept_after && before <= capacity {
                 break;
             }
-            if granted == Some(oldest) {
-                self.tunnels.remove_first();
-            } else if let Some(flow) = self.connections.pop_first() {
+            if tunnel == Some(oldest) {
+                self.tunnels.remove_oldest();
+            } else if let Some(flow) = self.connections.pop_oldest() {
                 self.remove_connection(flow);
             }
             if before > capacity {

@@ -1,7 +1,8 @@
-//! What a cgroup's path says: the ids of the containers it lies in, and whether it is a pod's. Every runtime and driver
-//! has its own spelling; the table in the tests holds them.
+//! Reads container ids and pod uids from cgroup paths. Every runtime and cgroup driver has its own spelling; the table in
+//! the tests lists them.
 
-/// The paths in the text of `/proc/PID/cgroup`, the v2 one first: on hybrid nodes the others may say more.
+/// The paths in the text of `/proc/PID/cgroup`, v2 first. On hybrid nodes the v1 paths may name a container that the v2
+/// path does not.
 pub fn paths(proc_cgroup: &str) -> impl Iterator<Item = &str> {
     let of = move |v2: bool| {
         proc_cgroup.lines().filter_map(move |line| {
@@ -13,8 +14,8 @@ pub fn paths(proc_cgroup: &str) -> impl Iterator<Item = &str> {
     of(true).chain(of(false))
 }
 
-/// The ids of the containers that a cgroup lies in, innermost first: a container may run a runtime of its own, whose
-/// containers the node's runtime does not know, and a whole node may be a container.
+/// The ids of the containers that a cgroup is in, innermost first. Containers nest: a container may run a runtime of its
+/// own, whose containers the node's runtime does not know, and a whole node may be a container.
 pub fn container_ids(path: &str) -> impl Iterator<Item = &str> {
     path.rsplit('/').filter_map(container_id)
 }
@@ -23,7 +24,7 @@ pub fn container_ids(path: &str) -> impl Iterator<Item = &str> {
 /// `crio-ID` (cgroupfs driver), `SLICE:cri-containerd:ID` (one configured for the other).
 fn container_id(part: &str) -> Option<&str> {
     let part = part.strip_suffix(".scope").unwrap_or(part);
-    // The monitor of a container is not in it.
+    // The monitor process of a container is outside of it.
     if part.starts_with("crio-conmon-") || part.starts_with("libpod-conmon-") {
         return None;
     }
@@ -33,10 +34,10 @@ fn container_id(part: &str) -> Option<&str> {
     is_id.then_some(id)
 }
 
-/// Is this a directory's name that the kubelet gives to the cgroup of the pod with this uid: `podUID`, or
-/// `kubepods-burstable-podUID.slice`, where dashes are underscores?
+/// Whether the kubelet gives this directory name to the cgroup of the pod with this uid: `podUID`, or
+/// `kubepods-burstable-podUID.slice` with underscores for the uid's dashes.
 /// <https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/kubelet/cm/pod_container_manager_linux.go#L44>
-pub fn is_of_pod(name: &str, uid: &str) -> bool {
+pub fn is_pod_cgroup(name: &str, uid: &str) -> bool {
     let name = name.strip_suffix(".slice").unwrap_or(name);
     let name = name.rsplit('-').next().filter(|last| last.starts_with("pod")).unwrap_or(name);
     let Some(name) = name.strip_prefix("pod") else { return false };
@@ -51,7 +52,7 @@ mod tests {
     const OUTER: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
     #[test]
-    fn every_runtime_and_driver_has_its_own_spelling() {
+    fn container_ids_are_found_in_every_spelling() {
         for (path, ids) in [
             // containerd
             (
@@ -67,13 +68,13 @@ mod tests {
             ("/kubepods.slice/kubepods-podU_1.slice/crio-ID.scope/container", "ID"),
             ("/kubepods/burstable/podU-1/crio-ID", "ID"),
             ("/kubepods.slice/kubepods-podU_1.slice/crio-conmon-ID.scope", ""),
-            // dockershim and its heir
+            // dockershim, cri-dockerd
             ("/kubepods.slice/kubepods-podU_1.slice/docker-ID.scope", "ID"),
             ("/docker/ID", "ID"),
             // podman
             ("/machine.slice/libpod-ID.scope", "ID"),
             ("/machine.slice/libpod-conmon-ID.scope", ""),
-            // a process of the container made a cgroup of its own
+            // a cgroup that a process of the container made
             ("/kubepods/podU-1/ID/init.scope", "ID"),
             // a node in a container, and a container in a container
             ("/docker/OUTER/kubelet/kubepods/besteffort/podU-1/ID", "ID OUTER"),
@@ -82,7 +83,7 @@ mod tests {
                 "ID OUTER",
             ),
             ("/kubepods/podU-1/OUTER/docker/ID", "ID OUTER"),
-            // seen from within another cgroup namespace
+            // seen from another cgroup namespace
             ("/../../podU-1/ID", "ID"),
             // the host
             ("/", ""),
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_an_id_is_none() {
+    fn malformed_ids_are_ignored() {
         for part in [&ID[1..], &format!("{ID}0"), &ID.to_uppercase(), "docker-", "crio-.scope", "é", ":", "-"]
         {
             assert_eq!(container_id(part), None, "{part}");
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn v1_v2_and_hybrid_tables_are_read() {
+    fn proc_cgroup_is_read_on_v1_v2_and_hybrid_nodes() {
         let v2 = format!("0::/kubepods/podU/{ID}\n");
         let v1 = format!("12:memory:/kubepods/podU/{ID}\n1:name=systemd:/kubepods/podU/{ID}\n");
         let hybrid = format!("9:name=systemd:/\n4:memory:/kubepods/podU/{ID}\n0::/\n");
@@ -119,19 +120,19 @@ mod tests {
     }
 
     #[test]
-    fn the_pods_own_cgroup_is_known_by_its_uid() {
+    fn cgroup_of_a_pod_is_found_by_its_uid() {
         let uid = "4e1d2a60-0c1b-4b7e-9d53-1f2e3d4c5b6a";
         let escaped = uid.replace('-', "_");
-        assert!(is_of_pod(&format!("pod{uid}"), uid));
-        assert!(is_of_pod(&format!("kubepods-burstable-pod{escaped}.slice"), uid));
-        assert!(is_of_pod(&format!("kubelet-kubepods-pod{escaped}.slice"), uid));
-        // A static pod's is a hash.
-        assert!(is_of_pod(
+        assert!(is_pod_cgroup(&format!("pod{uid}"), uid));
+        assert!(is_pod_cgroup(&format!("kubepods-burstable-pod{escaped}.slice"), uid));
+        assert!(is_pod_cgroup(&format!("kubelet-kubepods-pod{escaped}.slice"), uid));
+        // The uid of a static pod is a hash.
+        assert!(is_pod_cgroup(
             "kubepods-podd41d8cd98f00b204e9800998ecf8427e.slice",
             "d41d8cd98f00b204e9800998ecf8427e"
         ));
         for other in ["", "pod", "kubepods", "k8s.io", "pods", "kubepods-burstable.slice"] {
-            assert!(!is_of_pod(other, uid) && !is_of_pod(other, ""), "{other}");
+            assert!(!is_pod_cgroup(other, uid) && !is_pod_cgroup(other, ""), "{other}");
         }
     }
 }

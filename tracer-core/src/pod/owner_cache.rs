@@ -1,5 +1,5 @@
-//! The table of owners: who each known key belongs to, for a while longer than it is there, because reports come late.
-//! It is fed facts and time, and asks for what it does not know once.
+//! A cache of owners. An entry outlives its processes for a while, since reports come late. An unknown owner is asked
+//! for once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,22 +8,22 @@ use std::{
 
 use super::{Fact, Key, Owner, Pod};
 
-/// How long it is before an owner that is no container is asked for again.
+/// After this time, an owner that is not a container is asked for again, in ns.
 const MINUTE: u64 = 60_000_000_000;
-/// How many keys may be asked for at a time. A node with more unknown processes than that has another problem.
-const ASKED: usize = 4_096;
+/// The most keys that are asked for at a time.
+const MAX_ASKED: usize = 4_096;
 
 /// Owners by key.
 #[derive(Debug)]
-pub struct Names {
-    /// How long an owner is remembered after it is gone, in ns.
-    remember: u64,
+pub struct OwnerCache {
+    /// How long an owner is kept after its last process ended, in ns.
+    ttl: u64,
     known: HashMap<Key, Known>,
-    /// Asked for, not answered yet, and when.
+    /// Keys without an answer yet, and when each was asked for.
     asked: HashMap<Key, u64>,
-    /// To be asked for.
+    /// Keys to ask for, since they were last taken.
     wanted: Vec<Key>,
-    /// Pods of which nothing is left, since this was last taken.
+    /// Pods that were forgotten, since they were last taken.
     gone: Vec<Arc<Pod>>,
 }
 
@@ -33,22 +33,22 @@ struct Known {
     until: Option<u64>,
 }
 
-impl Names {
-    /// Knows nobody yet, and remembers an owner for so long after it is gone, in ns.
-    pub fn new(remember: u64) -> Self {
-        Self { remember, known: HashMap::new(), asked: HashMap::new(), wanted: Vec::new(), gone: Vec::new() }
+impl OwnerCache {
+    /// An empty cache that keeps an owner for `ttl` ns after its last process ended.
+    pub fn new(ttl: u64) -> Self {
+        Self { ttl, known: HashMap::new(), asked: HashMap::new(), wanted: Vec::new(), gone: Vec::new() }
     }
 
-    /// Whom this key belongs to, where that is known; else it will be asked for.
+    /// The owner of this key. If it is unknown, the key is asked for.
     pub fn owner(&mut self, key: Key, time: u64) -> Option<&Owner> {
-        if !self.known.contains_key(&key) && !self.asked.contains_key(&key) && self.asked.len() < ASKED {
+        if !self.known.contains_key(&key) && !self.asked.contains_key(&key) && self.asked.len() < MAX_ASKED {
             self.asked.insert(key, time);
             self.wanted.push(key);
         }
         self.known.get(&key).map(|known| &known.owner)
     }
 
-    /// What has been asked for since the previous call.
+    /// The keys that were asked for since the previous call.
     pub fn take_wanted(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.wanted)
     }
@@ -58,7 +58,7 @@ impl Names {
         std::mem::take(&mut self.gone)
     }
 
-    /// Takes a fact; says which key it answers, if any.
+    /// Takes a fact and returns the key whose owner it tells.
     pub fn learn(&mut self, fact: Fact, time: u64) -> Option<Key> {
         match fact {
             Fact::Owner(key, owner) => {
@@ -70,15 +70,15 @@ impl Names {
             }
             Fact::Gone(key) => {
                 if let Some(known) = self.known.get_mut(&key) {
-                    known.until.get_or_insert(time.saturating_add(self.remember));
+                    known.until.get_or_insert(time.saturating_add(self.ttl));
                 }
                 None
             }
         }
     }
 
-    /// Forgets what has been gone for long enough.
-    pub fn pass(&mut self, time: u64) {
+    /// Forgets owners whose time to live is over.
+    pub fn expire(&mut self, time: u64) {
         self.asked.retain(|_, asked| asked.saturating_add(MINUTE) > time);
         let is_over = |known: &Known| known.until.is_some_and(|until| until <= time);
         if !self.known.values().any(is_over) {
@@ -94,7 +94,7 @@ impl Names {
         if over.is_empty() {
             return;
         }
-        // Another pod may have the name by now, as a StatefulSet's does, and then it has the series, too.
+        // A pod's name may have passed to a successor, as in a StatefulSet. The metric series go with the name.
         let left: Vec<Arc<Pod>> = self.known.values().filter_map(pod).collect();
         let mut named: HashSet<(&str, &str)> = left.iter().map(|pod| name_of(pod)).collect();
         self.gone.extend(over.iter().filter(|pod| named.insert(name_of(pod))).cloned());
@@ -130,61 +130,61 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_asked_for_once() {
-        let mut names = Names::new(MINUTE);
+    fn unknown_key_is_asked_for_once_a_minute() {
+        let mut cache = OwnerCache::new(MINUTE);
         let key = Key::Cgroup(7);
-        assert_eq!(names.owner(key, 0), None);
-        assert_eq!(names.owner(key, 1), None);
-        assert_eq!(names.take_wanted(), [key]);
-        assert_eq!(names.learn(Fact::Owner(key, Owner::Unknown), 2), Some(key));
-        assert_eq!(names.owner(key, 3), Some(&Owner::Unknown));
-        names.pass(2 + MINUTE - 1);
-        assert!(names.owner(key, 2 + MINUTE).is_some() && names.take_wanted().is_empty());
-        names.pass(2 + MINUTE);
-        assert_eq!(names.owner(key, 2 + MINUTE), None, "a minute later it may be known");
-        assert_eq!(names.take_wanted(), [key]);
-        // Nobody answers: it is asked for again, but not before a minute has passed.
-        names.pass(2 + 2 * MINUTE);
-        assert_eq!(names.owner(key, 2 + 2 * MINUTE), None);
-        assert_eq!(names.take_wanted(), [key]);
+        assert_eq!(cache.owner(key, 0), None);
+        assert_eq!(cache.owner(key, 1), None);
+        assert_eq!(cache.take_wanted(), [key]);
+        assert_eq!(cache.learn(Fact::Owner(key, Owner::Unknown), 2), Some(key));
+        assert_eq!(cache.owner(key, 3), Some(&Owner::Unknown));
+        cache.expire(2 + MINUTE - 1);
+        assert!(cache.owner(key, 2 + MINUTE).is_some() && cache.take_wanted().is_empty());
+        cache.expire(2 + MINUTE);
+        assert_eq!(cache.owner(key, 2 + MINUTE), None, "asked for again after a minute");
+        assert_eq!(cache.take_wanted(), [key]);
+        // Without an answer it is asked for again after a minute.
+        cache.expire(2 + 2 * MINUTE);
+        assert_eq!(cache.owner(key, 2 + 2 * MINUTE), None);
+        assert_eq!(cache.take_wanted(), [key]);
     }
 
     #[test]
-    fn a_pod_is_remembered_for_a_minute_and_then_named_as_gone() {
-        let mut names = Names::new(MINUTE);
+    fn pod_is_kept_for_its_ttl_and_then_listed_as_gone() {
+        let mut cache = OwnerCache::new(MINUTE);
         let cart = pod("cart-1", "1");
         for id in [7, 8] {
-            names.learn(Fact::Owner(Key::Cgroup(id), app(&cart)), 0);
+            cache.learn(Fact::Owner(Key::Cgroup(id), app(&cart)), 0);
         }
-        names.pass(3600 * SECOND);
-        assert!(names.owner(Key::Cgroup(7), 0).is_some(), "it is there as long as the pod is");
-        names.learn(Fact::Gone(Key::Cgroup(7)), 0);
-        names.pass(MINUTE);
-        assert!(names.owner(Key::Cgroup(7), 0).is_none() && names.take_gone().is_empty(), "8 is left");
-        names.learn(Fact::Gone(Key::Cgroup(8)), MINUTE);
-        names.learn(Fact::Gone(Key::Cgroup(8)), MINUTE + 5); // said twice, it is gone no later
-        names.pass(2 * MINUTE);
-        assert_eq!(names.take_gone(), [cart]);
-        assert!(names.take_gone().is_empty());
+        cache.expire(3600 * SECOND);
+        assert!(cache.owner(Key::Cgroup(7), 0).is_some(), "kept while the pod exists");
+        cache.learn(Fact::Gone(Key::Cgroup(7)), 0);
+        cache.expire(MINUTE);
+        assert!(cache.owner(Key::Cgroup(7), 0).is_none() && cache.take_gone().is_empty(), "cgroup 8 is left");
+        cache.learn(Fact::Gone(Key::Cgroup(8)), MINUTE);
+        cache.learn(Fact::Gone(Key::Cgroup(8)), MINUTE + 5); // the second time changes nothing
+        cache.expire(2 * MINUTE);
+        assert_eq!(cache.take_gone(), [cart]);
+        assert!(cache.take_gone().is_empty());
     }
 
     #[test]
-    fn a_successor_of_the_same_name_is_not_gone() {
-        let mut names = Names::new(MINUTE);
+    fn pod_with_a_successor_of_its_name_is_not_listed_as_gone() {
+        let mut cache = OwnerCache::new(MINUTE);
         let (old, new) = (pod("db-0", "1"), pod("db-0", "2"));
-        names.learn(Fact::Owner(Key::Cgroup(7), app(&old)), 0);
-        names.learn(Fact::Gone(Key::Cgroup(7)), 0);
-        names.learn(Fact::Owner(Key::Cgroup(8), app(&new)), 1);
-        names.pass(MINUTE);
-        assert!(names.take_gone().is_empty());
+        cache.learn(Fact::Owner(Key::Cgroup(7), app(&old)), 0);
+        cache.learn(Fact::Gone(Key::Cgroup(7)), 0);
+        cache.learn(Fact::Owner(Key::Cgroup(8), app(&new)), 1);
+        cache.expire(MINUTE);
+        assert!(cache.take_gone().is_empty());
     }
 
     #[test]
-    fn a_flood_of_unknown_keys_is_bounded() {
-        let mut names = Names::new(MINUTE);
+    fn unknown_keys_are_bounded() {
+        let mut cache = OwnerCache::new(MINUTE);
         for id in 2..100_000 {
-            names.owner(Key::Cgroup(id), 0);
+            cache.owner(Key::Cgroup(id), 0);
         }
-        assert_eq!(names.take_wanted().len(), ASKED);
+        assert_eq!(cache.take_wanted().len(), MAX_ASKED);
     }
 }

@@ -1,54 +1,55 @@
-//! What a pod is a copy of, from its labels and its name alone: no Kubernetes API is asked.
+//! Derives a pod's workload from its labels and name alone, without the Kubernetes API.
 
 use crate::selector::Labels;
 
-/// In this order: what Istio calls it, what its authors call it, what the name was made from.
+/// The workload of a pod: Istio's canonical name, else the recommended `name` label, else the pod's name without the
+/// suffixes that its controller added.
 pub fn workload(name: &str, labels: &Labels) -> String {
-    let said = ["service.istio.io/canonical-name", "app.kubernetes.io/name"];
-    let said = said.iter().find_map(|key| labels.get(*key).filter(|value| !value.is_empty()));
-    said.map_or_else(|| less_suffix(name, labels).to_owned(), Clone::clone)
+    let label_keys = ["service.istio.io/canonical-name", "app.kubernetes.io/name"];
+    let label = label_keys.iter().find_map(|key| labels.get(*key).filter(|value| !value.is_empty()));
+    label.map_or_else(|| without_suffixes(name, labels).to_owned(), Clone::clone)
 }
 
-/// The pod's name without what its controller added to it.
-fn less_suffix<'a>(name: &'a str, labels: &'a Labels) -> &'a str {
+/// A pod's name without the suffixes that its controller added.
+fn without_suffixes<'a>(name: &'a str, labels: &'a Labels) -> &'a str {
     if let Some(hash) = labels.get("pod-template-hash") {
         // A ReplicaSet's: NAME-HASH-xxxxx.
-        let generated = without(name, is_generated).unwrap_or(name);
-        return without(generated, |last| last == hash)
-            .or_else(|| without(name, |last| last == hash))
+        let generated = strip_part(name, is_generated).unwrap_or(name);
+        return strip_part(generated, |last| last == hash)
+            .or_else(|| strip_part(name, |last| last == hash))
             .unwrap_or(generated);
     }
     if labels.contains_key("statefulset.kubernetes.io/pod-name") {
-        return without(name, |last| !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()))
+        return strip_part(name, |last| !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()))
             .unwrap_or(name);
     }
     let job = ["batch.kubernetes.io/job-name", "job-name"].iter().find_map(|key| labels.get(*key));
     if let Some(job) = job.filter(|job| !job.is_empty()) {
-        // A CronJob's job ends in the minute for which it was made.
+        // The name of a CronJob's job ends in the minute it was scheduled for, since the epoch.
         let is_minute = |last: &str| last.len() >= 8 && last.bytes().all(|byte| byte.is_ascii_digit());
-        return without(job, is_minute).unwrap_or(job);
+        return strip_part(job, is_minute).unwrap_or(job);
     }
-    let Some(generated) = without(name, is_generated) else { return name };
-    without(generated, is_hash).unwrap_or(generated)
+    let Some(generated) = strip_part(name, is_generated) else { return name };
+    strip_part(generated, is_hash).unwrap_or(generated)
 }
 
-/// Less its last part, where that is what is asked for and something is left.
-fn without(name: &str, is_suffix: impl Fn(&str) -> bool) -> Option<&str> {
+/// `name` without its last part, if that is a suffix and something is left.
+fn strip_part(name: &str, is_suffix: impl Fn(&str) -> bool) -> Option<&str> {
     let (rest, last) = name.rsplit_once('-')?;
     (!rest.is_empty() && is_suffix(last)).then_some(rest)
 }
 
-/// The five letters that Kubernetes adds to a `generateName`.
+/// The five characters that Kubernetes adds to a `generateName`.
 fn is_generated(part: &str) -> bool {
     part.len() == 5 && is_safe(part)
 }
 
-/// A template's hash: a number of 32 bits, of which each digit became a letter.
+/// The hash of a pod template: the decimal digits of 32 bits, encoded as safe characters.
 fn is_hash(part: &str) -> bool {
     (8..=10).contains(&part.len()) && is_safe(part)
 }
 
-/// Kubernetes draws from letters that make no words.
+/// The alphabet of Kubernetes' random names, which leaves out vowels.
 /// <https://github.com/kubernetes/apimachinery/blob/v0.34.0/pkg/util/rand/rand.go#L83>
 fn is_safe(part: &str) -> bool {
     part.bytes().all(|byte| b"bcdfghjklmnpqrstvwxz2456789".contains(&byte))
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_goes_before_the_name() {
+    fn labels_take_precedence_over_the_name() {
         let istio = ("service.istio.io/canonical-name", "cart");
         let recommended = ("app.kubernetes.io/name", "basket");
         check("x-7d9f8b6c5d-x2x4z", &[recommended, istio], "cart");
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_controller_added_to_the_name_is_taken_off() {
+    fn controller_suffixes_are_removed() {
         check("cart-7d9f8b6c5d-x2x4z", &[], "cart");
         check("cart-7d9-x2x4z", &[("pod-template-hash", "7d9")], "cart");
         check("cart-7d9", &[("pod-template-hash", "7d9")], "cart");
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_added_stays() {
+    fn names_without_a_controller_suffix_stay() {
         for name in
             ["cart", "my-redis", "cart-7d9", "db-0", "etcd-node-1", "x2x4z", "-x2x4z", "", "a-b-c-proxy"]
         {

@@ -1,36 +1,35 @@
-//! Reports as one line each for people: time, who, what was asked of which proxy, what became of it, who answered after
-//! how long. Columns line up with those of the lines before. Everything in it is printable ASCII, or a mark or an arrow
-//! of ours, or the ellipsis in the middle of a name that is too long.
+//! Reports as one line each: time, app, request, proxy, verdict, answer. Columns line up with those of earlier lines. The
+//! text is printable ASCII, except for our own marks, arrows and ellipses.
 
 use std::fmt::Write;
 
 use jiff::tz::TimeZone;
 
-use super::{BEGINNING, Colors, Gap, Report, text::gap_line};
+use super::{Colors, Gap, MANIFEST_LINES, Report, text::gap_line};
 
 /// Writes compact lines.
 pub struct Compact {
     colors: Colors,
     zone: TimeZone,
     explain: bool,
-    who: Column,
-    asked: Column,
+    source: Column,
+    request: Column,
     proxy: Column,
-    judged: Column,
+    verdict: Column,
 }
 
 impl Compact {
-    /// Times are shown in `zone`; with `explain`, flagged reports get further lines that do.
+    /// Shows times in `zone`. With `explain`, flagged reports get lines that explain them.
     pub fn new(colors: Colors, zone: TimeZone, explain: bool) -> Self {
-        let column = |most| Column { most, width: 0 };
+        let column = |max_width| Column { max_width, width: 0 };
         Self {
             colors,
             zone,
             explain,
-            who: column(48),
-            asked: column(56),
+            source: column(48),
+            request: column(56),
             proxy: column(28),
-            judged: column(40),
+            verdict: column(40),
         }
     }
 
@@ -39,25 +38,26 @@ impl Compact {
         let (style, faint) = (self.colors.of(report.verdict), self.colors.faint());
         let mut text = format!("{faint}{}{faint:#}  ", report.time_of_day(&self.zone));
         let mark = if report.flagged { "✗" } else { " " };
-        let who = self.who.pad(&report.who());
-        let asked = self.asked.pad(&report.asked());
+        let source = self.source.pad(&report.source_name());
+        let request = self.request.pad(&report.request_text());
         let proxy = self.proxy.pad(&report.proxy_address().to_string());
-        let answered = report.answered();
+        let reply = report.reply_text();
         let late =
             if report.joined_late { format!("  {faint}(joined late){faint:#}") } else { String::new() };
-        let judged = report.judged();
-        let is_last = answered.is_none() && late.is_empty();
+        let verdict = report.verdict_text();
+        let is_last = reply.is_none() && late.is_empty();
         let padding =
-            if is_last { 0 } else { self.judged.pad(&judged).chars().count() - judged.chars().count() };
-        let _ = write!(text, "{style}{mark}{style:#} {who}  {asked} via {proxy}  {style}{judged}{style:#}");
+            if is_last { 0 } else { self.verdict.pad(&verdict).chars().count() - verdict.chars().count() };
+        let _ =
+            write!(text, "{style}{mark}{style:#} {source}  {request} via {proxy}  {style}{verdict}{style:#}");
         let _ = write!(text, "{:padding$}", "");
-        if let Some(answered) = answered {
-            let _ = write!(text, "  {answered}");
+        if let Some(reply) = reply {
+            let _ = write!(text, "  {reply}");
         }
         text.push_str(&late);
         text.push('\n');
         if report.flagged && self.explain {
-            for line in report.detail(BEGINNING) {
+            for line in report.detail(MANIFEST_LINES) {
                 let _ = writeln!(text, "{:14}{faint}{line}{faint:#}", "");
             }
         }
@@ -70,16 +70,16 @@ impl Compact {
     }
 }
 
-/// A column that grows with what is in it, up to a bound: one long name does not push all others aside for good.
+/// A column that grows with its values up to a bound, so that one long name does not widen it for good.
 struct Column {
-    most: usize,
+    max_width: usize,
     width: usize,
 }
 
 impl Column {
     fn pad(&mut self, text: &str) -> String {
         let length = text.chars().count();
-        if length <= self.most {
+        if length <= self.max_width {
             self.width = self.width.max(length);
         }
         format!("{text:0$}", self.width)

@@ -1,13 +1,14 @@
-//! What stands under a flagged line: the sentence, the way of the request, whose object is at fault, how the fix begins,
-//! and the command that prints it whole. One thing a line, every line safe for a terminal.
+//! The lines under a flagged report: the explanation, the diagram, the object at fault, the beginning of the fix and the
+//! command that prints all of it. Every line is safe for a terminal.
 
-use super::{Report, diagram::diagram, text::plain};
+use super::{Report, diagram::diagram};
+use crate::escape::escape_to_ascii as plain;
 
-/// So many lines of a manifest are shown under a line.
-pub const BEGINNING: usize = 6;
+/// How many lines of a manifest are shown under a report.
+pub const MANIFEST_LINES: usize = 6;
 
 impl Report {
-    /// The lines, without indentation; of the manifest at most so many.
+    /// The lines without indentation, with at most `manifest_lines` of the manifest.
     pub fn detail(&self, manifest_lines: usize) -> Vec<String> {
         let mut lines = vec![format!("{}.", plain(&self.explanation)), diagram(self)];
         if let Some(listener) = &self.listener {
@@ -33,5 +34,5 @@ impl Report {
     }
 }
 
-/// What a fix's title and the command that prints it have between them.
+/// Between a fix's title and the rest of the command that prints it.
 const COMMAND: &str = ": egress-tracer explain ";

@@ -1,11 +1,11 @@
-//! The legs of a session as a line of arrows: how far the request came, who stopped it, and what came back.
+//! The legs of a session as one line of arrows: how far the request got, and what came back.
 
 use std::net::SocketAddr;
 
 use super::{Direction, Report};
-use crate::verdict::Carried;
+use crate::verdict::Payload;
 
-/// `app ──▶ sidecar:15001 ──✗ 10.0.0.1:3128   404 after 0.4 ms, proxy never dialled`
+/// `app ──▶ sidecar:15001 ──✗ 10.0.0.1:3128   404 after 0.4 ms, proxy never dialed`
 pub(super) fn diagram(report: &Report) -> String {
     let proxy = SocketAddr::from(report.proxy);
     let Some(sidecar) = &report.sidecar else {
@@ -15,7 +15,7 @@ pub(super) fn diagram(report: &Report) -> String {
         Direction::Outbound => format!("sidecar:{}", sidecar.port),
         Direction::Inbound => format!("the proxy's sidecar:{}", sidecar.port),
     };
-    let (arrow, note) = upstream(report);
+    let (arrow, note) = upstream_leg(report);
     let to = match &report.upstream {
         Some(upstream) if (upstream.ip, upstream.port) != (report.proxy.ip, report.proxy.port) => {
             format!("{} (for {proxy})", SocketAddr::new(upstream.ip, upstream.port))
@@ -29,20 +29,20 @@ pub(super) fn diagram(report: &Report) -> String {
     format!("app ──▶ {sidecar} {arrow} {to}   {answer}, {note}")
 }
 
-/// What the sidecar did towards the proxy.
-fn upstream(report: &Report) -> (&'static str, &'static str) {
+/// The sidecar's leg towards the proxy: its arrow and a note.
+fn upstream_leg(report: &Report) -> (&'static str, &'static str) {
     let Some(upstream) = &report.upstream else {
         // A report is flagged only where no record was lost.
         let nothing_unseen = report.flagged && !report.joined_late;
-        return ("──✗", if nothing_unseen { "proxy never dialled" } else { "no dial of the proxy seen" });
+        return ("──✗", if nothing_unseen { "proxy never dialed" } else { "no dial of the proxy seen" });
     };
     match upstream.carried {
-        Carried::NoConnection => ("──✗", "no dial of the proxy seen"),
-        Carried::DialFailed => ("──✗", "the dial failed"),
-        Carried::Nothing => ("──▶", "dialled, and no byte sent"),
-        Carried::OtherBytes => ("──▶", "other bytes sent than the app's"),
-        Carried::Tls => ("══▶", "TLS sent in place of the request"),
-        Carried::RewrittenRequest => ("──▶", "the request rewritten"),
-        Carried::SameBytes => ("──▶", "the app's own bytes passed on"),
+        Payload::NoConnection => ("──✗", "no dial of the proxy seen"),
+        Payload::DialFailed => ("──✗", "the dial failed"),
+        Payload::Nothing => ("──▶", "dialed, and no byte sent"),
+        Payload::OtherBytes => ("──▶", "other bytes sent than the app's"),
+        Payload::Tls => ("══▶", "TLS sent in place of the request"),
+        Payload::RewrittenRequest => ("──▶", "the request rewritten"),
+        Payload::SameBytes => ("──▶", "the app's own bytes passed on"),
     }
 }

@@ -1,40 +1,41 @@
-//! A gap in a stream of reports: what was lost, where and why, so that nobody takes silence for peace.
+//! A gap in a stream of reports: what was lost, where and why.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Report, json};
+use super::{Report, append_line, text::shortened};
+use crate::escape::escape_to_ascii;
 
-/// Something is missing here. Its JSON is a contract, as the report's is.
+/// A gap. Its JSON is a contract (`"v":1`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// Version of this format.
     pub v: u8,
     /// When it was noticed: RFC 3339, UTC, microseconds.
     pub time: String,
-    /// What is missing.
+    /// What was lost.
     pub lost: Lost,
 }
 
-/// What is missing.
+/// What was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
     /// Where it was lost.
-    pub source: Loser,
-    /// Why, in the words of `egress_tracer_lost_events_total`.
+    pub source: LossSource,
+    /// The `reason` label of `egress_tracer_lost_events_total`.
     pub reason: String,
-    /// How many: records of the kernel, or reports, of which some may not have passed the reader's filters.
+    /// How many: records of the kernel, or reports before the reader's filters.
     pub count: u64,
 }
 
-/// Where something was lost.
+/// Where a record or report was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Loser {
+pub enum LossSource {
     /// The kernel could not write a record.
     Kernel,
-    /// A record could not be read.
+    /// A record could not be decoded.
     Userspace,
-    /// Whoever reads the stream was too slow for it.
+    /// The reader of the stream was too slow.
     Reader,
 }
 
@@ -42,7 +43,7 @@ pub enum Loser {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Message {
-    /// Something is missing here.
+    /// Something was lost here.
     Gap(Gap),
     /// A session.
     Report(Box<Report>),
@@ -50,35 +51,35 @@ pub enum Message {
 
 impl Gap {
     /// A gap that was noticed at `time`.
-    pub fn new(time: String, source: Loser, reason: impl Into<String>, count: u64) -> Self {
+    pub fn new(time: String, source: LossSource, reason: impl Into<String>, count: u64) -> Self {
         Self { v: 1, time, lost: Lost { source, reason: reason.into(), count } }
     }
 
-    /// Writes one line of JSON behind what is there, with its line end.
+    /// Appends one line of JSON, with the line end.
     pub fn write_line(&self, to: &mut Vec<u8>) {
-        json::write(self, to).expect("a gap has nothing that a line has not");
+        append_line(self, to);
     }
 
-    /// In a sentence.
+    /// The gap as a sentence, safe for a terminal.
     pub fn sentence(&self) -> String {
         let Lost { source, reason, count } = &self.lost;
-        let reason = super::text::plain(&super::text::shortened(reason));
+        let reason = escape_to_ascii(&shortened(reason)).into_owned();
         match source {
-            Loser::Kernel => {
+            LossSource::Kernel => {
                 format!(
                     "{count} records lost in the kernel ({reason}); sessions may be missing or less certain"
                 )
             }
-            Loser::Userspace => {
+            LossSource::Userspace => {
                 format!("{count} records could not be read ({reason}); sessions may be missing")
             }
-            Loser::Reader => format!("{count} reports lost; they came faster than they were read here"),
+            LossSource::Reader => format!("{count} reports lost; they came faster than they were read here"),
         }
     }
 }
 
 impl Message {
-    /// Writes one line of JSON behind what is there, with its line end.
+    /// Appends one line of JSON, with the line end.
     pub fn write_line(&self, to: &mut Vec<u8>) {
         match self {
             Self::Gap(gap) => gap.write_line(to),

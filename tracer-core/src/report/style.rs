@@ -1,10 +1,10 @@
-//! The colours of a verdict, and whether there are any. Whatever a colour says is also said in words.
+//! Colors of verdicts. A color never says what the text does not.
 
 use anstyle::{AnsiColor, Style};
 
-use crate::verdict::Verdict;
+use crate::verdict::{Severity, Verdict};
 
-/// Whether to use colour.
+/// Whether to use colors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colors {
     /// For a terminal.
@@ -21,29 +21,26 @@ const BOLD: Style = Style::new().bold();
 
 impl Colors {
     pub(super) fn of(self, verdict: Verdict) -> Style {
-        self.paint(match verdict {
-            Verdict::Tunneled | Verdict::Direct => GOOD,
-            Verdict::RefusedByProxy | Verdict::Unreachable | Verdict::Unanswered => DOUBTFUL,
-            Verdict::HandledAsHttp
-            | Verdict::Blackholed
-            | Verdict::WrappedInTls
-            | Verdict::AbsoluteFormRewritten => FLAGGED,
+        self.style(match verdict.severity() {
+            Severity::Good => GOOD,
+            Severity::Doubtful => DOUBTFUL,
+            Severity::Flagged => FLAGGED,
         })
     }
 
     pub(super) fn faint(self) -> Style {
-        self.paint(FAINT)
+        self.style(FAINT)
     }
 
     pub(super) fn bold(self) -> Style {
-        self.paint(BOLD)
+        self.style(BOLD)
     }
 
     pub(super) fn warning(self) -> Style {
-        self.paint(DOUBTFUL)
+        self.style(DOUBTFUL)
     }
 
-    fn paint(self, style: Style) -> Style {
+    fn style(self, style: Style) -> Style {
         match self {
             Self::On => style,
             Self::Off => Style::new(),

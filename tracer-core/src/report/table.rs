@@ -1,17 +1,17 @@
-//! Reports as rows of a table, under one line of headings: for those who look down a column. What is too long for its
-//! column is cut in the middle, but for the last one.
+//! Reports as rows of a table under one line of headings. A value that is too long for its column is cut in the middle,
+//! except in the last column.
 
 use std::fmt::Write;
 
 use jiff::tz::TimeZone;
 
 use super::{
-    BEGINNING, Colors, Gap, Replier, Report,
-    text::{cut, duration, gap_line},
+    Colors, Gap, MANIFEST_LINES, Replier, Report,
+    text::{duration, ellipsize, gap_line},
 };
 use crate::verdict::Reason;
 
-/// Headings and widths; `absolute_form_rewritten` and `closed_without_reply` are the longest of their kind.
+/// Headings and widths. `absolute_form_rewritten` and `closed_without_reply` are the longest verdict and reason.
 const COLUMNS: [(&str, usize); 9] = [
     ("TIME", 12),
     ("SOURCE", 32),
@@ -29,22 +29,22 @@ pub struct Table {
     colors: Colors,
     zone: TimeZone,
     explain: bool,
-    begun: bool,
+    has_headings: bool,
 }
 
 impl Table {
-    /// Times are shown in `zone`; with `explain`, flagged reports get further lines that do.
+    /// Shows times in `zone`. With `explain`, flagged reports get lines that explain them.
     pub fn new(colors: Colors, zone: TimeZone, explain: bool) -> Self {
-        Self { colors, zone, explain, begun: false }
+        Self { colors, zone, explain, has_headings: false }
     }
 
-    /// One report, with line ends; the headings come before the first.
+    /// One report, with line ends. The headings come before the first.
     pub fn show(&mut self, report: &Report) -> String {
         let mut text = String::new();
-        if !self.begun {
-            self.begun = true;
+        if !self.has_headings {
+            self.has_headings = true;
             let bold = self.colors.bold();
-            let _ = writeln!(text, "{bold}{}{bold:#}", line(&COLUMNS.map(|(heading, _)| heading.to_owned())));
+            let _ = writeln!(text, "{bold}{}{bold:#}", row(&COLUMNS.map(|(heading, _)| heading.to_owned())));
         }
         let reply = report.reply.as_ref();
         let from = reply.map_or("", |reply| match reply.from {
@@ -55,9 +55,9 @@ impl Table {
         let verdict = format!("{} {}", if report.flagged { "✗" } else { " " }, report.verdict.name());
         let cells = [
             report.time_of_day(&self.zone),
-            report.who(),
+            report.source_name(),
             report.proxy_address().to_string(),
-            report.asked_for(),
+            report.target(),
             verdict,
             report.reason.map_or("", Reason::name).to_owned(),
             reply.map_or_else(String::new, |_| report.status()),
@@ -65,11 +65,11 @@ impl Table {
             reply.map_or_else(String::new, |reply| duration(reply.after_us)),
         ];
         let style = self.colors.of(report.verdict);
-        let _ = writeln!(text, "{style}{}{style:#}", line(&cells));
+        let _ = writeln!(text, "{style}{}{style:#}", row(&cells));
         if report.flagged && self.explain {
             let faint = self.colors.faint();
-            for row in report.detail(BEGINNING) {
-                let _ = writeln!(text, "{:14}{faint}{row}{faint:#}", "");
+            for line in report.detail(MANIFEST_LINES) {
+                let _ = writeln!(text, "{:14}{faint}{line}{faint:#}", "");
             }
         }
         text
@@ -81,12 +81,15 @@ impl Table {
     }
 }
 
-fn line(cells: &[String; 9]) -> String {
-    let mut line = String::new();
+fn row(cells: &[String; 9]) -> String {
+    let mut row = String::new();
     for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
-        let _ =
-            if width == 0 { write!(line, "{cell}") } else { write!(line, "{:width$}  ", cut(cell, width)) };
+        let _ = if width == 0 {
+            write!(row, "{cell}")
+        } else {
+            write!(row, "{:width$}  ", ellipsize(cell, width))
+        };
     }
-    line.truncate(line.trim_end().len());
-    line
+    row.truncate(row.trim_end().len());
+    row
 }

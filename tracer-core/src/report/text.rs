@@ -1,61 +1,57 @@
-//! The parts of a report as people read them: cut to a length that leaves a line readable, and without anything that a
-//! terminal would act on.
+//! The parts of a report as text: cut to a readable length and safe for a terminal.
 
 use std::{borrow::Cow, net::SocketAddr};
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::{Colors, Gap, Kind, Replier, Report};
-use crate::verdict::{Reason, Verdict};
+use super::{Colors, Gap, Replier, Report, SourceKind};
+use crate::{
+    escape::escape_to_ascii,
+    verdict::{Reason, Verdict},
+};
 
-/// The most letters of a name; a host name with its port seldom has more.
-const MOST: usize = 96;
+/// The most characters of a name. Few host names with a port are longer.
+const MAX_NAME: usize = 96;
 const ELLIPSIS: char = '…';
 
-/// `name`, with an ellipsis for the middle of what is too long.
+/// `name` cut to [`MAX_NAME`] characters.
 pub(super) fn shortened(name: &str) -> Cow<'_, str> {
-    cut(name, MOST)
+    ellipsize(name, MAX_NAME)
 }
 
-/// The same for any length. Less of the end is left than of the beginning: a third of it, where the port is, and the
-/// domain that was registered.
-pub fn cut(name: &str, most: usize) -> Cow<'_, str> {
+/// `name` cut to `max` characters by an ellipsis in its middle. A third of what is left is the name's end, where a host has
+/// its registered domain and its port.
+pub fn ellipsize(name: &str, max: usize) -> Cow<'_, str> {
     let length = name.chars().count();
-    if length <= most {
+    if length <= max {
         return Cow::Borrowed(name);
     }
-    let end = most.saturating_sub(1) / 3;
-    let begin = name.chars().take(most.saturating_sub(end + 1));
+    let end = max.saturating_sub(1) / 3;
+    let begin = name.chars().take(max.saturating_sub(end + 1));
     begin.chain([ELLIPSIS]).chain(name.chars().skip(length - end)).collect()
 }
 
-/// `text` with everything but plain ASCII, and our own ellipsis, as `\u{…}`: whatever was read from the wire was
-/// escaped then, but a report may also come from a file.
-pub(super) fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if matches!(letter, ' '..='~' | ELLIPSIS) {
-            plain.push(letter);
-        } else {
-            plain.extend(letter.escape_unicode());
-        }
-    }
-    plain
+/// A text that was read from a report, safe for a terminal. The engine escapes what it reads from the wire, but a report
+/// may also come from a file.
+fn plain(text: &str) -> String {
+    escape_to_ascii(text).into_owned()
 }
 
 impl Report {
-    /// Who asked: `namespace/pod`, or what is known instead.
-    pub fn who(&self) -> String {
+    /// The app: `namespace/pod`, else its process, else its address.
+    pub fn source_name(&self) -> String {
         let source = &self.source;
         plain(&shortened(&match (&source.namespace, &source.pod, &source.comm, source.pid) {
             (Some(namespace), Some(pod), ..) => format!("{namespace}/{pod}"),
-            (_, _, Some(comm), Some(pid)) if source.kind == Some(Kind::Host) => format!("host/{comm}[{pid}]"),
+            (_, _, Some(comm), Some(pid)) if source.kind == Some(SourceKind::Host) => {
+                format!("host/{comm}[{pid}]")
+            }
             (_, _, Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
             _ => SocketAddr::new(source.ip, source.port).to_string(),
         }))
     }
 
-    /// The workload with its namespace; where there is none, who asked, without what differs from one run to the next.
+    /// The workload with its namespace, else the pod, the process name or the address.
     pub fn workload(&self) -> String {
         let source = &self.source;
         let of = |name: &str| match &source.namespace {
@@ -67,41 +63,41 @@ impl Report {
         plain(&shortened(&name.unwrap_or_else(|| source.ip.to_string())))
     }
 
-    /// What the verdict rests on, one sentence each.
-    pub fn shown_evidence(&self) -> impl Iterator<Item = String> {
-        self.evidence.iter().map(|evidence| plain(&cut(evidence, 400)))
+    /// The evidence for the verdict, one sentence each.
+    pub fn evidence_lines(&self) -> impl Iterator<Item = String> {
+        self.evidence.iter().map(|evidence| plain(&ellipsize(evidence, 400)))
     }
 
-    /// What was asked for: `host:port`, or `http://host`.
-    pub fn asked_for(&self) -> String {
+    /// The requested target: `host:port`, or `http://host`.
+    pub fn target(&self) -> String {
         let authority = plain(&shortened(&self.connect.authority));
         if self.is_absolute() { format!("http://{authority}") } else { authority }
     }
 
-    /// The request in a few words.
-    pub fn asked(&self) -> String {
-        if self.is_absolute() { self.asked_for() } else { format!("CONNECT {}", self.asked_for()) }
+    /// The request: `CONNECT host:port`, or `http://host`.
+    pub fn request_text(&self) -> String {
+        if self.is_absolute() { self.target() } else { format!("CONNECT {}", self.target()) }
     }
 
     fn is_absolute(&self) -> bool {
         self.verdict == Verdict::AbsoluteFormRewritten
     }
 
-    /// The proxy as the app dialled it.
+    /// The proxy's address as the app dialed it.
     pub fn proxy_address(&self) -> SocketAddr {
         self.proxy.into()
     }
 
-    /// Verdict and reason.
-    pub fn judged(&self) -> String {
+    /// The verdict and its reason.
+    pub fn verdict_text(&self) -> String {
         match self.reason.map(Reason::name) {
             Some(reason) => format!("{} {reason}", self.verdict.name()),
             None => self.verdict.name().to_owned(),
         }
     }
 
-    /// Who answered what after how long; nothing where nobody did.
-    pub(super) fn answered(&self) -> Option<String> {
+    /// The answer: status, origin and delay. `None`: there was none.
+    pub(super) fn reply_text(&self) -> Option<String> {
         let reply = self.reply.as_ref()?;
         let from = match reply.from {
             Replier::Sidecar => " from sidecar",
@@ -111,7 +107,7 @@ impl Report {
         Some(format!("{}{from} after {}", self.status(), duration(reply.after_us)))
     }
 
-    /// The status, or that it was none.
+    /// The answer's status, or `a reply`.
     pub(super) fn status(&self) -> String {
         let status = self.reply.as_ref().and_then(|reply| reply.status);
         status.map_or_else(|| "a reply".to_owned(), |status| status.to_string())
@@ -131,7 +127,7 @@ pub(super) fn time_of_day(rfc3339: &str, zone: &TimeZone) -> String {
     )
 }
 
-/// A gap as a line among those of reports.
+/// A gap as a line between reports, with its line end.
 pub(super) fn gap_line(gap: &Gap, colors: Colors, zone: &TimeZone) -> String {
     let (faint, style) = (colors.faint(), colors.warning());
     let time = time_of_day(&gap.time, zone);
@@ -140,7 +136,7 @@ pub(super) fn gap_line(gap: &Gap, colors: Colors, zone: &TimeZone) -> String {
 
 /// Microseconds in a unit that fits: `0.4 ms`, `3.1 ms`, `1.25 s`.
 #[expect(clippy::cast_precision_loss, reason = "for display, with one or two decimals")]
-pub(super) fn duration(us: u64) -> String {
+pub fn duration(us: u64) -> String {
     match us {
         0..1_000_000 => format!("{:.1} ms", us as f64 / 1_000.0),
         _ => format!("{:.2} s", us as f64 / 1_000_000.0),
@@ -152,19 +148,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_of_a_long_name_is_left_out() {
+    fn long_names_are_cut_in_the_middle() {
         assert_eq!(shortened("en.wikipedia.org:443"), "en.wikipedia.org:443");
         let long = format!("begin{}.example.com:443", "x".repeat(4096));
         let short = shortened(&long);
-        assert_eq!(short.chars().count(), MOST);
+        assert_eq!(short.chars().count(), MAX_NAME);
         assert!(short.starts_with("beginx") && short.contains("x…x") && short.ends_with("x.example.com:443"));
-        assert_eq!(cut("abcdefghij", 4), "ab…j");
-        assert_eq!((&*cut("abc", 1), &*cut("abc", 3)), ("…", "abc"));
-    }
-
-    #[test]
-    fn nothing_that_a_terminal_acts_on_is_left() {
-        assert_eq!(plain("a\\x1b b…"), "a\\x1b b…");
-        assert_eq!(plain("\u{1b}]52;c;\u{7}\n\u{202e}é"), r"\u{1b}]52;c;\u{7}\u{a}\u{202e}\u{e9}");
+        assert_eq!(ellipsize("abcdefghij", 4), "ab…j");
+        assert_eq!((&*ellipsize("abc", 1), &*ellipsize("abc", 3)), ("…", "abc"));
     }
 }

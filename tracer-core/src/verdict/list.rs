@@ -1,13 +1,27 @@
-//! The closed list of verdicts and reasons, and what they are called. It tells none from another.
+//! The closed list of verdicts and reasons. Names, flags, severities and pages are derived from it everywhere else.
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 /// What became of a request.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
 )]
 #[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Verdict {
     /// An HTTP listener of the sidecar consumed the CONNECT.
     HandledAsHttp,
@@ -15,11 +29,11 @@ pub enum Verdict {
     Tunneled,
     /// Passed as TCP; the proxy itself answered otherwise.
     RefusedByProxy,
-    /// The sidecar closed it without a byte and without dialling.
+    /// The sidecar closed it without a byte and without dialing.
     Blackholed,
     /// The sidecar sent a TLS hello in place of the plaintext CONNECT.
     WrappedInTls,
-    /// Passed as TCP, but the proxy could not be reached, or said nothing.
+    /// Passed as TCP, but the proxy could not be reached, or closed without an answer.
     Unreachable,
     /// No sidecar in the path.
     Direct,
@@ -29,108 +43,117 @@ pub enum Verdict {
     AbsoluteFormRewritten,
 }
 
-/// Why, where a verdict has several causes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// How much a verdict should alarm its reader; a terminal colors it accordingly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The request did what the app wanted.
+    Good,
+    /// The request failed, and the sidecar's configuration is not at fault.
+    Doubtful,
+    /// The sidecar's configuration is at fault.
+    Flagged,
+}
+
+/// The cause, where a verdict has several.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Reason {
     /// The sidecar's own 404.
     RouteNotFound,
-    /// Its own 403 without a body: a route matched, but CONNECT is not allowed.
+    /// The sidecar's own 403 without a body: a route matched, but CONNECT is not allowed.
     UpgradeFailed,
     /// An HTTP filter answered (RBAC's 403 has a body).
     FilterDenied,
-    /// 426: this listener takes no HTTP/1.0.
+    /// 426: the listener takes no HTTP/1.0.
+    #[strum(serialize = "http10_refused")]
     Http10Refused,
-    /// 400
+    /// 400.
     BadRequest,
-    /// 501
+    /// 501.
     NotImplemented,
-    /// 503: it had nowhere to forward to.
+    /// 503: there was no upstream to forward to.
     UpstreamFailed,
     /// Re-emitted upstream, rewritten.
     Forwarded,
     /// 200 by the sidecar itself; what follows goes upstream without the CONNECT.
     Terminated,
-    /// Any other status of its own.
+    /// Any other status of the sidecar's own.
     OtherStatus,
     /// The sidecar's dial to the proxy failed.
     ConnectFailed,
-    /// The proxy closed before it said a byte.
+    /// The proxy closed before it sent a byte.
     ClosedWithoutReply,
 }
 
 impl Verdict {
-    /// All, in the order of the documentation.
-    pub const ALL: [Self; 9] = [
-        Self::HandledAsHttp,
-        Self::Tunneled,
-        Self::RefusedByProxy,
-        Self::Blackholed,
-        Self::WrappedInTls,
-        Self::Unreachable,
-        Self::Direct,
-        Self::Unanswered,
-        Self::AbsoluteFormRewritten,
-    ];
+    /// All verdicts, in the order of the documentation.
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
-    /// The sidecar's configuration is at fault, and someone can fix it.
-    pub fn is_flagged(self) -> bool {
+    /// How much it should alarm its reader.
+    pub fn severity(self) -> Severity {
         match self {
-            Self::HandledAsHttp | Self::Blackholed | Self::WrappedInTls | Self::AbsoluteFormRewritten => true,
-            Self::Tunneled | Self::RefusedByProxy | Self::Unreachable | Self::Direct | Self::Unanswered => {
-                false
+            Self::HandledAsHttp | Self::Blackholed | Self::WrappedInTls | Self::AbsoluteFormRewritten => {
+                Severity::Flagged
             }
+            Self::RefusedByProxy | Self::Unreachable | Self::Unanswered => Severity::Doubtful,
+            Self::Tunneled | Self::Direct => Severity::Good,
         }
     }
 
-    /// Its name in JSON, metrics and filters.
+    /// Whether the sidecar's configuration is at fault, so that a person can fix it.
+    pub fn is_flagged(self) -> bool {
+        self.severity() == Severity::Flagged
+    }
+
+    /// Its name in JSON, metrics and filters: `handled_as_http`.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::HandledAsHttp => "handled_as_http",
-            Self::Tunneled => "tunneled",
-            Self::RefusedByProxy => "refused_by_proxy",
-            Self::Blackholed => "blackholed",
-            Self::WrappedInTls => "wrapped_in_tls",
-            Self::Unreachable => "unreachable",
-            Self::Direct => "direct",
-            Self::Unanswered => "unanswered",
-            Self::AbsoluteFormRewritten => "absolute_form_rewritten",
-        }
+        self.into()
+    }
+
+    /// The path of the page that explains it, from the root of the repository.
+    pub fn page(self) -> String {
+        format!("docs/verdicts/{self}.md")
     }
 }
 
 impl Reason {
-    /// All, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
-        Self::RouteNotFound,
-        Self::UpgradeFailed,
-        Self::FilterDenied,
-        Self::Http10Refused,
-        Self::BadRequest,
-        Self::NotImplemented,
-        Self::UpstreamFailed,
-        Self::Forwarded,
-        Self::Terminated,
-        Self::OtherStatus,
-        Self::ConnectFailed,
-        Self::ClosedWithoutReply,
-    ];
+    /// All reasons, in the order of the documentation.
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
-    /// Its name in JSON and metrics.
+    /// Its name in JSON and metrics: `route_not_found`.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::RouteNotFound => "route_not_found",
-            Self::UpgradeFailed => "upgrade_failed",
-            Self::FilterDenied => "filter_denied",
-            Self::Http10Refused => "http10_refused",
-            Self::BadRequest => "bad_request",
-            Self::NotImplemented => "not_implemented",
-            Self::UpstreamFailed => "upstream_failed",
-            Self::Forwarded => "forwarded",
-            Self::Terminated => "terminated",
-            Self::OtherStatus => "other_status",
-            Self::ConnectFailed => "connect_failed",
-            Self::ClosedWithoutReply => "closed_without_reply",
+        self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_same_in_text_and_in_json() {
+        for &verdict in Verdict::ALL {
+            assert_eq!(serde_json::to_value(verdict).unwrap(), verdict.name());
+            assert_eq!(verdict.name().parse(), Ok(verdict));
+        }
+        for &reason in Reason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.name());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! However the records of many sessions interleave, each session gets its own verdict, once. Within a session, an
-//! order is any that cause and effect allow; across sessions, any at all.
+//! However the records of many sessions interleave, each session gets its own verdict, once. Within a session, every order
+//! that cause and effect allow is tried; across sessions, every order.
 #![expect(clippy::disallowed_methods, reason = "the crate is pure, its tests read files and variables")]
 
 mod session;
@@ -19,10 +19,10 @@ use tracer_core::{
 
 const SECOND: u64 = 1_000_000_000;
 
-/// What the kernel side makes of a thread that dials, accepts, and takes connections up: see `link::taken_up`.
+/// The links that the kernel side derives from a thread that accepts, handles and dials.
 #[derive(Default)]
 struct Threads {
-    /// By pod and thread: which session's dial came last.
+    /// The session of the latest dial, by pod and thread.
     dialed: BTreeMap<(u8, u32), usize>,
 }
 
@@ -36,7 +36,7 @@ impl Threads {
         };
         match step {
             Accept => drop(self.dialed.remove(&thread)),
-            // The filter that passes TCP dials as soon as the connection is taken up.
+            // The TCP proxy dials as soon as the connection is handled.
             AcceptAndDial => {
                 self.dialed.remove(&thread);
                 tie(sockets, at);
@@ -46,7 +46,7 @@ impl Threads {
                 tie(sockets, at);
             }
             Dial => drop(self.dialed.insert(thread, at)),
-            // An inspector has waited for this: what the thread dialled for a request before is taken for its own.
+            // A listener filter has waited for this, so the thread's earlier dial for a request is taken for its dial.
             Head | HeadSecondHalf if session.is_http() && session.waits && sockets[at].accepted != 0 => {
                 if let Some(dialed) = self.dialed.remove(&thread) {
                     tie(sockets, dialed);
@@ -60,8 +60,8 @@ impl Threads {
     }
 }
 
-/// Plays the sessions; `picks` says whose step comes next; `links`: threads show what they dial for. Gives each
-/// session's reports, by its app's address.
+/// Plays the sessions. `picks`: the session of each next step. `links`: threads show for which connection they dial. Returns
+/// the reports of each session, by its app's address.
 fn play(sessions: &[Session], picks: &[usize], links: bool) -> BTreeMap<(u64, SocketAddr), Vec<Report>> {
     let mut core = Engine::new(Settings {
         deadline: 10 * SECOND,
@@ -70,9 +70,9 @@ fn play(sessions: &[Session], picks: &[usize], links: bool) -> BTreeMap<(u64, So
         capacity: 1000,
         keep: 3600 * SECOND,
         node: None,
-        probes: "cgroup".into(),
-        naming: 0,
-        remember: 0,
+        family: "cgroup".into(),
+        owner_wait: 0,
+        owner_ttl: 0,
     });
     let mut next: Vec<usize> = vec![0; sessions.len()];
     let mut sockets = vec![Sockets { is_known: links, ..Sockets::default() }; sessions.len()];
@@ -94,11 +94,11 @@ fn play(sessions: &[Session], picks: &[usize], links: bool) -> BTreeMap<(u64, So
             Accept => sockets[at].accepted = time,
             Dial => sockets[at].dialed = time,
             AcceptAndDial => (sockets[at].accepted, sockets[at].dialed) = (time - 1, time),
-            // Envoy takes such a connection and closes it in one go.
+            // Envoy accepts and closes such a connection in one callback.
             SidecarCloses if sessions[at].kind == Kind::Blackholed => sockets[at].accepted = time - 1,
             _ => {}
         }
-        // A dial is told before its connection is taken up.
+        // A dial is recorded before its connection is handled.
         let before = sockets[at];
         if links {
             threads.see(step, at, sessions, &mut sockets);
@@ -110,7 +110,7 @@ fn play(sessions: &[Session], picks: &[usize], links: bool) -> BTreeMap<(u64, So
             core.feed(Input::Event(event), &mut reports);
             for report in reports {
                 let app = SocketAddr::new(report.source.ip, report.source.port);
-                // A report follows from a step of its own session.
+                // A step only causes reports of its own session.
                 assert_eq!(app, sessions[at].app(), "{step:?} of {:?} gave {report:?}", sessions[at]);
                 found.entry((sessions[at].netns(), app)).or_default().push(*report);
             }
@@ -138,19 +138,23 @@ fn sessions() -> impl Strategy<Value = Vec<Session>> {
     })
 }
 
-/// What may come out otherwise, because it cannot be told from what is seen; then nobody is blamed.
-fn not_blamed(session: &Session, all: &[Session], links: bool) -> Option<(Verdict, Option<Reason>)> {
+/// The other verdict that a session may get because its sockets cannot be told from another's. It is never flagged.
+fn unflagged_alternative(
+    session: &Session,
+    all: &[Session],
+    links: bool,
+) -> Option<(Verdict, Option<Reason>)> {
     let beside = |other: &&Session| other.number != session.number && other.pod == session.pod;
     match session.kind {
         // While a sidecar's thread begins TLS, its answer on another connection may have come through that, unless the
-        // thread shows whom it was for.
+        // thread's links show for which connection it dialed.
         Kind::Local404 if !links => all
             .iter()
             .filter(beside)
             .any(|other| other.thread == session.thread && other.order.contains(&Hello))
             .then_some((Verdict::RefusedByProxy, None)),
-        // Which of many sockets to one proxy, silent until their CONNECT is granted, is whose shows only when they
-        // speak: among several at once, one grant may look as if it had come through another's socket.
+        // Sockets to one proxy that are silent until their CONNECT is granted are told apart only by their first bytes.
+        // Until then, one grant may look as if it had come through another's socket.
         Kind::Terminated => {
             (all.iter().filter(beside).filter(|other| other.kind == Kind::Terminated).count() > 1)
                 .then_some((Verdict::Tunneled, None))
@@ -170,7 +174,7 @@ fn config() -> ProptestConfig {
 }
 
 proptest! {
-    // The same interleavings each time; `PROPTEST_CASES` and `PROPTEST_RNG_SEED` go exploring.
+    // A fixed seed; `PROPTEST_CASES` and `PROPTEST_RNG_SEED` explore further.
     #![proptest_config(config())]
 
     #[test]
@@ -183,7 +187,7 @@ proptest! {
         for session in &sessions {
             let reports = found.get(&(session.netns(), session.app())).map_or(&[][..], Vec::as_slice);
             let verdicts: Vec<_> = reports.iter().map(|report| (report.verdict, report.reason)).collect();
-            if not_blamed(session, &sessions, links).is_none_or(|verdict| verdicts != [verdict]) {
+            if unflagged_alternative(session, &sessions, links).is_none_or(|verdict| verdicts != [verdict]) {
                 prop_assert_eq!(verdicts, vec![session.kind.expected()], "{:?}", session);
             }
         }

@@ -1,13 +1,13 @@
-//! One session: its kind, the orders that its steps may take, and the events that the kernel gives of them.
+//! One session: its kind, the possible orders of its steps, and the kernel events of each.
 
 use std::net::SocketAddr;
 
 use tracer_core::{
-    event::{End, Event, Interception, Role, Task, What},
+    event::{End, Event, EventKind, Interception, Role, Task},
     verdict::{Reason, Verdict},
 };
 
-/// A kind of session: which is also the proxy it dials, as one listener decides for all connections to one address.
+/// A kind of session. Each kind dials a proxy of its own, since one listener decides on all connections to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Local404,
@@ -22,12 +22,12 @@ pub(crate) enum Kind {
     GivenUp,
 }
 
-/// One step of a session, in the order in which it may happen.
+/// One step of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// The sidecar takes the connection: no record, but what it dials comes later.
+    /// The sidecar accepts the connection. There is no record of it; its dial comes later.
     Accept,
-    /// It takes it and dials in one go: no listener filter waits for the app's bytes.
+    /// The sidecar accepts and dials in one callback: no listener filter waits for the app's bytes.
     AcceptAndDial,
     Head,
     HeadFirstHalf,
@@ -83,8 +83,8 @@ impl Kind {
         }
     }
 
-    /// The orders that cause and effect allow: with whole and split heads, ends in either order; `waits`: with a
-    /// listener filter that waits for the app's bytes. Whether it does is the listener's, so all sessions have the same.
+    /// The orders that cause and effect allow: with complete and split heads, and ends in either order. `waits`: a listener
+    /// filter waits for the app's bytes; this is the same for all sessions of a listener.
     pub(crate) fn orders(self, waits: bool) -> Vec<Vec<Step>> {
         let passed: [&[Step]; 3] = if waits {
             [&[Accept, Head, Dial], &[Head, Accept, Dial], &[Accept, HeadFirstHalf, HeadSecondHalf, Dial]]
@@ -161,7 +161,7 @@ impl Kind {
         for begin in begins {
             for rest in continues {
                 let mut order = [begin, rest].concat();
-                // The app asks, sooner or later, also of a connection that is closed already.
+                // The app sends its request even if the connection was closed already.
                 if !order.iter().any(|step| matches!(step, Head | HeadFirstHalf)) {
                     order.push(Head);
                 }
@@ -184,22 +184,22 @@ pub(crate) struct Session {
     pub(crate) waits: bool,
 }
 
-/// When a session's sockets came to be, and what the sidecar's thread has shown of them.
+/// When a session's sockets were made, and their links.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sockets {
     pub(crate) accepted: u64,
     pub(crate) dialed: u64,
     /// The app's leg knows the accepted socket.
     pub(crate) is_known: bool,
-    /// What the thread was seen to dial for the accepted socket.
+    /// The socket that the thread was seen to dial for the accepted one.
     pub(crate) reply_link: Option<u64>,
-    /// For which one the thread was seen to dial this.
+    /// The accepted socket that the thread was seen to dial this one for.
     pub(crate) upstream_link: Option<u64>,
 }
 
 impl Session {
     pub(crate) fn app(&self) -> SocketAddr {
-        // Pods have the same loopback addresses, so their apps may have the same ports.
+        // Pods share loopback addresses, so their apps may have the same ports.
         let port = u16::try_from(40_000 + self.number / 2).expect("few sessions");
         SocketAddr::from(([10, 244, 1, u8::from(self.number.is_multiple_of(2))], port))
     }
@@ -227,38 +227,38 @@ impl Session {
         )
     }
 
-    /// Its flows: the app's, the accepted one, the sidecar's own.
+    /// Its flows: the app's, the sidecar's accepted socket, the sidecar's upstream socket.
     pub(crate) fn flow(&self, leg: u64) -> u64 {
         self.number * 3 + leg + 1
     }
 
-    /// Does an HTTP listener take the connection? Such a one dials for a request, not for a connection.
+    /// Whether an HTTP listener takes the connection. It dials for a request, not for a connection.
     pub(crate) fn is_http(&self) -> bool {
         matches!(self.kind, Kind::Local404 | Kind::Forwarded | Kind::Terminated)
     }
 
     /// The event of a step at `time`.
     pub(crate) fn event(&self, step: Step, time: u64, sockets: &Sockets) -> Option<Event> {
-        let sent = |offset: usize, data: &[u8]| What::Sent {
+        let sent = |offset: usize, data: &[u8]| EventKind::Sent {
             offset: u32::try_from(offset).expect("short"),
             total: u32::try_from(data.len()).expect("short"),
             data: data.into(),
         };
         let (head, half) = (self.head(), 11);
-        let (role, what) = match step {
+        let (role, kind) = match step {
             Accept => return None,
             Head => (Role::App, sent(0, head.as_bytes())),
             HeadFirstHalf => (Role::App, sent(0, &head.as_bytes()[..half])),
             HeadSecondHalf => (Role::App, sent(half, &head.as_bytes()[half..])),
-            AppCloses => (Role::App, What::Ended(End::ClosedHere)),
-            AcceptAndDial | Dial => (Role::Upstream, What::Dialed),
+            AppCloses => (Role::App, EventKind::Ended(End::ClosedHere)),
+            AcceptAndDial | Dial => (Role::Upstream, EventKind::Dialed),
             SameBytes => (Role::Upstream, sent(0, head.as_bytes())),
             Rewritten => (Role::Upstream, sent(0, self.rewritten().as_bytes())),
             Hello => (Role::Upstream, sent(0, b"\x16\x03\x01\x02\x00")),
-            UpstreamFails => (Role::Upstream, What::Ended(End::DialFailed)),
-            UpstreamEnds => (Role::Upstream, What::Ended(End::ClosedByPeer)),
+            UpstreamFails => (Role::Upstream, EventKind::Ended(End::DialFailed)),
+            UpstreamEnds => (Role::Upstream, EventKind::Ended(End::ClosedByPeer)),
             Reply(text) => (Role::Reply, sent(0, text.as_bytes())),
-            SidecarCloses => (Role::Reply, What::Ended(End::ClosedHere)),
+            SidecarCloses => (Role::Reply, EventKind::Ended(End::ClosedHere)),
         };
         let sidecar_task = Task { pid: 100, tid: 100 + self.thread, comm: "wrk:worker_0".into(), cgroup: 2 };
         let (leg, opened, link, local, remote, task) = match role {
@@ -295,7 +295,7 @@ impl Session {
             local,
             remote,
             answered: false,
-            what,
+            kind,
         })
     }
 }

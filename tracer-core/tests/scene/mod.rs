@@ -1,5 +1,4 @@
-//! One session, told step by step: the events that the kernel would give, fed to the real core. What comes out is what
-//! a user gets.
+//! One session, step by step: the events that the kernel side would give, fed to the real engine.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
@@ -7,7 +6,7 @@ use std::net::SocketAddr;
 
 use tracer_core::{
     engine::{Engine, Input, Settings},
-    event::{End, Event, Interception, Role, Task, What},
+    event::{End, Event, EventKind, Interception, Role, Task},
     pod::{Fact, Key},
     report::{Report, Reports},
 };
@@ -22,12 +21,12 @@ pub const GRANTED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 pub const CURL: &str =
     "CONNECT en.wikipedia.org:443 HTTP/1.1\r\nHost: en.wikipedia.org:443\r\nUser-Agent: curl/7.88.1\r\n\r\n";
 
-/// A session that is being told.
+/// A session in progress.
 pub struct Scene {
     core: Engine,
     reports: Reports,
     time: u64,
-    /// 15001, or 15006 where the sidecar is the proxy's; none: no sidecar.
+    /// 15001, or 15006 if the sidecar is the proxy's. `None`: no sidecar.
     sidecar: Option<u16>,
     seen_from_start: bool,
     lost: u32,
@@ -53,7 +52,7 @@ impl Scene {
         }
     }
 
-    /// There is a runtime, which knows names.
+    /// There is a container runtime, which knows names.
     pub fn with_names(self) -> Self {
         Self { core: core(SECOND), ..self }
     }
@@ -86,13 +85,13 @@ impl Scene {
         self
     }
 
-    /// Records are lost now.
+    /// A record is lost now.
     pub fn loses_records(mut self) -> Self {
         self.lost += 1;
         self
     }
 
-    /// What curl sends to ask for a tunnel.
+    /// The app sends curl's CONNECT.
     pub fn asks(self) -> Self {
         self.app_sends(CURL)
     }
@@ -102,15 +101,15 @@ impl Scene {
     }
 
     pub fn app_closes(self) -> Self {
-        self.event(Role::App, What::Ended(End::ClosedHere))
+        self.event(Role::App, EventKind::Ended(End::ClosedHere))
     }
 
     pub fn dials(self) -> Self {
-        self.event(Role::Upstream, What::Dialed)
+        self.event(Role::Upstream, EventKind::Dialed)
     }
 
     pub fn dial_fails(self) -> Self {
-        self.event(Role::Upstream, What::Ended(End::DialFailed))
+        self.event(Role::Upstream, EventKind::Ended(End::DialFailed))
     }
 
     pub fn sends_upstream(self, bytes: impl AsRef<[u8]>) -> Self {
@@ -118,7 +117,7 @@ impl Scene {
     }
 
     pub fn proxy_closes(self) -> Self {
-        self.event(Role::Upstream, What::Ended(End::ClosedByPeer))
+        self.event(Role::Upstream, EventKind::Ended(End::ClosedByPeer))
     }
 
     pub fn answers(self, bytes: impl AsRef<[u8]>) -> Self {
@@ -126,7 +125,7 @@ impl Scene {
     }
 
     pub fn sidecar_closes(self) -> Self {
-        self.event(Role::Reply, What::Ended(End::ClosedHere))
+        self.event(Role::Reply, EventKind::Ended(End::ClosedHere))
     }
 
     /// Until after the deadline.
@@ -136,31 +135,31 @@ impl Scene {
         self
     }
 
-    /// So many ms go by.
+    /// This many ms pass.
     pub fn passes(mut self, ms: u64) -> Self {
         self.time += ms * 1_000_000;
         self.core.feed(Input::Tick(self.time), &mut self.reports);
         self
     }
 
-    /// The runtime says something.
+    /// The container runtime tells a fact.
     pub fn learns(mut self, fact: Fact) -> Self {
         self.time += 100_000;
         self.core.feed(Input::Fact(self.time, fact), &mut self.reports);
         self
     }
 
-    /// Whose names are asked for.
+    /// The owners that were asked for.
     pub fn wanted(&mut self) -> Vec<Key> {
         self.core.take_wanted()
     }
 
-    /// What was reported so far.
+    /// The reports so far.
     pub fn reports(self) -> Reports {
         self.reports
     }
 
-    /// The one report that came of it.
+    /// The only report.
     pub fn report(self) -> Report {
         let [report] = <[Box<Report>; 1]>::try_from(self.reports).expect("one report");
         *report
@@ -171,12 +170,12 @@ impl Scene {
         let total = u32::try_from(bytes.len()).expect("short");
         let offset = self.sent[leg];
         self.sent[leg] += total;
-        // The kernel copies so much of a payload, and no more.
+        // The kernel side copies at most this much of a payload.
         let data = bytes[..bytes.len().min(512)].into();
-        self.event(role, What::Sent { offset, total, data })
+        self.event(role, EventKind::Sent { offset, total, data })
     }
 
-    fn event(mut self, role: Role, what: What) -> Self {
+    fn event(mut self, role: Role, kind: EventKind) -> Self {
         self.time += 100_000;
         let app = SocketAddr::from(([10, 99, 0, 2], 38644));
         let task = |pid, comm: &str| Task { pid, tid: pid, comm: comm.into(), cgroup: u64::from(pid) };
@@ -212,14 +211,14 @@ impl Scene {
             local,
             remote,
             answered: false,
-            what,
+            kind,
         };
         self.core.feed(Input::Event(event), &mut self.reports);
         self
     }
 }
 
-fn core(naming: u64) -> Engine {
+fn core(owner_wait: u64) -> Engine {
     Engine::new(Settings {
         deadline: 10 * SECOND,
         clock_offset: CLOCK,
@@ -227,9 +226,9 @@ fn core(naming: u64) -> Engine {
         capacity: 100,
         keep: 3600 * SECOND,
         node: Some("node-1".to_owned()),
-        probes: "cgroup".into(),
-        naming,
-        remember: 60_000_000_000,
+        family: "cgroup".into(),
+        owner_wait,
+        owner_ttl: 60_000_000_000,
     })
 }
 

@@ -13,7 +13,7 @@ use super::{output, source};
 use crate::live::{Query, Since};
 use tracer_core::{
     filter::Filter,
-    report::{Loser, Message},
+    report::{LossSource, Message},
     verdict::Verdict,
 };
 
@@ -147,8 +147,8 @@ impl Summary {
             Message::Gap(gap) => {
                 let [records, reports] = &mut self.lost;
                 match gap.lost.source {
-                    Loser::Kernel | Loser::Userspace => *records += gap.lost.count,
-                    Loser::Reader => *reports += gap.lost.count,
+                    LossSource::Kernel | LossSource::Userspace => *records += gap.lost.count,
+                    LossSource::Reader => *reports += gap.lost.count,
                 }
             }
         }

@@ -47,7 +47,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "UID", default_values_t = DEFAULT.uid_hint)]
     sidecar_uid: Vec<u32>,
     /// How many connections, and how many upstream sockets, are followed at once; beyond that the oldest are dropped
-    #[arg(long, value_name = "N", default_value_t = CAPACITY)]
+    #[arg(long, value_name = "N", default_value_t = tracer_core::engine::Settings::DEFAULT_CAPACITY)]
     capacity: usize,
     #[command(flatten)]
     pub(super) metrics: metrics::MetricsArgs,
@@ -64,9 +64,6 @@ pub(super) struct Args {
 
 /// How long a report waits for its pod's name.
 const NAMING: Duration = Duration::from_secs(1);
-
-/// The default of `--capacity`.
-const CAPACITY: usize = 65_536;
 
 /// The value of `--family` that stands for the first family that attaches.
 const AUTO: &str = "auto";
@@ -123,9 +120,9 @@ impl Args {
             capacity: self.capacity,
             keep: nanoseconds(Duration::from_hours(1)),
             node: self.node.clone(),
-            probes: family.name.into(),
-            naming: if endpoint.is_some() { nanoseconds(NAMING) } else { 0 },
-            remember: nanoseconds(self.pods.remember_pods),
+            family: family.name.into(),
+            owner_wait: if endpoint.is_some() { nanoseconds(NAMING) } else { 0 },
+            owner_ttl: nanoseconds(self.pods.remember_pods),
         };
         let root = cgroup2_root()?;
         if endpoint.is_none() {

@@ -8,7 +8,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use tracer_core::escape::escape;
 
 use crate::live::{self, Client, ConnectError, Status};
-use tracer_core::{report::Loser, verdict::Verdict};
+use tracer_core::{report::LossSource, verdict::Verdict};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -88,9 +88,9 @@ fn text(status: &Status, now: &Timestamp, zone: &TimeZone) -> String {
     }
     for (nth, loss) in status.lost.iter().enumerate() {
         let whose = match loss.source {
-            Loser::Kernel => "records in the kernel",
-            Loser::Userspace => "records unread",
-            Loser::Reader => "reports",
+            LossSource::Kernel => "records in the kernel",
+            LossSource::Userspace => "records unread",
+            LossSource::Reader => "reports",
         };
         let name = if nth == 0 { "lost" } else { "" };
         let _ = writeln!(text, "{name:10} {} {whose} ({})", loss.count, escape(&loss.reason));
@@ -157,7 +157,7 @@ mod tests {
                 pods: vec!["namespaces shop bank".to_owned(), "labels app=cart".to_owned()],
             };
             let loss = |source, reason: &str, count| LossCount { source, reason: reason.to_owned(), count };
-            status.lost = vec![loss(Loser::Kernel, "ring_full", 3), loss(Loser::Userspace, "malformed", 1)];
+            status.lost = vec![loss(LossSource::Kernel, "ring_full", 3), loss(LossSource::Userspace, "malformed", 1)];
         }));
     }
 
@@ -171,7 +171,7 @@ mod tests {
             (status.node, status.last) = (Some(hostile.to_owned()), Some(hostile.to_owned()));
             status.scope.cgroup = Some(hostile.into());
             status.scope.pods = vec![hostile.to_owned()];
-            status.lost = vec![LossCount { source: Loser::Kernel, reason: hostile.to_owned(), count: 1 }];
+            status.lost = vec![LossCount { source: LossSource::Kernel, reason: hostile.to_owned(), count: 1 }];
         });
         assert!(
             !text.contains(|letter: char| letter.is_control() && letter != '\n' || letter == '\u{202e}'),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use form_urlencoded::{Serializer, parse};
 use jiff::{SignedDuration, Timestamp};
 
-use tracer_core::filter::Filter;
+use tracer_core::filter::{Filter, FilterError};
 
 /// A query to the agent. The default asks for all reports from now on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,14 +58,12 @@ impl Query {
                     let Since(since) = value.parse().map_err(|error| format!("since: {error}"))?;
                     query.since = Some(since);
                 }
-                "flagged" if !flag(&value)? => {}
-                _ => query.filter.add(&name, &value).map_err(|error| {
-                    error.unwrap_or_else(|| {
-                        format!(
-                            "there is no parameter `{name}`; there are follow, last, since, and the filters of observe: \
-                             namespace, pod, selector, to, authority, verdict, flagged, http_status"
-                        )
-                    })
+                _ => query.filter.add(&name, &value).map_err(|error| match error {
+                    FilterError::UnknownName(name) => {
+                        let filters = Filter::NAMES.join(", ");
+                        format!("there is no parameter `{name}`; there are follow, last, since, and the filters of observe: {filters}")
+                    }
+                    FilterError::Value { .. } => error.to_string(),
                 })?,
             }
         }

@@ -11,7 +11,7 @@ use super::query::Query;
 use crate::pipeline::now;
 use tracer_core::{
     filter::Filter,
-    report::{Gap, Loser, Message},
+    report::{Gap, LossSource, Message},
 };
 
 /// The most bytes of JSON in the ring.
@@ -179,7 +179,7 @@ impl Reader {
                 }
                 Ok(None) => break,
                 Err(first) => {
-                    Gap::new(now(), Loser::Reader, "slow", first - self.at).write_line(&mut lines);
+                    Gap::new(now(), LossSource::Reader, "slow", first - self.at).write_line(&mut lines);
                     self.at = first;
                 }
             }

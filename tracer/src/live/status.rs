@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{RELEASE, recent::Recent};
 use crate::pipeline::now;
 use tracer_core::{
-    report::{Gap, Loser, Message, Report},
+    report::{Gap, LossSource, Message, Report},
     verdict::Verdict,
 };
 
@@ -57,7 +57,7 @@ pub struct StatusScope {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossCount {
     /// Where.
-    pub source: Loser,
+    pub source: LossSource,
     /// Why.
     pub reason: String,
     /// The number.

@@ -12,7 +12,7 @@ use super::{
 };
 use tracer_core::{
     mesh_profile::MeshProfile,
-    pod::{Container, Fact, IGNORE, Key, Owner, Pod, container_ids, is_of_pod, workload},
+    pod::{Container, Fact, IGNORE, Key, Owner, Pod, container_ids, is_pod_cgroup, workload},
     selector::PodChoice,
 };
 
@@ -120,7 +120,7 @@ impl Node {
             }
             // The scope of the pod's own cgroup, where there is one, also holds for containers that start later.
             let (name, id) = &found.parent;
-            scoped.insert(if is_of_pod(name, &pod.uid) { *id } else { found.cgroup }, traced);
+            scoped.insert(if is_pod_cgroup(name, &pod.uid) { *id } else { found.cgroup }, traced);
         };
         // The sandbox has a cgroup before the pod's containers have.
         for (id, pod) in &self.pods {

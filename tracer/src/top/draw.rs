@@ -16,8 +16,8 @@ use super::{
     view_state::{Mode, ViewState},
 };
 use tracer_core::{
-    report::{Colors, cut},
-    verdict::Verdict,
+    report::{Colors, ellipsize},
+    verdict::{Severity, Verdict},
 };
 
 /// Settings that do not change while `top` runs.
@@ -143,7 +143,7 @@ fn table(frame: &mut Frame<'_>, theme: &Theme, state: &State, view: &ViewState, 
         let cut = cells
             .iter()
             .zip(columns.iter())
-            .map(|(cell, area)| Cell::new(cut(cell, usize::from(area.width)).into_owned()));
+            .map(|(cell, area)| Cell::new(ellipsize(cell, usize::from(area.width)).into_owned()));
         Row::new(cut.collect::<Vec<_>>()).style(theme.of(key.verdict))
     };
     let selected =
@@ -169,15 +169,15 @@ fn explain(frame: &mut Frame<'_>, theme: &Theme, row: &Counted, from: u16, area:
     let report = &row.report;
     let mut text = Text::from(vec![
         Line::from(vec![
-            Span::raw(format!("{}  {} via {}  ", report.who(), report.asked(), report.proxy_address())),
-            Span::styled(report.judged(), theme.of(report.verdict)),
+            Span::raw(format!("{}  {} via {}  ", report.source_name(), report.request_text(), report.proxy_address())),
+            Span::styled(report.verdict_text(), theme.of(report.verdict)),
         ]),
         Line::default(),
     ]);
     text.extend(report.detail(usize::MAX).into_iter().map(Line::from));
     text.push_line(Line::default());
     text.push_line(Line::styled("what this rests on:", theme.faint()));
-    text.extend(report.shown_evidence().map(|evidence| Line::from(format!("  {evidence}"))));
+    text.extend(report.evidence_lines().map(|evidence| Line::from(format!("  {evidence}"))));
     // Scrolling stops about where the text ends: wrapping may add a line or two.
     let height = text
         .lines
@@ -191,15 +191,10 @@ fn explain(frame: &mut Frame<'_>, theme: &Theme, row: &Counted, from: u16, area:
 
 impl Theme {
     fn of(&self, verdict: Verdict) -> Style {
-        self.colored(match verdict {
-            Verdict::Tunneled | Verdict::Direct => Style::new().fg(Color::Green),
-            Verdict::RefusedByProxy | Verdict::Unreachable | Verdict::Unanswered => {
-                Style::new().fg(Color::Yellow)
-            }
-            Verdict::HandledAsHttp
-            | Verdict::Blackholed
-            | Verdict::WrappedInTls
-            | Verdict::AbsoluteFormRewritten => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
+        self.colored(match verdict.severity() {
+            Severity::Good => Style::new().fg(Color::Green),
+            Severity::Doubtful => Style::new().fg(Color::Yellow),
+            Severity::Flagged => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
         })
     }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use lru::LruCache;
 
 use tracer_core::{
-    report::{Loser, Message, Report},
+    report::{LossSource, Message, Report},
     verdict::Verdict,
 };
 
@@ -139,8 +139,8 @@ impl State {
     pub fn take(&mut self, message: Message) {
         match message {
             Message::Gap(gap) => match gap.lost.source {
-                Loser::Kernel | Loser::Userspace => self.lost.0 += gap.lost.count,
-                Loser::Reader => self.lost.1 += gap.lost.count,
+                LossSource::Kernel | LossSource::Userspace => self.lost.0 += gap.lost.count,
+                LossSource::Reader => self.lost.1 += gap.lost.count,
             },
             Message::Report(report) => self.count(report),
         }
@@ -153,7 +153,7 @@ impl State {
         let key = Key {
             workload: report.workload(),
             proxy: report.proxy.into(),
-            host: report.asked_for(),
+            host: report.target(),
             verdict: report.verdict,
         };
         if let Some(row) = self.rows.get_mut(&key) {

@@ -74,7 +74,7 @@ fn slow_reader_is_told_how_much_it_lost() {
         assert_eq!(read(&mut fast), [i64::from(port)], "another's pace is not its own");
     }
     assert_eq!(read(&mut slow), [-16, 16, 17, 18, 19]);
-    recent.push(Message::Gap(Gap::new(now(), Loser::Kernel, "ring_full", 5)));
+    recent.push(Message::Gap(Gap::new(now(), LossSource::Kernel, "ring_full", 5)));
     assert_eq!(read(&mut slow), [-5]);
 }
 

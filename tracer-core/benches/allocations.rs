@@ -1,5 +1,5 @@
-//! How often the core allocates for an event, and how much memory a session takes that lives: a plain count.
-//! `cargo bench -p tracer --bench allocations`; each line is JSON.
+//! Counts how often the engine allocates for an event, and how much memory a live session takes.
+//! `cargo bench -p tracer-core --bench allocations`; each line is JSON.
 
 mod traffic;
 
@@ -8,23 +8,25 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use tracer_core::engine::Settings;
+
 static COUNT: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
 struct Counting;
 
-// SAFETY: every call is the system allocator's own; counting touches no memory of its caller's.
+// SAFETY: every call is passed to the system allocator; counting does not touch the caller's memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.fetch_add(1, Ordering::Relaxed);
         BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         BYTES.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -36,7 +38,8 @@ const SESSIONS: usize = 100_000;
 
 fn main() {
     let inputs = traffic::recorded(1_000);
-    let (events, mut core, mut reports) = (inputs.len(), traffic::core(65_536), Vec::new());
+    let (events, mut core, mut reports) =
+        (inputs.len(), traffic::core(Settings::DEFAULT_CAPACITY), Vec::new());
     let before = COUNT.load(Ordering::Relaxed);
     let mut made = 0;
     for input in inputs {
@@ -62,7 +65,7 @@ fn main() {
         }
         reports.clear();
     }
-    // The node's own list of numbers is eight bytes a session.
+    // This includes eight bytes a session for the generator's own list.
     let bytes = BYTES.load(Ordering::Relaxed) - before;
     println!(r#"{{"name":"memory","sessions":{SESSIONS},"bytes_per_session":{}}}"#, bytes / SESSIONS as u64);
 }

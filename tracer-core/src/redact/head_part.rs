@@ -1,10 +1,10 @@
-//! Where in a head a byte lies, and what is masked there. A head may be split anywhere.
+//! The parts of a head, and what is masked in each. A head may be split anywhere.
 
 use memchr::{memchr, memchr_iter, memchr2};
-use tracer_ebpf::http_prefix::PREFIXES;
+use tracer_ebpf::http_prefix::{METHODS, PREFIXES};
 
-/// Headers whose values may be kept. All others are masked, whatever they are.
-const KEPT: [&[u8]; 12] = [
+/// Headers whose values are kept. All others are masked.
+const KEPT_HEADERS: [&[u8]; 12] = [
     b"host",
     b"user-agent",
     b"connection",
@@ -20,38 +20,38 @@ const KEPT: [&[u8]; 12] = [
 ];
 const MASK: u8 = b'*';
 
-/// Of a payload that is not HTTP, so many bytes are kept: enough to tell TLS from HTTP/2.
+/// How many bytes of another protocol are kept: enough to tell TLS from HTTP/2.
 const KEPT_OF_OTHER: usize = 5;
 
-/// Where in a head the next byte lies.
+/// The part of a head in which the next byte is.
 #[derive(Clone, Debug)]
-pub(super) enum Part {
-    /// The first line, of which this much was seen.
+pub(super) enum HeadPart {
+    /// The first line, and its bytes so far.
     FirstLine(Vec<u8>),
-    /// A header's name, as far as it was seen.
+    /// A header's name, and its bytes so far.
     Name(Vec<u8>),
     /// A header's value.
     Value { kept: bool },
-    /// Behind the empty line: as much of another head's beginning as was seen. A reply follows an interim one
-    /// (`100 Continue`), a request one that was refused; but it may be a body.
+    /// Behind the empty line, with the bytes so far that may begin another head: a reply follows an interim one
+    /// (`100 Continue`), a request one that was refused. It may also be a body.
     Next(Vec<u8>),
-    /// A body, or not HTTP at all: so many bytes may still be kept.
+    /// A body or another protocol, and how many bytes may still be kept.
     Rest(usize),
 }
 
-/// A flow's beginning.
-pub(super) const START: Part = Part::FirstLine(Vec::new());
-/// Behind a head, or anywhere behind one.
-pub(super) const NEXT: Part = Part::Next(Vec::new());
+/// The beginning of a flow.
+pub(super) const START: HeadPart = HeadPart::FirstLine(Vec::new());
+/// Behind a head.
+pub(super) const NEXT: HeadPart = HeadPart::Next(Vec::new());
 
-impl Part {
-    /// What comes next begins a line that nothing was seen of.
+impl HeadPart {
+    /// Whether the next byte is the first of a line that may be a first line.
     pub(super) fn is_start(&self) -> bool {
         matches!(self, Self::FirstLine(line) | Self::Next(line) if line.is_empty())
     }
 
-    /// Does it matter to what comes next that this was before it?
-    pub(super) fn goes_on(&self) -> bool {
+    /// Whether the redaction of the next bytes depends on this part.
+    pub(super) fn is_unfinished(&self) -> bool {
         match self {
             Self::Next(line) => !line.is_empty(),
             Self::Rest(kept) => *kept > 0,
@@ -63,24 +63,23 @@ impl Part {
         matches!(self, Self::FirstLine(_) | Self::Next(_))
     }
 
-    /// Masks what must not be seen of the bytes that come next. `whole`: they begin with a first line, whose target
-    /// [`mask_target`] will see as one.
+    /// Masks the secrets in the next bytes. `whole`: they begin with a first line whose target [`mask_target`] will mask.
     pub(super) fn mask(&mut self, mut bytes: &mut [u8], mut whole: bool) {
         while !bytes.is_empty() {
             let taken = self.take(bytes, whole);
-            // Of several heads in one payload, `mask_target` sees the first alone.
+            // `mask_target` masks only the first of several heads in one payload.
             whole &= self.is_first_line();
             bytes = &mut bytes[taken..];
         }
     }
 
-    /// Goes through this part, as far as these bytes go; gives how many of them belong to it.
+    /// Masks the bytes that belong to this part and returns how many they are.
     fn take(&mut self, bytes: &mut [u8], whole: bool) -> usize {
         match self {
             Self::FirstLine(line) => {
                 let end = memchr(b'\n', bytes).unwrap_or(bytes.len());
                 if line.is_empty() && whole && end < bytes.len() && is_http_so_far(&bytes[..end]) {
-                    return self.end_line(end, bytes); // whole at once, as nearly all are
+                    return self.end_line(end, bytes); // complete, the common case
                 }
                 let (piece, before) = (&mut bytes[..end], line.len());
                 let mut spaces = memchr_iter(b' ', line).count();
@@ -92,7 +91,7 @@ impl Part {
                     return http - before;
                 }
                 if !whole && !is_plain(line) {
-                    // Whether this is a password or a host's name, the rest of the target would tell.
+                    // Only the rest of the target would tell a password from a host name.
                     for byte in piece {
                         match byte {
                             b' ' => spaces += 1,
@@ -105,7 +104,7 @@ impl Part {
             }
             Self::Name(name) => {
                 if name.is_empty() && matches!(bytes[0], b' ' | b'\t') {
-                    // The folded rest of the value above: https://www.rfc-editor.org/rfc/rfc9112#section-5.2
+                    // The folded rest of the previous header's value: https://www.rfc-editor.org/rfc/rfc9112#section-5.2
                     *self = Self::Value { kept: false };
                     return 1;
                 }
@@ -121,7 +120,9 @@ impl Part {
                     name
                 };
                 *self = match behind {
-                    b':' => Self::Value { kept: KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(name)) },
+                    b':' => {
+                        Self::Value { kept: KEPT_HEADERS.iter().any(|kept| kept.eq_ignore_ascii_case(name)) }
+                    }
                     _ if matches!(name, [] | [b'\r']) => NEXT,
                     _ => Self::Name(Vec::new()),
                 };
@@ -156,7 +157,7 @@ impl Part {
         }
     }
 
-    /// A line goes to `end`; if that is not the end of the bytes, a header comes next.
+    /// Ends a line at `end`. If the bytes go on, a header's name follows.
     fn end_line(&mut self, end: usize, bytes: &[u8]) -> usize {
         if end == bytes.len() {
             return end;
@@ -166,7 +167,7 @@ impl Part {
     }
 }
 
-/// Is this the beginning of a first line that concerns us? `Some(false)`: it may become one.
+/// Whether this is the beginning of a first line. `Some(false)`: it may become one. `None`: it is none.
 fn begins_line(line: &[u8]) -> Option<bool> {
     let beginnings = PREFIXES.iter().map(|prefix| &prefix[..]).chain([&b"HTTP/1."[..]]);
     beginnings
@@ -175,25 +176,26 @@ fn begins_line(line: &[u8]) -> Option<bool> {
         .max()
 }
 
-/// Methods and version: anything else in a first line's beginning is another protocol.
+/// Whether a first line begins with a method or `HTTP/1.`, as far as it has come. Otherwise it is another protocol.
 fn is_http_so_far(line: &[u8]) -> bool {
     if line.starts_with(b"CONNECT ") || line.starts_with(b"HTTP/1.") {
-        return true; // as nearly all that is recorded
+        return true; // the common case
     }
     let word = &line[..memchr(b' ', line).unwrap_or(line.len())];
     let whole = word.len() < line.len();
-    [&b"CONNECT"[..], b"GET", b"POST", b"PUT", b"HEAD", b"PATCH", b"DELETE", b"TRACE", b"OPTIONS", b"PRI"]
+    METHODS
         .iter()
+        .chain([&&b"PRI"[..]]) // HTTP/2's preface
         .any(|method| if whole { *method == word } else { method.starts_with(word) })
         || b"HTTP/1.".starts_with(line)
 }
 
-/// First lines that hold neither credentials nor a path.
+/// Whether a first line has neither credentials nor a path.
 fn is_plain(line: &[u8]) -> bool {
     line.starts_with(b"CONNECT ") || line.starts_with(b"HTTP/")
 }
 
-/// In a target, credentials, path and query are nobody's business.
+/// Masks credentials, path and query in the target of a first line.
 pub(super) fn mask_target(head: &mut [u8]) {
     if head.starts_with(b"HTTP/") {
         return;
@@ -207,13 +209,13 @@ pub(super) fn mask_target(head: &mut [u8]) {
     let is_plain = is_plain(head);
     let target = &mut head[start..end];
     if is_plain && !target.iter().any(|byte| matches!(byte, b'@' | b'/' | b'?' | b'#')) {
-        return; // a host and a port, as nearly always
+        return; // a host and a port, the common case
     }
     let authority = target.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
     let path = target[authority..].iter().position(|byte| b"/?#".contains(byte));
     let path = path.map_or(target.len(), |at| authority + at);
     if is_cut && !is_plain && path == target.len() {
-        // What is cut may be credentials, and their end not be here.
+        // The cut part may hold the end of credentials.
         target[authority..].fill(MASK);
     } else if let Some(at) = target[authority..path].iter().rposition(|&byte| byte == b'@') {
         target[authority..authority + at].fill(MASK);

@@ -1,5 +1,5 @@
-//! What the benches feed to the core: a recorded trace, played many times over under other addresses, and sessions of a
-//! busy node that begin and end as they are told to.
+//! The benches' input: a recording, played many times under different addresses, and sessions of a busy node that begin and
+//! end on demand.
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
@@ -11,31 +11,31 @@ use std::{
 
 use tracer_core::{
     engine::{Engine, Input, Settings},
-    event::{End, Event, Interception, Role, Task, What},
+    event::{End, Event, EventKind, Interception, Role, Task},
 };
 
-/// As many pods as a node holds, each a network namespace with a sidecar of two threads.
+/// The pods of a node, each with a network namespace and a sidecar of two threads.
 const PODS: u64 = 250;
 const TARGETS: u64 = 5_000;
 /// A million events a second.
 const STEP: u64 = 1_000;
 
-/// A core with room for `sessions`.
+/// An engine with room for `sessions`.
 pub fn core(sessions: usize) -> Engine {
     Engine::new(Settings {
         deadline: 10_000_000_000,
         clock_offset: 1_795_175_115_123_456_000,
         inbound_ports: vec![15006],
-        capacity: sessions.saturating_mul(2).max(65_536),
+        capacity: sessions.saturating_mul(2).max(Settings::DEFAULT_CAPACITY),
         keep: 3_600_000_000_000,
         node: Some("node-1".to_owned()),
-        probes: "cgroup".into(),
-        naming: 0,
-        remember: 0,
+        family: "cgroup".into(),
+        owner_wait: 0,
+        owner_ttl: 0,
     })
 }
 
-/// The events of the recording of the demo, `times` over, each time with other flows, addresses and times.
+/// The events of the demo's recording, `times` times, each time with different flows, addresses and times.
 pub fn recorded(times: u64) -> Vec<Input> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/traces/gotcha.jsonl");
     let file = std::fs::File::open(&path).expect("the recording");
@@ -73,7 +73,7 @@ fn pod(number: u64) -> IpAddr {
     IpAddr::from([10, high, middle, low])
 }
 
-/// Sessions of which some are alive: tunnels that were granted, and one in ten that waits for its answer.
+/// Live sessions: granted tunnels, and one in ten that waits for its answer.
 pub struct Node {
     time: u64,
     next: u64,
@@ -82,25 +82,25 @@ pub struct Node {
 }
 
 impl Node {
-    /// None is alive.
+    /// No live session.
     pub fn new() -> Self {
         Self { time: 3_600_000_000_000, next: 1, alive: Vec::new(), random: 1 }
     }
 
-    /// A session begins, and lives.
+    /// Begins a session.
     pub fn begin(&mut self, inputs: &mut Vec<Input>) {
         let number = self.next;
         self.next += 1;
         self.alive.push(number);
         let target = format!("t{}.example:443", number % TARGETS);
         let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: curl/8.5.0\r\n\r\n");
-        let sent = |bytes: &str| What::Sent {
+        let sent = |bytes: &str| EventKind::Sent {
             offset: 0,
             total: u32::try_from(bytes.len()).expect("short"),
             data: bytes.as_bytes().into(),
         };
         inputs.push(self.event(number, Role::App, sent(&head)));
-        inputs.push(self.event(number, Role::Upstream, What::Dialed));
+        inputs.push(self.event(number, Role::Upstream, EventKind::Dialed));
         inputs.push(self.event(number, Role::Upstream, sent(&head)));
         if !number.is_multiple_of(10) {
             let granted = "HTTP/1.1 200 Connection established\r\n\r\n";
@@ -108,7 +108,7 @@ impl Node {
         }
     }
 
-    /// One of those that live, any of them, ends.
+    /// Ends a random live session.
     pub fn end(&mut self, inputs: &mut Vec<Input>) {
         // https://en.wikipedia.org/wiki/Linear_congruential_generator, Knuth's numbers
         self.random =
@@ -117,23 +117,23 @@ impl Node {
         let number = self.alive.swap_remove(usize::try_from(which).expect("an index"));
         if number.is_multiple_of(10) {
             let refused = "HTTP/1.1 403 Forbidden\r\nServer: squid\r\nContent-Length: 0\r\n\r\n";
-            let what = What::Sent {
+            let kind = EventKind::Sent {
                 offset: 0,
                 total: u32::try_from(refused.len()).expect("short"),
                 data: refused.as_bytes().into(),
             };
-            inputs.push(self.event(number, Role::Reply, what));
+            inputs.push(self.event(number, Role::Reply, kind));
         }
-        inputs.push(self.event(number, Role::App, What::Ended(End::ClosedHere)));
-        inputs.push(self.event(number, Role::Upstream, What::Ended(End::ClosedHere)));
-        inputs.push(self.event(number, Role::Reply, What::Ended(End::ClosedByPeer)));
+        inputs.push(self.event(number, Role::App, EventKind::Ended(End::ClosedHere)));
+        inputs.push(self.event(number, Role::Upstream, EventKind::Ended(End::ClosedHere)));
+        inputs.push(self.event(number, Role::Reply, EventKind::Ended(End::ClosedByPeer)));
     }
 
-    fn event(&mut self, number: u64, role: Role, what: What) -> Input {
+    fn event(&mut self, number: u64, role: Role, kind: EventKind) -> Input {
         self.time += STEP;
         let netns = number % PODS + 1;
         let [.., high, low] = netns.to_be_bytes();
-        // A pod's apps give their ports again, but not while they are in use.
+        // A pod's apps reuse ports that are free.
         let port = u16::try_from(1024 + number / PODS % 64_000).expect("a port");
         let app = SocketAddr::from(([10, 244, high, low], port));
         let proxy = SocketAddr::from(([10, 0, 0, u8::try_from(number % 4).expect("small")], 3128));
@@ -165,7 +165,7 @@ impl Node {
             local,
             remote,
             answered: false,
-            what,
+            kind,
         })
     }
 }

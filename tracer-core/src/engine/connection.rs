@@ -1,0 +1,274 @@
+//! One app connection to a proxy: the app's leg, the sidecar's reply leg, and the requests that wait for an answer.
+
+use std::{collections::VecDeque, hash::BuildHasher, net::SocketAddr};
+
+use bytes::BytesMut;
+use foldhash::quality::FixedState;
+use smallvec::SmallVec;
+use tracer_ebpf::HEAD_MAX;
+
+use super::{leg_bytes::LegBytes, upstream_sockets::ClaimBasis};
+use crate::{
+    event::{Event, Interception, Task},
+    head::{self, Progress, Reply, Request},
+};
+
+/// An app's connection that has carried a request to a proxy, or the beginning of one.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// The app's flow.
+    pub(super) flow: u64,
+    /// Unique among all connections, unlike the flow, under which a connection may be added again.
+    pub(super) serial: u64,
+    /// The app's own address.
+    pub(super) local: SocketAddr,
+    /// The address the app dialed.
+    pub(super) remote: SocketAddr,
+    /// When the app dialed it. `None`: before the probes were attached.
+    pub(super) opened: Option<u64>,
+    /// The app's task.
+    pub(super) task: Option<Task>,
+    /// The cgroup of the app's socket, where the task was not seen. 0: unknown.
+    pub(super) cgroup: u64,
+    /// The sidecar that accepted it.
+    pub(super) sidecar: Option<Interception>,
+    /// The sidecar's task that accepted it. `None`: the reply leg was not seen yet.
+    pub(super) acceptor: Option<Task>,
+    /// When the sidecar accepted it. `None`: not seen.
+    pub(super) accepted: Option<u64>,
+    /// The socket with which the sidecar accepted it. `None`: not known yet.
+    pub(super) reply: Option<u64>,
+    /// An event of that socket was seen.
+    pub(super) reply_seen: bool,
+    /// The socket that the sidecar dialed for it, if the kernel side named one; see [`Event::link`].
+    pub(super) linked_upstream: Option<u64>,
+    /// The requests without an answer, oldest first.
+    pub(super) pending: VecDeque<PendingRequest>,
+    /// The upstream socket that carries this connection's bytes unchanged.
+    pub(super) tunnel: Option<u64>,
+    /// The evidence for `tunnel`.
+    pub(super) tunnel_basis: Option<ClaimBasis>,
+    /// All upstream sockets that this connection has claimed.
+    pub(super) upstreams: SmallVec<[u64; 2]>,
+    /// How many requests were answered.
+    pub(super) answered: u32,
+    /// A CONNECT was granted: what follows is tunnel payload.
+    pub(super) opaque: bool,
+    /// The app has closed its side.
+    pub(super) app_closed: bool,
+    /// The first bytes that the app sent, to compare with what went upstream. At most [`HEAD_MAX`].
+    pub(super) app_bytes: Vec<u8>,
+    /// The request head that is being reassembled.
+    head: LegBytes,
+    /// The answer that is being reassembled.
+    replied: LegBytes,
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(super) struct PendingRequest {
+    /// The request, as far as it has come.
+    pub(super) request: Request,
+    /// Nothing more of its head will come.
+    pub(super) complete: bool,
+    /// When its first line was complete.
+    pub(super) time: u64,
+    /// How many records the node had lost by then.
+    pub(super) lost: u32,
+    /// It was reported already, as unanswered.
+    pub(super) reported: bool,
+    /// The upstream socket on which the sidecar sent a rewritten form of it.
+    pub(super) rewritten: Option<u64>,
+    /// Its [`request_key`].
+    pub(super) key: u64,
+    /// Its ticket in the queue of deadlines.
+    pub(super) ticket: Option<u64>,
+    /// The parts of the request index that hold it.
+    pub(super) indexed_in: IndexedIn,
+}
+
+/// The parts of the [request index](super::request_index::RequestIndex) that hold a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct IndexedIn {
+    /// Among the requests without an upstream socket.
+    pub(super) unmatched: bool,
+    /// Among the requests whose upstream socket another session may take over.
+    pub(super) matched: bool,
+}
+
+/// A hash of a request's form and authority, by which its copy on the other leg is found.
+///
+/// The hash is not keyed, so traffic can produce collisions; requests with equal keys are compared in full.
+pub(super) fn request_key(request: &Request) -> u64 {
+    FixedState::default().hash_one((request.form, &request.authority))
+}
+
+impl Connection {
+    /// A connection whose first event is `event`, one of the app's leg.
+    pub(super) fn new(event: &Event, serial: u64) -> Self {
+        Self {
+            flow: event.flow,
+            serial,
+            local: event.local,
+            remote: event.remote,
+            opened: event.opened,
+            task: event.task.clone(),
+            cgroup: event.cgroup,
+            sidecar: event.sidecar,
+            acceptor: None,
+            accepted: None,
+            reply: event.link,
+            reply_seen: false,
+            linked_upstream: None,
+            pending: VecDeque::new(),
+            tunnel: None,
+            tunnel_basis: None,
+            upstreams: SmallVec::new(),
+            answered: 0,
+            opaque: false,
+            app_closed: false,
+            app_bytes: Vec::new(),
+            head: LegBytes::default(),
+            replied: LegBytes::default(),
+        }
+    }
+
+    /// The sidecar's network namespace and the app's address as the sidecar sees it, by which its accepted socket is
+    /// found. `None`: no sidecar.
+    pub(super) fn peer(&self) -> Option<(u64, SocketAddr)> {
+        let sidecar = self.sidecar?;
+        let port = sidecar.client_port.unwrap_or(self.local.port());
+        Some((sidecar.netns, SocketAddr::new(self.local.ip(), port)))
+    }
+
+    /// Takes bytes that the app sent and returns how many requests they added.
+    pub(super) fn app_sent(&mut self, event: &Event, offset: u32, total: u32, data: BytesMut) -> usize {
+        if self.opaque {
+            return 0;
+        }
+        let room = HEAD_MAX.saturating_sub(self.app_bytes.len());
+        self.app_bytes.extend_from_slice(&data[..data.len().min(room)]);
+        if !self.head.accepts(offset) {
+            // Behind a gap, the head that was begun is never completed.
+            self.head.clear();
+            if let Some(request) = self.pending.back_mut() {
+                request.complete = true;
+            }
+        }
+        self.head.append(offset, total, data);
+        let mut added = 0;
+        loop {
+            // The request whose headers are still coming is the last pending one.
+            let begun = self.pending.back_mut().filter(|request| !request.complete);
+            match head::request(self.head.as_slice()) {
+                Progress::Other => {
+                    self.head.clear();
+                    return added;
+                }
+                Progress::Incomplete => return added,
+                Progress::Begun(request) => {
+                    // The kernel captures no more of a head than this.
+                    let complete = self.head.is_full();
+                    if let Some(pending) = begun {
+                        pending.request = request;
+                        pending.complete = complete;
+                    } else {
+                        self.push_request(event, request, complete);
+                        added += 1;
+                    }
+                    return added;
+                }
+                Progress::Complete(request, length) => {
+                    if let Some(pending) = begun {
+                        pending.request = request;
+                        pending.complete = true;
+                    } else {
+                        self.push_request(event, request, true);
+                        added += 1;
+                    }
+                    // Another request may be pipelined behind it.
+                    self.head.consume(length);
+                }
+            }
+        }
+    }
+
+    fn push_request(&mut self, event: &Event, request: Request, complete: bool) {
+        self.pending.push_back(PendingRequest {
+            key: request_key(&request),
+            request,
+            complete,
+            time: event.time,
+            lost: event.lost,
+            reported: false,
+            rewritten: None,
+            ticket: None,
+            indexed_in: IndexedIn::default(),
+        });
+    }
+
+    /// Gives up an upstream socket that turned out to belong to another connection.
+    pub(super) fn release(&mut self, upstream: u64) {
+        self.upstreams.retain(|other| *other != upstream);
+        if self.tunnel == Some(upstream) {
+            self.tunnel = None;
+            self.tunnel_basis = None;
+        }
+        for request in &mut self.pending {
+            request.rewritten = request.rewritten.filter(|&other| other != upstream);
+        }
+    }
+
+    /// Whether the sidecar was seen to dial the tunnel for this connection, so that it cannot be another's.
+    pub(super) fn is_linked(&self) -> bool {
+        self.tunnel_basis == Some(ClaimBasis::Link)
+    }
+
+    /// Whether it has carried no request and no beginning of one.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_settled() && self.answered == 0
+    }
+
+    /// Whether no request waits for an answer or is still coming.
+    pub(super) fn is_settled(&self) -> bool {
+        self.pending.is_empty() && self.head.is_empty()
+    }
+
+    /// Turns the connection into a tunnel: a CONNECT was granted.
+    pub(super) fn enter_tunnel(&mut self) {
+        self.opaque = true;
+        self.app_bytes = Vec::new();
+        self.head.clear();
+    }
+
+    /// Takes bytes that the sidecar sent to the app.
+    pub(super) fn sidecar_sent(&mut self, offset: u32, total: u32, data: BytesMut) {
+        let begins_reply = data.starts_with(b"HTTP/1.");
+        if self.replied.is_empty() && self.answered > 0 && !begins_reply {
+            return; // the rest of an earlier answer's body
+        }
+        if begins_reply && !self.replied.accepts(offset) {
+            self.replied.clear();
+        }
+        self.replied.append(offset, total, data);
+    }
+
+    /// The answer to the oldest request. An incomplete head counts only if `at_last`: no more of it will come.
+    pub(super) fn answer(&self, at_last: bool) -> Option<Reply> {
+        match head::reply(self.replied.as_slice()) {
+            Progress::Other | Progress::Incomplete => None,
+            Progress::Begun(reply) => (at_last || self.replied.is_full()).then_some(reply),
+            Progress::Complete(reply, _) => Some(reply),
+        }
+    }
+
+    /// Removes the oldest request and its answer's bytes.
+    pub(super) fn settle(&mut self) {
+        self.replied.clear();
+        self.answered += 1;
+        self.pending.pop_front();
+        if self.pending.is_empty() {
+            self.pending = VecDeque::new(); // a long-lived tunnel needs no room for requests
+        }
+    }
+}
