@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::closed_world;
 use super::json::Node;
 
 /// envoy.config.listener.v3.FilterChainMatch.
@@ -22,6 +23,8 @@ pub(crate) struct ChainMatch {
     pub source_type: String,
     pub source_prefix_ranges: Vec<Prefix>,
     pub source_ports: Vec<u16>,
+    /// Fields that are set and not understood.
+    pub unread: Vec<String>,
 }
 
 /// A CIDR block, its host bits cleared.
@@ -54,6 +57,7 @@ impl ChainMatch {
             source_type: node.field("source_type").text().unwrap_or("ANY").to_owned(),
             source_prefix_ranges: prefixes(node.field("source_prefix_ranges")),
             source_ports: node.field("source_ports").items().filter_map(Node::port).collect(),
+            unread: closed_world::CHAIN_MATCH.unread(node),
         }
     }
 }
@@ -84,9 +88,18 @@ impl Prefix {
         }
     }
 
-    fn contains(self, ip: IpAddr) -> bool {
+    pub(crate) fn contains(self, ip: IpAddr) -> bool {
         self.network.is_ipv4() == ip.is_ipv4() && Self::new(ip, self.length).network == self.network
     }
+}
+
+/// The chain that a connection takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub index: usize,
+    /// One chain names the empty prefix and another names none. Envoy keeps both in a hash map, so which one it takes
+    /// differs from start to start.
+    pub ambiguous: bool,
 }
 
 /// The index of the match in `matches` that takes `connection`; `None` where no branch leads to one, which is when
@@ -94,10 +107,12 @@ impl Prefix {
 pub(crate) fn find<'c>(
     matches: impl Iterator<Item = &'c ChainMatch>,
     connection: &Connection<'_>,
-) -> Option<usize> {
+) -> Option<Found> {
     let chains = matches.enumerate().map(|(index, matches)| Candidate { index, matches }).collect();
     let chains = by_destination_port(chains, connection.destination.port());
     let chains = by_prefix(chains, Some(connection.destination.ip()), |m| &m.prefix_ranges);
+    let ambiguous = chains.iter().any(|chain| chain.matches.prefix_ranges.is_empty())
+        && chains.iter().any(|chain| !chain.matches.prefix_ranges.is_empty());
     let chains = by_server_name(chains, connection.server_name);
     let chains = by_transport(chains, connection.transport);
     let chains = by_application(chains, connection.applications);
@@ -106,7 +121,7 @@ pub(crate) fn find<'c>(
     let chains = by_source_type(chains, connection);
     let chains = by_prefix(chains, source, |m| &m.source_prefix_ranges);
     let chains = by_source_port(chains, connection.source.map(|source| source.port()));
-    chains.first().map(|chain| chain.index)
+    chains.first().map(|chain| Found { index: chain.index, ambiguous })
 }
 
 /// A chain that is still in the running: its place in the listener, and what it matches.

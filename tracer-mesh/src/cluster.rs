@@ -1,18 +1,36 @@
 //! Reads a cluster and its endpoints: which hosts Envoy dials for it, and whether it speaks TLS to them.
 
+use std::net::{IpAddr, SocketAddr};
+
 use serde_json::Value;
 
+use super::closed_world;
 use super::json::Node;
+use super::listener::Socket;
 
-/// envoy.config.cluster.v3.Cluster, with what the endpoint dump adds.
+/// envoy.config.cluster.v3.Cluster, with the endpoints that the endpoint dump adds.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     pub hosts: Hosts,
     pub tls: Tls,
+    /// The addresses of its hosts, where the dump has them; a host without an address is left out.
+    pub addresses: Vec<SocketAddr>,
+    /// `ORIGINAL_DST`: hosts are the dialed addresses.
+    pub dials_original: bool,
+    /// `upstream_port_override`: the port that is dialed in place of the app's.
+    pub port_override: Option<u16>,
+    /// An internal listener of this Envoy that its hosts are.
+    pub internal_listener: Option<String>,
+    /// Envoy sends a PROXY protocol header before the app's bytes.
+    pub sends_proxy_header: bool,
+    /// `circuit_breakers`: how many connections it allows at once.
+    pub max_connections: Option<i64>,
     /// `metadata.filter_metadata.istio.services`.
     pub services: Vec<ServiceRef>,
     /// `metadata.filter_metadata.istio.config`: the DestinationRule that shaped the cluster.
     pub made_from: Option<String>,
+    /// Fields that are set and not understood.
+    pub unread: Vec<String>,
 }
 
 /// Whether there is a host to send to.
@@ -23,6 +41,8 @@ pub(crate) enum Hosts {
     Some,
     /// No host, or none that health checks leave: Envoy's flag UH.
     None,
+    /// No host has the labels that the connection asks for: Envoy's flag UH.
+    NoneInSubset,
     /// The dump does not say (EDS without `include_eds`, an aggregate, a custom discovery type).
     Unknown,
 }
@@ -31,6 +51,8 @@ pub(crate) enum Hosts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tls {
     No,
+    /// The mesh's own mTLS: the proxy's sidecar unwraps it, and the proxy gets the app's bytes.
+    Mesh,
     Yes,
     /// Some of the hosts, or hosts that the dump does not show.
     Perhaps,
@@ -46,25 +68,102 @@ pub(crate) struct ServiceRef {
 
 struct Host<'a> {
     usable: bool,
+    address: Node<'a>,
     metadata: Node<'a>,
 }
 
 impl Cluster {
-    /// From a cluster's entry and, if the dump has it, its endpoint list.
-    pub(crate) fn read(cluster: &Value, endpoints: Option<&Value>) -> Self {
+    /// From a cluster's entry and, if the dump has it, its endpoint list. `subset` holds the labels that the connection
+    /// asks for (`metadata_match`).
+    pub(crate) fn read(cluster: &Value, endpoints: Option<&Value>, subset: Option<&Value>) -> Self {
         let node = Node::of(cluster);
         let inline = node.field("load_assignment");
         let list = endpoints.map_or(inline, Node::of);
         let known = endpoints.is_some() || inline.exists();
-        let hosts = hosts(list);
+        let mut hosts = hosts(list);
+        let mut unread = closed_world::CLUSTER.unread(node);
+        let had_hosts = !hosts.is_empty();
+        if node.field("lb_subset_config").exists() {
+            hosts.retain(in_subset(node.field("lb_subset_config"), subset, &mut unread));
+        }
+        let available = if had_hosts && hosts.is_empty() {
+            Hosts::NoneInSubset
+        } else {
+            availability(node, &hosts, known)
+        };
+        let original = node.field("original_dst_lb_config");
+        for field in ["use_http_header", "http_header_name", "metadata_key"] {
+            if original.field(field).is_true() || original.field(field).members().is_some() {
+                unread
+                    .push(format!("the cluster takes the address from {field}, which is not evaluated here"));
+            }
+        }
+        let internal = hosts.iter().find_map(|host| {
+            host.address
+                .field("envoy_internal_address")
+                .field("server_listener_name")
+                .text()
+                .map(str::to_owned)
+        });
+        let thresholds = node.field("circuit_breakers").field("thresholds");
         let istio = node.field("metadata").field("filter_metadata").key("istio");
         Self {
-            hosts: availability(node, &hosts, known),
-            tls: tls(node, &hosts),
+            hosts: available,
+            tls: tls(node, &hosts, &mut unread),
+            addresses: hosts.iter().filter(|host| host.usable).filter_map(Host::socket_address).collect(),
+            dials_original: node.field("type").str() == Some("ORIGINAL_DST"),
+            port_override: original.field("upstream_port_override").port(),
+            internal_listener: internal,
+            sends_proxy_header: sends_proxy_header(node.field("transport_socket")),
+            max_connections: thresholds
+                .items()
+                .filter(|threshold| matches!(threshold.field("priority").str(), None | Some("DEFAULT")))
+                .find_map(|threshold| threshold.field("max_connections").integer()),
             services: istio.key("services").items().filter_map(ServiceRef::read).collect(),
             made_from: istio.key("config").text().map(str::to_owned),
+            unread,
         }
     }
+}
+
+/// Which hosts of a cluster with subsets a connection may use.
+///
+/// Source: envoy `source/extensions/load_balancing_policies/subset/subset_lb.cc` `SubsetLoadBalancer::chooseHost`.
+fn in_subset(
+    config: Node<'_>,
+    wanted: Option<&Value>,
+    unread: &mut Vec<String>,
+) -> impl Fn(&Host<'_>) -> bool {
+    let wanted = wanted.and_then(Value::as_object).cloned().unwrap_or_default();
+    let has_selector = config.field("subset_selectors").items().any(|selector| {
+        let keys = selector.field("keys").texts();
+        keys.len() == wanted.len() && keys.iter().all(|key| wanted.contains_key(key))
+    });
+    let fallback = config.field("fallback_policy").str().unwrap_or("NO_FALLBACK");
+    let (labels, all) = match (has_selector && !wanted.is_empty(), fallback) {
+        (true, _) => (wanted, false),
+        (false, "NO_FALLBACK") => (wanted, false),
+        (false, "ANY_ENDPOINT") => (wanted, true),
+        (false, _) => {
+            unread.push("the cluster falls back to a subset, which is not evaluated here".to_owned());
+            (wanted, true)
+        }
+    };
+    let none = !has_selector && !all;
+    if has_selector && fallback != "NO_FALLBACK" {
+        unread.push("the cluster may fall back to hosts outside of the subset".to_owned());
+    }
+    move |host| {
+        let own = host.lb_labels();
+        all || (!none && labels.iter().all(|(name, value)| own.key(name).value() == Some(value)))
+    }
+}
+
+/// `ProxyProtocolUpstreamTransport`, in any wrapper.
+fn sends_proxy_header(socket: Node<'_>) -> bool {
+    let extension = socket.extension();
+    let inner = extension.config.field("transport_socket");
+    extension.message == "ProxyProtocolUpstreamTransport" || (inner.exists() && sends_proxy_header(inner))
 }
 
 impl ServiceRef {
@@ -88,8 +187,23 @@ impl<'a> Host<'a> {
         let health = endpoint.field("health_status").str();
         Self {
             usable: !matches!(health, Some("UNHEALTHY" | "DRAINING" | "TIMEOUT")),
-            metadata: endpoint.field("metadata").field("filter_metadata").key("envoy.transport_socket_match"),
+            address: endpoint.field("endpoint").field("address"),
+            metadata: endpoint.field("metadata").field("filter_metadata"),
         }
+    }
+
+    fn socket_labels(&self) -> Node<'a> {
+        self.metadata.key("envoy.transport_socket_match")
+    }
+
+    fn lb_labels(&self) -> Node<'a> {
+        self.metadata.key("envoy.lb")
+    }
+
+    fn socket_address(&self) -> Option<SocketAddr> {
+        let socket = self.address.field("socket_address");
+        let ip: IpAddr = socket.field("address").str()?.parse().ok()?;
+        Some(SocketAddr::new(ip.to_canonical(), socket.field("port_value").port()?))
     }
 }
 
@@ -116,30 +230,39 @@ fn availability(cluster: Node<'_>, hosts: &[Host<'_>], known: bool) -> Hosts {
 
 /// Source: envoy `upstream/transport_socket_match_impl.cc` `TransportSocketMatcherImpl::resolve`: the first entry
 /// whose labels the endpoint's metadata has, else the cluster's own socket.
-fn tls(cluster: Node<'_>, hosts: &[Host<'_>]) -> Tls {
-    let own = is_tls(cluster.field("transport_socket")) || cluster.field("tls_context").exists();
+fn tls(cluster: Node<'_>, hosts: &[Host<'_>], unread: &mut Vec<String>) -> Tls {
+    let own = if cluster.field("tls_context").exists() {
+        of_context(cluster.field("tls_context"))
+    } else {
+        of_socket(cluster.field("transport_socket"), unread)
+    };
     let matches = cluster.field("transport_socket_matches");
     if matches.items().next().is_none() {
-        return if own { Tls::Yes } else { Tls::No };
+        return own;
     }
-    let of_host = |metadata: Node<'_>| {
+    let mut of_host = |metadata: Node<'_>| {
         let hit = matches.items().find(|entry| has_labels(metadata, entry.field("match")));
-        hit.map_or(own, |entry| is_tls(entry.field("transport_socket")))
+        hit.map_or(own, |entry| of_socket(entry.field("transport_socket"), unread))
     };
-    let usable: Vec<bool> =
-        hosts.iter().filter(|host| host.usable).map(|host| of_host(host.metadata)).collect();
-    match (usable.iter().all(|tls| *tls), usable.iter().any(|tls| *tls)) {
-        (true, true) => Tls::Yes,
-        (false, false) => Tls::No,
+    let mut usable: Vec<Tls> =
+        hosts.iter().filter(|host| host.usable).map(|host| of_host(host.socket_labels())).collect();
+    usable.dedup();
+    match usable.as_slice() {
+        [tls] => *tls,
+        // Both reach the proxy as the app's bytes.
+        [_, ..] if usable.iter().all(|tls| matches!(tls, Tls::No | Tls::Mesh)) => Tls::Mesh,
         // No host is known. An ORIGINAL_DST host has no metadata; others may have any.
-        (true, false) if cluster.field("type").str() == Some("ORIGINAL_DST") => {
-            if of_host(Node::none()) {
-                Tls::Yes
+        [] if cluster.field("type").str() == Some("ORIGINAL_DST") => of_host(Node::none()),
+        [] => {
+            let kinds: Vec<Tls> =
+                matches.items().map(|entry| of_socket(entry.field("transport_socket"), unread)).collect();
+            if kinds.iter().all(|kind| matches!(kind, Tls::No | Tls::Mesh)) {
+                Tls::Mesh
             } else {
-                Tls::No
+                Tls::Perhaps
             }
         }
-        (true, false) | (false, true) => Tls::Perhaps,
+        _ => Tls::Perhaps,
     }
 }
 
@@ -149,9 +272,32 @@ fn has_labels(metadata: Node<'_>, wanted: Node<'_>) -> bool {
         .is_none_or(|labels| labels.iter().all(|(name, value)| metadata.key(name).value() == Some(value)))
 }
 
-fn is_tls(socket: Node<'_>) -> bool {
-    let extension = socket.extension();
-    // Wrappers (proxy protocol, tap, the internal upstream) hold the real socket.
-    let inner = extension.config.field("transport_socket");
-    extension.message == "UpstreamTlsContext" || (inner.exists() && is_tls(inner))
+fn of_socket(node: Node<'_>, unread: &mut Vec<String>) -> Tls {
+    match Socket::read(node) {
+        Socket::Plaintext => Tls::No,
+        Socket::Tls => of_context(innermost(node)),
+        Socket::Other(name) => {
+            unread.push(format!("the cluster's transport socket {name} is not evaluated here"));
+            Tls::Perhaps
+        }
+    }
+}
+
+/// The `UpstreamTlsContext` inside all wrappers.
+fn innermost(socket: Node<'_>) -> Node<'_> {
+    let config = socket.extension().config;
+    let inner = config.field("transport_socket");
+    if inner.exists() { innermost(inner) } else { config }
+}
+
+/// The mesh's own mTLS is told by what istiod alone writes: an ALPN `istio…`, or an SNI `outbound_.PORT_._.HOST`.
+///
+/// Source: istio pilot/pkg/networking/core/cluster_tls.go `buildUpstreamClusterTLSContext`, `util.ALPNInMesh`;
+/// pilot/pkg/model `BuildDNSSrvSubsetKey`.
+fn of_context(context: Node<'_>) -> Tls {
+    let alpn = context.field("common_tls_context").field("alpn_protocols").texts();
+    let sni = context.field("sni").str().unwrap_or_default();
+    let is_mesh = alpn.iter().any(|protocol| protocol == "istio" || protocol.starts_with("istio-"))
+        || sni.starts_with("outbound_.");
+    if is_mesh { Tls::Mesh } else { Tls::Yes }
 }

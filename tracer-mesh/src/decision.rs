@@ -39,9 +39,16 @@ pub struct Decision {
     /// The steps of the decision, a sentence each.
     #[serde(skip)]
     pub steps: Vec<String>,
-    /// What the dump does not show and the decision had to leave open, a sentence each.
-    #[serde(skip)]
+    /// Where the bytes go, where that is not the address that the app dialed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_to: Option<String>,
+    /// Whether everything on the way of the connection is understood: there is no caveat and no early filter.
+    pub certain: bool,
+    /// What the decision had to leave open, a sentence each.
     pub caveats: Vec<String>,
+    /// What else decides about the connection later, a sentence each: limits, bytes that Envoy adds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     #[serde(skip)]
     pub(crate) inner: Inner,
 }
@@ -57,6 +64,18 @@ pub(crate) struct Inner {
     pub is_connect: bool,
     /// Envoy speaks TLS to the cluster.
     pub wraps_tls: bool,
+    /// Internal listeners that the connection has passed.
+    pub depth: u8,
+    /// The connection comes from outside of the pod, and the dump is of the pod that it is for.
+    pub is_inbound: bool,
+    /// The dump is of a gateway.
+    pub is_gateway: bool,
+    /// The answer depends on routes that the dump does not hold.
+    pub routes_missing: bool,
+    /// The route configuration has no virtual host for the request's authority.
+    pub no_domain_for: Option<String>,
+    /// The cluster has no host.
+    pub no_host: bool,
 }
 
 /// Which listener took the connection.
@@ -105,6 +124,10 @@ pub enum Outcome {
     LocalReply,
     /// The bytes pass as TCP.
     Tunnel,
+    /// The bytes pass as TCP, but to another address than the dialed one.
+    Elsewhere,
+    /// A network filter sends bytes of its own and closes.
+    Answered,
     /// The request is written anew to the cluster.
     Forward,
     /// Envoy answers the CONNECT with 200 and sends only what follows.
@@ -126,6 +149,14 @@ impl Decision {
         self.steps.push(sentence.into());
     }
 
+    pub(crate) fn caveats(&mut self, sentences: &[String]) {
+        sentences.iter().for_each(|sentence| self.caveat(sentence));
+    }
+
+    pub(crate) fn note(&mut self, sentence: impl Into<String>) {
+        self.notes.push(sentence.into());
+    }
+
     pub(crate) fn caveat(&mut self, sentence: impl Into<String>) {
         let sentence = sentence.into();
         if !self.caveats.contains(&sentence) {
@@ -142,11 +173,14 @@ impl Decision {
             Outcome::Tunnel if self.inner.place == Place::NotRedirected => (Some(Verdict::Direct), None),
             Outcome::Tunnel if self.inner.wraps_tls => (Some(Verdict::WrappedInTls), None),
             Outcome::Tunnel => (Some(Verdict::Tunneled), None),
+            Outcome::Elsewhere | Outcome::Answered => (None, None),
             Outcome::Forward => (Some(Verdict::HandledAsHttp), Some(Reason::Forwarded)),
             Outcome::Terminate => (Some(Verdict::HandledAsHttp), Some(Reason::Terminated)),
+            Outcome::LocalReply if self.status.is_none() => (Some(Verdict::HandledAsHttp), None),
             Outcome::LocalReply => (Some(Verdict::HandledAsHttp), Some(self.local_reply())),
         };
         (self.verdict, self.reason) = (verdict, reason);
+        self.certain = self.caveats.is_empty() && self.early_filters.is_empty();
     }
 
     /// Why Envoy answers by itself.
@@ -154,6 +188,7 @@ impl Decision {
         match (self.status, self.details.as_deref()) {
             (_, Some("route_not_found")) => Reason::RouteNotFound,
             (_, Some("upgrade_failed")) => Reason::UpgradeFailed,
+            (_, Some(details)) if details.starts_with("rbac_access_denied") => Reason::FilterDenied,
             (Some(426), _) => Reason::Http10Refused,
             (Some(400), _) => Reason::BadRequest,
             (Some(501), _) => Reason::NotImplemented,

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::Error;
 use super::index::{Entry, ListenerHead, Section, Sections};
 use super::json::message_name;
+use super::redirect::Identity;
 use tracer_core::mesh_profile::DEFAULT;
 
 type Span = Range<usize>;
@@ -110,8 +111,13 @@ impl Dump {
         self.endpoints.get(name).map(|span| self.parse(span, || format!("endpoints of {name}"))).transpose()
     }
 
+    /// Who the dump is from.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity::new(self.node())
+    }
+
     /// The `bootstrap.node` object, where the dump holds the bootstrap.
-    pub(crate) fn node(&self) -> Option<Value> {
+    fn node(&self) -> Option<Value> {
         let text = self.text.get(self.bootstrap.clone()?)?;
         let bootstrap: super::index::Bootstrap<'_> = serde_json::from_str(text).ok()?;
         serde_json::from_str(bootstrap.node?.get()).ok()
@@ -146,7 +152,13 @@ impl Index {
         match section.kind.as_deref().map_or("", message_name) {
             "ListenersConfigDump" => {
                 self.has.listeners = true;
-                for entry in section.static_listeners.0.into_iter().chain(section.dynamic_listeners.0) {
+                for entry in section
+                    .static_listeners
+                    .0
+                    .into_iter()
+                    .chain(section.dynamic_listeners.0)
+                    .chain(section.dynamic_active_listeners.0)
+                {
                     self.listener(text, entry);
                 }
             }

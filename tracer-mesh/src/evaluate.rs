@@ -3,15 +3,20 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use serde_json::Value;
+
 use super::chain_match::{self, Connection};
-use super::cluster::{Hosts, Tls};
+use super::cluster::{Cluster, Hosts, Tls};
 use super::decision::{Decision, Detected, Kind, Outcome, Place};
 use super::dump::Dump;
 use super::http;
 use super::http_inspector::{self, Sniff};
 use super::index::ListenerHead;
-use super::listener::{FilterChain, Handler, Listener, ListenerFilter};
+use super::json::{Extension, Node};
+use super::listener::{FilterChain, Handler, Listener, ListenerFilter, ListenerFilterKind, Socket};
+use super::matcher;
 use super::overlay::{Found, View, is_loopback};
+use super::redirect::Identity;
 use super::tcp_proxy::TcpProxy;
 use super::tls_inspector::{self, Hello};
 use super::{Edit, Error};
@@ -33,13 +38,61 @@ fn decide_on(view: View<'_>, to: SocketAddr, head: &[u8]) -> Result<Decision, Er
     let to = SocketAddr::new(to.ip().to_canonical(), to.port());
     let mut decision = Decision::default();
     decision.inner.is_connect = http::is_meant_for_a_proxy(head);
+    let identity = view.dump.identity();
+    decision.inner.is_gateway = identity.kind() == Some("router");
     if view.is_bypassed(to) {
         not_redirected(&mut decision, to, "an exclusion leaves it out of the redirect");
+    } else if decision.inner.is_gateway {
+        on_gateway(view, to, head, &mut decision)?;
+    } else if let Some(entry) = inbound_entry(view, &identity, to)? {
+        on_inbound(view, &entry, to, head, &mut decision)?;
+    } else if let Some(why) = identity.bypass(to).filter(|_| !is_loopback(to.ip())) {
+        not_redirected(&mut decision, to, &why);
     } else {
         walk(view, to, head, &mut decision)?;
     }
     decision.judge();
     Ok(decision)
+}
+
+/// A gateway listens itself: no redirect, and the connection comes from its client.
+fn on_gateway(view: View<'_>, to: SocketAddr, head: &[u8], decision: &mut Decision) -> Result<(), Error> {
+    decision.step("The dump is of a gateway (node id router~), which listens itself: nothing is redirected.");
+    let (place, Some(found)) = look_up(view, to)? else { return Err(Error::NoEntry(to)) };
+    decision.inner.place = place;
+    decision.step(format!("Listener {} takes port {}.", found.head.label(), to.port()));
+    on_listener(view, &[], &found.listener, to, head, decision)
+}
+
+/// The dialed address is the pod's own: from outside, the connection enters by the inbound listener.
+///
+/// Source: istio pilot/pkg/networking/core/listener_inbound.go (`virtualInbound`, chains by `destination_port`).
+fn on_inbound(
+    view: View<'_>,
+    entry: &Found,
+    to: SocketAddr,
+    head: &[u8],
+    decision: &mut Decision,
+) -> Result<(), Error> {
+    decision.inner.is_inbound = true;
+    decision.inner.place = Place::Entry;
+    decision.step(format!(
+        "The dump is of the pod that {to} belongs to: a connection from outside comes in by the inbound listener {}.",
+        entry.head.label()
+    ));
+    on_listener(view, &[], &entry.listener, to, head, decision)
+}
+
+/// The listener for connections from outside, where `to` is the pod's own address. What dials the redirect's own port is
+/// not redirected again.
+fn inbound_entry(view: View<'_>, identity: &Identity, to: SocketAddr) -> Result<Option<Found>, Error> {
+    if !identity.is_own(to.ip()) || view.dump.redirect_ports.contains(&to.port()) {
+        return Ok(None);
+    }
+    match view.listener(|head, _| head.use_original_dst() && head.is_inbound())? {
+        Some(entry) => Ok(Some(entry)),
+        None => view.original_dst_listener(true),
+    }
 }
 
 fn walk(view: View<'_>, to: SocketAddr, head: &[u8], decision: &mut Decision) -> Result<(), Error> {
@@ -64,13 +117,26 @@ fn walk(view: View<'_>, to: SocketAddr, head: &[u8], decision: &mut Decision) ->
         Some(entry) => Some(entry),
         None => view.listener(|head, _| is_entry(head))?,
     };
+    let redirected = |decision: &mut Decision, entry: &Found| {
+        decision.step(format!(
+            "The app dials {to}; iptables redirects it to Envoy's listener {}.",
+            entry.head.label()
+        ));
+    };
+    if entry.is_none()
+        && let Some(keeper) = view.original_dst_listener(false)?
+    {
+        redirected(decision, &keeper);
+        decision.inner.place = Place::Entry;
+        return on_listener(view, &[], &keeper.listener, to, head, decision);
+    }
     let (place, chosen) = look_up(view, to)?;
     let entry_filters = entry.as_ref().map_or(Vec::new(), |entry| entry.listener.filters.clone());
     match &entry {
-        Some(entry) => decision.step(format!(
-            "The app dials {to}; iptables redirects it to Envoy's listener {}.",
-            entry.head.label()
-        )),
+        Some(entry) => {
+            redirected(decision, entry);
+            decision.caveats(&entry.listener.unread);
+        }
         None => decision.caveat("the dump has no listener that redirected connections enter by"),
     }
     let (place, found) = match (chosen, entry) {
@@ -150,8 +216,23 @@ fn on_listener(
     decision: &mut Decision,
 ) -> Result<(), Error> {
     decision.listener.clone_from(&listener.name);
-    let filters = filters_before.iter().chain(&listener.filters);
-    let seen = match detect(filters, head) {
+    decision.caveats(&listener.unread);
+    let mut filters: Vec<&ListenerFilter> = Vec::new();
+    for filter in filters_before.iter().chain(&listener.filters) {
+        decision.caveats(&filter.unread);
+        match filter.is_disabled(to.port()) {
+            Some(true) => {}
+            Some(false) => filters.push(filter),
+            None => {
+                decision.caveat("the rule that disables a listener filter is not evaluated here");
+                filters.push(filter);
+            }
+        }
+        if let ListenerFilterKind::Other(name) = &filter.kind {
+            decision.caveat(format!("listener filter {name} is not evaluated here"));
+        }
+    }
+    let seen = match detect(&filters, head) {
         Detection::Done(seen) => seen,
         Detection::Waits => {
             decision.step("Its listener filters wait for more bytes before anything is decided.");
@@ -165,6 +246,7 @@ fn on_listener(
         Detection::Closes(why) => {
             decision.step(format!("Envoy closes it: {why}."));
             decision.outcome = Outcome::Close;
+            decision.details = Some(why.to_owned());
             return Ok(());
         }
     };
@@ -172,18 +254,43 @@ fn on_listener(
     decision.step(format!(
         "First bytes: {}, {}.",
         if seen.transport == "tls" { "TLS" } else { "plaintext" },
-        match (&application, listener.filters.is_empty() && filters_before.is_empty()) {
+        match (&application, filters.is_empty()) {
             (Some(application), _) => format!("detected as {application}"),
             (None, true) => "no inspector looks further".to_owned(),
             (None, false) => "not HTTP".to_owned(),
         }
     ));
     decision.detected = Some(Detected { transport: seen.transport.clone(), application });
-    if listener.has_matcher {
-        decision.caveat("the listener chooses its chain by a match tree, which is not evaluated here");
-        decision.step("The listener chooses its chain by a match tree (waypoints and gateways do).");
-        return Ok(());
-    }
+    let (chain, by_match) = match &listener.matcher {
+        Some(matcher) => {
+            let Some(chain) = by_tree(matcher, listener, &seen, to, decision) else { return Ok(()) };
+            (chain, true)
+        }
+        None => {
+            let Some(found) = by_conditions(listener, &seen, to, decision) else {
+                // ActiveStreamListenerBase::newConnection: NR, "filter_chain_not_found".
+                decision
+                    .step("No filter chain fits and there is no default one; Envoy closes the connection.");
+                decision.outcome = Outcome::Close;
+                decision.details = Some("filter_chain_not_found".to_owned());
+                return Ok(());
+            };
+            found
+        }
+    };
+    decision.filter_chain.clone_from(&chain.name);
+    decision.inner.made_from.clone_from(&chain.made_from);
+    decision.step(describe_chain(chain, by_match));
+    on_chain(view, chain, to, head, decision)
+}
+
+/// The chain whose conditions fit, or the default one.
+fn by_conditions<'l>(
+    listener: &'l Listener,
+    seen: &Seen,
+    to: SocketAddr,
+    decision: &mut Decision,
+) -> Option<(&'l FilterChain, bool)> {
     let connection = Connection {
         destination: to,
         source: None,
@@ -191,19 +298,63 @@ fn on_listener(
         transport: &seen.transport,
         applications: &seen.applications,
     };
-    let by_match = chain_match::find(listener.chains.iter().map(|chain| &chain.matches), &connection)
-        .and_then(|index| listener.chains.get(index));
-    let Some(chain) = by_match.or(listener.default_chain.as_ref()) else {
-        // ActiveStreamListenerBase::newConnection: NR, "filter_chain_not_found".
-        decision.step("No filter chain fits and there is no default one; Envoy closes the connection.");
+    for chain in &listener.chains {
+        decision.caveats(&chain.matches.unread);
+    }
+    let found = chain_match::find(listener.chains.iter().map(|chain| &chain.matches), &connection);
+    if found.is_some_and(|found| found.ambiguous) {
+        decision.caveat(
+            "one filter chain names an empty prefix and another names none; which of them Envoy takes differs from start \
+             to start",
+        );
+    }
+    let by_match = found.and_then(|found| listener.chains.get(found.index));
+    by_match.map(|chain| (chain, true)).or(listener.default_chain.as_ref().map(|chain| (chain, false)))
+}
+
+/// The chain that `filter_chain_matcher` names. `None` with an outcome or a caveat set.
+///
+/// Source: envoy `FilterChainManagerImpl::findFilterChainUsingMatcher`; inputs in
+/// `source/extensions/matching/network/common/inputs.h`.
+fn by_tree<'l>(
+    tree: &Value,
+    listener: &'l Listener,
+    seen: &Seen,
+    to: SocketAddr,
+    decision: &mut Decision,
+) -> Option<&'l FilterChain> {
+    let some = |text: &str| Ok((!text.is_empty()).then(|| text.to_owned()));
+    let input = |extension: &Extension<'_>| match extension.message {
+        "ApplicationProtocolInput" => {
+            let quoted: Vec<String> = seen.applications.iter().map(|name| format!("'{name}'")).collect();
+            some(&quoted.join(","))
+        }
+        "TransportProtocolInput" => some(&seen.transport),
+        "ServerNameInput" => some(&seen.server_name),
+        "DestinationPortInput" => Ok(Some(to.port().to_string())),
+        "DestinationIPInput" => Ok(Some(to.ip().to_string())),
+        other => Err(format!("a match tree over {other}")),
+    };
+    let name = match matcher::evaluate(Node::of(tree), &input) {
+        Ok(Some(action)) => {
+            action.config.field("value").text().or(action.config.field("name").text()).map(str::to_owned)
+        }
+        Ok(None) => None,
+        Err(what) => {
+            decision.caveat(format!("the listener chooses its chain by {what}, which is not evaluated here"));
+            decision.step("The listener chooses its chain by a match tree that is not evaluated here.");
+            return None;
+        }
+    };
+    let chain = name
+        .and_then(|name| listener.chains.iter().find(|chain| chain.name.as_deref() == Some(name.as_str())));
+    let chain = chain.or(listener.default_chain.as_ref());
+    if chain.is_none() {
+        decision.step("The match tree names no filter chain; Envoy closes the connection.");
         decision.outcome = Outcome::Close;
         decision.details = Some("filter_chain_not_found".to_owned());
-        return Ok(());
-    };
-    decision.filter_chain.clone_from(&chain.name);
-    decision.inner.made_from.clone_from(&chain.made_from);
-    decision.step(describe_chain(chain, by_match.is_some()));
-    on_chain(view, chain, head, decision)
+    }
+    chain
 }
 
 fn describe_chain(chain: &FilterChain, matched: bool) -> String {
@@ -219,6 +370,7 @@ fn describe_chain(chain: &FilterChain, matched: bool) -> String {
     let handler = match &chain.handler {
         Handler::Http(_) => "an HTTP connection manager, which reads the bytes as HTTP",
         Handler::Tcp(_) => "a TCP proxy, which passes the bytes on",
+        Handler::Answer(_) => "a filter that sends bytes of its own",
         Handler::Other(name) => return format!("{which}{condition} takes it: {name}."),
         Handler::None => "no filter at all",
     };
@@ -227,11 +379,11 @@ fn describe_chain(chain: &FilterChain, matched: bool) -> String {
 
 /// Runs listener filters in order. Source: envoy `source/common/listener_manager/active_tcp_socket.cc`
 /// `ActiveTcpSocket::continueFilterChain`; a redirected connection keeps what was detected before.
-fn detect<'f>(filters: impl Iterator<Item = &'f ListenerFilter>, head: &[u8]) -> Detection {
+fn detect(filters: &[&ListenerFilter], head: &[u8]) -> Detection {
     let mut seen = Seen { transport: String::new(), server_name: String::new(), applications: Vec::new() };
     for filter in filters {
-        match filter {
-            ListenerFilter::TlsInspector => match tls_inspector::inspect(head) {
+        match &filter.kind {
+            ListenerFilterKind::TlsInspector => match tls_inspector::inspect(head) {
                 Hello::Tls { server_name, protocols } => {
                     "tls".clone_into(&mut seen.transport);
                     seen.server_name = server_name;
@@ -241,13 +393,23 @@ fn detect<'f>(filters: impl Iterator<Item = &'f ListenerFilter>, head: &[u8]) ->
                 Hello::Undecided => return Detection::Waits,
             },
             // `Filter::onAccept`: only if the transport is still plain.
-            ListenerFilter::HttpInspector if seen.transport.is_empty() => match http_inspector::sniff(head) {
-                Sniff::Protocol(protocol) => seen.applications = vec![protocol.to_owned()],
-                Sniff::NotHttp => {}
-                Sniff::Undecided => return Detection::Waits,
-                Sniff::TooLong => return Detection::Closes("its request line does not end"),
-            },
-            ListenerFilter::HttpInspector | ListenerFilter::Other(_) => {}
+            ListenerFilterKind::HttpInspector if seen.transport.is_empty() => {
+                match http_inspector::sniff(head) {
+                    Sniff::Protocol(protocol) => seen.applications = vec![protocol.to_owned()],
+                    Sniff::NotHttp => {}
+                    Sniff::Undecided => return Detection::Waits,
+                    Sniff::TooLong => return Detection::Closes("its request line does not end"),
+                }
+            }
+            // proxy_protocol.cc `Filter::onData`: a connection without the header is closed.
+            ListenerFilterKind::ProxyProtocol { optional: false } if !has_proxy_header(head) => {
+                return Detection::Closes("the listener wants a PROXY protocol header first");
+            }
+            ListenerFilterKind::HttpInspector
+            | ListenerFilterKind::OriginalDst
+            | ListenerFilterKind::ProxyProtocol { .. }
+            | ListenerFilterKind::Passive
+            | ListenerFilterKind::Other(_) => {}
         }
     }
     // ActiveTcpSocket::newConnection: "raw_buffer" where nothing was detected.
@@ -257,17 +419,31 @@ fn detect<'f>(filters: impl Iterator<Item = &'f ListenerFilter>, head: &[u8]) ->
     Detection::Done(seen)
 }
 
-fn on_chain(view: View<'_>, chain: &FilterChain, head: &[u8], decision: &mut Decision) -> Result<(), Error> {
+fn has_proxy_header(head: &[u8]) -> bool {
+    head.starts_with(b"PROXY ") || head.starts_with(b"\r\n\r\n\0\r\nQUIT\n")
+}
+
+fn on_chain(
+    view: View<'_>,
+    chain: &FilterChain,
+    to: SocketAddr,
+    head: &[u8],
+    decision: &mut Decision,
+) -> Result<(), Error> {
+    decision.caveats(&chain.unread);
     decision.kind = match &chain.handler {
         Handler::Http(_) => Kind::Http,
         Handler::Tcp(_) => Kind::Tcp,
-        Handler::Other(_) => Kind::Other,
+        Handler::Other(_) | Handler::Answer(_) => Kind::Other,
         Handler::None => Kind::None,
     };
     for filter in chain.before.iter().filter(|name| may_close(name)) {
         decision.caveat(format!("network filter {filter} may close the connection first"));
     }
-    if chain.terminates_tls {
+    if let Socket::Other(name) = &chain.socket {
+        decision.caveat(format!("transport socket {name} of the chain is not evaluated here"));
+    }
+    if chain.socket == Socket::Tls {
         decision.step("The chain expects TLS and ends it.");
         if tls_inspector::inspect(head) == Hello::NotTls {
             decision.outcome = Outcome::Close;
@@ -277,10 +453,19 @@ fn on_chain(view: View<'_>, chain: &FilterChain, head: &[u8], decision: &mut Dec
         return Ok(());
     }
     match &chain.handler {
-        Handler::Http(hcm) => http::on_hcm(view, hcm, head, decision),
-        Handler::Tcp(proxy) => on_tcp_proxy(view, proxy, decision),
+        Handler::Http(hcm) => http::on_hcm(view, hcm, to, head, decision),
+        Handler::Tcp(proxy) => on_tcp_proxy(view, proxy, chain.cluster_override.as_ref(), to, head, decision),
+        Handler::Answer(bytes) => {
+            decision.step(format!("It sends {bytes:?} and closes the connection."));
+            decision.outcome = Outcome::Answered;
+            decision.details = Some("direct_response".to_owned());
+            Ok(())
+        }
         Handler::Other(name) => {
             decision.step(format!("{name} reads the bytes as its own protocol and ends the connection."));
+            if !is_known_protocol(name) {
+                decision.caveat(format!("network filter {name} is not evaluated here"));
+            }
             decision.outcome = Outcome::Close;
             Ok(())
         }
@@ -291,6 +476,13 @@ fn on_chain(view: View<'_>, chain: &FilterChain, head: &[u8], decision: &mut Dec
             Ok(())
         }
     }
+}
+
+/// Filters of another protocol, which close a connection whose first bytes are HTTP.
+fn is_known_protocol(name: &str) -> bool {
+    ["redis_proxy", "mongo_proxy", "mysql_proxy", "dubbo_proxy", "thrift_proxy", "zookeeper_proxy"]
+        .iter()
+        .any(|known| name.ends_with(known))
 }
 
 /// Network filters that only count never close a connection.
@@ -308,15 +500,27 @@ fn may_close(name: &str) -> bool {
 
 /// Source: envoy `source/common/tcp_proxy/tcp_proxy.cc` `Filter::establishUpstreamConnection` (no such cluster: NC; no
 /// host: UH; both end the connection without a byte) and `TunnelingConfigHelperImpl`.
-fn on_tcp_proxy(view: View<'_>, proxy: &TcpProxy, decision: &mut Decision) -> Result<(), Error> {
-    let name = match proxy.clusters.as_slice() {
-        [name] => name,
-        [] => {
+fn on_tcp_proxy(
+    view: View<'_>,
+    proxy: &TcpProxy,
+    cluster_override: Option<&String>,
+    to: SocketAddr,
+    head: &[u8],
+    decision: &mut Decision,
+) -> Result<(), Error> {
+    decision.caveats(&proxy.unread);
+    let name = match (cluster_override, proxy.clusters.as_slice()) {
+        (Some(name), _) => {
+            decision.step(format!("A filter before it puts cluster {name} in the place of its own."));
+            name
+        }
+        (None, [name]) => name,
+        (None, []) => {
             decision.caveat("the TCP proxy takes its cluster from a rule that is not evaluated here");
             decision.outcome = Outcome::Tunnel;
             return Ok(());
         }
-        [first, ..] => {
+        (None, [first, ..]) => {
             decision.caveat(format!(
                 "one of the weighted clusters {} is drawn by lot",
                 proxy.clusters.join(", ")
@@ -325,7 +529,7 @@ fn on_tcp_proxy(view: View<'_>, proxy: &TcpProxy, decision: &mut Decision) -> Re
         }
     };
     decision.cluster = Some(name.clone());
-    let Some(cluster) = view.cluster(name)? else {
+    let Some(cluster) = view.cluster(name, proxy.subset.as_ref())? else {
         if view.knows_clusters() {
             decision.step(format!("Cluster {name} does not exist; Envoy closes the connection."));
             decision.outcome = Outcome::Close;
@@ -335,29 +539,100 @@ fn on_tcp_proxy(view: View<'_>, proxy: &TcpProxy, decision: &mut Decision) -> Re
         }
         return Ok(());
     };
+    decision.caveats(&cluster.unread);
     match cluster.hosts {
-        Hosts::None => {
-            decision.step(format!("Cluster {name} has no host; Envoy closes the connection without a byte."));
+        Hosts::None | Hosts::NoneInSubset => {
+            let which = if cluster.hosts == Hosts::None { "" } else { " with the labels that are asked for" };
+            decision.step(format!(
+                "Cluster {name} has no endpoint{which}; Envoy closes the connection without a byte."
+            ));
+            decision.inner.no_host = true;
             decision.outcome = Outcome::Close;
             return Ok(());
         }
         Hosts::Unknown => decision.caveat(format!("the dump does not show the hosts of cluster {name}")),
         Hosts::Dialed | Hosts::Some => {}
     }
+    if let Some(internal) = &cluster.internal_listener {
+        return on_internal_listener(view, internal, to, head, decision);
+    }
     decision.outcome = Outcome::Tunnel;
     match cluster.tls {
         Tls::Yes => decision.inner.wraps_tls = true,
         Tls::Perhaps => decision.caveat(format!("Envoy may speak TLS to hosts of cluster {name}")),
-        Tls::No => {}
+        Tls::No | Tls::Mesh => {}
     }
     if let Some(host) = &proxy.tunnels_to {
         decision.caveat(format!("Envoy opens a tunnel of its own to {host} and sends the bytes inside it"));
     }
-    let to = match cluster.hosts {
-        Hosts::Dialed => "the address that the app dialed",
-        Hosts::Some | Hosts::None | Hosts::Unknown => "one of its hosts",
+    if cluster.sends_proxy_header {
+        decision
+            .note(format!("Envoy sends a PROXY protocol header to cluster {name} before the app's bytes"));
+    }
+    // istiod sets the largest number where no DestinationRule does.
+    if let Some(limit) = cluster.max_connections.filter(|limit| *limit < 1024) {
+        decision.note(format!(
+            "cluster {name} has a limit of {limit} connection{} at once; Envoy closes further ones without a byte (UO)",
+            if limit == 1 { "" } else { "s" }
+        ));
+    }
+    let elsewhere = elsewhere(&cluster, to, decision.inner.place, decision.inner.is_inbound);
+    let how = match (decision.inner.wraps_tls, cluster.tls) {
+        (true, _) => "wrapped in TLS",
+        (false, Tls::Mesh) => "in the mesh's own mTLS, which the proxy's sidecar takes off again,",
+        (false, _) => "as they are",
     };
-    let how = if decision.inner.wraps_tls { "wrapped in TLS" } else { "as they are" };
-    decision.step(format!("Cluster {name} sends the bytes {how} to {to}."));
+    let target = match (&elsewhere, cluster.hosts) {
+        (Some(other), _) => format!("{other}, which is not the dialed {to}"),
+        (None, Hosts::Dialed) => "the address that the app dialed".to_owned(),
+        (None, _) => "one of its hosts".to_owned(),
+    };
+    decision.step(format!("Cluster {name} sends the bytes {how} to {target}."));
+    if elsewhere.is_some() && !decision.inner.wraps_tls {
+        decision.outcome = Outcome::Elsewhere;
+    }
+    decision.sent_to = elsewhere;
     Ok(())
 }
+
+/// Where the bytes go, where that is neither the dialed address nor an endpoint of the dialed service.
+///
+/// A listener on exactly the dialed address is that of its service, whose cluster holds the service's endpoints.
+fn elsewhere(cluster: &Cluster, to: SocketAddr, place: Place, is_inbound: bool) -> Option<String> {
+    if let Some(port) = cluster.port_override.filter(|port| *port != to.port()) {
+        return Some(SocketAddr::new(to.ip(), port).to_string());
+    }
+    let is_its_service = is_inbound || matches!(place, Place::Exact | Place::NotRedirected);
+    if cluster.dials_original
+        || is_its_service
+        || cluster.addresses.is_empty()
+        || cluster.addresses.contains(&to)
+    {
+        return None;
+    }
+    let first: Vec<String> = cluster.addresses.iter().take(3).map(ToString::to_string).collect();
+    let more = cluster.addresses.len().saturating_sub(first.len());
+    Some(if more == 0 { first.join(", ") } else { format!("{} and {more} more", first.join(", ")) })
+}
+
+/// A cluster may lead back into the same Envoy.
+fn on_internal_listener(
+    view: View<'_>,
+    name: &str,
+    to: SocketAddr,
+    head: &[u8],
+    decision: &mut Decision,
+) -> Result<(), Error> {
+    let listener = view.internal_listener(name)?;
+    let Some(listener) = listener.filter(|_| decision.inner.depth < MAX_DEPTH) else {
+        decision.caveat(format!("internal listener {name} is not in the dump"));
+        decision.outcome = Outcome::Tunnel;
+        return Ok(());
+    };
+    decision.inner.depth += 1;
+    decision.step(format!("Its host is the internal listener {name} of the same Envoy."));
+    on_listener(view, &[], &listener, to, head, decision)
+}
+
+/// Internal listeners that lead to each other are followed this far.
+const MAX_DEPTH: u8 = 4;

@@ -25,8 +25,10 @@ pub struct Explanation {
     pub origins: Vec<Origin>,
     /// Why, in one or two sentences.
     pub explanation: String,
-    /// What to change, best first; each one proven.
+    /// What to change, best first.
     pub fixes: Vec<Fix>,
+    /// Why there is no fix, where one is needed.
+    pub no_fix_because: Option<&'static str>,
     /// How many objects are at fault.
     #[serde(skip)]
     pub origins_total: usize,
@@ -68,6 +70,7 @@ pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explan
         .map(|(to, decision, _)| (*to, decision))
         .collect();
     let fixes = fix::fixes(dump, &failures, &reached, head)?;
+    let no_fix_because = (fixes.is_empty() && !failures.is_empty()).then(|| fix::no_fix_because(&failures));
     let explained = |(to, decision, origins): (SocketAddr, Decision, Origins)| Explanation {
         v: 1,
         to,
@@ -75,6 +78,7 @@ pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explan
         decision,
         origins: origins.list,
         fixes: fixes.clone(),
+        no_fix_because,
         origins_total: origins.total,
     };
     Ok(parts.into_iter().map(explained).collect())
@@ -84,7 +88,11 @@ pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explan
 pub fn brief(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Brief, Error> {
     let decision = decide(dump, to, head)?;
     let origins = Origins::of(dump, &decision)?;
-    let because = text::because(&decision, &origins);
+    let doubt = decision.caveats.first().map(|caveat| format!("not certain: {caveat}"));
+    let because = match (text::because(&decision, &origins), doubt) {
+        (Some(because), Some(doubt)) => Some(format!("{because}; {doubt}")),
+        (because, doubt) => because.or(doubt),
+    };
     let failed = !decision.reaches_proxy() && decision.outcome != Outcome::Pending;
     let failure = Failure { to, decision: &decision, origins: &origins };
     let fixes = if failed { fix::fixes(dump, &[failure], &[], head)? } else { Vec::new() };

@@ -9,8 +9,7 @@ use super::cluster::Cluster;
 use super::decision::{Decision, Place};
 use super::dump::Dump;
 use super::evaluate::decide_with;
-use super::json::Node;
-use super::manifest::{Manifest, Scope};
+use super::manifest::{Manifest, Scope, object_name};
 use super::origin::{self, Declared, Origin, Origins};
 use super::overlay::Edit;
 use super::{Error, simulated_config};
@@ -26,8 +25,10 @@ pub struct Fix {
     pub manifest: String,
     /// What it costs, and what to watch.
     pub trade_off: String,
-    /// How it was proven.
+    /// How it was proven, or what the proof rests on.
     pub proof: String,
+    /// Whether everything on the way of the connection is understood with the change applied.
+    pub proven: bool,
     /// What istiod would change in the sidecar.
     #[serde(skip)]
     pub edit: Edit,
@@ -79,8 +80,10 @@ pub(crate) fn fixes(
 /// Applies a candidate to the dump and decides again; `None` unless every address it is for reaches its proxy.
 fn prove(dump: &Dump, candidate: Candidate, head: &[u8]) -> Result<Option<Fix>, Error> {
     let mut ends = Vec::new();
+    let mut caveats: Vec<String> = Vec::new();
     for to in &candidate.cures {
         let decision = decide_with(dump, &candidate.edit, *to, head)?;
+        caveats.extend(decision.caveats.iter().cloned());
         if !decision.reaches_proxy() {
             return Ok(None);
         }
@@ -90,9 +93,14 @@ fn prove(dump: &Dump, candidate: Candidate, head: &[u8]) -> Result<Option<Fix>, 
             (_, _, Place::Exact | Place::Wildcard | Place::Entry) => format!("{to} passes as TCP"),
         });
     }
-    let proof = format!("Proven on this dump: with it applied, {}.", ends.join("; "));
+    let proven = caveats.is_empty();
+    let ends = ends.join("; ");
+    let proof = match caveats.first() {
+        None => format!("Proven on this dump: with it applied, {ends}."),
+        Some(caveat) => format!("Not proven: with it applied, {ends}, unless {caveat}."),
+    };
     let Candidate { title, apply, manifest, trade_off, edit, cures: _ } = candidate;
-    Ok(Some(Fix { title, apply, manifest: manifest.yaml(), trade_off, proof, edit }))
+    Ok(Some(Fix { title, apply, manifest: manifest.yaml(), trade_off, proof, proven, edit }))
 }
 
 fn candidates(
@@ -100,32 +108,80 @@ fn candidates(
     failures: &[Failure<'_>],
     reached: &[(SocketAddr, &Decision)],
 ) -> Result<Vec<Candidate>, Error> {
+    // Neither a ServiceEntry nor a redirect annotation changes a gateway's or an inbound listener.
+    if failures.iter().any(|failure| failure.decision.inner.is_gateway || failure.decision.inner.is_inbound) {
+        return Ok(Vec::new());
+    }
     let mut candidates = Vec::new();
     let mut external = Vec::new();
+    // Addresses that exist without the mesh; a Service's or an allocated address leads nowhere without Envoy, or to a
+    // proxy whose own sidecar reads the same bytes as HTTP.
+    let mut real = Vec::new();
     for failure in failures {
-        if failure.decision.inner.wraps_tls {
-            candidates.extend(no_tls(dump, failure)?);
-        } else if let Some(service) = origin::service_at(dump, failure.decision, failure.to.ip())? {
+        let is_exact = failure.decision.inner.place == Place::Exact;
+        if let Some(service) = origin::service_at(dump, failure.decision, failure.to.ip())? {
             // The address is a service of the mesh: a second declaration of it beside the first does not help
             // (istio#34245), its own port has to say TCP.
             candidates.extend(own_port(&service, failure.to));
-        } else if failure.decision.inner.place != Place::Exact {
+        } else if failure.decision.inner.wraps_tls && is_exact {
+            candidates.extend(no_tls(dump, failure)?);
+            real.push(failure.to);
+        } else if let Some(service) = headless_service(dump, failure)? {
+            candidates.extend(headless_port(&service, failure));
+        } else if !is_exact {
             external.push(failure);
+            real.push(failure.to);
+        } else if !failure.decision.inner.no_host {
+            real.push(failure.to);
         }
     }
     if !external.is_empty() {
         candidates.push(match existing_entry(reached) {
-            Some(entry) => more_addresses(dump, &entry, reached, &external)?,
+            Some(entry) => more_addresses(&entry, reached, &external),
             None => service_entry(dump, &external),
         });
-        candidates.extend(unrelated_ports(&external));
+        candidates.extend(unrelated_ports(dump, &external)?);
         candidates.extend(sidecar(dump, &external));
     }
-    let excludable: Vec<SocketAddr> = failures.iter().map(|failure| failure.to).collect();
-    if !excludable.is_empty() && failures.iter().all(|failure| !failure.to.ip().is_loopback()) {
-        candidates.push(exclude(excludable));
+    if real.len() == failures.len() && !real.is_empty() && real.iter().all(|to| !to.ip().is_loopback()) {
+        candidates.push(exclude(real));
     }
     Ok(candidates)
+}
+
+/// The one Service behind the listener, where it is headless: istiod makes an `ORIGINAL_DST` cluster for it, and one
+/// listener for each pod once its port is TCP.
+///
+/// Source: istio pilot/pkg/networking/core/listener.go `buildSidecarOutboundListeners` (headless services).
+fn headless_service(dump: &Dump, failure: &Failure<'_>) -> Result<Option<Origin>, Error> {
+    let [service] = failure.origins.list.as_slice() else { return Ok(None) };
+    if failure.origins.total != 1 || service.kind != "Service" {
+        return Ok(None);
+    }
+    let (Some(host), Some(port)) = (&service.host, service.port) else { return Ok(None) };
+    let cluster = dump.cluster_entry(&format!("outbound|{port}||{host}"))?;
+    let is_headless = cluster.is_some_and(|value| Cluster::read(&value, None, None).dials_original);
+    Ok(is_headless.then(|| service.clone()))
+}
+
+fn headless_port(service: &Origin, failure: &Failure<'_>) -> Option<Candidate> {
+    let (host, port) = (service.host.as_deref()?, service.port?);
+    let (name, namespace) = (service.name.as_deref()?, service.namespace.as_deref()?);
+    Some(Candidate {
+        title: format!("Service {namespace}/{name}: declare port {port} as TCP"),
+        apply: patch_service(namespace, name),
+        manifest: Manifest::tcp_port(name, namespace, port),
+        trade_off: format!(
+            "The Service is headless, so {} can be one of its pods. Its port loses HTTP routing and HTTP metrics for \
+             every client.",
+            failure.to.ip()
+        ),
+        edit: Edit {
+            removed_listeners: failure.decision.listener.clone().into_iter().collect(),
+            ..simulated_config::tcp_port(failure.to, &format!("outbound|{port}||{host}"))
+        },
+        cures: vec![failure.to],
+    })
 }
 
 fn addresses(failures: &[&Failure<'_>]) -> (Vec<SocketAddr>, Vec<IpAddr>, Vec<u16>) {
@@ -146,7 +202,8 @@ fn addresses(failures: &[&Failure<'_>]) -> (Vec<SocketAddr>, Vec<IpAddr>, Vec<u1
 /// A TCP ServiceEntry with all of the proxy's addresses.
 fn service_entry(dump: &Dump, failures: &[&Failure<'_>]) -> Candidate {
     let (cures, ips, ports) = addresses(failures);
-    let name = format!("forward-proxy-{}", ports.iter().map(u16::to_string).collect::<Vec<_>>().join("-"));
+    let parts = ips.iter().map(ToString::to_string).chain(ports.iter().map(u16::to_string));
+    let name = object_name("forward-proxy", &parts.collect::<Vec<_>>());
     // The host is not used for matching, but it must be a valid one that nothing else declares.
     let host = format!("{name}.external");
     let scope = match app_namespace(dump) {
@@ -186,36 +243,29 @@ fn existing_entry(reached: &[(SocketAddr, &Decision)]) -> Option<(String, u16)> 
 
 /// The proxy's ServiceEntry is there, but does not list all of its addresses.
 fn more_addresses(
-    dump: &Dump,
     (host, port): &(String, u16),
     reached: &[(SocketAddr, &Decision)],
     failures: &[&Failure<'_>],
-) -> Result<Candidate, Error> {
+) -> Candidate {
     let (cures, missing, _) = addresses(failures);
     let known = reached.iter().map(|(to, _)| to.ip());
     let all: Vec<IpAddr> = known.chain(missing.iter().copied()).collect();
     let name = format!("outbound|{port}||{host}");
-    let namespace = match dump.cluster_entry(&name)? {
-        Some(value) => Cluster::read(&value, None).services.into_iter().find_map(|service| service.namespace),
-        None => None,
-    };
-    let scope =
-        Scope { namespace: namespace.unwrap_or_else(|| "istio-system".to_owned()), is_private: false };
     let mut edit = Edit::default();
     for to in &cures {
         edit.listeners.append(&mut simulated_config::tcp_port(*to, &name).listeners);
     }
     let list = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    Ok(Candidate {
+    Candidate {
         title: format!("ServiceEntry for {host}: add {list}"),
         apply: CHANGE_ENTRY.to_owned(),
-        manifest: Manifest::service_entry(host.replace(['.', '*'], "-"), host.clone(), &scope, &all, &[*port]),
+        manifest: Manifest::more_addresses(&all),
         trade_off: "Keep every address that the entry had, and list every one that the proxy's name resolves to: each \
                     one left out keeps failing."
             .to_owned(),
         edit,
         cures,
-    })
+    }
 }
 
 /// The dialed address is a Service of the mesh: its own port has to say TCP.
@@ -236,18 +286,9 @@ fn own_port(service: &Origin, to: SocketAddr) -> Option<Candidate> {
         _ => Some(Candidate {
             title: format!("ServiceEntry for {host}: declare port {port} as TCP"),
             apply: CHANGE_ENTRY.to_owned(),
-            manifest: Manifest::service_entry(
-                host.replace('.', "-"),
-                host.to_owned(),
-                &Scope {
-                    namespace: service.namespace.clone().unwrap_or_else(|| "istio-system".to_owned()),
-                    is_private: false,
-                },
-                &[to.ip()],
-                &[port],
-            ),
+            manifest: Manifest::entry_port(port),
             trade_off: "A second ServiceEntry beside the first does not help: the one that declares the port must \
-                        change. Keep every address it had."
+                        change. Only the protocol of its port does: its addresses, resolution and endpoints stay."
                 .to_owned(),
             edit: simulated_config::tcp_port(to, &cluster),
             cures: vec![to],
@@ -256,17 +297,26 @@ fn own_port(service: &Origin, to: SocketAddr) -> Option<Candidate> {
 }
 
 /// Services that have nothing to do with the proxy, but whose HTTP port made the listener.
-fn unrelated_ports(failures: &[&Failure<'_>]) -> Option<Candidate> {
+///
+/// A Service without an address keeps a listener on every address when its port is TCP, so it is left out.
+fn unrelated_ports(dump: &Dump, failures: &[&Failure<'_>]) -> Result<Option<Candidate>, Error> {
     let (cures, _, _) = addresses(failures);
-    let first = failures.first()?;
+    let Some(first) = failures.first() else { return Ok(None) };
     let origins = first.origins;
-    let [service] = origins.list.as_slice() else { return None };
+    let [service] = origins.list.as_slice() else { return Ok(None) };
     let same = failures.iter().all(|failure| failure.origins == origins);
     if !same || origins.total != 1 || origins.declared != Declared::Http || service.kind != "Service" {
-        return None;
+        return Ok(None);
     }
-    let (name, namespace, port) = (service.name.as_deref()?, service.namespace.as_deref()?, service.port?);
-    Some(Candidate {
+    if !origin::has_address(dump, first.decision, service)? {
+        return Ok(None);
+    }
+    let (Some(name), Some(namespace), Some(port)) =
+        (service.name.as_deref(), service.namespace.as_deref(), service.port)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Candidate {
         title: format!("Service {namespace}/{name}: declare its unrelated port {port} as TCP"),
         apply: patch_service(namespace, name),
         manifest: Manifest::tcp_port(name, namespace, port),
@@ -276,13 +326,15 @@ fn unrelated_ports(failures: &[&Failure<'_>]) -> Option<Candidate> {
         ),
         edit: Edit { removed_listeners: listener_names(failures), ..Edit::default() },
         cures,
-    })
+    }))
 }
 
-/// A Sidecar resource that hides the origins from the app's namespace.
+/// A Sidecar resource that hides the origins from the app's workload. Without a label to select it by, a Sidecar would
+/// stand in the place of the namespace's own.
 fn sidecar(dump: &Dump, failures: &[&Failure<'_>]) -> Option<Candidate> {
     let (cures, _, _) = addresses(failures);
     let namespace = app_namespace(dump)?;
+    let label = dump.identity().label()?;
     let hidden = |origin: &Origin| {
         origin.namespace.as_ref().is_some_and(|other| *other != namespace && other != "istio-system")
     };
@@ -294,12 +346,17 @@ fn sidecar(dump: &Dump, failures: &[&Failure<'_>]) -> Option<Candidate> {
             && origins.list.iter().all(hidden)
     });
     all_hidden.then(|| Candidate {
-        title: format!("Sidecar: hide other namespaces' services from {namespace}"),
+        title: format!("Sidecar: hide other namespaces' services from {}={} in {namespace}", label.0, label.1),
         apply: APPLY.to_owned(),
-        manifest: Manifest::own_namespace_only(&namespace),
+        manifest: Manifest::own_namespace_only(
+            object_name("own-namespace", std::slice::from_ref(&label.1)),
+            &namespace,
+            label.clone(),
+        ),
         trade_off: format!(
-            "Workloads in {namespace} no longer see services of any other namespace but istio-system; add those they \
-             call to egress.hosts. It replaces the namespace's Sidecar if there is one."
+            "Pods with {}={} no longer see services of any other namespace but istio-system; add those they call to \
+             egress.hosts. The namespace's own Sidecar no longer counts for them.",
+            label.0, label.1
         ),
         edit: Edit { removed_listeners: listener_names(failures), ..Edit::default() },
         cures,
@@ -332,23 +389,56 @@ fn no_tls(dump: &Dump, failure: &Failure<'_>) -> Result<Option<Candidate>, Error
     let Some(cluster) = dump.cluster_entry(cluster_name)? else { return Ok(None) };
     let rule = failure.origins.list.iter().find(|origin| origin.kind == "DestinationRule");
     let service = failure.origins.list.iter().find(|origin| origin.host.is_some());
-    let namespace = rule.or(service).and_then(|origin| origin.namespace.clone());
-    let namespace = namespace.or_else(|| app_namespace(dump)).unwrap_or_else(|| "istio-system".to_owned());
-    let name = rule.and_then(|rule| rule.name.clone()).unwrap_or_else(|| host.replace(['.', '*'], "-"));
-    Ok(Some(Candidate {
-        title: format!("DestinationRule {namespace}/{name}: no TLS to {host}"),
-        apply: APPLY.to_owned(),
-        manifest: Manifest::no_tls(name, namespace, host.to_owned()),
-        trade_off: "It stands in place of the rule of that name: keep its other settings. The CONNECT then travels to \
-                    the proxy in plaintext, as the app sent it."
-            .to_owned(),
-        edit: simulated_config::without_tls(cluster),
-        cures: vec![failure.to],
+    // A rule in the client's namespace counts before one in the service's, and that before the mesh-wide one.
+    let namespace = app_namespace(dump).or_else(|| service.and_then(|service| service.namespace.clone()));
+    let Some(namespace) = namespace else { return Ok(None) };
+    let edit = simulated_config::without_tls(cluster);
+    let cost = "The CONNECT then travels to the proxy in plaintext, as the app sent it.";
+    let existing = rule.and_then(|rule| Some((rule.namespace.as_deref()?, rule.name.as_deref()?)));
+    Ok(Some(match existing.filter(|(own, _)| *own == namespace) {
+        Some((_, name)) => Candidate {
+            title: format!("DestinationRule {namespace}/{name}: no TLS to {host}"),
+            apply: format!(
+                "kubectl -n {namespace} patch destinationrule {name} --type merge --patch-file fix.yaml"
+            ),
+            manifest: Manifest::no_tls(name.to_owned(), namespace, host.to_owned()),
+            trade_off: format!("The rule's other settings stay; its host becomes {host} alone. {cost}"),
+            edit,
+            cures: vec![failure.to],
+        },
+        None => Candidate {
+            title: format!("DestinationRule: no TLS to {host} for clients in {namespace}"),
+            apply: APPLY.to_owned(),
+            manifest: Manifest::no_tls(
+                object_name("no-tls", &[host.to_owned(), failure.to.port().to_string()]),
+                namespace,
+                host.to_owned(),
+            ),
+            trade_off: format!(
+                "For this host it counts in place of the rule that sets TLS: repeat that rule's other settings. {cost}"
+            ),
+            edit,
+            cures: vec![failure.to],
+        },
     }))
 }
 
-/// The namespace of the pod whose sidecar the dump is from (`bootstrap.node.metadata.NAMESPACE`).
 fn app_namespace(dump: &Dump) -> Option<String> {
-    let node = dump.node()?;
-    Node::of(&node).field("metadata").key("NAMESPACE").text().map(str::to_owned)
+    dump.identity().namespace()
+}
+
+/// Why no fix was found for `failures`.
+pub(crate) fn no_fix_because(failures: &[Failure<'_>]) -> &'static str {
+    let any = |is: fn(&Decision) -> bool| failures.iter().any(|failure| is(failure.decision));
+    if any(|decision| decision.inner.is_gateway) {
+        "the dump is of a gateway, which neither a ServiceEntry nor a redirect annotation changes"
+    } else if any(|decision| decision.inner.is_inbound) {
+        "the answer is that of the inbound side: declare the proxy's own port as TCP"
+    } else if any(|decision| decision.inner.no_host) {
+        "the service has no endpoint: its pods have to run and be ready"
+    } else if any(|decision| !decision.caveats.is_empty()) {
+        "the connection passes what is not evaluated here"
+    } else {
+        "no change of ours makes this connection reach the proxy"
+    }
 }

@@ -1,9 +1,11 @@
-//! Reads an HTTP connection manager: where its routes are, which upgrades and which HTTP/1 it accepts, and which filters
-//! run before the router.
+//! Reads an HTTP connection manager: where its routes are, which upgrades and which HTTP/1 it accepts, how it changes a
+//! request before it looks for a route, and which filters run before the router.
 
 use serde_json::Value;
 
-use super::json::{Extension, Node};
+use super::closed_world;
+use super::http_filter::HttpFilter;
+use super::json::Node;
 
 /// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
 #[derive(Clone, Debug)]
@@ -16,12 +18,24 @@ pub(crate) struct Hcm {
     pub default_host_for_http_10: Option<String>,
     pub allow_absolute_url: bool,
     pub allow_chunked_length: bool,
-    pub strips_port: bool,
+    pub strips_any_port: bool,
+    pub strips_matching_port: bool,
+    pub strips_trailing_dot: bool,
+    pub normalizes_path: bool,
+    pub merges_slashes: bool,
+    pub escaped_slashes: EscapedSlashes,
+    pub underscores: Underscores,
     pub max_headers_kb: usize,
     pub max_headers: usize,
-    /// Filters before the router that may answer by themselves, by name.
-    pub early_filters: Vec<String>,
+    /// The filters before the router.
+    pub filters: Vec<HttpFilter>,
     pub has_router: bool,
+    /// `early_header_mutation_extensions`, each a `HeaderMutation`.
+    pub early_mutations: Vec<Value>,
+    /// `local_reply_config.mappers`.
+    pub reply_mappers: Vec<Value>,
+    /// Fields that are set and not understood.
+    pub unread: Vec<String>,
 }
 
 /// `codec_type`.
@@ -32,14 +46,31 @@ pub(crate) enum Codec {
     Http2,
 }
 
+/// `path_with_escaped_slashes_action`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EscapedSlashes {
+    Keep,
+    Reject,
+    Redirect,
+    Unescape,
+}
+
+/// `headers_with_underscores_action`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Underscores {
+    Allow,
+    Reject,
+    Drop,
+}
+
 /// Where the route configuration is.
 #[derive(Clone, Debug)]
 pub(crate) enum Routes {
     /// By name, from RDS.
     Named(String),
     Inline(Box<Value>),
-    /// `scoped_routes`: chosen by a header, which sidecars never do.
-    Scoped,
+    /// `scoped_routes`: chosen by a key that is built from the request.
+    Scoped(Box<Value>),
     None,
 }
 
@@ -50,6 +81,8 @@ pub(crate) struct Upgrade {
     pub enabled: bool,
     /// `connect_config`: Envoy ends the CONNECT itself (routes only).
     pub terminates: bool,
+    /// `filters`: the upgrade has HTTP filters of its own.
+    pub has_filters: bool,
 }
 
 impl Upgrade {
@@ -60,6 +93,7 @@ impl Upgrade {
                 kind: node.field("upgrade_type").text()?.to_owned(),
                 enabled: node.field("enabled").bool().unwrap_or(true),
                 terminates: node.field("connect_config").exists(),
+                has_filters: node.field("filters").items().next().is_some(),
             })
         };
         list.items().filter_map(read).collect()
@@ -70,16 +104,17 @@ impl Hcm {
     pub(crate) fn read(config: Node<'_>) -> Self {
         let http1 = config.field("http_protocol_options");
         let common = config.field("common_http_protocol_options");
-        let mut early_filters = Vec::new();
-        let mut has_router = false;
-        for filter in config.field("http_filters").items() {
-            let extension = filter.extension();
-            if is_router(&extension) {
-                has_router = true;
-                break;
-            }
-            if !filter.field("disabled").is_true() && may_answer(&extension) {
-                early_filters.push(extension.name.to_owned());
+        let (filters, has_router, mut more) = HttpFilter::read_all(config.field("http_filters"));
+        let mut unread = closed_world::HCM.unread(config);
+        unread.append(&mut closed_world::HTTP1_OPTIONS.unread(http1));
+        unread.append(&mut closed_world::COMMON_HTTP_OPTIONS.unread(common));
+        unread.append(&mut more);
+        let mut early_mutations = Vec::new();
+        for extension in config.field("early_header_mutation_extensions").items() {
+            let extension = extension.extension();
+            match (extension.message, extension.config.value()) {
+                ("HeaderMutation", Some(config)) => early_mutations.push(config.clone()),
+                _ => unread.push(format!("early header mutation {} is not evaluated here", extension.name)),
             }
         }
         Self {
@@ -95,11 +130,35 @@ impl Hcm {
             // The default became true with Envoy 1.9 (HttpConnectionManagerConfig, parseHttp1Settings).
             allow_absolute_url: http1.field("allow_absolute_url").bool().unwrap_or(true),
             allow_chunked_length: http1.field("allow_chunked_length").is_true(),
-            strips_port: config.field("strip_any_host_port").is_true(),
+            strips_any_port: config.field("strip_any_host_port").is_true(),
+            strips_matching_port: config.field("strip_matching_host_port").is_true(),
+            strips_trailing_dot: config.field("strip_trailing_host_dot").is_true(),
+            normalizes_path: config.field("normalize_path").is_true(),
+            merges_slashes: config.field("merge_slashes").is_true(),
+            escaped_slashes: match config.field("path_with_escaped_slashes_action").str() {
+                Some("REJECT_REQUEST") => EscapedSlashes::Reject,
+                Some("UNESCAPE_AND_REDIRECT") => EscapedSlashes::Redirect,
+                Some("UNESCAPE_AND_FORWARD") => EscapedSlashes::Unescape,
+                _ => EscapedSlashes::Keep,
+            },
+            underscores: match common.field("headers_with_underscores_action").str() {
+                Some("REJECT_REQUEST") => Underscores::Reject,
+                Some("DROP_HEADER") => Underscores::Drop,
+                _ => Underscores::Allow,
+            },
             max_headers_kb: unsigned(config.field("max_request_headers_kb"), 60),
             max_headers: unsigned(common.field("max_headers_count"), 100),
-            early_filters,
+            filters,
             has_router,
+            early_mutations,
+            reply_mappers: config
+                .field("local_reply_config")
+                .field("mappers")
+                .items()
+                .filter_map(Node::value)
+                .cloned()
+                .collect(),
+            unread,
         }
     }
 }
@@ -113,52 +172,13 @@ impl Routes {
         if let Some(inline) = config.field("route_config").value() {
             return Self::Inline(Box::new(inline.clone()));
         }
-        if config.field("scoped_routes").exists() { Self::Scoped } else { Self::None }
+        match config.field("scoped_routes").value() {
+            Some(scoped) => Self::Scoped(Box::new(scoped.clone())),
+            None => Self::None,
+        }
     }
 }
 
 fn unsigned(node: Node<'_>, default: usize) -> usize {
     node.integer().and_then(|number| usize::try_from(number).ok()).unwrap_or(default)
-}
-
-fn is_router(filter: &Extension<'_>) -> bool {
-    filter.message == "Router" || filter.name == "envoy.filters.http.router"
-}
-
-/// Whether a filter may answer a CONNECT before the router does.
-///
-/// Those listed never do: they count, add headers, or answer only requests of another method (CORS preflight).
-/// What is not known may, so that nothing is promised that a filter can break.
-fn may_answer(filter: &Extension<'_>) -> bool {
-    let known_passive = matches!(
-        filter.message,
-        "FilterConfig" if filter.name.contains("grpc_stats") || filter.name.contains("istio.alpn")
-    ) || matches!(
-        filter.message,
-        "Cors" | "GrpcWeb" | "HeaderToMetadata" | "PeerMetadataConfig" | "AlpnFilter"
-    ) || matches!(
-        filter.name,
-        "istio.stats"
-            | "istio.alpn"
-            | "istio.metadata_exchange"
-            | "istio_authn"
-            | "waypoint_downstream_peer_metadata"
-            | "envoy.filters.http.grpc_stats"
-            | "envoy.filters.http.cors"
-            | "envoy.cors"
-            | "envoy.filters.http.grpc_web"
-            | "envoy.grpc_web"
-            | "mixer_alpn"
-            | "envoy.filters.http.header_to_metadata"
-    );
-    if known_passive {
-        return false;
-    }
-    match filter.message {
-        // A fault filter without an abort only delays; without either it waits to be told by a header.
-        "HTTPFault" => filter.config.field("abort").exists(),
-        // RBAC without rules and matcher lets everything pass (RoleBasedAccessControlEngineImpl is not made).
-        "RBAC" => filter.config.field("rules").exists() || filter.config.field("matcher").exists(),
-        _ => filter.name != "envoy.fault" || filter.config.field("abort").exists(),
-    }
 }

@@ -4,12 +4,17 @@
 //! Source: envoy `source/common/http/conn_manager_impl.cc` `ConnectionManagerImpl::ActiveStream::decodeHeaders`,
 //! `filter_manager.cc` `FilterManager::createFilterChain`, and source/common/router/router.cc `Filter::decodeHeaders`.
 
+use std::net::SocketAddr;
+
 use super::cluster::Hosts;
 use super::decision::{Decision, Outcome};
 use super::hcm::{Codec as CodecType, Hcm, Routes, Upgrade};
+use super::http_filter::Effect;
 use super::http_inspector::H2_PREFACE;
+use super::json::Node;
 use super::overlay::View;
 use super::request::{self, Codec, Request};
+use super::request_changes::{self, PathRefused};
 use super::route::{Action, Route, RouteConfig};
 use super::{Error, h2};
 
@@ -25,10 +30,20 @@ pub(crate) fn is_meant_for_a_proxy(head: &[u8]) -> bool {
         || (method.iter().all(u8::is_ascii_uppercase) && target.to_ascii_lowercase().starts_with(b"http://"))
 }
 
-pub(crate) fn on_hcm(view: View<'_>, hcm: &Hcm, head: &[u8], decision: &mut Decision) -> Result<(), Error> {
-    decision.early_filters.clone_from(&hcm.early_filters);
-    if let Routes::Named(name) = &hcm.routes {
-        decision.route_config = Some(name.clone());
+pub(crate) fn on_hcm(
+    view: View<'_>,
+    hcm: &Hcm,
+    to: SocketAddr,
+    head: &[u8],
+    decision: &mut Decision,
+) -> Result<(), Error> {
+    decision.caveats(&hcm.unread);
+    match &hcm.routes {
+        Routes::Named(name) => decision.route_config = Some(name.clone()),
+        Routes::Inline(value) => {
+            decision.route_config = Node::of(value).field("name").text().map(str::to_owned);
+        }
+        Routes::Scoped(_) | Routes::None => {}
     }
     // ConnectionManagerUtility::autoCreateCodec looks at the first bytes for `PRI * HTTP/2`; ALPN counts only where the
     // chain ends TLS itself, not what a listener filter saw.
@@ -42,7 +57,9 @@ pub(crate) fn on_hcm(view: View<'_>, hcm: &Hcm, head: &[u8], decision: &mut Deci
         Codec::Request(request) => request,
         Codec::Reply { status, details } => {
             decision.step(format!("The HTTP codec refuses the request: {status}, {details}."));
-            return reply(decision, status, details);
+            reply(decision, status, details);
+            map_reply(hcm, decision);
+            return Ok(());
         }
         Codec::Close => {
             decision.step("The bytes are not HTTP/2, which the chain expects; Envoy closes the connection.");
@@ -54,91 +71,179 @@ pub(crate) fn on_hcm(view: View<'_>, hcm: &Hcm, head: &[u8], decision: &mut Deci
             return Ok(());
         }
     };
-    on_request(view, hcm, &request, decision)
+    on_request(view, hcm, to, request, decision)?;
+    map_reply(hcm, decision);
+    Ok(())
 }
 
-fn on_request(view: View<'_>, hcm: &Hcm, request: &Request, decision: &mut Decision) -> Result<(), Error> {
+/// `local_reply_config`: the first mapper that takes an answer of Envoy's own may give it another status.
+///
+/// Source: envoy `source/common/local_reply/local_reply.cc` `LocalReplyImpl::rewrite`.
+fn map_reply(hcm: &Hcm, decision: &mut Decision) {
+    let (Outcome::LocalReply, Some(status)) = (decision.outcome, decision.status) else { return };
+    for mapper in &hcm.reply_mappers {
+        let mapper = Node::of(mapper);
+        let comparison = mapper.field("filter").field("status_code_filter").field("comparison");
+        if !comparison.exists() {
+            decision.caveat("a rule that changes answers of Envoy's own is not evaluated here");
+            continue;
+        }
+        let value = comparison.field("value").field("default_value").integer().unwrap_or(0);
+        let fits = match comparison.field("op").str().unwrap_or("EQ") {
+            "GE" => i64::from(status) >= value,
+            "LE" => i64::from(status) <= value,
+            "NE" => i64::from(status) != value,
+            _ => i64::from(status) == value,
+        };
+        if fits {
+            let other = mapper.field("status_code").integer().and_then(|status| u16::try_from(status).ok());
+            if let Some(other) = other.filter(|other| *other != status) {
+                decision.step(format!("local_reply_config makes a {other} of the {status}."));
+                decision.status = Some(other);
+            }
+            return;
+        }
+    }
+}
+
+fn on_request(
+    view: View<'_>,
+    hcm: &Hcm,
+    to: SocketAddr,
+    mut request: Request,
+    decision: &mut Decision,
+) -> Result<(), Error> {
     decision.inner.is_connect = request.is_connect() || request.is_absolute_form;
     // HTTP/1.1 without Host.
     if request.authority.is_none() {
         decision.step("The request names no host.");
-        return reply(decision, 400, "missing_host_header");
+        reply(decision, 400, "missing_host_header");
+        return Ok(());
     }
     if !request.is_connect() {
         match request.path.as_deref() {
-            None | Some("") => return reply(decision, 404, "missing_path_rejected"),
+            None | Some("") => {
+                reply(decision, 404, "missing_path_rejected");
+                return Ok(());
+            }
             Some(path) if !path.starts_with('/') => {
                 decision.step("The target is no path.");
-                return reply(decision, 404, "absolute_path_rejected");
+                reply(decision, 404, "absolute_path_rejected");
+                return Ok(());
             }
             Some(_) => {}
         }
     }
     if request.method == "QUERY" && request.header("content-type").is_none() {
         decision.step("A QUERY must say its content type.");
-        return reply(decision, 400, "query_missing_content_type");
+        reply(decision, 400, "query_missing_content_type");
+        return Ok(());
     }
-    let route = find_route(view, hcm, request, decision)?;
+    if let Err(refused) = request_changes::normalize_path(&mut request, hcm) {
+        match refused {
+            PathRefused::Rejected => {
+                decision.step("Envoy refuses a path with an escaped slash.");
+                reply(decision, 400, "path_normalization_failed");
+            }
+            PathRefused::Redirected => {
+                decision.step("Envoy redirects a path with an escaped slash.");
+                reply(decision, 307, "path_normalization_failed");
+            }
+        }
+        return Ok(());
+    }
+    let is_upgrade = has_connection_upgrade(&request);
+    let upgrade = upgrade_kind(&request);
+    let mut unread = Vec::new();
+    request_changes::change_headers(&mut request, hcm, is_upgrade, &mut unread);
+    decision.caveats(&unread);
+    let Some(route) = find_route(view, hcm, to, &request, decision)? else { return Ok(()) };
     if let Some(route) = &route {
         decision.inner.made_from.clone_from(&route.made_from);
         decision.route.clone_from(&route.name);
-        if let Some(caveat) = &route.caveat {
-            decision.caveat(caveat.clone());
-        }
-        if let Some(refused) = refused_upgrade(hcm, route, request) {
-            let name = route.name.as_deref().unwrap_or("without a name");
-            decision.step(format!("Route {name} takes it, but {refused} is not among the allowed upgrades."));
-            return reply(decision, 403, "upgrade_failed");
+        decision.caveats(&route.caveats);
+        if let Some(kind) = &upgrade {
+            let Allowed { allowed, has_filters } = allowed_upgrade(hcm, route, kind);
+            if !allowed {
+                let name = route.name.as_deref().unwrap_or("without a name");
+                decision
+                    .step(format!("Route {name} takes it, but {kind} is not among the allowed upgrades."));
+                reply(decision, 403, "upgrade_failed");
+                return Ok(());
+            }
+            if has_filters {
+                decision.caveat(format!(
+                    "the upgrade {kind} has HTTP filters of its own, which are not evaluated here"
+                ));
+            }
         }
     }
-    for filter in &hcm.early_filters {
-        decision.step(format!("HTTP filter {filter} runs before the router and may answer first."));
+    for filter in &hcm.filters {
+        let name = &filter.name;
+        match filter.effect(route.as_ref().and_then(|route| route.filter_config(name))) {
+            Effect::Passes => {}
+            Effect::Answers { status, details } => {
+                decision.step(format!("HTTP filter {name} answers {status} by itself."));
+                reply(decision, status, &details);
+                return Ok(());
+            }
+            Effect::MayAnswer => {
+                decision.step(format!("HTTP filter {name} runs before the router and may answer first."));
+                decision.early_filters.push(name.clone());
+            }
+        }
     }
     if !hcm.has_router {
         decision.caveat("the chain has no router filter that the dump shows");
     }
-    route_request(view, route.as_ref(), request, decision)
+    route_request(view, route.as_ref(), &request, decision)
 }
 
-/// `refreshCachedRoute`: the route configuration, then one virtual host, then its routes in order.
+/// `refreshCachedRoute`: the route configuration, then one virtual host, then its routes in order. `None` where the
+/// dump lacks what decides; the outcome is then set.
 fn find_route(
     view: View<'_>,
     hcm: &Hcm,
+    to: SocketAddr,
     request: &Request,
     decision: &mut Decision,
-) -> Result<Option<Route>, Error> {
+) -> Result<Option<Option<Route>>, Error> {
     let text = match &hcm.routes {
-        Routes::Named(name) => {
-            if let Some(text) = view.dump.route_text(name) {
-                text.to_owned()
-            } else {
-                // RdsRouteConfigProviderImpl starts with a NullConfigImpl, which has no route.
-                if !view.dump.has.routes {
-                    decision.caveat("the dump holds no route configurations");
-                }
-                decision.step(format!("Route configuration {name} is not there."));
+        Routes::Named(name) => match view.dump.route_text(name) {
+            Some(text) => text.to_owned(),
+            None if !view.dump.has.routes => {
+                decision.caveat("the dump holds no route configurations");
+                decision.step(format!(
+                    "What it answers depends on route configuration {name}, which this dump lacks."
+                ));
+                decision.inner.routes_missing = true;
+                decision.outcome = Outcome::LocalReply;
                 return Ok(None);
             }
-        }
+            None => {
+                // RdsRouteConfigProviderImpl starts with a NullConfigImpl, which has no route.
+                decision.step(format!("Route configuration {name} is not there."));
+                return Ok(Some(None));
+            }
+        },
         Routes::Inline(value) => value.to_string(),
-        Routes::Scoped => {
-            decision.caveat("the routes are scoped by a header, which is not evaluated here");
-            return Ok(None);
-        }
-        Routes::None => return Ok(None),
+        Routes::Scoped(value) => match scoped(view, Node::of(value), request, decision) {
+            Some(text) => text,
+            None => return Ok(Some(None)),
+        },
+        Routes::None => return Ok(Some(None)),
     };
     let config = RouteConfig::read(&text)?;
-    let mut authority = request.authority.clone();
-    if hcm.strips_port && !request.is_connect() {
-        authority =
-            authority.map(|host| host.rsplit_once(':').map_or(host.clone(), |(host, _)| host.to_owned()));
-    }
+    decision.caveats(&config.unread);
+    let authority = request
+        .authority
+        .as_deref()
+        .map(|authority| request_changes::routed_host(authority, hcm, to, request.is_connect()));
     let Some(host) = config.virtual_host(authority.as_deref())? else {
-        decision.step(format!(
-            "No virtual host of the route configuration has a domain for {}.",
-            authority.unwrap_or_default()
-        ));
-        return Ok(None);
+        let authority = authority.unwrap_or_default();
+        decision.step(format!("No virtual host of the route configuration has a domain for {authority}."));
+        decision.inner.no_domain_for = Some(authority);
+        return Ok(Some(None));
     };
     decision.virtual_host = Some(host.name.clone());
     decision.step(format!(
@@ -147,7 +252,8 @@ fn find_route(
         host.name,
         authority.unwrap_or_default(),
     ));
-    let route = host.route(request);
+    let (route, caveats) = host.route(request);
+    decision.caveats(&caveats);
     match &route {
         Some(route) => {
             decision.step(format!(
@@ -159,28 +265,92 @@ fn find_route(
             .step("A CONNECT has no path, so only a connect_matcher route could take it, and there is none."),
         None => decision.step("None of its routes takes the request."),
     }
-    Ok(route)
+    Ok(Some(route))
 }
 
-/// `HttpConnectionManagerConfig::createUpgradeFilterChain`: the name of the upgrade if it is refused.
-fn refused_upgrade(hcm: &Hcm, route: &Route, request: &Request) -> Option<String> {
-    // A CONNECT counts as an upgrade of that name; otherwise it is the Upgrade header.
-    let kind = match request.header("upgrade") {
-        Some(kind) if has_connection_upgrade(request) => kind,
-        _ if request.is_connect() => "CONNECT".to_owned(),
-        _ => return None,
+/// The route configuration of the scope whose key the request has.
+///
+/// Source: envoy `source/common/router/scoped_config_impl.cc` `HeaderValueExtractorImpl::computeFragment`.
+fn scoped(view: View<'_>, scoped: Node<'_>, request: &Request, decision: &mut Decision) -> Option<String> {
+    let list = scoped.field("scoped_route_configurations_list");
+    let key: Option<Vec<String>> = scoped
+        .field("scope_key_builder")
+        .field("fragments")
+        .items()
+        .map(|fragment| key_fragment(fragment.field("header_value_extractor"), request))
+        .collect();
+    if !list.exists() {
+        decision.caveat("the scopes of the routes come by discovery and are not evaluated here");
+        return None;
+    }
+    let Some(key) = key else {
+        decision.step("The request has no key of a scope.");
+        return None;
     };
+    let scope = list.field("scoped_route_configurations").items().find(|scope| {
+        let fragments = scope.field("key").field("fragments");
+        let own: Vec<&str> = fragments.items().filter_map(|part| part.field("string_key").str()).collect();
+        own == key
+    });
+    let Some(scope) = scope else {
+        decision.step(format!("No scope has the key {}.", key.join(", ")));
+        return None;
+    };
+    decision.step(format!(
+        "Scope {} has the key {}.",
+        scope.field("name").str().unwrap_or_default(),
+        key.join(", ")
+    ));
+    let inline = scope.field("route_configuration");
+    let name = scope.field("route_configuration_name").text().or(inline.field("name").text());
+    decision.route_config = name.map(str::to_owned);
+    match inline.value() {
+        Some(inline) => Some(inline.to_string()),
+        None => name.and_then(|name| view.dump.route_text(name)).map(str::to_owned),
+    }
+}
+
+fn key_fragment(extractor: Node<'_>, request: &Request) -> Option<String> {
+    let header = request.header(&extractor.field("name").str()?.to_ascii_lowercase())?;
+    let separator = extractor.field("element_separator").str().unwrap_or_default();
+    let elements: Vec<&str> =
+        if separator.is_empty() { vec![header.as_str()] } else { header.split(separator).collect() };
+    let element = extractor.field("element");
+    if !element.exists() {
+        let index = usize::try_from(extractor.field("index").integer().unwrap_or(0)).ok()?;
+        return elements.get(index).map(|element| (*element).to_owned());
+    }
+    let (separator, key) = (element.field("separator").str()?, element.field("key").str()?);
+    elements.iter().find_map(|pair| {
+        let (name, value) = pair.split_once(separator).unwrap_or((pair, ""));
+        (name == key).then(|| value.to_owned())
+    })
+}
+
+/// A CONNECT counts as an upgrade of that name; otherwise it is the Upgrade header.
+fn upgrade_kind(request: &Request) -> Option<String> {
+    match request.header("upgrade") {
+        Some(kind) if has_connection_upgrade(request) => Some(kind),
+        _ => request.is_connect().then(|| "CONNECT".to_owned()),
+    }
+}
+
+struct Allowed {
+    allowed: bool,
+    has_filters: bool,
+}
+
+/// `HttpConnectionManagerConfig::createUpgradeFilterChain`: the route's word counts before the listener's.
+fn allowed_upgrade(hcm: &Hcm, route: &Route, kind: &str) -> Allowed {
     let find = |upgrades: &[Upgrade]| {
-        upgrades
-            .iter()
-            .find(|upgrade| upgrade.kind.eq_ignore_ascii_case(&kind))
-            .map(|upgrade| upgrade.enabled)
+        upgrades.iter().find(|upgrade| upgrade.kind.eq_ignore_ascii_case(kind)).cloned()
     };
-    let allowed = match find(&route.upgrades) {
-        Some(by_route) => by_route,
-        None => find(&hcm.upgrades) == Some(true),
+    let (by_route, by_hcm) = (find(&route.upgrades), find(&hcm.upgrades));
+    let allowed = match (&by_route, &by_hcm) {
+        (Some(upgrade), _) | (None, Some(upgrade)) => upgrade.enabled,
+        (None, None) => false,
     };
-    (!allowed).then_some(kind)
+    Allowed { allowed, has_filters: by_hcm.is_some_and(|upgrade| upgrade.has_filters) }
 }
 
 /// `Utility::isUpgrade`.
@@ -198,39 +368,58 @@ fn route_request(
 ) -> Result<(), Error> {
     let Some(route) = route else {
         decision.step("The router has no route: Envoy answers 404 by itself.");
-        return reply(decision, 404, "route_not_found");
+        reply(decision, 404, "route_not_found");
+        return Ok(());
     };
-    let (names, missing_status) = match &route.action {
+    let (name, missing_status) = match &route.action {
         Action::Answer(status) => {
             decision.step(format!("The route answers {status} by itself."));
-            return reply(decision, *status, "direct_response");
+            reply(decision, *status, "direct_response");
+            return Ok(());
         }
         Action::Unnamed => {
             decision.caveat("the route takes its cluster from the request or a plugin");
             decision.outcome = forwarded(route, request);
             return Ok(());
         }
-        Action::Clusters { names, missing_status } => (names, *missing_status),
+        Action::Header { name: header, missing_status } => match request.header(header) {
+            Some(name) => (name, *missing_status),
+            None => {
+                decision.step(format!("The route takes its cluster from header {header}, which is absent."));
+                reply(decision, *missing_status, "cluster_not_found");
+                return Ok(());
+            }
+        },
+        Action::Clusters { names, missing_status } => {
+            if names.len() > 1 {
+                decision.caveat(format!("one of the weighted clusters {} is drawn by lot", names.join(", ")));
+            }
+            let Some(name) = names.first() else { return Ok(()) };
+            (name.clone(), *missing_status)
+        }
     };
-    if names.len() > 1 {
-        decision.caveat(format!("one of the weighted clusters {} is drawn by lot", names.join(", ")));
-    }
-    let Some(name) = names.first() else { return Ok(()) };
     decision.cluster = Some(name.clone());
-    match view.cluster(name)? {
+    match view.cluster(&name, route.subset.as_ref())? {
         None if view.knows_clusters() => {
             decision.step(format!("Cluster {name} does not exist."));
-            return reply(decision, missing_status, "cluster_not_found");
+            reply(decision, missing_status, "cluster_not_found");
+            return Ok(());
         }
         None => decision.caveat(format!("the dump has no clusters, so cluster {name} is taken to exist")),
-        Some(cluster) => match cluster.hosts {
-            Hosts::None => {
-                decision.step(format!("Cluster {name} has no host."));
-                return reply(decision, 503, "no_healthy_upstream");
+        Some(cluster) => {
+            decision.caveats(&cluster.unread);
+            match cluster.hosts {
+                Hosts::None | Hosts::NoneInSubset => {
+                    decision.step(format!("Cluster {name} has no host."));
+                    reply(decision, 503, "no_healthy_upstream");
+                    return Ok(());
+                }
+                Hosts::Unknown => {
+                    decision.caveat(format!("the dump does not show the hosts of cluster {name}"));
+                }
+                Hosts::Dialed | Hosts::Some => {}
             }
-            Hosts::Unknown => decision.caveat(format!("the dump does not show the hosts of cluster {name}")),
-            Hosts::Dialed | Hosts::Some => {}
-        },
+        }
     }
     decision.outcome = forwarded(route, request);
     decision.step(if decision.outcome == Outcome::Terminate {
@@ -248,10 +437,8 @@ fn forwarded(route: &Route, request: &Request) -> Outcome {
     if request.is_connect() && route.terminates_connect() { Outcome::Terminate } else { Outcome::Forward }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "it is the last word of each of its callers")]
-fn reply(decision: &mut Decision, status: u16, details: &str) -> Result<(), Error> {
+fn reply(decision: &mut Decision, status: u16, details: &str) {
     decision.outcome = Outcome::LocalReply;
     decision.status = Some(status);
     decision.details = Some(details.to_owned());
-    Ok(())
 }

@@ -21,6 +21,9 @@ pub(crate) struct Section<'a> {
     pub(crate) static_listeners: Items<'a>,
     #[serde(alias = "dynamicListeners", borrow, default)]
     pub(crate) dynamic_listeners: Items<'a>,
+    // Envoy before 1.12 (Istio before 1.5).
+    #[serde(alias = "dynamicActiveListeners", borrow, default)]
+    pub(crate) dynamic_active_listeners: Items<'a>,
     #[serde(alias = "staticRouteConfigs", borrow, default)]
     pub(crate) static_route_configs: Items<'a>,
     #[serde(alias = "dynamicRouteConfigs", borrow, default)]

@@ -104,7 +104,9 @@ impl<'a> Node<'a> {
     /// This node as an extension: its `typed_config`, unwrapped from a `TypedStruct`, or its old `config`.
     pub(crate) fn extension(self) -> Extension<'a> {
         let name = self.field("name").str().unwrap_or_default();
-        let typed = self.field("typed_config");
+        let own = self.field("typed_config");
+        // Extension discovery (ECDS) may replace its default, which Envoy uses until then.
+        let typed = if own.exists() { own } else { self.field("config_discovery").field("default_config") };
         if !typed.exists() {
             let config = self.field("config");
             return Extension { name, message: old_message(name), config };
@@ -152,6 +154,18 @@ fn camel_case(snake_name: &str) -> String {
         }
     }
     camel
+}
+
+/// The proto name of a field: `filterChains` is `filter_chains`.
+pub(crate) fn snake_case(name: &str) -> String {
+    let mut snake = String::with_capacity(name.len() + 4);
+    for character in name.chars() {
+        if character.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(character.to_ascii_lowercase());
+    }
+    snake
 }
 
 #[cfg(test)]

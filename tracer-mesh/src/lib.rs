@@ -51,6 +51,7 @@
 )]
 
 mod chain_match;
+mod closed_world;
 mod cluster;
 mod connect_target;
 mod decision;
@@ -61,15 +62,19 @@ mod fix;
 mod h2;
 mod hcm;
 mod http;
+mod http_filter;
 mod http_inspector;
 mod index;
 mod json;
 mod listener;
 mod manifest;
+mod matcher;
 mod origin;
 mod overlay;
 pub mod render;
+mod redirect;
 mod request;
+mod request_changes;
 mod request_line;
 mod route;
 mod route_match;

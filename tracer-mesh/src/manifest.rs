@@ -10,6 +10,7 @@ use serde::Serialize;
 #[serde(untagged)]
 pub(crate) enum Manifest {
     ServiceEntry(ServiceEntry),
+    EntryPart(EntryPart),
     Service(Service),
     DestinationRule(DestinationRule),
     Sidecar(Sidecar),
@@ -35,6 +36,20 @@ struct ServiceEntrySpec {
     resolution: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     export_to: Vec<&'static str>,
+}
+
+/// The part of a ServiceEntry that changes; what the dump does not show of it stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct EntryPart {
+    spec: EntryPartSpec,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct EntryPartSpec {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    addresses: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<EntryPort>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -101,8 +116,15 @@ pub(crate) struct Sidecar {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct SidecarSpec {
+    workload_selector: WorkloadSelector,
     egress: Vec<Egress>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct WorkloadSelector {
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -188,13 +210,28 @@ impl Manifest {
         })
     }
 
-    /// A Sidecar that shows a namespace only its own services and the control plane's.
-    pub(crate) fn own_namespace_only(namespace: &str) -> Self {
+    /// The addresses that an existing ServiceEntry lacks.
+    pub(crate) fn more_addresses(ips: &[IpAddr]) -> Self {
+        let addresses = ips.iter().map(ToString::to_string).collect();
+        Self::EntryPart(EntryPart { spec: EntryPartSpec { addresses, ports: Vec::new() } })
+    }
+
+    /// The port of an existing ServiceEntry, as TCP.
+    pub(crate) fn entry_port(port: u16) -> Self {
+        let port = EntryPort { number: port, name: format!("tcp-{port}"), protocol: "TCP" };
+        Self::EntryPart(EntryPart { spec: EntryPartSpec { addresses: Vec::new(), ports: vec![port] } })
+    }
+
+    /// A Sidecar that shows one workload only its own namespace's services and the control plane's.
+    pub(crate) fn own_namespace_only(name: String, namespace: &str, (key, value): (String, String)) -> Self {
         Self::Sidecar(Sidecar {
             api_version: NETWORKING,
             kind: "Sidecar",
-            metadata: Metadata { name: "default".to_owned(), namespace: namespace.to_owned() },
-            spec: SidecarSpec { egress: vec![Egress { hosts: vec!["./*", "istio-system/*"] }] },
+            metadata: Metadata { name, namespace: namespace.to_owned() },
+            spec: SidecarSpec {
+                workload_selector: WorkloadSelector { labels: BTreeMap::from([(key, value)]) },
+                egress: vec![Egress { hosts: vec!["./*", "istio-system/*"] }],
+            },
         })
     }
 
@@ -214,8 +251,62 @@ impl Manifest {
     }
 }
 
+/// A name for a new object, from what it is for: lower case, digits and dashes, at most 63 characters, and different
+/// for different parts (<https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>).
+pub(crate) fn object_name(purpose: &str, parts: &[String]) -> String {
+    let whole = parts.join("-");
+    let mut name = purpose.to_owned();
+    for character in whole.chars() {
+        let plain = character.to_ascii_lowercase();
+        match plain {
+            'a'..='z' | '0'..='9' => name.push(plain),
+            _ if name.ends_with('-') => {}
+            _ => name.push('-'),
+        }
+        if name.len() == purpose.len() + 1 && !name.ends_with('-') {
+            name.insert(purpose.len(), '-');
+        }
+    }
+    let name = name.trim_end_matches('-');
+    // What the rules cannot hold (a wildcard, a long host) is told apart by a checksum.
+    let is_plain = whole.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '.' | ':' | '-'));
+    if is_plain && name.len() <= 63 {
+        return name.to_owned();
+    }
+    let checksum =
+        whole.bytes().fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let start = name.get(..name.len().min(54)).unwrap_or(name).trim_end_matches('-');
+    format!("{start}-{checksum:08x}")
+}
+
 /// The namespace of an object, and whether only that namespace sees it.
 pub(crate) struct Scope {
     pub namespace: String,
     pub is_private: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_valid_and_differ_for_different_parts() {
+        let name = |parts: &[&str]| {
+            object_name("forward-proxy", &parts.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(name(&["10.0.0.1", "3128"]), "forward-proxy-10-0-0-1-3128");
+        assert_eq!(name(&["fd00::1", "3128"]), "forward-proxy-fd00-1-3128");
+        assert_ne!(name(&["*.corp.example"]), name(&["corp.example"]));
+        let long = "a".repeat(300);
+        for parts in
+            [&["*.corp.example"][..], &["A_b.example"], &[long.as_str()], &["10.0.0.1", "10.0.0.2", "3128"]]
+        {
+            let name = name(parts);
+            assert!(name.len() <= 63, "{name}");
+            assert!(
+                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            );
+            assert!(!name.contains("--") && !name.ends_with('-'), "{name}");
+        }
+    }
 }

@@ -66,6 +66,7 @@ impl Origins {
         if decision.kind == Kind::Http {
             origins = Self::of_http_listener(dump, decision)?;
         } else if decision.inner.wraps_tls
+            || decision.outcome == Outcome::Elsewhere
             || (decision.outcome == Outcome::Close && decision.kind == Kind::Tcp)
         {
             origins = Self::of_cluster(dump, decision)?;
@@ -129,7 +130,7 @@ impl Origins {
         let mut origins = Self::default();
         let Some(name) = decision.cluster.as_deref() else { return Ok(origins) };
         let Some(value) = dump.cluster_entry(name)? else { return Ok(origins) };
-        let cluster = Cluster::read(&value, None);
+        let cluster = Cluster::read(&value, None, None);
         if decision.inner.wraps_tls
             && let Some(rule) = cluster.made_from.as_deref().and_then(from_config_path)
         {
@@ -164,6 +165,25 @@ pub(crate) fn service_at(dump: &Dump, decision: &Decision, ip: IpAddr) -> Result
     Ok(None)
 }
 
+/// Whether a service has an address of its own: its virtual host lists one as a domain.
+pub(crate) fn has_address(dump: &Dump, decision: &Decision, service: &Origin) -> Result<bool, Error> {
+    let name = decision.route_config.as_deref();
+    let (Some(text), Some(host), Some(port)) =
+        (name.and_then(|name| dump.route_text(name)), &service.host, service.port)
+    else {
+        return Ok(false);
+    };
+    let wanted = format!("{host}:{port}");
+    let is_address = |domain: &String| {
+        let bare = domain.trim_start_matches('[').split(']').next().unwrap_or_default();
+        bare.parse::<IpAddr>().is_ok()
+            || domain.rsplit_once(':').is_some_and(|(ip, _)| ip.parse::<IpAddr>().is_ok())
+    };
+    let config = RouteConfig::read(text)?;
+    let found = config.heads().find(|(head, _)| head.name.0.as_deref() == Some(wanted.as_str()));
+    Ok(found.is_some_and(|(head, _)| head.domains.0.iter().flatten().any(is_address)))
+}
+
 /// A service by host and port: from its cluster's metadata, or from a Kubernetes host name where the dump has no
 /// clusters. `None` where the dump has clusters but none for it: then it declared nothing.
 fn find_service(dump: &Dump, host: &str, port: u16) -> Result<Option<Origin>, Error> {
@@ -172,7 +192,7 @@ fn find_service(dump: &Dump, host: &str, port: u16) -> Result<Option<Origin>, Er
         return Ok(Some(from_service(&service, Some(port))));
     }
     let Some(value) = dump.cluster_entry(&format!("outbound|{port}||{host}"))? else { return Ok(None) };
-    let cluster = Cluster::read(&value, None);
+    let cluster = Cluster::read(&value, None, None);
     let known = cluster.services.into_iter().find(|service| service.host == host);
     let service = known.unwrap_or_else(|| ServiceRef { host: host.to_owned(), name: None, namespace: None });
     Ok(Some(from_service(&service, Some(port))))

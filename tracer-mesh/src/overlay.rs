@@ -9,7 +9,7 @@ use super::Error;
 use super::cluster::Cluster;
 use super::dump::Dump;
 use super::index::{Bind, ListenerHead};
-use super::listener::Listener;
+use super::listener::{Listener, ListenerFilterKind};
 
 /// A change to a configuration, as the resources that Envoy would be sent.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -69,6 +69,30 @@ impl<'a> View<'a> {
         Ok(head(&value).map(|head| Found { head, listener: Listener::read(&value) }))
     }
 
+    /// The listener that receives redirected connections through a listener filter `original_dst`, as Consul and Open
+    /// Service Mesh set it up: it keeps every connection, and looks for no other listener.
+    pub(crate) fn original_dst_listener(&self, inbound: bool) -> Result<Option<Found>, Error> {
+        for (at, (head, _)) in self.dump.listeners.iter().enumerate() {
+            if head.is_inbound() != inbound || self.is_gone(head) {
+                continue;
+            }
+            let value = self.dump.listener_entry(at)?;
+            let listener = Listener::read(&value);
+            if listener.filters.iter().any(|filter| filter.kind == ListenerFilterKind::OriginalDst)
+                && let Some(head) = self::head(&value)
+            {
+                return Ok(Some(Found { head, listener }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An internal listener, by name.
+    pub(crate) fn internal_listener(&self, name: &str) -> Result<Option<Listener>, Error> {
+        let hit = self.dump.listeners.iter().position(|(head, _)| head.name() == Some(name));
+        hit.map(|at| Ok(Listener::read(&self.dump.listener_entry(at)?))).transpose()
+    }
+
     fn is_gone(&self, head: &ListenerHead) -> bool {
         let Some((edit, name)) = self.edit.zip(head.name()) else { return false };
         edit.removed_listeners.iter().any(|removed| removed == name)
@@ -76,14 +100,14 @@ impl<'a> View<'a> {
     }
 
     /// A cluster by name. `None` if there is none; [`View::knows_clusters`] says whether that means anything.
-    pub(crate) fn cluster(&self, name: &str) -> Result<Option<Cluster>, Error> {
+    pub(crate) fn cluster(&self, name: &str, subset: Option<&Value>) -> Result<Option<Cluster>, Error> {
         let mut added = self.edit.iter().flat_map(|edit| &edit.clusters);
         if let Some(value) = added.find(|value| value.get("name").and_then(Value::as_str) == Some(name)) {
-            return Ok(Some(Cluster::read(value, None)));
+            return Ok(Some(Cluster::read(value, None, subset)));
         }
         let Some(cluster) = self.dump.cluster_entry(name)? else { return Ok(None) };
         let endpoints = self.dump.endpoints_entry(name)?;
-        Ok(Some(Cluster::read(&cluster, endpoints.as_ref())))
+        Ok(Some(Cluster::read(&cluster, endpoints.as_ref(), subset)))
     }
 
     pub(crate) fn knows_clusters(&self) -> bool {

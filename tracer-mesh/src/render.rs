@@ -19,7 +19,9 @@ pub fn text(explanations: &[Explanation], unreadable: usize) -> String {
     let all_well = explanations.iter().all(|explanation| explanation.decision.reaches_proxy());
     let fixes = explanations.first().map_or(&[][..], |first| &first.fixes);
     if fixes.is_empty() && !all_well {
-        line(&mut text, 0, "Fix: none that could be proven on this dump.");
+        let why = explanations.iter().find_map(|explanation| explanation.no_fix_because);
+        let why = why.map_or(String::new(), |why| format!(": {why}"));
+        line(&mut text, 0, &format!("Fix: none that could be proven on this dump{why}."));
         text.push('\n');
     }
     for (index, fix) in fixes.iter().enumerate() {
@@ -65,8 +67,17 @@ fn one(text: &mut String, explanation: &Explanation) {
     if explanation.origins_total > shown {
         line(text, 0, &format!("          and {} more", explanation.origins_total - shown));
     }
-    for caveat in &decision.caveats {
-        line(text, 0, &format!("Not decided here: {caveat}."));
+    for note in &decision.notes {
+        line(text, 0, &format!("Note: {note}."));
+    }
+    if !decision.certain {
+        line(text, 0, "This answer is not certain:");
+        for caveat in &decision.caveats {
+            line(text, 1, &format!("{caveat}."));
+        }
+        for filter in &decision.early_filters {
+            line(text, 1, &format!("HTTP filter {filter} may answer first."));
+        }
     }
     text.push('\n');
 }
@@ -89,6 +100,13 @@ fn line(text: &mut String, depth: usize, content: &str) {
     }
     text.push_str(&escape(content));
     text.push('\n');
+}
+
+/// A fix's manifest under a comment that says what it does, how it is applied and what it rests on.
+pub fn manifest(fix: &Fix) -> String {
+    let comments = [&fix.title, &fix.apply, &fix.proof, &fix.trade_off];
+    let header: String = comments.iter().map(|comment| format!("# {}\n", escape(comment))).collect();
+    header + &escape_lines(&fix.manifest)
 }
 
 /// Escapes text line by line.

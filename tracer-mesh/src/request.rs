@@ -6,7 +6,7 @@
 //! `source/common/http/http1/balsa_parser.cc`.
 
 use super::connect_target::{absolute_url, connect_authority};
-use super::hcm::Hcm;
+use super::hcm::{Hcm, Underscores};
 use super::request_line::{Methods, RequestLine, is_token};
 
 /// A request, after the codec.
@@ -87,6 +87,11 @@ pub(crate) fn read_http1(head: &[u8], hcm: &Hcm) -> Codec {
             break;
         }
         match header(field) {
+            // ConnectionImpl::completeCurrentHeader, `shouldDropHeaderWithUnderscoresInNames`.
+            Field::Header(name, _) if name.contains('_') && hcm.underscores == Underscores::Drop => {}
+            Field::Header(name, _) if name.contains('_') && hcm.underscores == Underscores::Reject => {
+                bad = bad.or(Some(reply(400, "http1.unexpected_underscore")));
+            }
             Field::Header(name, value) => headers.push((name, value)),
             // A folded line belongs to the header before it.
             Field::Folded(more) => match headers.last_mut() {

@@ -10,12 +10,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::Error;
 use super::hcm::Upgrade;
 use super::index::{Items, Lenient};
-use super::json::Node;
+use super::json::{Extension, Node};
+use super::matcher;
 use super::request::Request;
 use super::route_match::{self, Match};
+use super::tcp_proxy::{subset, weighted};
+use super::{Error, closed_world};
 
 /// envoy.config.route.v3.RouteConfiguration, its virtual hosts not yet read.
 #[derive(Deserialize)]
@@ -24,7 +26,14 @@ pub(crate) struct RouteConfig<'a> {
     virtual_hosts: Items<'a>,
     #[serde(alias = "ignorePortInHostMatching", default)]
     ignore_port_in_host_matching: Lenient<bool>,
+    /// Fields that are not understood.
+    #[serde(skip)]
+    pub(crate) unread: Vec<String>,
 }
+
+/// The members of a route configuration, for the look at their names.
+#[derive(Deserialize)]
+struct Members<'a>(#[serde(borrow)] std::collections::BTreeMap<Cow<'a, str>, &'a RawValue>);
 
 /// What tells virtual hosts apart.
 #[derive(Debug, Deserialize)]
@@ -50,8 +59,12 @@ pub(crate) struct Route {
     pub upgrades: Vec<Upgrade>,
     /// `metadata.filter_metadata.istio.config`: the VirtualService that the route was made from.
     pub made_from: Option<String>,
-    /// A condition of a route up to here that could not be judged (runtime fraction, metadata), in words.
-    pub caveat: Option<String>,
+    /// What could not be judged or is not understood, of this route and of those before it.
+    pub caveats: Vec<String>,
+    /// `typed_per_filter_config` of the route and its virtual host, by filter; the route's goes first.
+    filter_configs: Vec<Value>,
+    /// `metadata_match`: the labels that a host of the cluster must have.
+    pub subset: Option<Value>,
 }
 
 /// What a route does.
@@ -59,7 +72,9 @@ pub(crate) struct Route {
 pub(crate) enum Action {
     /// To one of these clusters; `missing_status` is the answer if there is no such cluster.
     Clusters { names: Vec<String>, missing_status: u16 },
-    /// To a cluster that the configuration alone does not name (`cluster_header`, a plugin).
+    /// To the cluster that this header of the request names.
+    Header { name: String, missing_status: u16 },
+    /// To a cluster that the configuration alone does not name (a plugin).
     Unnamed,
     /// The router answers by itself: a direct response or a redirect.
     Answer(u16),
@@ -67,8 +82,16 @@ pub(crate) enum Action {
 
 impl<'a> RouteConfig<'a> {
     pub(crate) fn read(text: &'a str) -> Result<Self, Error> {
-        serde_json::from_str(text)
-            .map_err(|source| Error::Entry { entry: "route configuration".to_owned(), source })
+        let entry = |source| Error::Entry { entry: "route configuration".to_owned(), source };
+        let config: Self = serde_json::from_str(text).map_err(entry)?;
+        let Members(members) = serde_json::from_str(text).map_err(entry)?;
+        // Virtual hosts can be thousands, and are read one by one.
+        let small = members.into_iter().filter(|(name, _)| name != "virtual_hosts" && name != "virtualHosts");
+        let small: serde_json::Map<String, Value> = small
+            .map(|(name, raw)| (name.into_owned(), serde_json::from_str(raw.get()).unwrap_or_default()))
+            .collect();
+        let unread = closed_world::ROUTE_CONFIG.unread(Node::of(&Value::Object(small)));
+        Ok(Self { unread, ..config })
     }
 
     /// The heads of all virtual hosts, with their text.
@@ -147,30 +170,81 @@ impl VirtualHost {
         Ok(Self { name: Node::of(&routes).field("name").str().unwrap_or_default().to_owned(), routes })
     }
 
-    /// The first route that takes `request`, in configuration order.
-    pub(crate) fn route(&self, request: &Request) -> Option<Route> {
+    /// The first route that takes `request`, in configuration order, with what could not be judged on the way there.
+    pub(crate) fn route(&self, request: &Request) -> (Option<Route>, Vec<String>) {
         let node = Node::of(&self.routes);
-        // `require_tls: ALL` redirects everything that did not come over TLS.
-        if node.field("require_tls").str() == Some("ALL") {
-            return Some(Route::answer(301));
+        let mut caveats = closed_world::VIRTUAL_HOST.unread(node);
+        // Redirects what did not come over TLS; EXTERNAL_ONLY spares only requests with x-envoy-internal.
+        let over_tls = request.header("x-forwarded-proto").as_deref() == Some("https");
+        match node.field("require_tls").str() {
+            Some("ALL") if !over_tls => return (Some(Route::answer(301)), caveats),
+            Some("EXTERNAL_ONLY") if !over_tls => {
+                if request.header("x-forwarded-for").is_some() {
+                    caveats
+                        .push("whether the request counts as internal depends on x-forwarded-for".to_owned());
+                }
+                return (Some(Route::answer(301)), caveats);
+            }
+            _ => {}
         }
-        let mut caveat = None;
+        let tree = node.field("matcher");
+        if tree.exists() {
+            return self.by_tree(tree, request, caveats);
+        }
         for route in node.field("routes").items() {
             let matching = route.field("match");
             // A request without a path can only take a `connect_matcher` route (`supportsPathlessHeaders`).
             if request.path.is_none() && !matching.field("connect_matcher").exists() {
                 continue;
             }
+            let name = || route.field("name").text().unwrap_or("without a name").to_owned();
             match route_match::judge(matching, request) {
-                Match::Yes => return Some(Route::read(route, caveat)),
+                Match::Yes => return (Some(Route::read(route, node)), caveats),
                 Match::No => {}
-                Match::Unknown(why) => {
-                    let name = route.field("name").text().unwrap_or("without a name").to_owned();
-                    caveat.get_or_insert(format!("route {name} depends on {why}, which no dump shows"));
+                Match::Unknown { why, likely } => {
+                    caveats.push(format!("route {} depends on {why}, which no dump shows", name()));
+                    if likely {
+                        return (Some(Route::read(route, node)), caveats);
+                    }
                 }
             }
+            caveats.append(&mut closed_world::ROUTE_MATCH.unread(matching));
         }
-        None
+        (None, caveats)
+    }
+
+    /// The route that the virtual host's match tree ends in.
+    ///
+    /// Source: envoy `source/common/router/config_impl.cc` `VirtualHostImpl::getRouteFromEntries` with `matcher_`.
+    fn by_tree(
+        &self,
+        tree: Node<'_>,
+        request: &Request,
+        mut caveats: Vec<String>,
+    ) -> (Option<Route>, Vec<String>) {
+        let input = |extension: &Extension<'_>| match extension.message {
+            "HttpRequestHeaderMatchInput" => Ok(request.header(
+                &extension.config.field("header_name").str().unwrap_or_default().to_ascii_lowercase(),
+            )),
+            other => Err(format!("a match tree over {other}")),
+        };
+        let action = match matcher::evaluate(tree, &input) {
+            Ok(action) => action,
+            Err(what) => {
+                caveats.push(format!(
+                    "the virtual host chooses its route by {what}, which is not evaluated here"
+                ));
+                return (None, caveats);
+            }
+        };
+        let Some(action) = action else { return (None, caveats) };
+        if action.message != "Route" {
+            caveats.push(format!("the match tree ends in a {}, which is not evaluated here", action.message));
+            return (None, caveats);
+        }
+        // RouteMatchAction: the route's own match counts too.
+        let fits = route_match::judge(action.config.field("match"), request) == Match::Yes;
+        (fits.then(|| Route::read(action.config, Node::of(&self.routes))), caveats)
     }
 }
 
@@ -181,20 +255,42 @@ impl Route {
             action: Action::Answer(status),
             upgrades: Vec::new(),
             made_from: None,
-            caveat: None,
+            caveats: Vec::new(),
+            filter_configs: Vec::new(),
+            subset: None,
         }
     }
 
-    fn read(node: Node<'_>, caveat: Option<String>) -> Self {
+    fn read(node: Node<'_>, host: Node<'_>) -> Self {
         let forward = node.field("route");
+        let mut caveats = closed_world::ROUTE.unread(node);
+        caveats.append(&mut closed_world::ROUTE_MATCH.unread(node.field("match")));
+        caveats.append(&mut closed_world::ROUTE_ACTION.unread(forward));
+        // A weighted cluster may have filter configurations of its own.
+        let has_more = forward
+            .field("weighted_clusters")
+            .field("clusters")
+            .items()
+            .any(|cluster| cluster.field("typed_per_filter_config").exists());
+        if has_more {
+            caveats.push("a weighted cluster configures filters, which is not evaluated here".to_owned());
+        }
+        let configs = [node, host].into_iter().filter_map(|at| at.field("typed_per_filter_config").value());
         let metadata = node.field("metadata").field("filter_metadata").key("istio");
         Self {
             name: node.field("name").text().map(str::to_owned),
             action: Action::read(node),
             upgrades: Upgrade::read_all(forward.field("upgrade_configs")),
             made_from: metadata.key("config").text().map(str::to_owned),
-            caveat,
+            caveats,
+            filter_configs: configs.cloned().collect(),
+            subset: subset(forward.field("metadata_match")),
         }
+    }
+
+    /// The configuration of a filter in the place of the listener's, from the most specific place.
+    pub(crate) fn filter_config(&self, filter: &str) -> Option<&Value> {
+        self.filter_configs.iter().find_map(|configs| configs.get(filter))
     }
 
     /// Whether the router ends a CONNECT itself instead of forwarding it (`connect_config`).
@@ -220,20 +316,19 @@ impl Action {
             });
         }
         let forward = route.field("route");
-        let weighted = forward.field("weighted_clusters").field("clusters");
-        let names: Vec<String> = match forward.field("cluster").text() {
-            Some(cluster) => vec![cluster.to_owned()],
-            None => weighted.items().filter_map(|c| c.field("name").text()).map(str::to_owned).collect(),
-        };
-        if names.is_empty() {
-            return Self::Unnamed;
-        }
         let missing_status = match forward.field("cluster_not_found_response_code").str() {
             Some("NOT_FOUND") => 404,
             Some("INTERNAL_SERVER_ERROR") => 500,
             _ => 503,
         };
-        Self::Clusters { names, missing_status }
+        if let Some(name) = forward.field("cluster_header").text() {
+            return Self::Header { name: name.to_ascii_lowercase(), missing_status };
+        }
+        let names = match forward.field("cluster").text() {
+            Some(cluster) => vec![cluster.to_owned()],
+            None => weighted(forward.field("weighted_clusters")),
+        };
+        if names.is_empty() { Self::Unnamed } else { Self::Clusters { names, missing_status } }
     }
 }
 

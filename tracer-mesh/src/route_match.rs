@@ -6,6 +6,7 @@
 
 use regex::Regex;
 
+use super::http_filter::share;
 use super::json::Node;
 use super::request::Request;
 
@@ -14,13 +15,28 @@ use super::request::Request;
 pub(crate) enum Match {
     Yes,
     No,
-    Unknown(&'static str),
+    /// Cannot be judged, for the reason given; the likelier answer is given too.
+    Unknown {
+        why: &'static str,
+        likely: bool,
+    },
 }
+
+/// Headers that Envoy sets by itself, from the peer's address or by chance.
+const SET_BY_ENVOY: [&str; 4] =
+    ["x-request-id", "x-forwarded-for", "x-envoy-internal", "x-envoy-external-address"];
 
 /// Judges `matching` (envoy.config.route.v3.RouteMatch) on `request`.
 pub(crate) fn judge(matching: Node<'_>, request: &Request) -> Match {
+    let is_set_by_envoy = |matcher: &Node<'_>| {
+        matcher
+            .field("name")
+            .str()
+            .is_some_and(|name| SET_BY_ENVOY.contains(&name.to_ascii_lowercase().as_str()))
+    };
+    let mut headers = matching.field("headers").items().filter(|matcher| !is_set_by_envoy(matcher));
     let fits = fits_path(matching, request)
-        && matching.field("headers").items().all(|matcher| fits_header(matcher, request))
+        && headers.all(|matcher| fits_header(matcher, request))
         && fits_query(matching, request);
     if !fits {
         return Match::No;
@@ -34,19 +50,26 @@ pub(crate) fn judge(matching: Node<'_>, request: &Request) -> Match {
     if certificate.field("presented").is_true() || certificate.field("validated").is_true() {
         return Match::No;
     }
+    if !matching.field("cookies").items().all(|rule| fits_cookie(rule, request)) {
+        return Match::No;
+    }
     for (field, why) in [
         ("dynamic_metadata", "metadata that a filter sets"),
         ("filter_state", "state that a filter sets"),
-        ("cookies", "a cookie"),
         ("path_match_policy", "a path template"),
     ] {
         if matching.field(field).exists() {
-            return Match::Unknown(why);
+            return Match::Unknown { why, likely: false };
         }
+    }
+    if matching.field("headers").items().any(|matcher| is_set_by_envoy(&matcher)) {
+        return Match::Unknown { why: "a header that Envoy sets", likely: true };
     }
     match fraction(matching.field("runtime_fraction")) {
         Some(share) if share <= 0.0 => Match::No,
-        Some(share) if share < 1.0 => Match::Unknown("a share of requests drawn by lot"),
+        Some(share) if share < 1.0 => {
+            Match::Unknown { why: "a share of requests drawn by lot", likely: share >= 0.5 }
+        }
         _ => Match::Yes,
     }
 }
@@ -129,7 +152,7 @@ fn fits_value(matcher: Node<'_>, value: &str) -> bool {
 }
 
 /// envoy.type.matcher.v3.StringMatcher; source/common/common/matchers.cc `StringMatcherImpl::match`.
-fn fits_string(matcher: Node<'_>, value: &str) -> bool {
+pub(crate) fn fits_string(matcher: Node<'_>, value: &str) -> bool {
     let ignore_case = matcher.field("ignore_case").is_true();
     let fold = |text: &str| if ignore_case { text.to_ascii_lowercase() } else { text.to_owned() };
     let value_folded = fold(value);
@@ -147,6 +170,18 @@ fn fits_string(matcher: Node<'_>, value: &str) -> bool {
     }
     let regex = matcher.field("safe_regex");
     regex.exists() && fits_regex(regex, value)
+}
+
+/// `CookieMatcher` of source/common/router/config_impl.cc; cookies are parsed by `Utility::parseCookies`.
+fn fits_cookie(rule: Node<'_>, request: &Request) -> bool {
+    let name = rule.field("name").str().unwrap_or_default();
+    let cookies = request.header("cookie").unwrap_or_default().replace(',', ";");
+    let value = cookies.split(';').find_map(|pair| {
+        let (key, value) = pair.trim().split_once('=')?;
+        (key == name).then(|| value.trim_matches('"').to_owned())
+    });
+    let fits = value.is_some_and(|value| fits_string(rule.field("string_match"), &value));
+    fits != rule.field("invert_match").is_true()
 }
 
 fn fits_query(matching: Node<'_>, request: &Request) -> bool {
@@ -181,14 +216,5 @@ fn full_match(pattern: &str, value: &str) -> bool {
 
 /// `runtime_fraction.default_value` as a share of one; a runtime override does not show in a dump.
 fn fraction(node: Node<'_>) -> Option<f64> {
-    let value = node.field("default_value");
-    if !node.exists() {
-        return None;
-    }
-    let denominator = match value.field("denominator").str() {
-        Some("TEN_THOUSAND") => 10_000.0,
-        Some("MILLION") => 1_000_000.0,
-        _ => 100.0,
-    };
-    Some(value.field("numerator").number().unwrap_or(0.0) / denominator)
+    node.exists().then(|| share(node.field("default_value")).unwrap_or(0.0))
 }

@@ -1,5 +1,8 @@
 //! Reads the TCP proxy filter: where it sends a connection.
 
+use serde_json::Value;
+
+use super::closed_world;
 use super::json::Node;
 
 /// `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`.
@@ -9,18 +12,44 @@ pub(crate) struct TcpProxy {
     pub clusters: Vec<String>,
     /// `tunneling_config`: Envoy writes a CONNECT of its own and the app's bytes travel inside.
     pub tunnels_to: Option<String>,
+    /// `metadata_match`: the labels that a host of the cluster must have.
+    pub subset: Option<Value>,
+    /// Fields that are set and not understood.
+    pub unread: Vec<String>,
 }
 
 impl TcpProxy {
     pub(crate) fn read(config: Node<'_>) -> Self {
-        let weighted = config.field("weighted_clusters").field("clusters");
         let clusters = match config.field("cluster").text() {
             Some(cluster) => vec![cluster.to_owned()],
-            None => weighted.items().filter_map(|c| c.field("name").text()).map(str::to_owned).collect(),
+            None => weighted(config.field("weighted_clusters")),
         };
         let tunneling = config.field("tunneling_config");
         let tunnels_to =
             tunneling.exists().then(|| tunneling.field("hostname").str().unwrap_or_default().to_owned());
-        Self { clusters, tunnels_to }
+        Self {
+            clusters,
+            tunnels_to,
+            subset: subset(config.field("metadata_match")),
+            unread: closed_world::TCP_PROXY.unread(config),
+        }
     }
+}
+
+/// The clusters of a `weighted_clusters` that can be drawn: those of a weight, or all where none has one.
+pub(crate) fn weighted(weighted: Node<'_>) -> Vec<String> {
+    let clusters = weighted.field("clusters");
+    let weight = |cluster: &Node<'_>| cluster.field("weight").integer().unwrap_or(0);
+    let has_weights = clusters.items().any(|cluster| weight(&cluster) > 0);
+    clusters
+        .items()
+        .filter(|cluster| !has_weights || weight(cluster) > 0)
+        .filter_map(|cluster| cluster.field("name").text())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The `envoy.lb` part of a `metadata_match`.
+pub(crate) fn subset(metadata_match: Node<'_>) -> Option<Value> {
+    metadata_match.field("filter_metadata").key("envoy.lb").value().cloned()
 }

@@ -46,7 +46,17 @@ pub(crate) fn explanation(to: SocketAddr, decision: &Decision, origins: &Origins
     let status = decision.status.map_or_else(String::new, |status| status.to_string());
     match decision.outcome {
         Outcome::LocalReply => {
+            if decision.inner.routes_missing {
+                return format!(
+                    "Envoy's HTTP listener {listener}{cause} reads the connection to {to} as HTTP; what it answers depends \
+                     on routes that this dump lacks."
+                );
+            }
             let why = match decision.details.as_deref() {
+                Some("route_not_found") if decision.inner.no_domain_for.is_some() => format!(
+                    "no virtual host has the domain {}",
+                    decision.inner.no_domain_for.as_deref().unwrap_or_default()
+                ),
                 Some("route_not_found") if decision.inner.is_connect => {
                     "it has no route for a CONNECT, which has no path".to_owned()
                 }
@@ -84,13 +94,20 @@ pub(crate) fn explanation(to: SocketAddr, decision: &Decision, origins: &Origins
         Outcome::Tunnel => format!(
             "Envoy passes the connection to {to} on as TCP ({cluster}), so any answer is the proxy's own."
         ),
+        Outcome::Elsewhere => format!(
+            "Envoy passes the connection to {to} on as TCP, but to {} ({cluster}){cause}, so the answer is not the proxy's.",
+            decision.sent_to.as_deref().unwrap_or("another host")
+        ),
+        Outcome::Answered => format!(
+            "Envoy's listener {listener} answers the connection to {to} with bytes of its own and closes it."
+        ),
         Outcome::Close => {
             let why = match (decision.cluster.as_deref(), decision.details.as_deref()) {
                 (Some("BlackHoleCluster"), _) => {
                     "no listener knows the address, and the outbound traffic policy is REGISTRY_ONLY"
                         .to_owned()
                 }
-                (Some(cluster), _) => format!("cluster {cluster} has no host to send to{cause}"),
+                (Some(cluster), _) => format!("cluster {cluster} has no endpoint to send to{cause}"),
                 (None, Some(details)) => details.to_owned(),
                 (None, None) => format!("its chain{cause} does not speak the app's protocol"),
             };

@@ -114,7 +114,7 @@ pub fn print(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
             }
         }
         Output::Yaml => match explanations.first().and_then(|first| first.fixes.first()) {
-            Some(fix) => out.write_all(tracer_mesh::render::escape_lines(&fix.manifest).as_bytes())?,
+            Some(fix) => out.write_all(tracer_mesh::render::manifest(fix).as_bytes())?,
             None if explanations.iter().all(|e| e.decision.reaches_proxy()) => {
                 eprintln!("Nothing to change: the sidecar passes these connections on as TCP.");
             }

@@ -62,11 +62,13 @@ pub(crate) fn evaluated(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Seen
         Outcome::LocalReply => {
             End::Reply { status: status.unwrap_or(0), details: details.unwrap_or_default(), route }
         }
-        Outcome::Tunnel => End::Sent { tcp: true, cluster: cluster.unwrap_or_default(), route: None },
+        Outcome::Tunnel | Outcome::Elsewhere => {
+            End::Sent { tcp: true, cluster: cluster.unwrap_or_default(), route: None }
+        }
         Outcome::Forward | Outcome::Terminate => {
             End::Sent { tcp: false, cluster: cluster.unwrap_or_default(), route }
         }
-        Outcome::Close => End::Closed,
+        Outcome::Close | Outcome::Answered => End::Closed,
         Outcome::Pending => End::Nothing,
     };
     Ok(Seen { listener, chain, end }.comparable())

@@ -1,0 +1,131 @@
+//! What the dump's own node metadata says about the redirect: whether connections reach Envoy at all, and what kind of
+//! proxy the dump is from.
+//!
+//! Source: <https://istio.io/latest/docs/reference/config/annotations/> (`traffic.sidecar.istio.io/…`), istio/istio
+//! `tools/istio-iptables/pkg/capture/run.go` (the order of the rules), `pilot/pkg/model/context.go` (the node's id).
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::Value;
+use tracer_core::mesh_profile::ISTIO;
+
+use super::json::Node;
+
+/// The `bootstrap.node` of a dump.
+pub(crate) struct Identity(Option<Value>);
+
+impl Identity {
+    pub(crate) fn new(node: Option<Value>) -> Self {
+        Self(node)
+    }
+
+    fn node(&self) -> Node<'_> {
+        self.0.as_ref().map_or(Node::none(), Node::of)
+    }
+
+    fn metadata(&self) -> Node<'_> {
+        self.node().field("metadata")
+    }
+
+    /// The pod's namespace.
+    pub(crate) fn namespace(&self) -> Option<String> {
+        self.metadata().key("NAMESPACE").text().map(str::to_owned)
+    }
+
+    /// The labels that can select this workload, `app` first.
+    pub(crate) fn label(&self) -> Option<(String, String)> {
+        let labels = self.metadata().key("LABELS");
+        ["app", "app.kubernetes.io/name"]
+            .into_iter()
+            .find_map(|name| Some((name.to_owned(), labels.key(name).text()?.to_owned())))
+    }
+
+    /// `sidecar`, `router` (a gateway), `waypoint`, `ztunnel`: the first part of an id `TYPE~IP~NAME~DOMAIN`.
+    pub(crate) fn kind(&self) -> Option<&str> {
+        self.node().field("id").text()?.split_once('~').map(|(kind, _)| kind)
+    }
+
+    /// Whether the address is one of the pod's own.
+    pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
+        let id = self.node().field("id").text().and_then(|id| id.split('~').nth(1));
+        let instances = self.metadata().key("INSTANCE_IPS").text().unwrap_or_default();
+        id.into_iter().chain(instances.split(',')).any(|own| own.trim().parse() == Ok(ip))
+    }
+
+    /// Why a connection to `to` never reaches Envoy, where the metadata says so.
+    pub(crate) fn bypass(&self, to: SocketAddr) -> Option<String> {
+        if self.metadata().key("INTERCEPTION_MODE").text() == Some("NONE") {
+            return Some("INTERCEPTION_MODE is NONE, so nothing is redirected".to_owned());
+        }
+        let annotations = self.metadata().key("ANNOTATIONS");
+        let annotation = |name: &str| {
+            let value = annotations.key(&format!("{}{name}", ISTIO.annotation_prefix)).text()?;
+            Some(value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned))
+        };
+        let has_port =
+            |items: Vec<String>| items.iter().any(|item| item == "*" || item.parse() == Ok(to.port()));
+        let has_ip = |items: Vec<String>| items.iter().any(|item| item == "*" || contains(item, to.ip()));
+        let listed = |name: &str| annotation(name).map(Iterator::collect::<Vec<_>>);
+        let says = |name: &str| {
+            Some(format!("annotation {}{name} leaves it out of the redirect", ISTIO.annotation_prefix))
+        };
+        if listed("excludeOutboundPorts").is_some_and(has_port) {
+            return says("excludeOutboundPorts");
+        }
+        if listed("excludeOutboundIPRanges").is_some_and(has_ip) {
+            return says("excludeOutboundIPRanges");
+        }
+        if listed("includeOutboundPorts").is_some_and(has_port) {
+            return None;
+        }
+        if listed("includeOutboundIPRanges").is_some_and(|ranges| !has_ip(ranges)) {
+            return says("includeOutboundIPRanges");
+        }
+        None
+    }
+}
+
+/// Whether the CIDR block (or the single address) holds `ip`.
+fn contains(block: &str, ip: IpAddr) -> bool {
+    let (network, length) = block.split_once('/').unwrap_or((block, ""));
+    let Ok(network) = network.parse::<IpAddr>() else { return false };
+    let bits = if network.is_ipv4() { 32 } else { 128 };
+    let length = length.parse().unwrap_or(bits);
+    super::chain_match::Prefix::new(network, length).contains(ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn bypass(metadata: &Value, to: &str) -> Option<String> {
+        Identity::new(Some(json!({"metadata": metadata}))).bypass(to.parse().unwrap())
+    }
+
+    #[test]
+    fn annotations_are_read_in_the_order_of_the_rules() {
+        let annotated = |name: &str, value: &str| {
+            let mut names = serde_json::Map::new();
+            names.insert(format!("traffic.sidecar.istio.io/{name}"), value.into());
+            json!({"ANNOTATIONS": names})
+        };
+        for (name, value, bypassed) in [
+            ("excludeOutboundPorts", "80, 3128", true),
+            ("excludeOutboundPorts", "80", false),
+            ("excludeOutboundIPRanges", "10.0.0.0/8", true),
+            ("excludeOutboundIPRanges", "10.0.0.2", false),
+            ("includeOutboundIPRanges", "192.168.0.0/16", true),
+            ("includeOutboundIPRanges", "*", false),
+            ("includeOutboundPorts", "3128", false),
+        ] {
+            assert_eq!(
+                bypass(&annotated(name, value), "10.0.0.1:3128").is_some(),
+                bypassed,
+                "{name} {value}"
+            );
+        }
+        assert!(bypass(&json!({"INTERCEPTION_MODE": "NONE"}), "10.0.0.1:3128").is_some());
+        assert!(bypass(&json!({"INTERCEPTION_MODE": "TPROXY"}), "10.0.0.1:3128").is_none());
+    }
+}
