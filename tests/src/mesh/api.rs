@@ -120,11 +120,6 @@ fn url(path: &str) -> String {
     format!("http://127.0.0.1:{PORT}{path}")
 }
 
-/// What makes an object the one that it is.
-pub(super) fn identity(object: &Value) -> [&Value; 4] {
-    [&object["apiVersion"], &object["kind"], &object["metadata"]["namespace"], &object["metadata"]["name"]]
-}
-
 /// Where an object is.
 fn path_of(object: &Value) -> Result<String> {
     let text = |value: &Value| value.as_str().map(str::to_owned);

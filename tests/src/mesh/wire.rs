@@ -1,7 +1,6 @@
 //! What leaves a pod, read from its network interface: every TCP connection that the pod opens to another address, whether it
 //! was accepted, and the first bytes in both directions. It is the measure for what a sidecar really did.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
@@ -10,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 
 use super::{HOST, Pod};
@@ -17,13 +17,15 @@ use crate::netns::Netns;
 
 /// Every frame, also those that go out: `ETH_P_ALL` in network byte order.
 const ETH_P_ALL: u32 = 0x0003_u16.to_be() as u32;
+const RECEIVE_BUFFER: usize = 32 << 20;
 /// Bytes that are kept of each direction.
 const KEPT: usize = 4096;
 /// The UDP port of the datagrams that tell the reader how far it has to read (discard).
 const BARRIER: u16 = 9;
 const TIMEOUT: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(100);
 
-/// A TCP connection that the pod opened.
+/// A TCP connection that the pod opened or went on to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
     /// The port on the pod's side.
@@ -73,13 +75,13 @@ impl Wire {
         Ok(Self { shared, netns, reader: Some(reader) })
     }
 
-    /// All connections since the last call of `take`, in the order in which they were opened.
+    /// All connections that were opened or used since the last `clear`, in that order.
     pub fn flows(&self) -> Result<Vec<Flow>> {
         self.catch_up()?;
         Ok(self.state().flows.iter().map(|known| known.flow.clone()).collect())
     }
 
-    /// Forgets them.
+    /// Forgets all connections.
     pub fn clear(&self) -> Result<()> {
         self.catch_up()?;
         self.state().flows.clear();
@@ -89,16 +91,16 @@ impl Wire {
     /// Returns when everything that was sent before has been read: a datagram of our own is behind it.
     fn catch_up(&self) -> Result<()> {
         let wanted = self.state().barrier + 1;
-        self.netns.run(|| -> io::Result<()> {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.send_to(&wanted.to_be_bytes(), (HOST, BARRIER)).map(drop)
-        })??;
+        let socket = self.netns.run(|| UdpSocket::bind("0.0.0.0:0"))??;
         let end = Instant::now() + TIMEOUT;
-        let mut state = self.state();
-        while state.barrier < wanted {
-            let left = end.saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "the reader of the pod's interface does not keep up");
-            state = self.shared.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        while self.state().barrier < wanted {
+            ensure!(Instant::now() < end, "the reader of the pod's interface does not keep up");
+            // Sent again when it does not come: nothing says that a datagram arrives.
+            socket.send_to(&wanted.to_be_bytes(), (HOST, BARRIER))?;
+            let state = self.state();
+            if state.barrier < wanted {
+                drop(self.shared.1.wait_timeout(state, AGAIN).unwrap_or_else(PoisonError::into_inner));
+            }
         }
         Ok(())
     }
@@ -122,7 +124,10 @@ impl Drop for Wire {
 
 fn open() -> rustix::io::Result<OwnedFd> {
     let all = Protocol::from_raw(NonZeroU32::new(ETH_P_ALL).unwrap_or(NonZeroU32::MIN));
-    socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(all))
+    let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(all))?;
+    // The loopback's packets come here too, and the answer to one question to Envoy's admin port is more than the default holds.
+    set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)?;
+    Ok(socket)
 }
 
 fn read(socket: &OwnedFd, address: Ipv4Addr, shared: &(Mutex<State>, Condvar)) {
@@ -186,7 +191,15 @@ fn segment(tcp: &[u8], outbound: bool, port: u16, peer: SocketAddr, flows: &mut 
         }
         return Some(());
     }
-    let Known { flow, next_sent, next_received } = known?;
+    let Some(Known { flow, next_sent, next_received }) = known else {
+        if outbound && !payload.is_empty() {
+            // A connection that is older than the reader, or was forgotten, and is used again.
+            let flow = Flow { port, to: peer, accepted: true, sent: Vec::new(), received: Vec::new() };
+            flows.push(Known { flow, next_sent: sequence, next_received: 0 });
+            return segment(tcp, outbound, port, peer, flows);
+        }
+        return None;
+    };
     if syn && ack {
         flow.accepted = true;
         *next_received = sequence.wrapping_add(1);
