@@ -141,8 +141,7 @@ fn in_subset(
     });
     let fallback = config.field("fallback_policy").str().unwrap_or("NO_FALLBACK");
     let (labels, all) = match (has_selector && !wanted.is_empty(), fallback) {
-        (true, _) => (wanted, false),
-        (false, "NO_FALLBACK") => (wanted, false),
+        (true, _) | (false, "NO_FALLBACK") => (wanted, false),
         (false, "ANY_ENDPOINT") => (wanted, true),
         (false, _) => {
             unread.push("the cluster falls back to a subset, which is not evaluated here".to_owned());
@@ -292,7 +291,7 @@ fn innermost(socket: Node<'_>) -> Node<'_> {
 
 /// The mesh's own mTLS is told by what istiod alone writes: an ALPN `istio…`, or an SNI `outbound_.PORT_._.HOST`.
 ///
-/// Source: istio pilot/pkg/networking/core/cluster_tls.go `buildUpstreamClusterTLSContext`, `util.ALPNInMesh`;
+/// Source: istio `pilot/pkg/networking/core/cluster_tls.go` `buildUpstreamClusterTLSContext`, `util.ALPNInMesh`;
 /// pilot/pkg/model `BuildDNSSrvSubsetKey`.
 fn of_context(context: Node<'_>) -> Tls {
     let alpn = context.field("common_tls_context").field("alpn_protocols").texts();

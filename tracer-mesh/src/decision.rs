@@ -55,6 +55,7 @@ pub struct Decision {
 
 /// What the search for origins and fixes needs beyond the contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Inner {
     /// Where the listener comes from.
     pub place: Place,
@@ -150,7 +151,9 @@ impl Decision {
     }
 
     pub(crate) fn caveats(&mut self, sentences: &[String]) {
-        sentences.iter().for_each(|sentence| self.caveat(sentence));
+        for sentence in sentences {
+            self.caveat(sentence);
+        }
     }
 
     pub(crate) fn note(&mut self, sentence: impl Into<String>) {
@@ -168,12 +171,11 @@ impl Decision {
     pub(crate) fn judge(&mut self) {
         let (verdict, reason) = match self.outcome {
             _ if !self.inner.is_connect => (None, None),
-            Outcome::Pending => (None, None),
             Outcome::Close => (Some(Verdict::Blackholed), None),
             Outcome::Tunnel if self.inner.place == Place::NotRedirected => (Some(Verdict::Direct), None),
             Outcome::Tunnel if self.inner.wraps_tls => (Some(Verdict::WrappedInTls), None),
             Outcome::Tunnel => (Some(Verdict::Tunneled), None),
-            Outcome::Elsewhere | Outcome::Answered => (None, None),
+            Outcome::Pending | Outcome::Elsewhere | Outcome::Answered => (None, None),
             Outcome::Forward => (Some(Verdict::HandledAsHttp), Some(Reason::Forwarded)),
             Outcome::Terminate => (Some(Verdict::HandledAsHttp), Some(Reason::Terminated)),
             Outcome::LocalReply if self.status.is_none() => (Some(Verdict::HandledAsHttp), None),

@@ -66,7 +66,7 @@ fn on_gateway(view: View<'_>, to: SocketAddr, head: &[u8], decision: &mut Decisi
 
 /// The dialed address is the pod's own: from outside, the connection enters by the inbound listener.
 ///
-/// Source: istio pilot/pkg/networking/core/listener_inbound.go (`virtualInbound`, chains by `destination_port`).
+/// Source: istio `pilot/pkg/networking/core/listener_inbound.go` (`virtualInbound`, chains by `destination_port`).
 fn on_inbound(
     view: View<'_>,
     entry: &Found,
@@ -261,22 +261,18 @@ fn on_listener(
         }
     ));
     decision.detected = Some(Detected { transport: seen.transport.clone(), application });
-    let (chain, by_match) = match &listener.matcher {
-        Some(matcher) => {
-            let Some(chain) = by_tree(matcher, listener, &seen, to, decision) else { return Ok(()) };
-            (chain, true)
-        }
-        None => {
-            let Some(found) = by_conditions(listener, &seen, to, decision) else {
-                // ActiveStreamListenerBase::newConnection: NR, "filter_chain_not_found".
-                decision
-                    .step("No filter chain fits and there is no default one; Envoy closes the connection.");
-                decision.outcome = Outcome::Close;
-                decision.details = Some("filter_chain_not_found".to_owned());
-                return Ok(());
-            };
-            found
-        }
+    let (chain, by_match) = if let Some(matcher) = &listener.matcher {
+        let Some(chain) = by_tree(matcher, listener, &seen, to, decision) else { return Ok(()) };
+        (chain, true)
+    } else {
+        let Some(found) = by_conditions(listener, &seen, to, decision) else {
+            // ActiveStreamListenerBase::newConnection: NR, "filter_chain_not_found".
+            decision.step("No filter chain fits and there is no default one; Envoy closes the connection.");
+            decision.outcome = Outcome::Close;
+            decision.details = Some("filter_chain_not_found".to_owned());
+            return Ok(());
+        };
+        found
     };
     decision.filter_chain.clone_from(&chain.name);
     decision.inner.made_from.clone_from(&chain.made_from);

@@ -5,6 +5,7 @@
 //! `filter_manager.cc` `FilterManager::createFilterChain`, and source/common/router/router.cc `Filter::decodeHeaders`.
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 
 use super::cluster::Hosts;
 use super::decision::{Decision, Outcome};
@@ -157,7 +158,9 @@ fn on_request(
     let mut unread = Vec::new();
     request_changes::change_headers(&mut request, hcm, is_upgrade, &mut unread);
     decision.caveats(&unread);
-    let Some(route) = find_route(view, hcm, to, &request, decision)? else { return Ok(()) };
+    let ControlFlow::Continue(route) = find_route(view, hcm, to, &request, decision)? else {
+        return Ok(());
+    };
     if let Some(route) = &route {
         decision.inner.made_from.clone_from(&route.made_from);
         decision.route.clone_from(&route.name);
@@ -199,15 +202,15 @@ fn on_request(
     route_request(view, route.as_ref(), &request, decision)
 }
 
-/// `refreshCachedRoute`: the route configuration, then one virtual host, then its routes in order. `None` where the
-/// dump lacks what decides; the outcome is then set.
+/// `refreshCachedRoute`: the route configuration, then one virtual host, then its routes in order. It breaks where
+/// the dump lacks what decides; the outcome is then set.
 fn find_route(
     view: View<'_>,
     hcm: &Hcm,
     to: SocketAddr,
     request: &Request,
     decision: &mut Decision,
-) -> Result<Option<Option<Route>>, Error> {
+) -> Result<ControlFlow<(), Option<Route>>, Error> {
     let text = match &hcm.routes {
         Routes::Named(name) => match view.dump.route_text(name) {
             Some(text) => text.to_owned(),
@@ -218,20 +221,20 @@ fn find_route(
                 ));
                 decision.inner.routes_missing = true;
                 decision.outcome = Outcome::LocalReply;
-                return Ok(None);
+                return Ok(ControlFlow::Break(()));
             }
             None => {
                 // RdsRouteConfigProviderImpl starts with a NullConfigImpl, which has no route.
                 decision.step(format!("Route configuration {name} is not there."));
-                return Ok(Some(None));
+                return Ok(ControlFlow::Continue(None));
             }
         },
         Routes::Inline(value) => value.to_string(),
         Routes::Scoped(value) => match scoped(view, Node::of(value), request, decision) {
             Some(text) => text,
-            None => return Ok(Some(None)),
+            None => return Ok(ControlFlow::Continue(None)),
         },
-        Routes::None => return Ok(Some(None)),
+        Routes::None => return Ok(ControlFlow::Continue(None)),
     };
     let config = RouteConfig::read(&text)?;
     decision.caveats(&config.unread);
@@ -243,7 +246,7 @@ fn find_route(
         let authority = authority.unwrap_or_default();
         decision.step(format!("No virtual host of the route configuration has a domain for {authority}."));
         decision.inner.no_domain_for = Some(authority);
-        return Ok(Some(None));
+        return Ok(ControlFlow::Continue(None));
     };
     decision.virtual_host = Some(host.name.clone());
     decision.step(format!(
@@ -265,7 +268,7 @@ fn find_route(
             .step("A CONNECT has no path, so only a connect_matcher route could take it, and there is none."),
         None => decision.step("None of its routes takes the request."),
     }
-    Ok(Some(route))
+    Ok(ControlFlow::Continue(route))
 }
 
 /// The route configuration of the scope whose key the request has.
@@ -382,14 +385,15 @@ fn route_request(
             decision.outcome = forwarded(route, request);
             return Ok(());
         }
-        Action::Header { name: header, missing_status } => match request.header(header) {
-            Some(name) => (name, *missing_status),
-            None => {
+        Action::Header { name: header, missing_status } => {
+            if let Some(name) = request.header(header) {
+                (name, *missing_status)
+            } else {
                 decision.step(format!("The route takes its cluster from header {header}, which is absent."));
                 reply(decision, *missing_status, "cluster_not_found");
                 return Ok(());
             }
-        },
+        }
         Action::Clusters { names, missing_status } => {
             if names.len() > 1 {
                 decision.caveat(format!("one of the weighted clusters {} is drawn by lot", names.join(", ")));

@@ -105,8 +105,11 @@ fn line(text: &mut String, depth: usize, content: &str) {
 /// A fix's manifest under a comment that says what it does, how it is applied and what it rests on.
 pub fn manifest(fix: &Fix) -> String {
     let comments = [&fix.title, &fix.apply, &fix.proof, &fix.trade_off];
-    let header: String = comments.iter().map(|comment| format!("# {}\n", escape(comment))).collect();
-    header + &escape_lines(&fix.manifest)
+    let mut text = String::new();
+    for comment in comments {
+        let _ = writeln!(text, "# {}", escape(comment));
+    }
+    text + &escape_lines(&fix.manifest)
 }
 
 /// Escapes text line by line.

@@ -38,7 +38,7 @@ pub(crate) fn change_headers(request: &mut Request, hcm: &Hcm, is_upgrade: bool,
     }
 }
 
-/// envoy.config.common.mutation_rules.v3.HeaderMutation.
+/// `envoy.config.common.mutation_rules.v3.HeaderMutation`.
 fn mutate(request: &mut Request, mutation: Node<'_>, unread: &mut Vec<String>) {
     if let Some(name) = mutation.field("remove").text() {
         let name = name.to_ascii_lowercase();
@@ -135,15 +135,12 @@ fn unescape_unreserved(path: &str) -> String {
     while let Some((before, after)) = rest.split_once('%') {
         plain.push_str(before);
         let byte = after.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match byte.filter(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte)) {
-            Some(byte) => {
-                plain.push(char::from(byte));
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                plain.push('%');
-                rest = after;
-            }
+        if let Some(byte) = byte.filter(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte)) {
+            plain.push(char::from(byte));
+            rest = after.get(2..).unwrap_or_default();
+        } else {
+            plain.push('%');
+            rest = after;
         }
     }
     plain.push_str(rest);

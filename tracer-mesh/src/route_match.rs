@@ -172,7 +172,7 @@ pub(crate) fn fits_string(matcher: Node<'_>, value: &str) -> bool {
     regex.exists() && fits_regex(regex, value)
 }
 
-/// `CookieMatcher` of source/common/router/config_impl.cc; cookies are parsed by `Utility::parseCookies`.
+/// `CookieMatcher` of `source/common/router/config_impl.cc`; cookies are parsed by `Utility::parseCookies`.
 fn fits_cookie(rule: Node<'_>, request: &Request) -> bool {
     let name = rule.field("name").str().unwrap_or_default();
     let cookies = request.header("cookie").unwrap_or_default().replace(',', ";");

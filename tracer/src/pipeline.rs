@@ -14,7 +14,7 @@ use crate::{
 };
 use tracer_core::{
     engine::{Engine, Input, Settings, Stats},
-    event::{Event, Role, EventKind},
+    event::{Event, EventKind, Role},
     pod::Pod,
     redact::Redactor,
     report::{Gap, LossSource, Reports, rfc3339},

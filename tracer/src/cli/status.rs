@@ -157,7 +157,8 @@ mod tests {
                 pods: vec!["namespaces shop bank".to_owned(), "labels app=cart".to_owned()],
             };
             let loss = |source, reason: &str, count| LossCount { source, reason: reason.to_owned(), count };
-            status.lost = vec![loss(LossSource::Kernel, "ring_full", 3), loss(LossSource::Userspace, "malformed", 1)];
+            status.lost =
+                vec![loss(LossSource::Kernel, "ring_full", 3), loss(LossSource::Userspace, "malformed", 1)];
         }));
     }
 
@@ -171,7 +172,8 @@ mod tests {
             (status.node, status.last) = (Some(hostile.to_owned()), Some(hostile.to_owned()));
             status.scope.cgroup = Some(hostile.into());
             status.scope.pods = vec![hostile.to_owned()];
-            status.lost = vec![LossCount { source: LossSource::Kernel, reason: hostile.to_owned(), count: 1 }];
+            status.lost =
+                vec![LossCount { source: LossSource::Kernel, reason: hostile.to_owned(), count: 1 }];
         });
         assert!(
             !text.contains(|letter: char| letter.is_control() && letter != '\n' || letter == '\u{202e}'),

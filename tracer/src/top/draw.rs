@@ -169,7 +169,12 @@ fn explain(frame: &mut Frame<'_>, theme: &Theme, row: &Counted, from: u16, area:
     let report = &row.report;
     let mut text = Text::from(vec![
         Line::from(vec![
-            Span::raw(format!("{}  {} via {}  ", report.source_name(), report.request_text(), report.proxy_address())),
+            Span::raw(format!(
+                "{}  {} via {}  ",
+                report.source_name(),
+                report.request_text(),
+                report.proxy_address()
+            )),
             Span::styled(report.verdict_text(), theme.of(report.verdict)),
         ]),
         Line::default(),

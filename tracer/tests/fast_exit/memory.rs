@@ -60,7 +60,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Copies as the kernel's probe_read helpers do: on a failure it writes zeros and returns `-EFAULT`.
+    /// Copies as the kernel's `probe_read` helpers do: on a failure it writes zeros and returns `-EFAULT`.
     pub fn copy(&mut self, to: u64, len: u64, from: u64) -> Result<u64, String> {
         let len = usize::try_from(len).map_err(|error| error.to_string())?;
         let bytes = self.get(from, len).map(|bytes| bytes.to_vec());
