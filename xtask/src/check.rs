@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cargo;
 use crate::cargo_deny;
 use crate::progress;
+use crate::prose;
 use crate::requirement::Purpose;
 use crate::setup;
 
@@ -19,6 +20,7 @@ const RUSTDOCFLAGS: &str = "-D warnings -D rustdoc::broken_intra_doc_links";
 pub(crate) fn run() -> Result<()> {
     setup::run(Purpose::Check, false)?;
     passes(cargo::here().args(["fmt", "--all", "--check"]), "run `cargo fmt --all`")?;
+    prose::check()?;
     passes(
         cargo_deny::command().args(["check", "bans", "licenses", "sources"]),
         "its findings are above; deny.toml holds the rules",
