@@ -82,7 +82,7 @@ mod tests {
         redacted_of(redactor, offset, piece.len(), piece)
     }
 
-    /// The same of one that was `total` bytes long, and cut.
+    /// A piece that was sent as `total` bytes and cut, after redaction.
     fn redacted_of(redactor: &mut Redactor, offset: usize, total: usize, piece: &[u8]) -> BytesMut {
         let addr = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut event = Event {

@@ -36,6 +36,7 @@ pub fn core(sessions: usize) -> Engine {
 }
 
 /// The events of the demo's recording, `times` times, each time with different flows, addresses and times.
+#[expect(clippy::disallowed_types, reason = "the crate is pure, its benchmark reads a recording")]
 pub fn recorded(times: u64) -> Vec<Input> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/traces/gotcha.jsonl");
     let file = std::fs::File::open(&path).expect("the recording");
