@@ -101,7 +101,7 @@ mod real_mesh {
 
 /// Whether the tracer's verdict is the right one.
 fn same(said: &Verdict, right: &Verdict) -> bool {
-    said.verdict == right.verdict
+    said.name == right.name
         && said.direction == right.direction
         && (right.reason.is_none() || said.reason == right.reason)
 }
@@ -109,9 +109,9 @@ fn same(said: &Verdict, right: &Verdict) -> bool {
 /// Whether a configuration's verdict is the right one, as far as a sidecar's configuration can know: what the other side then
 /// does with the bytes, and another pod's sidecar, are not in it.
 fn predicts(said: &Verdict, right: &Verdict) -> bool {
-    let beyond = ["refused_by_proxy", "unreachable", "unanswered"].contains(&right.verdict.as_str());
+    let beyond = ["refused_by_proxy", "unreachable", "unanswered"].contains(&right.name.as_str());
     if right.direction == "inbound" || beyond {
-        return said.verdict == "tunneled";
+        return said.name == "tunneled";
     }
     same(said, right)
 }

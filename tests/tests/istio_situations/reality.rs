@@ -32,7 +32,7 @@ pub struct Seen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// Its name.
-    pub verdict: String,
+    pub name: String,
     /// Its reason, where it has one.
     pub reason: Option<String>,
     /// Whose sidecar it is about: `outbound` or `inbound`.
@@ -41,11 +41,7 @@ pub struct Verdict {
 
 impl Verdict {
     fn new(verdict: &str, reason: Option<&str>) -> Self {
-        Self {
-            verdict: verdict.to_owned(),
-            reason: reason.map(str::to_owned),
-            direction: "outbound".to_owned(),
-        }
+        Self { name: verdict.to_owned(), reason: reason.map(str::to_owned), direction: "outbound".to_owned() }
     }
 
     fn inbound(self) -> Self {
@@ -56,7 +52,7 @@ impl Verdict {
     pub fn said(value: &Value) -> Self {
         let text = |key: &str| value[key].as_str().map(str::to_owned);
         Self {
-            verdict: text("verdict").unwrap_or_else(|| "none".to_owned()),
+            name: text("verdict").unwrap_or_else(|| "none".to_owned()),
             reason: text("reason"),
             direction: text("direction").unwrap_or_else(|| "outbound".to_owned()),
         }
@@ -65,7 +61,7 @@ impl Verdict {
 
 impl Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.verdict)?;
+        f.write_str(&self.name)?;
         if let Some(reason) = &self.reason {
             write!(f, "/{reason}")?;
         }

@@ -18,7 +18,7 @@ use crate::table::{Addresses, Client, PORT, Request, Situation, To};
 const DENIED: &str = "denied.example";
 /// How long the tracer has for a report of a connection that is over.
 const TIMEOUT: Duration = Duration::from_secs(3);
-const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(60);
+const EXPLAIN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Everything that runs; it ends in this order, the mesh last.
 pub struct Stage {

@@ -27,7 +27,7 @@ pub enum Client {
     Default,
     /// Four worker threads.
     FourWorkers,
-    /// The sidecar's user is one of those that OpenShift assigns.
+    /// The sidecar's user is one of those that `OpenShift` assigns.
     OpenShift,
     /// TPROXY for inbound connections.
     Tproxy,
@@ -219,7 +219,7 @@ fn declared(table: &mut Vec<Situation>) {
     }
 }
 
-/// ServiceEntries: the app's team's, and other teams'.
+/// `ServiceEntry` objects: the app's team's, and other teams'.
 fn service_entries(table: &mut Vec<Situation>, addresses: &Addresses) {
     let squid = addresses.squid.as_str();
     for protocol in ["TCP", "HTTP", "TLS"] {
@@ -287,7 +287,7 @@ fn service_entries(table: &mut Vec<Situation>, addresses: &Addresses) {
     }
 }
 
-/// Sidecar resources: scopes, egress listeners, REGISTRY_ONLY.
+/// Sidecar resources: scopes, egress listeners, `REGISTRY_ONLY`.
 fn sidecars(table: &mut Vec<Situation>, addresses: &Addresses) {
     let http = || other(Kind::ClusterIp, "http", None);
     let tcp_squid = || service("egress", "squid", Kind::ClusterIp, "tcp", None, Some("squid"));
@@ -347,11 +347,11 @@ fn upgrades(table: &mut Vec<Situation>) {
     add(table, "virtual_service_http", To::Address(VIP), vec![squid(), route]);
 }
 
-/// DestinationRules for a squid without a sidecar.
+/// `DestinationRule` objects for a squid without a sidecar.
 fn destination_rules(table: &mut Vec<Situation>, addresses: &Addresses) {
     let squid = || service("egress", "squid", Kind::ClusterIp, "tcp", None, Some("squid"));
     for mode in ["DISABLE", "SIMPLE", "ISTIO_MUTUAL"] {
-        let rule = rule("shop", "squid", "squid.egress.svc.cluster.local", json!({"tls": {"mode": mode}}));
+        let rule = rule("shop", "squid", "squid.egress.svc.cluster.local", &json!({"tls": {"mode": mode}}));
         add(
             table,
             &format!("rule_tls_{}_vip_tcp", mode.to_lowercase()),
@@ -359,14 +359,14 @@ fn destination_rules(table: &mut Vec<Situation>, addresses: &Addresses) {
             vec![squid(), rule],
         );
     }
-    let wide = rule("istio-system", "all", "*.local", json!({"tls": {"mode": "SIMPLE"}}));
+    let wide = rule("istio-system", "all", "*.local", &json!({"tls": {"mode": "SIMPLE"}}));
     add(table, "rule_wide_tls_simple_vip_tcp", To::Address(VIP), vec![squid(), wide.clone()]);
     add(table, "rule_wide_tls_simple_undeclared", To::Squid, vec![wide]);
     let settings = json!({"tunnel": {"protocol": "CONNECT", "targetHost": "10.233.0.1", "targetPort": 8080}});
-    let tunnel = rule("shop", "squid", "squid.egress.svc.cluster.local", settings);
+    let tunnel = rule("shop", "squid", "squid.egress.svc.cluster.local", &settings);
     add(table, "rule_tunnel_vip_tcp", To::Address(VIP), vec![squid(), tunnel]);
     let entry = entry("shop", "proxy", "TCP", "STATIC", &[&addresses.squid], &[&addresses.squid], &["*"]);
-    let simple = rule("shop", "proxy", "proxy.shop.test", json!({"tls": {"mode": "SIMPLE"}}));
+    let simple = rule("shop", "proxy", "proxy.shop.test", &json!({"tls": {"mode": "SIMPLE"}}));
     add(table, "rule_tls_simple_entry_tcp", To::Squid, vec![entry, simple]);
 }
 
@@ -391,7 +391,7 @@ fn both_injected(table: &mut Vec<Situation>) {
             vec![service("tcp"), peers.clone()],
         );
         add(table, &format!("injected_{title}_pod_undeclared"), To::MeshSquid, vec![peers.clone()]);
-        let plain = rule("shop", "meshsquid", host, json!({"tls": {"mode": "DISABLE"}}));
+        let plain = rule("shop", "meshsquid", host, &json!({"tls": {"mode": "DISABLE"}}));
         add(
             table,
             &format!("injected_{title}_rule_disable_vip_tcp"),
@@ -400,7 +400,7 @@ fn both_injected(table: &mut Vec<Situation>) {
         );
     }
     for mode in ["SIMPLE", "ISTIO_MUTUAL"] {
-        let rule = rule("shop", "meshsquid", host, json!({"tls": {"mode": mode}}));
+        let rule = rule("shop", "meshsquid", host, &json!({"tls": {"mode": mode}}));
         add(
             table,
             &format!("injected_rule_{}_vip_tcp", mode.to_lowercase()),
@@ -553,7 +553,7 @@ fn sidecar(mut spec: Value) -> Value {
     json!({"apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": {"name": "client", "namespace": "shop"}, "spec": spec})
 }
 
-fn rule(namespace: &str, name: &str, host: &str, policy: Value) -> Value {
+fn rule(namespace: &str, name: &str, host: &str, policy: &Value) -> Value {
     json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": name, "namespace": namespace},
         "spec": {"host": host, "trafficPolicy": policy}})
 }
