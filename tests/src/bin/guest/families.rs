@@ -173,7 +173,7 @@ fn check_send_calls(family: &str) -> Result<Value> {
             ("/proxy/port", json!(3128)),
             ("/proxy/ip", json!(address(name).to_string())),
             ("/sidecar/port", json!(15001)),
-            ("/probes", json!(family)),
+            ("/family", json!(family)),
             ("/joined_late", json!(false)),
         ];
         for (at, expected) in expected {
@@ -216,7 +216,7 @@ fn check_recording(trace: &str, call: &str, cgroup: u64) -> Result<()> {
 fn without_variable_fields(report: &Value) -> Value {
     let mut report = report.clone();
     for at in
-        ["/time", "/probes", "/source/pid", "/source/port", "/reply/after_us", "/sidecar/pid", "/explanation"]
+        ["/time", "/family", "/source/pid", "/source/port", "/reply/after_us", "/sidecar/pid", "/explanation"]
     {
         if let Some(value) = report.pointer_mut(at) {
             *value = Value::Null;
