@@ -6,8 +6,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::closed_world;
 use super::json::Node;
+use super::known_fields;
 
 /// envoy.config.listener.v3.FilterChainMatch.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ impl ChainMatch {
             source_type: node.field("source_type").text().unwrap_or("ANY").to_owned(),
             source_prefix_ranges: prefixes(node.field("source_prefix_ranges")),
             source_ports: node.field("source_ports").items().filter_map(Node::port).collect(),
-            unread: closed_world::CHAIN_MATCH.unread(node),
+            unread: known_fields::CHAIN_MATCH.unread(node),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 
-use super::closed_world;
 use super::json::Node;
+use super::known_fields;
 use super::listener::Socket;
 
 /// envoy.config.cluster.v3.Cluster, with the endpoints that the endpoint dump adds.
@@ -81,7 +81,7 @@ impl Cluster {
         let list = endpoints.map_or(inline, Node::of);
         let known = endpoints.is_some() || inline.exists();
         let mut hosts = hosts(list);
-        let mut unread = closed_world::CLUSTER.unread(node);
+        let mut unread = known_fields::CLUSTER.unread(node);
         let had_hosts = !hosts.is_empty();
         if node.field("lb_subset_config").exists() {
             hosts.retain(in_subset(node.field("lb_subset_config"), subset, &mut unread));

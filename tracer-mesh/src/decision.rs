@@ -65,8 +65,6 @@ pub(crate) struct Inner {
     pub is_connect: bool,
     /// Envoy speaks TLS to the cluster.
     pub wraps_tls: bool,
-    /// Internal listeners that the connection has passed.
-    pub depth: u8,
     /// The connection comes from outside of the pod, and the dump is of the pod that it is for.
     pub is_inbound: bool,
     /// The dump is of a gateway.

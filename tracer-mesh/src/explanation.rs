@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use super::candidate::Failure;
 use super::decision::{Decision, Outcome};
 use super::dump::Dump;
 use super::evaluate::decide;
-use super::fix::{self, Failure, Fix};
+use super::fix::{self, Fix};
 use super::origin::{Origin, Origins};
 use super::{Error, text};
 

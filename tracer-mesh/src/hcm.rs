@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-use super::closed_world;
 use super::http_filter::HttpFilter;
 use super::json::Node;
+use super::known_fields;
 
 /// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
 #[derive(Clone, Debug)]
@@ -105,9 +105,9 @@ impl Hcm {
         let http1 = config.field("http_protocol_options");
         let common = config.field("common_http_protocol_options");
         let (filters, has_router, mut more) = HttpFilter::read_all(config.field("http_filters"));
-        let mut unread = closed_world::HCM.unread(config);
-        unread.append(&mut closed_world::HTTP1_OPTIONS.unread(http1));
-        unread.append(&mut closed_world::COMMON_HTTP_OPTIONS.unread(common));
+        let mut unread = known_fields::HCM.unread(config);
+        unread.append(&mut known_fields::HTTP1_OPTIONS.unread(http1));
+        unread.append(&mut known_fields::COMMON_HTTP_OPTIONS.unread(common));
         unread.append(&mut more);
         let mut early_mutations = Vec::new();
         for extension in config.field("early_header_mutation_extensions").items() {

@@ -7,8 +7,8 @@
 
 use serde_json::Value;
 
-use super::closed_world;
 use super::json::{Extension, Node};
+use super::known_fields;
 
 /// A filter of the chain.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ impl HttpFilter {
         let mut unread = Vec::new();
         for node in list.items() {
             let extension = node.extension();
-            unread.append(&mut closed_world::HTTP_FILTER.unread(node));
+            unread.append(&mut known_fields::HTTP_FILTER.unread(node));
             if extension.message == "Router" || extension.name == "envoy.filters.http.router" {
                 return (filters, true, unread);
             }

@@ -50,11 +50,14 @@
     )
 )]
 
+mod candidate;
+mod chain_choice;
 mod chain_match;
 mod closed_world;
 mod cluster;
 mod connect_target;
 mod decision;
+mod detection;
 mod dump;
 mod evaluate;
 mod explanation;
@@ -66,6 +69,7 @@ mod http_filter;
 mod http_inspector;
 mod index;
 mod json;
+mod known_fields;
 mod listener;
 mod manifest;
 mod matcher;
@@ -77,8 +81,10 @@ mod request;
 mod request_changes;
 mod request_line;
 mod route;
+mod route_lookup;
 mod route_match;
 mod simulated_config;
+mod tcp;
 mod tcp_proxy;
 mod text;
 mod tls_inspector;

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::chain_match::ChainMatch;
-use super::closed_world;
 use super::hcm::Hcm;
 use super::json::{Extension, Node};
+use super::known_fields;
 use super::tcp_proxy::TcpProxy;
 
 /// envoy.config.listener.v3.Listener.
@@ -102,7 +102,7 @@ impl Listener {
             chains: node.field("filter_chains").items().map(FilterChain::read).collect(),
             default_chain: default_chain.exists().then(|| FilterChain::read(default_chain)),
             matcher: node.field("filter_chain_matcher").value().cloned(),
-            unread: closed_world::LISTENER.unread(node),
+            unread: known_fields::LISTENER.unread(node),
         }
     }
 }
@@ -124,7 +124,7 @@ impl ListenerFilter {
         Self {
             kind,
             disabled: node.field("filter_disabled").value().cloned(),
-            unread: closed_world::LISTENER_FILTER.unread(node),
+            unread: known_fields::LISTENER_FILTER.unread(node),
         }
     }
 
@@ -167,10 +167,10 @@ impl FilterChain {
         let mut before = Vec::new();
         let mut handler = Handler::None;
         let mut cluster_override = None;
-        let mut unread = closed_world::FILTER_CHAIN.unread(node);
+        let mut unread = known_fields::FILTER_CHAIN.unread(node);
         for filter in node.field("filters").items() {
             let extension = filter.extension();
-            unread.append(&mut closed_world::NETWORK_FILTER.unread(filter));
+            unread.append(&mut known_fields::NETWORK_FILTER.unread(filter));
             match extension.message {
                 "HttpConnectionManager" => handler = Handler::Http(Box::new(Hcm::read(extension.config))),
                 "TcpProxy" => handler = Handler::Tcp(TcpProxy::read(extension.config)),

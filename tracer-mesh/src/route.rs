@@ -17,7 +17,7 @@ use super::matcher;
 use super::request::Request;
 use super::route_match::{self, Match};
 use super::tcp_proxy::{subset, weighted};
-use super::{Error, closed_world};
+use super::{Error, known_fields};
 
 /// envoy.config.route.v3.RouteConfiguration, its virtual hosts not yet read.
 #[derive(Deserialize)]
@@ -90,7 +90,7 @@ impl<'a> RouteConfig<'a> {
         let small: serde_json::Map<String, Value> = small
             .map(|(name, raw)| (name.into_owned(), serde_json::from_str(raw.get()).unwrap_or_default()))
             .collect();
-        let unread = closed_world::ROUTE_CONFIG.unread(Node::of(&Value::Object(small)));
+        let unread = known_fields::ROUTE_CONFIG.unread(Node::of(&Value::Object(small)));
         Ok(Self { unread, ..config })
     }
 
@@ -173,7 +173,7 @@ impl VirtualHost {
     /// The first route that takes `request`, in configuration order, with what could not be judged on the way there.
     pub(crate) fn route(&self, request: &Request) -> (Option<Route>, Vec<String>) {
         let node = Node::of(&self.routes);
-        let mut caveats = closed_world::VIRTUAL_HOST.unread(node);
+        let mut caveats = known_fields::VIRTUAL_HOST.unread(node);
         // Redirects what did not come over TLS; EXTERNAL_ONLY spares only requests with x-envoy-internal.
         let over_tls = request.header("x-forwarded-proto").as_deref() == Some("https");
         match node.field("require_tls").str() {
@@ -208,7 +208,7 @@ impl VirtualHost {
                     }
                 }
             }
-            caveats.append(&mut closed_world::ROUTE_MATCH.unread(matching));
+            caveats.append(&mut known_fields::ROUTE_MATCH.unread(matching));
         }
         (None, caveats)
     }
@@ -263,9 +263,9 @@ impl Route {
 
     fn read(node: Node<'_>, host: Node<'_>) -> Self {
         let forward = node.field("route");
-        let mut caveats = closed_world::ROUTE.unread(node);
-        caveats.append(&mut closed_world::ROUTE_MATCH.unread(node.field("match")));
-        caveats.append(&mut closed_world::ROUTE_ACTION.unread(forward));
+        let mut caveats = known_fields::ROUTE.unread(node);
+        caveats.append(&mut known_fields::ROUTE_MATCH.unread(node.field("match")));
+        caveats.append(&mut known_fields::ROUTE_ACTION.unread(forward));
         // A weighted cluster may have filter configurations of its own.
         let has_more = forward
             .field("weighted_clusters")

@@ -1,9 +1,9 @@
-//! Reads the TCP proxy filter: where it sends a connection.
+//! Reads the TCP proxy filter: its clusters, and what it asks of them.
 
 use serde_json::Value;
 
-use super::closed_world;
 use super::json::Node;
+use super::known_fields;
 
 /// `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl TcpProxy {
             clusters,
             tunnels_to,
             subset: subset(config.field("metadata_match")),
-            unread: closed_world::TCP_PROXY.unread(config),
+            unread: known_fields::TCP_PROXY.unread(config),
         }
     }
 }

@@ -1,0 +1,156 @@
+//! The understood fields of the messages that decide on a connection: listeners, filter chains, TCP proxies, clusters.
+
+use crate::closed_world::Message;
+
+pub(crate) const LISTENER: Message = Message {
+    name: "listener",
+    read: &[
+        "name",
+        "address",
+        "additional_addresses",
+        "filter_chains",
+        "filter_chain_matcher",
+        "use_original_dst",
+        "default_filter_chain",
+        "listener_filters",
+        "listener_filters_timeout",
+        "continue_on_listener_filters_timeout",
+        "traffic_direction",
+        "bind_to_port",
+        "deprecated_v1",
+        "internal_listener",
+    ],
+    inert: &[
+        "stat_prefix",
+        "per_connection_buffer_limit_bytes",
+        "metadata",
+        "access_log",
+        "drain_type",
+        "transparent",
+        "freebind",
+        "socket_options",
+        "tcp_fast_open_queue_length",
+        "tcp_backlog_size",
+        "reuse_port",
+        "enable_reuse_port",
+        "connection_balance_config",
+        "max_connections_to_accept_per_socket_event",
+        "enable_mptcp",
+        "bypass_overload_manager",
+    ],
+};
+
+pub(crate) const LISTENER_FILTER: Message = Message {
+    name: "listener filter",
+    read: &["name", "typed_config", "config", "config_discovery", "filter_disabled"],
+    inert: &[],
+};
+
+pub(crate) const FILTER_CHAIN: Message = Message {
+    name: "filter chain",
+    read: &["name", "filter_chain_match", "filters", "transport_socket", "tls_context", "metadata"],
+    inert: &["transport_socket_connect_timeout"],
+};
+
+pub(crate) const CHAIN_MATCH: Message = Message {
+    name: "filter chain match",
+    read: &[
+        "destination_port",
+        "prefix_ranges",
+        "server_names",
+        "transport_protocol",
+        "application_protocols",
+        "direct_source_prefix_ranges",
+        "source_type",
+        "source_prefix_ranges",
+        "source_ports",
+    ],
+    inert: &[],
+};
+
+pub(crate) const NETWORK_FILTER: Message = Message {
+    name: "network filter",
+    read: &["name", "typed_config", "config", "config_discovery"],
+    inert: &[],
+};
+
+pub(crate) const TCP_PROXY: Message = Message {
+    name: "TCP proxy",
+    read: &["cluster", "weighted_clusters", "tunneling_config", "metadata_match"],
+    inert: &[
+        "stat_prefix",
+        "access_log",
+        "access_log_options",
+        "idle_timeout",
+        "downstream_idle_timeout",
+        "upstream_idle_timeout",
+        "hash_policy",
+        "max_connect_attempts",
+        "backoff_options",
+        "max_downstream_connection_duration",
+        "max_downstream_connection_duration_jitter_percentage",
+        "access_log_flush_interval",
+        "flush_access_log_on_connected",
+    ],
+};
+
+pub(crate) const CLUSTER: Message = Message {
+    name: "cluster",
+    read: &[
+        "name",
+        "type",
+        "cluster_type",
+        "load_assignment",
+        "hosts",
+        "transport_socket",
+        "transport_socket_matches",
+        "tls_context",
+        "metadata",
+        "common_lb_config",
+        "circuit_breakers",
+        "lb_subset_config",
+        "original_dst_lb_config",
+    ],
+    inert: &[
+        "alt_stat_name",
+        "connect_timeout",
+        "per_connection_buffer_limit_bytes",
+        "http_protocol_options",
+        "http2_protocol_options",
+        "common_http_protocol_options",
+        "upstream_http_protocol_options",
+        "typed_extension_protocol_options",
+        "extension_protocol_options",
+        "dns_refresh_rate",
+        "dns_failure_refresh_rate",
+        "dns_jitter",
+        "dns_lookup_family",
+        "dns_resolvers",
+        "dns_resolution_config",
+        "typed_dns_resolver_config",
+        "use_tcp_for_dns_lookups",
+        "respect_dns_ttl",
+        "wait_for_warm_on_init",
+        "outlier_detection",
+        "cleanup_interval",
+        "lb_policy",
+        "eds_cluster_config",
+        "ring_hash_lb_config",
+        "maglev_lb_config",
+        "round_robin_lb_config",
+        "least_request_lb_config",
+        "load_balancing_policy",
+        "track_timeout_budgets",
+        "track_cluster_stats",
+        "preconnect_policy",
+        "protocol_selection",
+        "connection_pool_per_downstream_connection",
+        "upstream_connection_options",
+        "upstream_bind_config",
+        "max_requests_per_connection",
+        "close_connections_on_host_health_failure",
+        "ignore_health_on_host_removal",
+        "health_checks",
+        "upstream_config",
+    ],
+};
