@@ -99,11 +99,13 @@ struct Answer {
     outcome: Outcome,
     /// The answer's `Server` header, escaped.
     server: Option<CompactString>,
+    /// The answer has a sign of a forward proxy.
+    by_proxy: bool,
 }
 
 impl From<Outcome> for Answer {
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, server: None }
+        Self { outcome, server: None, by_proxy: false }
     }
 }
 
@@ -284,8 +286,8 @@ impl Engine {
     fn answer(&self, flow: u64, at_last: bool) -> Option<Answer> {
         let connection = self.tables.connection(flow)?;
         connection.pending.front()?;
-        let Reply { status, server, body } = connection.answer(at_last)?;
-        Some(Answer { outcome: Outcome::Replied { status, body }, server })
+        let Reply { status, server, body, by_proxy } = connection.answer(at_last)?;
+        Some(Answer { outcome: Outcome::Replied { status, body }, server, by_proxy })
     }
 
     fn replied(&mut self, flow: u64, answer: Answer, event: &Event, reports: &mut Reports) {
@@ -347,7 +349,7 @@ impl Engine {
     /// Judges a request and submits its report, if the verdict rules report it at all. The upstream socket that
     /// explains the outcome is claimed.
     fn report(&mut self, flow: u64, nth: usize, answer: Answer, time: u64, reports: &mut Reports) {
-        let Answer { outcome, server } = answer;
+        let Answer { outcome, server, by_proxy } = answer;
         let Some(connection) = self.tables.connection(flow) else { return };
         let Some(request) = connection.pending.get(nth) else { return };
         let found = self.find_upstream(Search { connection, request, outcome, time });
@@ -360,6 +362,7 @@ impl Engine {
             upstream_failed: socket.is_some_and(|upstream| upstream.ended.is_some() && !upstream.answered),
             nothing_lost: request.lost == self.lost,
             from_start: connection.opened.is_some(),
+            by_proxy,
         };
         if let Some(judgment) = judge(&evidence) {
             let key = Key::of(connection.task.as_ref(), connection.cgroup);

@@ -1,7 +1,7 @@
 //! Filters on reports: the command line's, which travel to an agent as query parameters in the same words.
 //!
 //! The table in this file is the only list of filters: fields, matching, query parameters and error texts follow from
-//! it. To add a filter, add a row, and a value type to [`values`] if it needs one.
+//! it. To add a filter, add a row, and a value type to the module `values` if it needs one.
 
 mod condition;
 mod values;

@@ -40,7 +40,13 @@ pub struct Reply {
     pub server: Option<CompactString>,
     /// Whether a body follows.
     pub body: Body,
+    /// It has a sign of a forward proxy, which no Envoy writes of its own: status 407, or a header such as `Via`.
+    pub by_proxy: bool,
 }
+
+/// Headers that forward proxies write into their own answers. Envoy writes `Via` only where a configuration asks for it,
+/// which istiod never does.
+const PROXY_HEADERS: [&[u8]; 4] = [b"proxy-authenticate", b"via", b"x-squid-error", b"proxy-agent"];
 
 /// Whether a reply has a body, according to its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +153,7 @@ pub fn reply(mut bytes: &[u8]) -> Progress<Reply> {
     loop {
         let begins = bytes.len().min(b"HTTP/1.".len());
         if bytes[..begins] != b"HTTP/1."[..begins] {
-            let other = Reply { status: None, server: None, body: Body::Unknown };
+            let other = Reply { status: None, server: None, body: Body::Unknown, by_proxy: false };
             // An answer in another protocol is an answer too.
             return if bytes.is_empty() {
                 Progress::Incomplete
@@ -161,7 +167,7 @@ pub fn reply(mut bytes: &[u8]) -> Progress<Reply> {
             .nth(1)
             .filter(|code| code.len() == 3)
             .and_then(|code| std::str::from_utf8(code).ok()?.parse::<u16>().ok());
-        let mut reply = Reply { status, server: None, body: Body::Unknown };
+        let mut reply = Reply { status, server: None, body: Body::Unknown, by_proxy: status == Some(407) };
         let length = headers(bytes, rest, |name, value| {
             if name.eq_ignore_ascii_case(b"server") {
                 reply.server = Some(escape_bytes(value));
@@ -169,6 +175,8 @@ pub fn reply(mut bytes: &[u8]) -> Progress<Reply> {
                 reply.body = if value == b"0" { Body::Empty } else { Body::Present };
             } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
                 reply.body = Body::Present;
+            } else if PROXY_HEADERS.iter().any(|header| name.eq_ignore_ascii_case(header)) {
+                reply.by_proxy = true;
             }
         });
         let interim = status.is_some_and(|status| (100..200).contains(&status));

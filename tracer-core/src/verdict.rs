@@ -35,6 +35,16 @@ pub struct Evidence {
     pub nothing_lost: bool,
     /// The connection was captured from its beginning, so a dial that was not seen was not made.
     pub from_start: bool,
+    /// The answer has a sign of a forward proxy that no Envoy writes. It acquits the sidecar; it never convicts.
+    pub by_proxy: bool,
+}
+
+impl Evidence {
+    /// Whether the answer bears a proxy's sign, although no socket was seen that could have brought it.
+    pub fn is_acquitted(&self) -> bool {
+        let unseen = matches!(self.upstream, Payload::NoConnection | Payload::Nothing | Payload::DialFailed);
+        self.by_proxy && unseen
+    }
 }
 
 /// How a request ended.
@@ -124,9 +134,10 @@ fn judge_connect(evidence: &Evidence) -> Judgment {
         (Outcome::Replied { status: None, .. }, NoConnection | DialFailed | Nothing) => {
             Verdict::RefusedByProxy.into()
         }
-        // An answer although nothing went upstream: the sidecar made it.
+        // An answer although nothing went upstream: the sidecar made it, unless it bears the sign of a proxy, whose
+        // connection was then not seen: a pooled one, or one by an unknown user.
         (Outcome::Replied { status: Some(status), body }, NoConnection | DialFailed | Nothing) => {
-            if evidence.nothing_lost {
+            if evidence.nothing_lost && !evidence.is_acquitted() {
                 handled(local_reply(status, body))
             } else {
                 Verdict::RefusedByProxy.into()
@@ -191,6 +202,7 @@ mod tests {
             upstream_failed: false,
             nothing_lost: true,
             from_start: true,
+            by_proxy: false,
         }
     }
 
@@ -202,6 +214,16 @@ mod tests {
     fn proxys_own_404_is_never_flagged() {
         let judged = judge(&evidence(replied(404), Payload::SameBytes)).unwrap();
         assert_eq!(judged, Verdict::RefusedByProxy.into());
+    }
+
+    #[test]
+    fn answer_with_a_proxys_sign_is_never_the_sidecars() {
+        for status in [400, 403, 404, 407, 503] {
+            for upstream in [Payload::NoConnection, Payload::Nothing, Payload::DialFailed] {
+                let acquitted = Evidence { by_proxy: true, ..evidence(replied(status), upstream) };
+                assert_eq!(judge(&acquitted), Some(Verdict::RefusedByProxy.into()), "{acquitted:?}");
+            }
+        }
     }
 
     #[test]

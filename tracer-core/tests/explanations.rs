@@ -72,6 +72,10 @@ fn passed() -> Vec<(&'static str, Scene)> {
         ("by other bytes", Scene::outbound().asks().dials().sends_upstream("?!").answers(GRANTED)),
         ("nothing upstream was seen", Scene::outbound().asks().answers(GRANTED)),
         ("the proxy says no", passed().answers("HTTP/1.1 407 X\r\nServer: squid/5.7\r\n\r\n")),
+        (
+            "the proxy says no, by a connection that was not seen",
+            Scene::outbound().asks().answers("HTTP/1.1 403 X\r\nX-Squid-Error: ERR_ACCESS_DENIED 0\r\n\r\n"),
+        ),
         ("a remote Envoy's 404", passed().answers(envoys(404, 0))),
         (
             "through a Service's address",

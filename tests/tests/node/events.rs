@@ -11,8 +11,8 @@ use crate::containerd::{ContainerdRelease, HOST};
 use crate::cri::PodSpec;
 use crate::test_node::{AgentPod, TestNode};
 
-const STREAMS: &str = "the container runtime tells of changes";
-const POLLED: &str = "the container runtime tells of no changes";
+const STREAMS: &str = "the container runtime sends events";
+const POLLED: &str = "the container runtime has no events";
 
 #[test]
 fn new_pod_is_known_by_event_or_by_list() {

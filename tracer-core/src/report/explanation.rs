@@ -92,11 +92,10 @@ impl fmt::Display for Status {
 
 /// What the verdict rests on, one sentence each.
 pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String> {
-    let proxy = &subject.proxy;
+    let (proxy, sidecar) = (&subject.proxy, subject.sidecar());
     let Some(port) = subject.sidecar_port else {
         return vec![format!("the connection to {proxy} was not redirected to a sidecar")];
     };
-    let sidecar = subject.sidecar();
     let mut said = Vec::with_capacity(2); // of most
     said.push(match evidence.outcome {
         Outcome::Replied { .. } if subject.inbound => {
@@ -120,6 +119,9 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
         Payload::Tls => format!("{sidecar} sent TLS to {to}; what is inside was not seen"),
         Payload::OtherBytes => format!("{sidecar} sent other bytes than the app's to {to}"),
     });
+    if evidence.is_acquitted() {
+        said.push("the answer has a sign of a forward proxy, such as Via or status 407".to_owned());
+    }
     if !evidence.nothing_lost {
         said.push("records were lost meanwhile, so a connection may have gone unseen".to_owned());
     }
@@ -129,10 +131,10 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
     said
 }
 
-/// Whether a connection that was not seen was not made. A 2xx must have come through one.
+/// Whether a connection that was not seen was not made. A 2xx and a proxy's own answer must have come through one.
 fn saw_all(evidence: &Evidence) -> bool {
     let granted = matches!(evidence.outcome, Outcome::Replied { status: Some(200..300), .. });
-    evidence.nothing_lost && evidence.from_start && !granted
+    evidence.nothing_lost && evidence.from_start && !granted && !evidence.by_proxy
 }
 
 /// The verdict in one sentence.
@@ -335,6 +337,12 @@ fn refused(subject: &Subject<'_>, evidence: &Evidence) -> String {
         Payload::OtherBytes => {
             format!(
                 "The app got {status} for {asked}; {sidecar} had sent other bytes than the app's to {dialed}, so neither side is blamed"
+            )
+        }
+        _ if evidence.is_acquitted() => {
+            format!(
+                "The app got {status} for {asked}, with a sign of a forward proxy in it that no sidecar writes; how {sidecar} reached the proxy {} was not seen",
+                subject.proxy
             )
         }
         Payload::NoConnection | Payload::DialFailed | Payload::Nothing | Payload::RewrittenRequest => {

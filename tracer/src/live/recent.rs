@@ -46,7 +46,7 @@ struct Line {
 }
 
 impl Recent {
-    /// An empty ring for so many lines, and for [`BYTES`].
+    /// An empty ring for so many lines, and for `BYTES` bytes.
     pub fn new(lines: usize) -> Self {
         Self::bounded(lines, BYTES)
     }
@@ -152,7 +152,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Waits for matching lines, and returns about [`CHUNK`] bytes of them at most; `None`: the query has no more.
+    /// Waits for matching lines, and returns about `CHUNK` bytes of them at most; `None`: the query has no more.
     pub async fn read(&mut self) -> Option<Bytes> {
         loop {
             self.next.borrow_and_update();
