@@ -46,13 +46,17 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let accepted = Cell::new(0);
         let attempts = Cell::new(0);
+        // One error, three connections, and then no more.
         let accept = async || {
             attempts.set(attempts.get() + 1);
-            tokio::task::yield_now().await;
-            if attempts.get() == 1 { Err(io::Error::other("no descriptor")) } else { Ok(attempts.get()) }
+            match attempts.get() {
+                1 => Err(io::Error::other("no descriptor")),
+                2..=4 => Ok(()),
+                _ => std::future::pending().await,
+            }
         };
         runtime.block_on(async {
-            let accepting = accept_loop("a test", accept, |_| accepted.set(accepted.get() + 1));
+            let accepting = accept_loop("a test", accept, |()| accepted.set(accepted.get() + 1));
             tokio::select! {
                 _ = accepting => {}
                 () = async { while accepted.get() < 3 { tokio::task::yield_now().await } } => {}
