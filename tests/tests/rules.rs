@@ -63,6 +63,8 @@ fn every_alert_has_all_fields_and_a_test_of_each_case() {
         "EgressConnectHandledAsHttp",
         "EgressConnectBlackholed",
         "EgressConnectWrappedInTls",
+        "EgressConnectMisdirected",
+        "EgressInterceptorDown",
         "EgressProxyBypassed",
         "EgressProxyRefusing",
         "EgressProxyUnreachable",

@@ -203,15 +203,8 @@ impl Engine {
     fn app_event(&mut self, event: &mut Event, reports: &mut Reports) {
         match &mut event.kind {
             EventKind::Dialed => {}
-            EventKind::Ended(_) => {
-                let is_direct = self.tables.connection_mut(event.flow).is_some_and(|connection| {
-                    connection.app_closed = true;
-                    connection.sidecar.is_none()
-                });
-                if is_direct {
-                    self.settle_direct(event.flow, event, true, reports);
-                }
-            }
+            EventKind::Ended(End::DialFailed) => self.app_refused(event, reports),
+            EventKind::Ended(_) => self.app_ended(event, reports),
             EventKind::Sent { offset, total, data } => {
                 let (offset, total, data) = (*offset, *total, std::mem::take(data));
                 let Some(connection) = self.tables.connection_or_new(event) else { return };
@@ -233,6 +226,55 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Handles the end of an app's leg. Where the app closed before there was an answer, that is reported now.
+    fn app_ended(&mut self, event: &Event, reports: &mut Reports) {
+        let flow = event.flow;
+        let Some(connection) = self.tables.connection_mut(flow) else { return };
+        // After the sidecar's end, the end of its socket says what became of the request.
+        let gave_up = matches!(event.kind, EventKind::Ended(End::ClosedHere | End::Reset));
+        connection.app_closed = true;
+        if connection.sidecar.is_none() {
+            self.settle_direct(flow, event, true, reports);
+        } else if gave_up {
+            // An answer whose head was never completed is still an answer.
+            let answer = self.answer(flow, true);
+            self.report_all(flow, answer, Outcome::GivenUp, event.time, reports);
+        }
+    }
+
+    /// Handles a dial of an app that the pod's redirect led to a port without a listener. Only addresses that apps use as
+    /// proxies are of interest.
+    fn app_refused(&mut self, event: &Event, reports: &mut Reports) {
+        if event.sidecar.is_none() || !self.tables.is_dialed_by_app(event.remote) {
+            return;
+        }
+        let Some((connection, request)) = Connection::refused(event) else { return };
+        let evidence = Evidence {
+            form: request.request.form,
+            interceptor: connection.interceptor(),
+            outcome: Outcome::NotAccepted,
+            upstream: Payload::NoConnection,
+            upstream_failed: false,
+            tls_established: false,
+            shared_upstream: false,
+            nothing_lost: true,
+            from_start: connection.opened.is_some(),
+            by_proxy: false,
+        };
+        let Some(judgment) = judge(&evidence) else { return };
+        let key = Key::of(connection.task.as_ref(), connection.cgroup);
+        let report = self.build_report(ReportInput {
+            connection: &connection,
+            request: &request,
+            upstream: None,
+            evidence: &evidence,
+            judgment,
+            server: None,
+            time: event.time,
+        });
+        self.attribution.submit(key, Box::new(report), event.time, reports);
     }
 
     /// Reports the requests of a connection without a sidecar as soon as their heads are complete, or `at_last` as far
@@ -267,6 +309,9 @@ impl Engine {
         };
         if let Some(dialed) = event.link {
             self.claim_by_link(dialed);
+        }
+        if let Some(connection) = self.tables.connection_mut(flow) {
+            connection.shared_upstream |= event.shared_upstream;
         }
         match &mut event.kind {
             EventKind::Dialed => {}
@@ -315,14 +360,34 @@ impl Engine {
         } else if let Some(connection) = self.tables.connection(flow) {
             // Behind an answer of its own, the sidecar discards pipelined requests: they were never handled.
             let handled = connection.answered == 0 || connection.tunnel.is_some();
-            let is_pending = connection.pending.front().is_some_and(|request| !request.reported);
             let by_app = connection.app_closed || event.kind == EventKind::Ended(End::ClosedByPeer);
-            if handled && is_pending {
+            if handled {
                 let outcome = if by_app { Outcome::GivenUp } else { Outcome::Closed };
-                self.report(flow, 0, outcome.into(), event.time, reports);
+                self.report_all(flow, None, outcome, event.time, reports);
             }
         }
         self.tables.remove_connection(flow);
+    }
+
+    /// Reports all requests of a connection that wait: the oldest with its `answer`, if there is one, the others with
+    /// `outcome`.
+    fn report_all(
+        &mut self,
+        flow: u64,
+        answer: Option<Answer>,
+        outcome: Outcome,
+        time: u64,
+        reports: &mut Reports,
+    ) {
+        let mut answer = answer;
+        let waiting = self.tables.connection(flow).map_or(0, |connection| connection.pending.len());
+        for nth in 0..waiting {
+            let answer = answer.take().unwrap_or_else(|| outcome.into());
+            let request = self.tables.connection(flow).and_then(|connection| connection.pending.get(nth));
+            if request.is_some_and(|request| !request.reported) {
+                self.report(flow, nth, answer, time, reports);
+            }
+        }
     }
 
     /// Handles an event of a socket that a sidecar dialed.
@@ -336,6 +401,7 @@ impl Engine {
             }
             EventKind::Sent { offset, total, data } => {
                 upstream.sent.get_or_insert(event.time);
+                upstream.note_tls(*offset, data);
                 upstream.bytes.append(*offset, *total, std::mem::take(data));
                 let is_by_bytes = upstream.claim.is_some_and(|claim| claim.basis >= ClaimBasis::Bytes);
                 if !self.claim_by_link(event.flow) && !is_by_bytes {
@@ -356,10 +422,12 @@ impl Engine {
         let socket = found.and_then(|(flow, _)| self.tables.upstreams.get(flow));
         let evidence = Evidence {
             form: request.request.form,
-            intercepted: connection.sidecar.is_some(),
+            interceptor: connection.interceptor(),
             outcome,
             upstream: found.map_or(Payload::NoConnection, |(_, payload)| payload),
             upstream_failed: socket.is_some_and(|upstream| upstream.ended.is_some() && !upstream.answered),
+            tls_established: socket.is_some_and(|upstream| upstream.tls_established),
+            shared_upstream: connection.shared_upstream,
             nothing_lost: request.lost == self.lost,
             from_start: connection.opened.is_some(),
             by_proxy,
@@ -387,7 +455,11 @@ impl Engine {
                 Payload::SameBytes => self.tables.claim_tunnel(upstream, flow, ClaimBasis::Bytes),
                 Payload::Nothing => self.tables.claim_silent(upstream, flow),
                 Payload::RewrittenRequest => self.tables.claim(upstream, flow, ClaimBasis::Bytes),
-                Payload::NoConnection | Payload::DialFailed | Payload::OtherBytes | Payload::Tls => {
+                Payload::NoConnection
+                | Payload::DialFailed
+                | Payload::OtherBytes
+                | Payload::OwnConnect
+                | Payload::Tls => {
                     self.tables.claim(upstream, flow, ClaimBasis::TimeAndAddress);
                 }
             }

@@ -55,6 +55,10 @@ pub struct Event {
     /// On an end: the peer had sent something before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub answered: bool,
+    /// On a reply's flow: since it was accepted, the sidecar has received bytes on a connection that may carry several
+    /// sessions, or whose session is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared_upstream: bool,
     /// What happened.
     #[serde(rename = "what")]
     pub kind: EventKind,
@@ -191,6 +195,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         local: socket_addr(meta.local_addr, meta.local_port),
         remote: socket_addr(meta.remote_addr, meta.remote_port),
         answered,
+        shared_upstream: meta.flags & record::FLAG_SHARED_UPSTREAM != 0,
         kind,
     })
 }

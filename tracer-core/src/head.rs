@@ -23,9 +23,11 @@ pub struct Request {
 }
 
 /// The two forms of a request to a proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Form {
     /// `CONNECT host:port HTTP/1.1`
+    #[default]
     Connect,
     /// `GET http://host/ HTTP/1.1`
     Absolute,

@@ -1,6 +1,23 @@
 //! The facts of each mesh that something outside the mesh has to know: ports, users, container names, annotations. A
 //! profile names and finds an interceptor; it never proves that there is one.
 
+use serde::{Deserialize, Serialize};
+
+/// The kind of a transparent proxy, by how it treats what it accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InterceptorKind {
+    /// Envoy in the app's pod. It may parse HTTP.
+    #[default]
+    Sidecar,
+    /// Istio's node proxy. It parses no HTTP.
+    Ztunnel,
+    /// Linkerd's proxy in the app's pod. It may parse HTTP.
+    Linkerd,
+    /// Another program.
+    Other,
+}
+
 /// What is fixed about one mesh's transparent proxy, with its defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MeshProfile {
@@ -20,6 +37,10 @@ pub struct MeshProfile {
     pub uid_hint: Option<u32>,
     /// Firewall mark of the proxy's own sockets, where the redirect exempts by mark.
     pub mark: Option<u32>,
+    /// The kind of its proxy.
+    pub kind: InterceptorKind,
+    /// How the names of its proxy's threads begin.
+    pub thread_prefix: &'static str,
     /// Annotation that the injector leaves on a pod that it changed.
     pub injected_annotation: &'static str,
     /// Prefix of the annotations that shape the redirect.
@@ -27,6 +48,8 @@ pub struct MeshProfile {
 }
 
 /// Istio's sidecar.
+///
+/// Threads: envoyproxy/envoy `source/server/worker_impl.cc` names them `wrk:worker_N`, in every mesh that uses Envoy.
 ///
 /// Ports: <https://istio.io/latest/docs/ops/deployment/application-requirements/#ports-used-by-istio>. User 1337:
 /// istio/istio `tools/istio-iptables/pkg/constants/constants.go` `DefaultProxyUID`. Container: `pkg/kube/inject`
@@ -40,6 +63,8 @@ pub const ISTIO: MeshProfile = MeshProfile {
     container: "istio-proxy",
     uid_hint: Some(1337),
     mark: None,
+    kind: InterceptorKind::Sidecar,
+    thread_prefix: "wrk:worker_",
     injected_annotation: "sidecar.istio.io/status",
     annotation_prefix: "traffic.sidecar.istio.io/",
 };
@@ -47,7 +72,8 @@ pub const ISTIO: MeshProfile = MeshProfile {
 /// Istio's node proxy of ambient mode, which listens inside each pod's network namespace.
 ///
 /// Ports: istio/ztunnel `src/config.rs`. Mark: istio/istio `cni/pkg/config` `InpodMark`. Annotation: istio/api
-/// `annotation/annotations.gen.go` `AmbientRedirection`.
+/// `annotation/annotations.gen.go` `AmbientRedirection`. Threads: istio/ztunnel
+/// `src/app.rs` names them `ztunnel-proxy-N`.
 pub const ZTUNNEL: MeshProfile = MeshProfile {
     name: "ztunnel",
     outbound_port: 15001,
@@ -57,6 +83,8 @@ pub const ZTUNNEL: MeshProfile = MeshProfile {
     container: "istio-proxy",
     uid_hint: None,
     mark: Some(0x539),
+    kind: InterceptorKind::Ztunnel,
+    thread_prefix: "ztunnel-proxy",
     injected_annotation: "ambient.istio.io/redirection",
     annotation_prefix: "ambient.istio.io/",
 };
@@ -74,6 +102,8 @@ pub const LINKERD: MeshProfile = MeshProfile {
     container: "linkerd-proxy",
     uid_hint: Some(2102),
     mark: None,
+    kind: InterceptorKind::Linkerd,
+    thread_prefix: "linkerd2-proxy",
     injected_annotation: "linkerd.io/proxy-version",
     annotation_prefix: "config.linkerd.io/",
 };
@@ -91,6 +121,8 @@ pub const CONSUL: MeshProfile = MeshProfile {
     container: "consul-dataplane",
     uid_hint: Some(5995),
     mark: None,
+    kind: InterceptorKind::Sidecar,
+    thread_prefix: "wrk:worker_",
     injected_annotation: "consul.hashicorp.com/connect-inject-status",
     annotation_prefix: "consul.hashicorp.com/",
 };
@@ -109,6 +141,8 @@ pub const KUMA: MeshProfile = MeshProfile {
     container: "kuma-sidecar",
     uid_hint: Some(5678),
     mark: None,
+    kind: InterceptorKind::Sidecar,
+    thread_prefix: "wrk:worker_",
     injected_annotation: "kuma.io/sidecar-injected",
     annotation_prefix: "traffic.kuma.io/",
 };
@@ -123,6 +157,12 @@ impl MeshProfile {
     /// Whether a container of this name runs some mesh's proxy.
     pub fn is_proxy_container(name: &str) -> bool {
         ALL.iter().any(|profile| profile.container == name)
+    }
+
+    /// The kind of the proxy that has a thread of this name. A name never proves that a process intercepts.
+    pub fn kind_of_thread(name: &str) -> InterceptorKind {
+        let profile = ALL.iter().find(|profile| name.starts_with(profile.thread_prefix));
+        profile.map_or(InterceptorKind::Other, |profile| profile.kind)
     }
 
     /// The mesh whose injector left one of `annotations`, given by name, on a pod.

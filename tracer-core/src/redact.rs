@@ -12,6 +12,8 @@ use crate::event::{Event, EventKind, is_whole};
 /// masked completely.
 const MAX_FLOWS: usize = 16_384;
 
+const TLS_TYPE_AND_VERSION: usize = 3;
+
 /// Masks the payloads of a stream of events. A head may be split anywhere, so the redactor remembers each flow that is in
 /// the middle of one.
 #[derive(Default)]
@@ -32,7 +34,10 @@ impl Redactor {
             EventKind::Sent { offset, total, data } => {
                 let mut part = self.part_at(event.flow, *offset, data);
                 let begins = part.is_start();
-                part.mask(data, begins);
+                // The type and version of a TLS record are public, and tell whether a handshake went on.
+                let is_tls = part.is_beyond_head() && matches!(**data, [20..=23, 3, 0..=4, ..]);
+                let masked = if is_tls { &mut data[TLS_TYPE_AND_VERSION..] } else { &mut data[..] };
+                part.mask(masked, begins && !is_tls);
                 if begins {
                     mask_target(data);
                 }
@@ -100,6 +105,7 @@ mod tests {
             local: addr,
             remote: addr,
             answered: false,
+            shared_upstream: false,
             kind: EventKind::Sent {
                 offset: u32::try_from(offset).unwrap(),
                 total: u32::try_from(total).unwrap(),

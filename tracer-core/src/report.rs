@@ -8,6 +8,7 @@ mod diagram;
 mod style;
 mod text;
 mod table;
+mod witness;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,6 +20,7 @@ use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    head::Form,
     pod::Pod,
     verdict::{Payload, Reason, Verdict},
 };
@@ -30,6 +32,7 @@ pub use gap::{Gap, LossSource, Lost, Message};
 pub use style::Colors;
 pub use table::Table;
 pub use text::{duration, ellipsize};
+pub use witness::{Configuration, Testimony};
 
 /// The format of times in reports: RFC 3339, UTC, microseconds.
 static TIMES: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
@@ -80,6 +83,9 @@ pub struct Report {
     pub evidence: Vec<String>,
     /// The verdict in one sentence, for a reader who does not know Envoy.
     pub explanation: String,
+    /// What the sidecar's configuration says about the same request. Null: it was not read.
+    #[serde(default)]
+    pub configuration: Option<Configuration>,
     /// The sidecar's listener that took the connection, if its configuration was read.
     pub listener: Option<Listener>,
     /// The title of a fix, or the page that explains the verdict.
@@ -181,6 +187,9 @@ pub struct Sidecar {
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connect {
+    /// `connect`, or `absolute` for `GET http://host/`.
+    #[serde(default)]
+    pub form: Form,
     /// `host:port`, escaped.
     pub authority: CompactString,
     /// `1.0` or `1.1`. Empty: the first line is longer than the 512 captured bytes.

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 
 pub use self::list::{Reason, Severity, Verdict};
-use crate::head::{Body, Form};
+use crate::{
+    head::{Body, Form},
+    mesh_profile::InterceptorKind,
+};
 
 /// A verdict and its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,14 +26,18 @@ pub struct Judgment {
 pub struct Evidence {
     /// The form of the request.
     pub form: Form,
-    /// A sidecar accepted the app's connection.
-    pub intercepted: bool,
+    /// The kind of interceptor that accepted the app's connection. `None`: no interceptor did.
+    pub interceptor: Option<InterceptorKind>,
     /// How the request ended.
     pub outcome: Outcome,
-    /// What the sidecar sent upstream before that.
+    /// What the interceptor sent upstream before that.
     pub upstream: Payload,
     /// The upstream socket ended before its peer sent anything.
     pub upstream_failed: bool,
+    /// The TLS that the interceptor began was accepted by its peer, which therefore speaks TLS.
+    pub tls_established: bool,
+    /// A connection that the interceptor shares between sessions may have carried the request and the answer.
+    pub shared_upstream: bool,
     /// No record was lost while the request waited, so a connection that was not seen was not made.
     pub nothing_lost: bool,
     /// The connection was captured from its beginning, so a dial that was not seen was not made.
@@ -42,8 +49,26 @@ pub struct Evidence {
 impl Evidence {
     /// Whether the answer bears a proxy's sign, although no socket was seen that could have brought it.
     pub fn is_acquitted(&self) -> bool {
-        let unseen = matches!(self.upstream, Payload::NoConnection | Payload::Nothing | Payload::DialFailed);
-        self.by_proxy && unseen
+        self.by_proxy && self.is_upstream_silent()
+    }
+
+    /// Whether no byte was seen to go upstream.
+    fn is_upstream_silent(&self) -> bool {
+        matches!(self.upstream, Payload::NoConnection | Payload::Nothing | Payload::DialFailed)
+    }
+
+    /// Why the absence of an upstream proves nothing here. `None`: what was not seen did not happen.
+    fn doubt(&self) -> Option<Reason> {
+        if !self.nothing_lost {
+            Some(Reason::RecordsLost)
+        } else if self.interceptor == Some(InterceptorKind::Ztunnel) && self.outcome != Outcome::Closed {
+            // ztunnel parses no HTTP, so it makes no answer of its own: https://github.com/istio/ztunnel
+            Some(Reason::BeyondZtunnel)
+        } else if self.shared_upstream {
+            Some(Reason::SharedUpstream)
+        } else {
+            None
+        }
     }
 }
 
@@ -63,6 +88,8 @@ pub enum Outcome {
     GivenUp,
     /// Neither happened before the deadline.
     Pending,
+    /// The pod's redirect led to a port on which no process listens.
+    NotAccepted,
 }
 
 /// What the sidecar's upstream socket carried before the outcome.
@@ -79,6 +106,8 @@ pub enum Payload {
     OtherBytes,
     /// A TLS record.
     Tls,
+    /// A CONNECT of the sidecar's own, which asks for a tunnel for the app's bytes.
+    OwnConnect,
     /// The app's request, rewritten by the sidecar.
     RewrittenRequest,
     /// The app's own bytes.
@@ -99,62 +128,77 @@ fn unreachable(reason: Reason) -> Judgment {
     Judgment { verdict: Verdict::Unreachable, reason: Some(reason) }
 }
 
-/// The verdict. `None`: the request is not reported, since it is an absolute-form one that was not rewritten.
+fn unanswered(reason: Reason) -> Judgment {
+    Judgment { verdict: Verdict::Unanswered, reason: Some(reason) }
+}
+
+fn undetermined(reason: Reason) -> Judgment {
+    Judgment { verdict: Verdict::Undetermined, reason: Some(reason) }
+}
+
+/// The verdict. `None`: the request is not reported, since it is an absolute-form one about which nothing is known.
 pub fn judge(evidence: &Evidence) -> Option<Judgment> {
-    match evidence.form {
-        Form::Connect if !evidence.intercepted => Some(Verdict::Direct.into()),
-        Form::Connect => Some(judge_connect(evidence)),
-        Form::Absolute => is_rewritten(evidence).then(|| Verdict::AbsoluteFormRewritten.into()),
+    match (evidence.form, evidence.outcome) {
+        (_, Outcome::NotAccepted) => Some(Verdict::InterceptorDown.into()),
+        (Form::Connect, _) if evidence.interceptor.is_none() => Some(Verdict::Direct.into()),
+        (Form::Connect, _) => Some(judge_connect(evidence)),
+        (Form::Absolute, _) => judge_absolute(evidence),
     }
 }
 
 fn judge_connect(evidence: &Evidence) -> Judgment {
-    use Payload::{DialFailed, NoConnection, Nothing, OtherBytes, RewrittenRequest, SameBytes, Tls};
+    use Payload::{
+        DialFailed, NoConnection, Nothing, OtherBytes, OwnConnect, RewrittenRequest, SameBytes, Tls,
+    };
     match (evidence.outcome, evidence.upstream) {
-        // The proxy got the app's own bytes, so the answer is the proxy's, whatever its status and `Server` header: a
-        // remote Envoy's 404 is byte-identical to a local one. TLS and other protocols cannot be read; an answer after
-        // them may be the proxy's (a proxy in the mesh is reached by mTLS), so nothing is flagged.
-        (Outcome::Replied { status, .. }, SameBytes | Tls | OtherBytes) => passed_on(status),
+        (Outcome::Replied { .. } | Outcome::Closed, OwnConnect) => undetermined(Reason::Rewritten),
+        // The other side got the app's own bytes, so the answer is its own, whatever its status and `Server` header: a
+        // remote Envoy's 404 is byte-identical to a local one.
+        (Outcome::Replied { status, .. }, SameBytes) => passed_on(status),
+        // ztunnel sends TLS only to another member of the mesh, where a waypoint may answer in place of the proxy.
+        (Outcome::Replied { .. }, Tls) if evidence.interceptor == Some(InterceptorKind::Ztunnel) => {
+            undetermined(Reason::BeyondZtunnel)
+        }
+        // A proxy in the mesh is reached by mTLS, which its own sidecar takes off again.
+        (Outcome::Replied { status, .. }, Tls) => passed_on(status),
+        // The preface of HTTP/2 and other protocols: what they ask cannot be read.
+        (Outcome::Replied { .. }, OtherBytes) => undetermined(Reason::SharedUpstream),
         // Envoy's HTTP connection manager wrote a CONNECT of its own: names in lower case, x-request-id.
         // If that got no answer, the 503 is Envoy's own; otherwise it is the proxy's.
         (Outcome::Replied { status: Some(503), .. }, RewrittenRequest) if evidence.upstream_failed => {
             handled(Reason::UpstreamFailed)
         }
         (Outcome::Replied { .. } | Outcome::Closed, RewrittenRequest) => handled(Reason::Forwarded),
-        // A 2xx before a byte went upstream is the sidecar's own: `connect_config` terminates the CONNECT, and the
-        // tunnel's payload goes upstream without it.
-        (Outcome::Replied { status: Some(200..300), .. }, Nothing) if evidence.nothing_lost => {
-            handled(Reason::Terminated)
-        }
-        // A 2xx without an upstream socket: a leg was not captured, so nothing is flagged.
-        (Outcome::Replied { status: Some(200..300), .. }, NoConnection | DialFailed | Nothing) => {
-            Verdict::Tunneled.into()
-        }
-        // Envoy's HTTP listener answers in HTTP only.
-        (Outcome::Replied { status: None, .. }, NoConnection | DialFailed | Nothing) => {
-            Verdict::RefusedByProxy.into()
-        }
-        // An answer although nothing went upstream: the sidecar made it, unless it bears the sign of a proxy, whose
-        // connection was then not seen: a pooled one, or one by an unknown user.
-        (Outcome::Replied { status: Some(status), body }, NoConnection | DialFailed | Nothing) => {
-            if evidence.nothing_lost && !evidence.is_acquitted() {
-                handled(local_reply(status, body))
-            } else {
-                Verdict::RefusedByProxy.into()
+        // Nothing was seen to go upstream.
+        (Outcome::Replied { status, body }, NoConnection | DialFailed | Nothing) => {
+            if let Some(doubt) = evidence.doubt() {
+                return undetermined(doubt);
+            }
+            match (status, evidence.upstream) {
+                // The answer came over a connection that was not seen: it has the sign of a proxy, or it is not HTTP,
+                // while Envoy's HTTP listener answers in HTTP only.
+                _ if evidence.by_proxy => undetermined(Reason::LegNotSeen),
+                (None, _) => undetermined(Reason::LegNotSeen),
+                // A 2xx before a byte went upstream is the sidecar's own: `connect_config` terminates the CONNECT, and
+                // the tunnel's payload goes upstream without it.
+                (Some(200..300), Nothing) => handled(Reason::Terminated),
+                (Some(200..300), _) => undetermined(Reason::LegNotSeen),
+                (Some(status), _) => handled(local_reply(status, body)),
             }
         }
         (Outcome::Closed, SameBytes | OtherBytes | Nothing) => unreachable(Reason::ClosedWithoutReply),
         (Outcome::Closed, DialFailed) => unreachable(Reason::ConnectFailed),
-        (Outcome::Closed | Outcome::Pending, Tls) if evidence.nothing_lost => Verdict::WrappedInTls.into(),
+        (Outcome::Closed, Tls) if evidence.tls_established => unreachable(Reason::ClosedWithoutReply),
+        (Outcome::Closed, Tls | NoConnection) if let Some(doubt) = evidence.doubt() => undetermined(doubt),
+        (Outcome::Closed, Tls) => Verdict::WrappedInTls.into(),
         // Closed without a byte and without a dial: BlackHoleCluster, no endpoint, no cluster, no filter chain.
-        (Outcome::Closed, NoConnection) if evidence.nothing_lost && evidence.from_start => {
-            Verdict::Blackholed.into()
+        (Outcome::Closed, NoConnection) if evidence.from_start => Verdict::Blackholed.into(),
+        (Outcome::Closed, NoConnection) => undetermined(Reason::LegNotSeen),
+        (Outcome::Pending, Tls) if !evidence.tls_established && evidence.doubt().is_none() => {
+            Verdict::WrappedInTls.into()
         }
-        (Outcome::Closed, NoConnection | Tls)
-        | (
-            Outcome::GivenUp | Outcome::Pending,
-            NoConnection | DialFailed | Nothing | SameBytes | RewrittenRequest | Tls | OtherBytes,
-        ) => Verdict::Unanswered.into(),
+        (Outcome::GivenUp, _) => unanswered(Reason::GaveUp),
+        (Outcome::Pending | Outcome::NotAccepted, _) => unanswered(Reason::Deadline),
     }
 }
 
@@ -182,11 +226,20 @@ fn local_reply(status: u16, body: Body) -> Reason {
     }
 }
 
-/// Whether an absolute-form request was answered although its bytes did not go upstream unchanged.
-fn is_rewritten(evidence: &Evidence) -> bool {
-    let answered = matches!(evidence.outcome, Outcome::Replied { status: Some(_), .. });
-    let as_tcp = matches!(evidence.upstream, Payload::SameBytes | Payload::Tls | Payload::OtherBytes);
-    evidence.intercepted && answered && !as_tcp && evidence.nothing_lost
+/// An absolute-form request passes where its bytes go upstream unchanged, and is flagged where the sidecar answers it
+/// although they do not.
+fn judge_absolute(evidence: &Evidence) -> Option<Judgment> {
+    let Outcome::Replied { status, .. } = evidence.outcome else { return None };
+    evidence.interceptor?;
+    match evidence.upstream {
+        Payload::SameBytes => Some(passed_on(status)),
+        Payload::RewrittenRequest => Some(Verdict::AbsoluteFormRewritten.into()),
+        Payload::NoConnection | Payload::Nothing | Payload::DialFailed => {
+            let is_local = status.is_some() && !evidence.by_proxy && evidence.doubt().is_none();
+            is_local.then(|| Verdict::AbsoluteFormRewritten.into())
+        }
+        Payload::Tls | Payload::OtherBytes | Payload::OwnConnect => None,
+    }
 }
 
 #[cfg(test)]
@@ -196,10 +249,12 @@ mod tests {
     fn evidence(outcome: Outcome, upstream: Payload) -> Evidence {
         Evidence {
             form: Form::Connect,
-            intercepted: true,
+            interceptor: Some(InterceptorKind::Sidecar),
             outcome,
             upstream,
             upstream_failed: false,
+            tls_established: false,
+            shared_upstream: false,
             nothing_lost: true,
             from_start: true,
             by_proxy: false,
@@ -221,7 +276,7 @@ mod tests {
         for status in [400, 403, 404, 407, 503] {
             for upstream in [Payload::NoConnection, Payload::Nothing, Payload::DialFailed] {
                 let acquitted = Evidence { by_proxy: true, ..evidence(replied(status), upstream) };
-                assert_eq!(judge(&acquitted), Some(Verdict::RefusedByProxy.into()), "{acquitted:?}");
+                assert_eq!(judge(&acquitted), Some(undetermined(Reason::LegNotSeen)), "{acquitted:?}");
             }
         }
     }
@@ -277,14 +332,85 @@ mod tests {
     }
 
     #[test]
-    fn absolute_form_is_reported_only_if_rewritten() {
+    fn absolute_form_request_is_judged_by_what_went_upstream() {
         for upstream in Payload::VARIANTS.iter().copied() {
             let absolute = Evidence { form: Form::Absolute, ..evidence(replied(400), upstream) };
-            let rewritten = matches!(
-                upstream,
-                Payload::NoConnection | Payload::DialFailed | Payload::Nothing | Payload::RewrittenRequest
-            );
-            assert_eq!(judge(&absolute).is_some(), rewritten, "{upstream:?}");
+            let expected = match upstream {
+                Payload::NoConnection
+                | Payload::DialFailed
+                | Payload::Nothing
+                | Payload::RewrittenRequest => Some(Verdict::AbsoluteFormRewritten.into()),
+                Payload::SameBytes => Some(Verdict::RefusedByProxy.into()),
+                Payload::Tls | Payload::OtherBytes | Payload::OwnConnect => None,
+            };
+            assert_eq!(judge(&absolute), expected, "{upstream:?}");
         }
+    }
+
+    #[test]
+    fn doubt_about_what_was_not_seen_prevents_flags() {
+        let doubts = [
+            Evidence { nothing_lost: false, ..evidence(replied(404), Payload::NoConnection) },
+            Evidence { shared_upstream: true, ..evidence(replied(404), Payload::NoConnection) },
+            Evidence {
+                interceptor: Some(InterceptorKind::Ztunnel),
+                ..evidence(replied(404), Payload::NoConnection)
+            },
+        ];
+        for (doubt, reason) in
+            doubts.into_iter().zip([Reason::RecordsLost, Reason::SharedUpstream, Reason::BeyondZtunnel])
+        {
+            for outcome in [replied(200), replied(404), replied(503)] {
+                for upstream in [Payload::NoConnection, Payload::Nothing, Payload::DialFailed] {
+                    let evidence = Evidence { outcome, upstream, ..doubt };
+                    assert_eq!(judge(&evidence), Some(undetermined(reason)), "{evidence:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ztunnel_without_an_endpoint_is_flagged_and_its_answers_are_not() {
+        let ztunnel = |outcome, upstream| {
+            let interceptor = Some(InterceptorKind::Ztunnel);
+            judge(&Evidence { interceptor, ..evidence(outcome, upstream) }).unwrap()
+        };
+        assert_eq!(ztunnel(Outcome::Closed, Payload::NoConnection), Verdict::Blackholed.into());
+        assert_eq!(ztunnel(replied(403), Payload::Tls), undetermined(Reason::BeyondZtunnel));
+        assert_eq!(ztunnel(replied(403), Payload::SameBytes), Verdict::RefusedByProxy.into());
+    }
+
+    #[test]
+    fn peer_that_speaks_tls_is_no_plaintext_proxy() {
+        let established =
+            |outcome| judge(&Evidence { tls_established: true, ..evidence(outcome, Payload::Tls) }).unwrap();
+        assert_eq!(established(Outcome::Closed), unreachable(Reason::ClosedWithoutReply));
+        assert_eq!(established(Outcome::Pending), unanswered(Reason::Deadline));
+        assert_eq!(judge(&evidence(Outcome::Pending, Payload::Tls)), Some(Verdict::WrappedInTls.into()));
+    }
+
+    #[test]
+    fn answer_over_bytes_that_cannot_be_read_is_undetermined() {
+        for (upstream, reason) in
+            [(Payload::OtherBytes, Reason::SharedUpstream), (Payload::OwnConnect, Reason::Rewritten)]
+        {
+            for status in [200, 404] {
+                assert_eq!(judge(&evidence(replied(status), upstream)), Some(undetermined(reason)));
+            }
+        }
+    }
+
+    #[test]
+    fn end_without_an_answer_has_the_reason_why_there_is_none() {
+        let nothing = |outcome| judge(&evidence(outcome, Payload::SameBytes)).unwrap();
+        assert_eq!(nothing(Outcome::GivenUp), unanswered(Reason::GaveUp));
+        assert_eq!(nothing(Outcome::Pending), unanswered(Reason::Deadline));
+        assert_eq!(nothing(Outcome::NotAccepted), Verdict::InterceptorDown.into());
+    }
+
+    #[test]
+    fn only_a_connection_that_was_seen_from_its_start_is_blackholed() {
+        let late = Evidence { from_start: false, ..evidence(Outcome::Closed, Payload::NoConnection) };
+        assert_eq!(judge(&late), Some(undetermined(Reason::LegNotSeen)));
     }
 }

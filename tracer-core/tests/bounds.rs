@@ -45,6 +45,7 @@ fn asks(number: u32, time: u64) -> [Event; 2] {
         local: SocketAddr::from(([10, high, middle, low], 40_000)),
         remote: SocketAddr::from(([10, 0, 0, 1], 3128)),
         answered: false,
+        shared_upstream: false,
         kind: EventKind::Sent {
             offset: 0,
             total: u32::try_from(head.len()).expect("short"),

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt::Write};
 
 use scene::{CURL, GRANTED, Scene};
 use tracer_core::{
-    report::Report,
+    report::{Report, Testimony},
     verdict::{Reason, Verdict},
 };
 
@@ -16,6 +16,8 @@ const GET: &str = "GET http://example.com/path?q=1 HTTP/1.1\r\nHost: example.com
 const HELLO: &[u8] = b"\x16\x03\x01\x02\x00";
 const REWRITTEN: &str = "CONNECT en.wikipedia.org:443 HTTP/1.1\r\nhost: en.wikipedia.org:443\r\n\
     x-forwarded-proto: http\r\nx-request-id: 1\r\n\r\n";
+const OWN_CONNECT: &str = "CONNECT 10.0.0.9:3128 HTTP/1.1\r\nhost: 10.0.0.9:3128\r\n\r\n";
+const SECOND_FLIGHT: &[u8] = b"\x14\x03\x03\x00\x01";
 const REWRITTEN_GET: &str = "GET /path?q=1 HTTP/1.1\r\nhost: example.com\r\nx-request-id: 1\r\n\r\n";
 
 /// An answer as Envoy writes it.
@@ -69,13 +71,7 @@ fn passed() -> Vec<(&'static str, Scene)> {
         ),
         ("at the proxy's sidecar", Scene::inbound().asks().dials().sends_upstream(CURL).answers(GRANTED)),
         ("through TLS", wrapped().answers(GRANTED)),
-        ("by other bytes", Scene::outbound().asks().dials().sends_upstream("?!").answers(GRANTED)),
-        ("nothing upstream was seen", Scene::outbound().asks().answers(GRANTED)),
         ("the proxy says no", passed().answers("HTTP/1.1 407 X\r\nServer: squid/5.7\r\n\r\n")),
-        (
-            "the proxy says no, by a connection that was not seen",
-            Scene::outbound().asks().answers("HTTP/1.1 403 X\r\nX-Squid-Error: ERR_ACCESS_DENIED 0\r\n\r\n"),
-        ),
         ("a remote Envoy's 404", passed().answers(envoys(404, 0))),
         (
             "through a Service's address",
@@ -83,9 +79,33 @@ fn passed() -> Vec<(&'static str, Scene)> {
         ),
         ("not HTTP", passed().answers("SSH-2.0-OpenSSH_9.2\r\n")),
         ("through TLS", wrapped().answers(envoys(404, 0))),
-        ("by other bytes", Scene::outbound().asks().dials().sends_upstream("?!").answers(envoys(404, 0))),
-        ("not HTTP, and nothing upstream", Scene::outbound().asks().answers("SSH-2.0-OpenSSH_9.2\r\n")),
-        ("records were lost", Scene::outbound().asks().loses_records().answers(envoys(404, 0))),
+        (
+            "an absolute-form GET that is passed on",
+            Scene::outbound().app_sends(GET).dials().sends_upstream(GET).answers(envoys(200, 5)),
+        ),
+    ]
+}
+
+fn undetermined() -> Vec<(&'static str, Scene)> {
+    let asks = || Scene::outbound().asks();
+    let with_sign = "HTTP/1.1 403 X\r\nX-Squid-Error: ERR_ACCESS_DENIED 0\r\n\r\n";
+    vec![
+        ("granted, and nothing upstream was seen", asks().answers(GRANTED)),
+        ("a proxy's answer, and nothing upstream was seen", asks().answers(with_sign)),
+        ("not HTTP, and nothing upstream was seen", asks().answers("SSH-2.0-OpenSSH_9.2\r\n")),
+        ("an old connection, closed", Scene::joined_late().asks().sidecar_closes()),
+        ("records were lost", asks().loses_records().answers(envoys(404, 0))),
+        ("records were lost, and granted", asks().loses_records().answers(GRANTED)),
+        ("records were lost, and closed", asks().loses_records().sidecar_closes()),
+        ("other bytes upstream", asks().dials().sends_upstream("?!").answers(envoys(404, 0))),
+        ("a pooled connection", asks().receives_on_a_shared_connection().answers(envoys(404, 0))),
+        ("a pooled connection, and closed", asks().receives_on_a_shared_connection().sidecar_closes()),
+        ("ztunnel, pooled", Scene::ztunnel().asks().answers(envoys(404, 0))),
+        (
+            "ztunnel, to a member of the mesh",
+            Scene::ztunnel().asks().dials().sends_upstream(HELLO).answers(envoys(404, 0)),
+        ),
+        ("a tunnel of its own", asks().dials().sends_upstream(OWN_CONNECT).answers(GRANTED)),
     ]
 }
 
@@ -95,6 +115,11 @@ fn no_answer() -> Vec<(&'static str, Scene)> {
     vec![
         ("closed at once", Scene::outbound().asks().sidecar_closes()),
         ("the same at the proxy's sidecar", Scene::inbound().asks().sidecar_closes()),
+        (
+            "TLS to a proxy that speaks it, and an end",
+            wrapped().sends_upstream(SECOND_FLIGHT).proxy_closes().sidecar_closes(),
+        ),
+        ("TLS to a proxy that speaks it, and silence", wrapped().sends_upstream(SECOND_FLIGHT).waits()),
         ("TLS, and an end", wrapped().proxy_closes().sidecar_closes()),
         ("TLS, and silence", wrapped().waits()),
         ("nothing listens there", Scene::outbound().asks().dials().dial_fails().sidecar_closes()),
@@ -112,8 +137,10 @@ fn no_answer() -> Vec<(&'static str, Scene)> {
         ("the dial failed", Scene::outbound().asks().dials().dial_fails().waits()),
         ("other bytes, and silence", Scene::outbound().asks().dials().sends_upstream("?!").waits()),
         ("no dial", Scene::outbound().asks().waits()),
-        ("an old connection, closed", Scene::joined_late().asks().sidecar_closes()),
-        ("records were lost", Scene::outbound().asks().loses_records().sidecar_closes()),
+        (
+            "no process accepts",
+            Scene::outbound().asks().answers(envoys(404, 0)).app_dials_again().is_refused(),
+        ),
         (
             "an absolute-form GET",
             Scene::outbound().app_sends(GET).dials().sends_upstream(REWRITTEN_GET).answers(envoys(400, 26)),
@@ -127,8 +154,32 @@ fn no_answer() -> Vec<(&'static str, Scene)> {
 }
 
 fn reports() -> Vec<(&'static str, Report)> {
-    let scenes = handled_as_http().into_iter().chain(passed()).chain(no_answer());
-    scenes.map(|(title, scene)| (title, scene.report())).collect()
+    let scenes = handled_as_http().into_iter().chain(passed()).chain(undetermined()).chain(no_answer());
+    let live = scenes.map(|(title, scene)| (title, scene.report()));
+    live.chain(with_configuration()).collect()
+}
+
+/// The verdicts to which the sidecar's configuration contributes.
+fn with_configuration() -> Vec<(&'static str, Report)> {
+    let said = |verdict| Testimony { verdict: Some(verdict), certain: true, ..Testimony::default() };
+    let to_endpoint = || Scene::to_service().dials().asks().sends_upstream(CURL);
+    let heard = |scene: Scene, verdict| {
+        let mut report = scene.report();
+        report.hear(said(verdict));
+        report
+    };
+    vec![
+        ("a wrong address", heard(to_endpoint().answers(envoys(403, 0)), Verdict::Misdirected)),
+        ("a wrong address, and granted", heard(to_endpoint().answers(GRANTED), Verdict::Misdirected)),
+        (
+            "the configuration says that it passes",
+            heard(Scene::outbound().asks().answers(envoys(404, 0)), Verdict::Tunneled),
+        ),
+        (
+            "the configuration says that a close passes",
+            heard(Scene::outbound().asks().sidecar_closes(), Verdict::Tunneled),
+        ),
+    ]
 }
 
 fn name(report: &Report) -> String {

@@ -56,6 +56,7 @@ impl Pod {
             local,
             remote,
             answered: false,
+            shared_upstream: false,
             kind,
         };
         self.core.feed(Input::Event(event), &mut self.reports);

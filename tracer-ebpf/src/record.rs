@@ -31,6 +31,10 @@ pub enum Role {
 /// [`Meta::flags`]: the flow's connect or accept was not seen, so its process and namespace may be unknown.
 pub const FLAG_LATE: u8 = 1;
 
+/// [`Meta::flags`] of a reply's record: since the sidecar accepted this connection, it has received bytes on a connection
+/// that it dialed and that may carry several sessions, or whose session is not known.
+pub const FLAG_SHARED_UPSTREAM: u8 = 2;
+
 /// The start of every record. Times are `CLOCK_MONOTONIC` in ns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +81,7 @@ pub struct Meta {
     pub link: u64,
     /// The name of that thread, NUL-padded.
     pub comm: [u8; 16],
-    /// [`FLAG_LATE`] or 0.
+    /// [`FLAG_LATE`] and [`FLAG_SHARED_UPSTREAM`], where they hold.
     pub flags: u8,
     /// Always 0; explicit padding.
     pub zero: u8,

@@ -166,6 +166,7 @@ impl Node {
             local,
             remote,
             answered: false,
+            shared_upstream: false,
             kind,
         })
     }

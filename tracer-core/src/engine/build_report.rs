@@ -39,6 +39,7 @@ impl Engine {
             endpoint: endpoint.map(|endpoint| endpoint.to_compact_string()),
             sidecar_port: connection.sidecar.map(|sidecar| sidecar.port),
             inbound,
+            waited: time.saturating_sub(request.time) / 1_000,
         };
         let Judgment { verdict, reason } = judgment;
         let task = connection.task.as_ref();
@@ -50,7 +51,7 @@ impl Engine {
                 server,
                 after_us: time.saturating_sub(request.time) / 1_000,
             }),
-            Outcome::Closed | Outcome::GivenUp | Outcome::Pending => None,
+            Outcome::Closed | Outcome::GivenUp | Outcome::Pending | Outcome::NotAccepted => None,
         };
         Report {
             v: 1,
@@ -80,6 +81,7 @@ impl Engine {
                 comm: acceptor.map(|task| task.comm.clone()),
             }),
             connect: report::Connect {
+                form: request.request.form,
                 authority: request.request.authority.clone(),
                 http_version: request.request.http_version.clone(),
                 user_agent: request.request.user_agent.clone(),
@@ -92,6 +94,7 @@ impl Engine {
             }),
             evidence: report::evidence(&subject, evidence),
             explanation: report::explanation(&subject, evidence, judgment),
+            configuration: None,
             listener: None,
             fix: verdict.is_flagged().then(|| verdict.page()),
             manifest: None,

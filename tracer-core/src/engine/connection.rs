@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, hash::BuildHasher, net::SocketAddr};
 
 use bytes::BytesMut;
+use compact_str::CompactString;
 use foldhash::quality::FixedState;
 use smallvec::SmallVec;
 use tracer_ebpf::HEAD_MAX;
@@ -10,7 +11,8 @@ use tracer_ebpf::HEAD_MAX;
 use super::{leg_bytes::LegBytes, upstream_sockets::ClaimBasis};
 use crate::{
     event::{Event, Interception, Task},
-    head::{self, Progress, Reply, Request},
+    head::{self, Form, Progress, Reply, Request},
+    mesh_profile::{InterceptorKind, MeshProfile},
 };
 
 /// An app's connection that has carried a request to a proxy, or the beginning of one.
@@ -42,6 +44,8 @@ pub(super) struct Connection {
     pub(super) reply_seen: bool,
     /// The socket that the sidecar dialed for it, if the kernel side named one; see [`Event::link`].
     pub(super) linked_upstream: Option<u64>,
+    /// The sidecar has received bytes meanwhile on a connection that it shares between sessions.
+    pub(super) shared_upstream: bool,
     /// The requests without an answer, oldest first.
     pub(super) pending: VecDeque<PendingRequest>,
     /// The upstream socket that carries this connection's bytes unchanged.
@@ -120,6 +124,7 @@ impl Connection {
             reply: event.link,
             reply_seen: false,
             linked_upstream: None,
+            shared_upstream: false,
             pending: VecDeque::new(),
             tunnel: None,
             tunnel_basis: None,
@@ -133,12 +138,35 @@ impl Connection {
         }
     }
 
+    /// A connection that no process accepted, and the request that the app could not send. `None`: the redirect was not
+    /// seen.
+    pub(super) fn refused(event: &Event) -> Option<(Self, PendingRequest)> {
+        event.sidecar?;
+        let mut connection = Self::new(event, 0);
+        let request = Request {
+            form: Form::Connect,
+            authority: CompactString::default(),
+            http_version: CompactString::default(),
+            user_agent: None,
+        };
+        connection.push_request(event, request, true);
+        let request = connection.pending.pop_front()?;
+        Some((connection, request))
+    }
+
     /// The sidecar's network namespace and the app's address as the sidecar sees it, by which its accepted socket is
     /// found. `None`: no sidecar.
     pub(super) fn peer(&self) -> Option<(u64, SocketAddr)> {
         let sidecar = self.sidecar?;
         let port = sidecar.client_port.unwrap_or(self.local.port());
         Some((sidecar.netns, SocketAddr::new(self.local.ip(), port)))
+    }
+
+    /// The kind of interceptor that accepted it, by the name of the accepting thread. `None`: no interceptor did.
+    pub(super) fn interceptor(&self) -> Option<InterceptorKind> {
+        self.sidecar?;
+        let named = self.acceptor.as_ref().map(|task| MeshProfile::kind_of_thread(&task.comm));
+        Some(named.unwrap_or_default())
     }
 
     /// Takes bytes that the app sent and returns how many requests they added.

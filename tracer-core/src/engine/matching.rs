@@ -73,6 +73,7 @@ impl Engine {
                     | Payload::DialFailed
                     | Payload::Nothing
                     | Payload::Tls
+                    | Payload::OwnConnect
                     | Payload::OtherBytes,
                 )
                 | None => {}
@@ -93,7 +94,9 @@ impl Engine {
     pub(super) fn find_upstream(&self, search: Search<'_>) -> Option<(u64, Payload)> {
         let Search { connection, request, outcome, .. } = search;
         if let Some(flow) = connection.tunnel.filter(|flow| self.still_carries(*flow, connection)) {
-            return Some((flow, Payload::SameBytes));
+            let upstream = self.tables.upstreams.get(flow);
+            let is_inside = upstream.is_some_and(|upstream| tunneled(upstream.bytes.as_slice()).is_some());
+            return Some((flow, if is_inside { Payload::OwnConnect } else { Payload::SameBytes }));
         }
         if let Some(flow) = request.rewritten {
             return Some((flow, Payload::RewrittenRequest));
@@ -150,6 +153,7 @@ impl Engine {
             let fits = match payload {
                 Payload::SameBytes => same_remote || is_free,
                 Payload::RewrittenRequest => after_request && (same_remote || is_free),
+                Payload::OwnConnect => is_free || same_remote,
                 // TLS may begin before the app has sent a byte. Before a deadline, which is long, a thread begins TLS
                 // with many peers.
                 Payload::Tls => same_remote || (is_free && after_request && outcome != Outcome::Pending),
@@ -169,7 +173,7 @@ impl Engine {
                             same_remote || by_thread
                         }
                         Outcome::GivenUp | Outcome::Pending => same_remote,
-                        Outcome::Replied { .. } => false,
+                        Outcome::Replied { .. } | Outcome::NotAccepted => false,
                     }
                 }
                 Payload::NoConnection => false,
@@ -210,7 +214,7 @@ impl Engine {
         }
         let failed = upstream.ended == Some(End::DialFailed);
         let payload = classify(&upstream.bytes, failed, &connection.app_bytes, &request.request)
-            .or(is_in_tunnel.then_some(Payload::OtherBytes))?;
+            .or(is_in_tunnel.then_some(Payload::OwnConnect))?;
         let is_silent = matches!(payload, Payload::Nothing | Payload::DialFailed);
         match outcome {
             // An answer cannot have come through a socket on which nothing was sent.
@@ -218,6 +222,7 @@ impl Engine {
             // The pool may have failed it together with the dial of another.
             Outcome::Closed => payload != Payload::Nothing || upstream.ended.is_some(),
             Outcome::GivenUp | Outcome::Pending => true,
+            Outcome::NotAccepted => false,
         }
         .then_some((flow, payload))
     }
@@ -243,7 +248,14 @@ impl Engine {
             (Payload::RewrittenRequest | Payload::NoConnection, _)
             | (Payload::Nothing | Payload::DialFailed, Outcome::Replied { .. }) => false,
             // Most connections carry no request to a proxy and are unknown here.
-            (Payload::Tls | Payload::OtherBytes | Payload::Nothing | Payload::DialFailed, _) => {
+            (
+                Payload::Tls
+                | Payload::OtherBytes
+                | Payload::OwnConnect
+                | Payload::Nothing
+                | Payload::DialFailed,
+                _,
+            ) => {
                 other.is_none_or(|other| self.may_be_for(upstream, other))
             }
         }
@@ -272,7 +284,7 @@ impl Engine {
             Outcome::Replied { .. } => by_bytes || remote == Some(connection.remote),
             Outcome::Closed => true,
             Outcome::GivenUp => by_bytes,
-            Outcome::Pending => false,
+            Outcome::Pending | Outcome::NotAccepted => false,
         }
     }
 
@@ -302,7 +314,7 @@ fn weight(payload: Payload) -> u8 {
         Payload::NoConnection | Payload::Nothing | Payload::DialFailed => 0,
         Payload::OtherBytes => 1,
         Payload::Tls => 2,
-        Payload::RewrittenRequest => 3,
+        Payload::RewrittenRequest | Payload::OwnConnect => 3,
         Payload::SameBytes => 4,
     }
 }

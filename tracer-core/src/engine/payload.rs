@@ -10,8 +10,11 @@ use crate::{
 /// request, such as a sidecar sends for the other traffic of its pod.
 pub(super) fn classify(upstream: &LegBytes, failed: bool, app: &[u8], request: &Request) -> Option<Payload> {
     let bytes = upstream.as_slice();
-    if is_passed_on(bytes, app) {
+    if begin_alike(bytes, app) {
         return Some(Payload::SameBytes);
+    }
+    if tunneled(bytes).is_some_and(|inside| inside.is_empty() || begin_alike(inside, app)) {
+        return Some(Payload::OwnConnect);
     }
     match bytes {
         [] if failed => Some(Payload::DialFailed),

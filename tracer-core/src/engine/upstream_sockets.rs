@@ -29,6 +29,8 @@ pub(super) struct UpstreamSocket {
     pub(super) link: Option<u64>,
     /// The first bytes it sent.
     pub(super) bytes: LegBytes,
+    /// It sent a TLS record behind the ClientHello.
+    pub(super) tls_established: bool,
     /// When it sent the first byte.
     pub(super) sent: Option<u64>,
     /// Its peer had sent something before it ended.
@@ -41,6 +43,16 @@ pub(super) struct UpstreamSocket {
     ticket: u64,
     /// The session that it belongs to.
     pub(super) claim: Option<Claim>,
+}
+
+impl UpstreamSocket {
+    /// Records that the socket sends `data` at `offset`. Behind the ClientHello a client sends TLS records other than an
+    /// alert only to a peer that speaks TLS too: <https://www.rfc-editor.org/rfc/rfc8446#section-5.1> (20:
+    /// `change_cipher_spec`, 22: `handshake`, 23: `application_data`).
+    pub(super) fn note_tls(&mut self, offset: u32, data: &[u8]) {
+        let began = matches!(self.bytes.as_slice(), [0x16, 3, ..]);
+        self.tls_established |= began && offset > 0 && matches!(data, [20 | 22 | 23, 3, ..]);
+    }
 }
 
 /// A socket's membership in a session.
@@ -113,6 +125,7 @@ impl UpstreamSockets {
                 dialed: event.opened,
                 link: None,
                 bytes: LegBytes::default(),
+                tls_established: false,
                 sent: None,
                 answered: false,
                 ended: None,

@@ -63,6 +63,11 @@ impl HeadPart {
         matches!(self, Self::FirstLine(_) | Self::Next(_))
     }
 
+    /// Whether the next bytes are behind a head, in a body or of another protocol.
+    pub(super) fn is_beyond_head(&self) -> bool {
+        matches!(self, Self::Next(line) if line.is_empty()) || matches!(self, Self::Rest(_))
+    }
+
     /// Masks the secrets in the next bytes. `whole`: they begin with a first line whose target [`mask_target`] will mask.
     pub(super) fn mask(&mut self, mut bytes: &mut [u8], mut whole: bool) {
         while !bytes.is_empty() {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{Direction, Report};
-use crate::verdict::Payload;
+use crate::verdict::{Payload, Verdict};
 
 /// `app ──▶ sidecar:15001 ──✗ 10.0.0.1:3128   404 after 0.4 ms, proxy never dialed`
 pub(super) fn diagram(report: &Report) -> String {
@@ -15,6 +15,9 @@ pub(super) fn diagram(report: &Report) -> String {
         Direction::Outbound => format!("sidecar:{}", sidecar.port),
         Direction::Inbound => format!("the proxy's sidecar:{}", sidecar.port),
     };
+    if report.verdict == Verdict::InterceptorDown {
+        return format!("app ──▶ {sidecar} ✗ {proxy}   no process accepts the connection");
+    }
     let (arrow, note) = upstream_leg(report);
     let to = match &report.upstream {
         Some(upstream) if (upstream.ip, upstream.port) != (report.proxy.ip, report.proxy.port) => {
@@ -42,6 +45,7 @@ fn upstream_leg(report: &Report) -> (&'static str, &'static str) {
         Payload::Nothing => ("──▶", "dialed, and no byte sent"),
         Payload::OtherBytes => ("──▶", "other bytes sent than the app's"),
         Payload::Tls => ("══▶", "TLS sent in place of the request"),
+        Payload::OwnConnect => ("──▶", "the request inside a CONNECT of the sidecar's own"),
         Payload::RewrittenRequest => ("──▶", "the request rewritten"),
         Payload::SameBytes => ("──▶", "the app's own bytes passed on"),
     }

@@ -5,9 +5,10 @@ use std::fmt;
 
 use compact_str::CompactString;
 
-use super::text::shortened;
+use super::text::{duration, shortened};
 use crate::{
     head::{Body, Form, Request},
+    mesh_profile::InterceptorKind::Ztunnel,
     verdict::{Evidence, Judgment, Outcome, Payload, Reason, Verdict},
 };
 
@@ -20,6 +21,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) endpoint: Option<CompactString>,
     pub(crate) sidecar_port: Option<u16>,
     pub(crate) inbound: bool,
+    /// How long the request has waited, in microseconds.
+    pub(crate) waited: u64,
 }
 
 impl Subject<'_> {
@@ -85,7 +88,9 @@ impl fmt::Display for Status {
         match self.0 {
             Outcome::Replied { status: Some(status), .. } => status.fmt(f),
             Outcome::Replied { status: None, .. } => f.write_str("something that is not HTTP"),
-            Outcome::Closed | Outcome::GivenUp | Outcome::Pending => f.write_str("no answer"),
+            Outcome::Closed | Outcome::GivenUp | Outcome::Pending | Outcome::NotAccepted => {
+                f.write_str("no answer")
+            }
         }
     }
 }
@@ -105,6 +110,9 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
         Outcome::Closed => format!("{sidecar} closed the connection without a byte"),
         Outcome::GivenUp => "the app closed the connection before there was a reply".to_owned(),
         Outcome::Pending => "there was no reply before the deadline".to_owned(),
+        Outcome::NotAccepted => {
+            return vec![format!("the connection to {proxy} was redirected to port {port} and refused there")];
+        }
     });
     let to = subject.dialed_address();
     said.push(match evidence.upstream {
@@ -116,11 +124,18 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
         }
         Payload::SameBytes => format!("{sidecar} sent the app's own bytes to {to}"),
         Payload::RewrittenRequest => format!("{sidecar} sent a request in its own words to {to}"),
+        Payload::Tls if evidence.tls_established => {
+            format!("{sidecar} sent TLS to {to}, which speaks TLS; what is inside was not seen")
+        }
         Payload::Tls => format!("{sidecar} sent TLS to {to}; what is inside was not seen"),
+        Payload::OwnConnect => format!("{sidecar} sent a CONNECT of its own to {to}, and the app's bytes behind it"),
         Payload::OtherBytes => format!("{sidecar} sent other bytes than the app's to {to}"),
     });
     if evidence.is_acquitted() {
         said.push("the answer has a sign of a forward proxy, such as Via or status 407".to_owned());
+    }
+    if evidence.shared_upstream {
+        said.push(format!("{sidecar} received bytes meanwhile on a connection that it shares between sessions"));
     }
     if !evidence.nothing_lost {
         said.push("records were lost meanwhile, so a connection may have gone unseen".to_owned());
@@ -134,7 +149,8 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
 /// Whether a connection that was not seen was not made. A 2xx and a proxy's own answer must have come through one.
 fn saw_all(evidence: &Evidence) -> bool {
     let granted = matches!(evidence.outcome, Outcome::Replied { status: Some(200..300), .. });
-    evidence.nothing_lost && evidence.from_start && !granted && !evidence.by_proxy
+    let may_be_unseen = evidence.by_proxy || evidence.shared_upstream || evidence.interceptor == Some(Ztunnel);
+    evidence.nothing_lost && evidence.from_start && !granted && !may_be_unseen
 }
 
 /// The verdict in one sentence.
@@ -158,19 +174,12 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgment: 
                         "{asked} was granted ({granted}); {sidecar} had sent TLS to {dialed}, so what it asked there was not seen"
                     )
                 }
-                Payload::OtherBytes => {
-                    format!(
-                        "{asked} was granted ({granted}); {sidecar} had sent other bytes than the app's to {dialed}"
-                    )
-                }
                 Payload::NoConnection
                 | Payload::DialFailed
                 | Payload::Nothing
-                | Payload::RewrittenRequest => {
-                    format!(
-                        "{asked} was granted ({granted}); how {sidecar} reached the proxy {proxy} was not seen, so neither side is blamed"
-                    )
-                }
+                | Payload::OtherBytes
+                | Payload::OwnConnect
+                | Payload::RewrittenRequest => format!("{asked} to the proxy {proxy} was granted ({granted})"),
             }
         }
         Verdict::RefusedByProxy => refused(subject, evidence),
@@ -182,7 +191,9 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgment: 
         Verdict::WrappedInTls => {
             let since = match evidence.outcome {
                 Outcome::Closed => "the connection ended without an answer",
-                Outcome::Replied { .. } | Outcome::GivenUp | Outcome::Pending => "there is no answer yet",
+                Outcome::Replied { .. } | Outcome::GivenUp | Outcome::Pending | Outcome::NotAccepted => {
+                    "there is no answer yet"
+                }
             };
             format!(
                 "{sidecar_first} began TLS with {dialed} where the app had sent a plaintext {asked}, and {since}"
@@ -203,6 +214,7 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgment: 
                 | Payload::DialFailed
                 | Payload::Nothing
                 | Payload::RewrittenRequest
+                | Payload::OwnConnect
                 | Payload::Tls
                 | Payload::OtherBytes,
             ) => {
@@ -214,7 +226,15 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgment: 
         Verdict::Direct => {
             format!("The app sent {asked} directly to {proxy}; no sidecar took the connection")
         }
+        Verdict::Misdirected => misdirected(subject, evidence),
+        Verdict::InterceptorDown => {
+            let port = subject.sidecar_port.unwrap_or_default();
+            format!(
+                "The pod redirects its connections to port {port}, where no process accepts them, so the app cannot reach the proxy {proxy}"
+            )
+        }
         Verdict::Unanswered => unanswered(subject, evidence),
+        Verdict::Undetermined => undetermined(subject, evidence, judgment.reason),
         Verdict::AbsoluteFormRewritten => {
             let (listener, got) = (subject.listener(), Status(evidence.outcome));
             match evidence.upstream {
@@ -228,6 +248,7 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgment: 
                 | Payload::DialFailed
                 | Payload::Nothing
                 | Payload::SameBytes
+                | Payload::OwnConnect
                 | Payload::Tls
                 | Payload::OtherBytes => {
                     format!(
@@ -249,6 +270,7 @@ fn handled_as_http(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Re
         Payload::DialFailed
         | Payload::Nothing
         | Payload::SameBytes
+        | Payload::OwnConnect
         | Payload::RewrittenRequest
         | Payload::Tls
         | Payload::OtherBytes => "it sent nothing of it to",
@@ -278,7 +300,11 @@ fn handled_as_http(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Re
         (Some(Reason::UpgradeFailed), _) => {
             let body = match evidence.outcome {
                 Outcome::Replied { body: Body::Empty, .. } => " without a body",
-                Outcome::Replied { .. } | Outcome::Closed | Outcome::GivenUp | Outcome::Pending => "",
+                Outcome::Replied { .. }
+                | Outcome::Closed
+                | Outcome::GivenUp
+                | Outcome::Pending
+                | Outcome::NotAccepted => "",
             };
             format!(
                 "{listener} answered {status}{body} to {asked}, as it does where it has a route for CONNECT but may not use it; {nothing_sent}"
@@ -305,17 +331,7 @@ fn handled_as_http(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Re
                 "{listener} answered {status} to {asked}: it does not support what the request asks for; {nothing_sent}"
             )
         }
-        (
-            Some(
-                Reason::RouteNotFound
-                | Reason::OtherStatus
-                | Reason::Forwarded
-                | Reason::ConnectFailed
-                | Reason::ClosedWithoutReply,
-            )
-            | None,
-            _,
-        ) => format!("{listener} answered {status} to {asked}; {nothing_sent}"),
+        _ => format!("{listener} answered {status} to {asked}; {nothing_sent}"),
     }
 }
 
@@ -323,32 +339,82 @@ fn refused(subject: &Subject<'_>, evidence: &Evidence) -> String {
     let (asked, dialed, sidecar) = (subject.asked(), subject.dialed(), subject.sidecar());
     let status = Status(evidence.outcome);
     match evidence.upstream {
-        Payload::SameBytes => {
-            format!(
-                "{} itself answered {status} to {asked}; {sidecar} only passed the bytes on and is not at fault",
-                subject.dialed_first()
-            )
-        }
         Payload::Tls => {
             format!(
                 "The app got {status} for {asked}; {sidecar} had sent TLS to {dialed}, which cannot be read, so neither side is blamed"
             )
         }
-        Payload::OtherBytes => {
+        Payload::SameBytes
+        | Payload::NoConnection
+        | Payload::DialFailed
+        | Payload::Nothing
+        | Payload::OtherBytes
+        | Payload::OwnConnect
+        | Payload::RewrittenRequest => {
             format!(
-                "The app got {status} for {asked}; {sidecar} had sent other bytes than the app's to {dialed}, so neither side is blamed"
+                "{} itself answered {status} to {asked}; {sidecar} only passed the bytes on and is not at fault",
+                subject.dialed_first()
+            )
+        }
+    }
+}
+
+/// The address is named by the configuration, which adds to this sentence.
+fn misdirected(subject: &Subject<'_>, evidence: &Evidence) -> String {
+    format!(
+        "{} passed {} for the proxy {} on to {}, which is no address of that proxy; the app got {}",
+        subject.sidecar_first(),
+        subject.asked(),
+        subject.proxy,
+        subject.dialed_address(),
+        Status(evidence.outcome)
+    )
+}
+
+fn undetermined(subject: &Subject<'_>, evidence: &Evidence, reason: Option<Reason>) -> String {
+    let (proxy, sidecar) = (&subject.proxy, subject.sidecar());
+    let (asked, status) = (subject.asked(), Status(evidence.outcome));
+    let got = match evidence.outcome {
+        Outcome::Replied { .. } => format!("The app got {status} for {asked}"),
+        Outcome::Closed | Outcome::GivenUp | Outcome::Pending | Outcome::NotAccepted => {
+            format!("The connection was closed without an answer to {asked}")
+        }
+    };
+    match reason {
+        Some(Reason::RecordsLost) => {
+            format!(
+                "{got}; records were lost meanwhile, so whether {sidecar} or the proxy {proxy} caused it is not known, and neither side is blamed"
+            )
+        }
+        Some(Reason::SharedUpstream) => {
+            format!(
+                "{got}; it may have come through a connection that {sidecar} shares between sessions, so whether the proxy {proxy} caused it is not known, and neither side is blamed"
+            )
+        }
+        Some(Reason::BeyondZtunnel) => {
+            format!(
+                "{got}, which came through ztunnel; whether a waypoint or the proxy {proxy} made it cannot be seen on this node, so neither side is blamed"
+            )
+        }
+        Some(Reason::Rewritten) => {
+            format!(
+                "{got}; {sidecar} had sent a CONNECT of its own to {}, as its configuration tells it to, and the app's behind it, so which side answered is not known, and neither side is blamed",
+                subject.dialed()
+            )
+        }
+        Some(Reason::WitnessesDisagree) => {
+            format!(
+                "{got}; what was captured and the configuration of {sidecar} contradict each other on the proxy {proxy}, so neither side is blamed"
             )
         }
         _ if evidence.is_acquitted() => {
             format!(
-                "The app got {status} for {asked}, with a sign of a forward proxy in it that no sidecar writes; how {sidecar} reached the proxy {} was not seen",
-                subject.proxy
+                "{got}, with a sign of a forward proxy in it that no sidecar writes; how {sidecar} reached the proxy {proxy} was not seen, so neither side is blamed"
             )
         }
-        Payload::NoConnection | Payload::DialFailed | Payload::Nothing | Payload::RewrittenRequest => {
+        _ => {
             format!(
-                "The app got {status} for {asked}; whether {sidecar} or the proxy {} made it was not seen, so neither side is blamed",
-                subject.proxy
+                "{got}; how {sidecar} reached the proxy {proxy}, if it did, was not seen, so neither side is blamed"
             )
         }
     }
@@ -360,16 +426,15 @@ fn unanswered(subject: &Subject<'_>, evidence: &Evidence) -> String {
     match (evidence.outcome, evidence.upstream) {
         (Outcome::GivenUp, Payload::SameBytes) => {
             format!(
-                "The app closed the connection before {dialed} had answered {asked}, which {} had passed on",
+                "The app gave up after {} and closed the connection before {dialed} had answered {asked}, which {} had passed on",
+                duration(subject.waited),
                 subject.sidecar()
             )
         }
         (Outcome::GivenUp, _) => {
-            format!("The app closed the connection to {proxy} before {asked} was answered")
-        }
-        (Outcome::Closed, _) => {
             format!(
-                "{sidecar} closed the connection to {proxy} without an answer to {asked}; not all that it did before was seen, so neither side is blamed"
+                "The app gave up after {} and closed the connection to {proxy} before {asked} was answered",
+                duration(subject.waited)
             )
         }
         (_, Payload::SameBytes) => {
@@ -389,7 +454,7 @@ fn unanswered(subject: &Subject<'_>, evidence: &Evidence) -> String {
                 "{sidecar} has dialed {dialed} and was not seen to send anything there; {asked} has no answer yet"
             )
         }
-        (_, Payload::Tls | Payload::OtherBytes) => {
+        (_, Payload::Tls | Payload::OtherBytes | Payload::OwnConnect) => {
             format!("{sidecar} has not passed {asked} on to {dialed} as it was, and there is no answer yet")
         }
         (_, Payload::NoConnection) => {

@@ -7,6 +7,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::{Colors, Gap, Replier, Report, SourceKind};
 use crate::{
     escape::escape_to_ascii,
+    head::Form,
     verdict::{Reason, Verdict},
 };
 
@@ -74,13 +75,16 @@ impl Report {
         if self.is_absolute() { format!("http://{authority}") } else { authority }
     }
 
-    /// The request: `CONNECT host:port`, or `http://host`.
+    /// The request: `CONNECT host:port`, or `http://host`. An app that was not connected sent none.
     pub fn request_text(&self) -> String {
+        if self.connect.authority.is_empty() {
+            return "no request sent".to_owned();
+        }
         if self.is_absolute() { self.target() } else { format!("CONNECT {}", self.target()) }
     }
 
     fn is_absolute(&self) -> bool {
-        self.verdict == Verdict::AbsoluteFormRewritten
+        self.connect.form == Form::Absolute || self.verdict == Verdict::AbsoluteFormRewritten // reports made before 0.1.0
     }
 
     /// The proxy's address as the app dialed it.

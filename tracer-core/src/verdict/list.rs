@@ -25,20 +25,26 @@ use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 pub enum Verdict {
     /// An HTTP listener of the sidecar consumed the CONNECT.
     HandledAsHttp,
-    /// Passed as TCP; the proxy answered 2xx.
+    /// Passed as TCP; the other side answered 2xx.
     Tunneled,
-    /// Passed as TCP; the proxy itself answered otherwise.
+    /// Passed as TCP; the other side answered otherwise.
     RefusedByProxy,
-    /// The sidecar closed it without a byte and without dialing.
+    /// The sidecar closed it without a byte and without any dial, its own or a pooled one, for it.
     Blackholed,
     /// The sidecar sent a TLS hello in place of the plaintext CONNECT.
     WrappedInTls,
+    /// Passed as TCP, but to an address that is neither the dialed one nor an endpoint behind it.
+    Misdirected,
+    /// The pod redirects its connections, and no process accepts them.
+    InterceptorDown,
     /// Passed as TCP, but the proxy could not be reached, or closed without an answer.
     Unreachable,
     /// No sidecar in the path.
     Direct,
     /// No reply within the deadline, or the app gave up before.
     Unanswered,
+    /// What was captured does not tell which side made the answer or the end.
+    Undetermined,
     /// An absolute-form request meant for the proxy, re-emitted in origin form.
     AbsoluteFormRewritten,
 }
@@ -97,8 +103,24 @@ pub enum Reason {
     OtherStatus,
     /// The sidecar's dial to the proxy failed.
     ConnectFailed,
-    /// The proxy closed before it sent a byte.
+    /// The other side closed before it sent a byte.
     ClosedWithoutReply,
+    /// The app closed before there was an answer.
+    GaveUp,
+    /// There was no answer before the deadline.
+    Deadline,
+    /// Records of this session may be among those that were lost.
+    RecordsLost,
+    /// The answer may have come through a connection that the sidecar shares between sessions.
+    SharedUpstream,
+    /// The answer came from elsewhere, or an end was caused elsewhere, over a connection that was not seen.
+    LegNotSeen,
+    /// The sidecar's configuration contradicts what was captured.
+    WitnessesDisagree,
+    /// The answer came through ztunnel's own tunnel, behind which a waypoint or the proxy made it.
+    BeyondZtunnel,
+    /// The sidecar wrote a CONNECT of its own around the app's bytes.
+    Rewritten,
 }
 
 impl Verdict {
@@ -108,10 +130,15 @@ impl Verdict {
     /// How much it should alarm its reader.
     pub fn severity(self) -> Severity {
         match self {
-            Self::HandledAsHttp | Self::Blackholed | Self::WrappedInTls | Self::AbsoluteFormRewritten => {
-                Severity::Flagged
+            Self::HandledAsHttp
+            | Self::Blackholed
+            | Self::WrappedInTls
+            | Self::Misdirected
+            | Self::InterceptorDown
+            | Self::AbsoluteFormRewritten => Severity::Flagged,
+            Self::RefusedByProxy | Self::Unreachable | Self::Unanswered | Self::Undetermined => {
+                Severity::Doubtful
             }
-            Self::RefusedByProxy | Self::Unreachable | Self::Unanswered => Severity::Doubtful,
             Self::Tunneled | Self::Direct => Severity::Good,
         }
     }

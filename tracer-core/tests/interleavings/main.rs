@@ -157,7 +157,7 @@ fn unflagged_alternative(
         // Until then, one grant may look as if it had come through another's socket.
         Kind::Terminated => {
             (all.iter().filter(beside).filter(|other| other.kind == Kind::Terminated).count() > 1)
-                .then_some((Verdict::Tunneled, None))
+                .then_some((Verdict::Undetermined, Some(Reason::LegNotSeen)))
         }
         _ => None,
     }

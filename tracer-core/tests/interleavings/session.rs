@@ -79,7 +79,7 @@ impl Kind {
             Self::Forwarded => (Verdict::HandledAsHttp, Some(Reason::Forwarded)),
             Self::Terminated => (Verdict::HandledAsHttp, Some(Reason::Terminated)),
             Self::WrappedInTls => (Verdict::WrappedInTls, None),
-            Self::GivenUp => (Verdict::Unanswered, None),
+            Self::GivenUp => (Verdict::Unanswered, Some(Reason::GaveUp)),
         }
     }
 
@@ -295,6 +295,7 @@ impl Session {
             local,
             remote,
             answered: false,
+            shared_upstream: false,
             kind,
         })
     }

@@ -33,6 +33,11 @@ pub struct Scene {
     proxy: SocketAddr,
     upstream: SocketAddr,
     sent: [u32; 3],
+    /// The name of the thread that accepts.
+    acceptor: &'static str,
+    shared_upstream: bool,
+    /// The number of the app's connection.
+    connection: u16,
 }
 
 impl Scene {
@@ -49,6 +54,9 @@ impl Scene {
             proxy,
             upstream: proxy,
             sent: [0; 3],
+            acceptor: "wrk:worker_0",
+            shared_upstream: false,
+            connection: 0,
         }
     }
 
@@ -65,6 +73,11 @@ impl Scene {
     /// No sidecar takes it.
     pub fn direct() -> Self {
         Self { sidecar: None, ..Self::outbound() }
+    }
+
+    /// ztunnel takes it.
+    pub fn ztunnel() -> Self {
+        Self { acceptor: "ztunnel-proxy-0", ..Self::outbound() }
     }
 
     /// The connection is older than the probes.
@@ -88,6 +101,24 @@ impl Scene {
     /// A record is lost now.
     pub fn loses_records(mut self) -> Self {
         self.lost += 1;
+        self
+    }
+
+    /// The sidecar receives something on a pooled connection.
+    pub fn receives_on_a_shared_connection(self) -> Self {
+        Self { shared_upstream: true, ..self }
+    }
+
+    /// The pod's redirect leads to a port without a listener.
+    pub fn is_refused(self) -> Self {
+        self.event(Role::App, EventKind::Ended(End::DialFailed))
+    }
+
+    /// A second connection of the app to the same proxy begins, after the first was answered.
+    pub fn app_dials_again(mut self) -> Self {
+        self.reports.clear();
+        self.connection += 1;
+        self.sent = [0; 3];
         self
     }
 
@@ -177,16 +208,16 @@ impl Scene {
 
     fn event(mut self, role: Role, kind: EventKind) -> Self {
         self.time += 100_000;
-        let app = SocketAddr::from(([10, 99, 0, 2], 38644));
+        let app = SocketAddr::from(([10, 99, 0, 2], 38644 + self.connection));
         let task = |pid, comm: &str| Task { pid, tid: pid, comm: comm.into(), cgroup: u64::from(pid) };
         let (local, remote, task) = match role {
             Role::App => (app, self.proxy, task(13895, "curl")),
             Role::Reply => (
                 SocketAddr::from(([127, 0, 0, 1], self.sidecar.expect("a sidecar"))),
                 app,
-                task(13001, "wrk:worker_0"),
+                task(13001, self.acceptor),
             ),
-            Role::Upstream => (app, self.upstream, task(13001, "wrk:worker_0")),
+            Role::Upstream => (app, self.upstream, task(13001, self.acceptor)),
         };
         let opened = match role {
             Role::App | Role::Reply => 1,
@@ -194,7 +225,7 @@ impl Scene {
         };
         let event = Event {
             time: self.time,
-            flow: leg(role),
+            flow: leg(role) + 3 * u64::from(self.connection),
             role,
             opened: self.seen_from_start.then_some(opened),
             netns: NETNS,
@@ -211,6 +242,7 @@ impl Scene {
             local,
             remote,
             answered: false,
+            shared_upstream: self.shared_upstream && role == Role::Reply,
             kind,
         };
         self.core.feed(Input::Event(event), &mut self.reports);
