@@ -60,7 +60,7 @@ const KINDS: &[SessionKind] = &[
     kind("proxy resets", 100, (PROXY, 4002), until_closed, &["unreachable closed_without_reply"]),
     kind("proxy closes", 100, (PROXY, 4003), until_closed, &["unreachable closed_without_reply"]),
     kind("no process listens", 100, (PROXY, 4004), until_closed, &["unreachable connect_failed"]),
-    kind("proxy hangs", 20, (PROXY, 4007), patient, &["unanswered"]),
+    kind("proxy hangs", 20, (PROXY, 4007), patient, &["unanswered gave_up"]),
     kind("black hole", 100, (PROXY, 3130), until_closed, BLACKHOLED),
     kind("no cluster", 50, (PROXY, 3139), until_closed, BLACKHOLED),
     kind("no filter chain", 50, (PROXY, 3140), until_closed, BLACKHOLED),

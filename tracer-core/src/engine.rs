@@ -31,6 +31,10 @@ use crate::{
     verdict::{Evidence, Outcome, Payload, judge},
 };
 
+/// How long (ns) an answer may take after the app's FIN. An app that closed only its sending side still reads the answer; the
+/// hooks cannot tell it from one that closed its socket.
+const HALF_CLOSE_GRACE: u64 = 500_000_000;
+
 /// One input of the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -194,6 +198,9 @@ impl Engine {
                 }
             }
         }
+        while let Some(flow) = self.tables.given_up.pop(time.saturating_sub(HALF_CLOSE_GRACE)) {
+            self.report_given_up(flow, reports);
+        }
         self.attribution.advance(time, reports);
         let kept_after = time.saturating_sub(self.settings.keep);
         self.tables.expire(time, asked_before, kept_after, self.settings.capacity);
@@ -237,11 +244,24 @@ impl Engine {
         connection.app_closed = true;
         if connection.sidecar.is_none() {
             self.settle_direct(flow, event, true, reports);
-        } else if gave_up {
-            // An answer whose head was never completed is still an answer.
-            let answer = self.answer(flow, true);
-            self.report_all(flow, answer, Outcome::GivenUp, event.time, reports);
+        } else if gave_up && !connection.pending.is_empty() {
+            connection.gave_up = Some(event.time);
+            if event.kind == EventKind::Ended(End::Reset) {
+                self.report_given_up(flow, reports);
+            } else {
+                self.tables.given_up.push(event.time, flow);
+            }
         }
+    }
+
+    /// Reports the requests of a connection that its app closed before they were answered.
+    fn report_given_up(&mut self, flow: u64, reports: &mut Reports) {
+        let Some(time) = self.tables.connection(flow).and_then(|connection| connection.gave_up) else {
+            return;
+        };
+        // An answer whose head was never completed is still an answer.
+        let answer = self.answer(flow, true);
+        self.report_all(flow, answer, Outcome::GivenUp, time, reports);
     }
 
     /// Handles a dial of an app that the pod's redirect led to a port without a listener. Only addresses that apps use as
@@ -363,7 +383,8 @@ impl Engine {
             let by_app = connection.app_closed || event.kind == EventKind::Ended(End::ClosedByPeer);
             if handled {
                 let outcome = if by_app { Outcome::GivenUp } else { Outcome::Closed };
-                self.report_all(flow, None, outcome, event.time, reports);
+                let ended = connection.gave_up.unwrap_or(event.time);
+                self.report_all(flow, None, outcome, ended, reports);
             }
         }
         self.tables.remove_connection(flow);

@@ -52,19 +52,19 @@ fn closed_reset_and_unanswered_connections_get_their_verdicts() {
         scenario(
             "reset by the app before an answer",
             script(4001, vec![send(&head), wait(300), reset()]),
-            "unanswered",
+            "unanswered gave_up",
         ),
         scenario(
             "closed by the app before an answer",
             script(4001, vec![send(&head), wait(300)]),
-            "unanswered",
+            "unanswered gave_up",
         ),
         scenario(
             "half-closed before an answer",
             script(4001, vec![send(&head), half(), wait(300)]),
-            "unanswered",
+            "unanswered gave_up",
         ),
-        scenario("open past the deadline", script(4001, vec![send(&head), all.clone()]), "unanswered"),
+        scenario("open past the deadline", script(4001, vec![send(&head), all.clone()]), "unanswered deadline"),
         scenario(
             "reset by the proxy",
             script(4002, vec![send(&head), all.clone()]),

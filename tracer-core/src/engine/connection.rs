@@ -60,6 +60,8 @@ pub(super) struct Connection {
     pub(super) opaque: bool,
     /// The app has closed its side.
     pub(super) app_closed: bool,
+    /// When the app closed its side while requests waited.
+    pub(super) gave_up: Option<u64>,
     /// The first bytes that the app sent, to compare with what went upstream. At most [`HEAD_MAX`].
     pub(super) app_bytes: Vec<u8>,
     /// The request head that is being reassembled.
@@ -132,6 +134,7 @@ impl Connection {
             answered: 0,
             opaque: false,
             app_closed: false,
+            gave_up: None,
             app_bytes: Vec::new(),
             head: LegBytes::default(),
             replied: LegBytes::default(),

@@ -22,6 +22,8 @@ pub(super) struct Tables {
     pub(super) requests: RequestIndex,
     /// The flows with requests that wait for an answer, in the order of the requests.
     deadlines: DeadlineQueue,
+    /// The flows whose app closed while requests waited, in the order of their ends.
+    pub(super) given_up: DeadlineQueue,
     pub(super) tunnels: Tunnels,
     /// Ends of sidecars' accepted sockets whose app has not sent anything yet.
     early_ends: TtlMap<Peer, Event>,
