@@ -1,9 +1,12 @@
 //! One end of a connection: its address in the form that records hold (sixteen bytes in network order), and the hash of a
 //! namespace, an address and a port, which is a key in the maps.
 
-use tracer_ebpf::{set_assoc_cache::MULTIPLIER, verifier::opaque_zero};
+use tracer_ebpf::verifier::opaque_zero;
 
 use crate::state::globals::settings;
+
+/// Multiplier of Fibonacci hashing: <https://en.wikipedia.org/wiki/Hash_function#Fibonacci_hashing>
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// `::ffff:a.b.c.d` of an IPv4 address in network order.
 #[inline(always)]
@@ -36,15 +39,14 @@ pub fn words_of(bytes: [u8; 16]) -> [u64; 2] {
     unsafe { core::mem::transmute(bytes) }
 }
 
-/// The hash of an endpoint: 62 bits, keyed with the run's seed, never 0. `netns`: 0 if the endpoint is reached from other
+/// The hash of an endpoint: 63 bits, keyed with the run's seed, never 0. `netns`: 0 if the endpoint is reached from other
 /// namespaces as well, or its namespace is unknown.
 #[inline(always)]
 pub fn endpoint_hash(netns: u64, addr: [u8; 16], port: u16) -> u64 {
     let [high, low] = words_of(addr);
     let hash = mix(settings().seed, netns);
     let hash = mix(mix(hash, high), low);
-    // Consecutive ports make consecutive hashes, and the highest bit is clear: see `Sequence` in `state::cache`.
-    (hash >> 2) + u64::from(port) + 1
+    (hash >> 1) + u64::from(port) + 1
 }
 
 #[inline(always)]

@@ -8,7 +8,6 @@ pub mod btf_offsets;
 pub mod http_prefix;
 pub mod reader;
 pub mod record;
-pub mod set_assoc_cache;
 pub mod settings;
 pub mod verifier;
 

@@ -126,12 +126,6 @@ impl OpaqueBool {
         Self(u64::from(value) + opaque_zero())
     }
 
-    /// Of a `bit`, 0 or 1, that was computed from values which the verifier does not know.
-    #[inline(always)]
-    pub fn from_bit(bit: u64) -> Self {
-        Self(bit)
-    }
-
     /// The value.
     #[inline(always)]
     pub fn get(self) -> bool {

@@ -40,8 +40,7 @@ pub fn state_changed(key: u64, tuple: impl Fn() -> Tuple, end: &End) {
     let &End { from, to, by_peer, received, segments } = end;
     let was_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
     // Absent if it was evicted, or never of interest.
-    let found = FLOWS.search(key);
-    let Some(flow) = found.get() else { return };
+    let Some(flow) = FLOWS.find(key) else { return };
     // SAFETY: the value lives in the map and is only read.
     let flow = unsafe { &*flow };
     if was_open {
@@ -68,7 +67,7 @@ pub fn state_changed(key: u64, tuple: impl Fn() -> Tuple, end: &End) {
         if flow.has_role(Role::Reply) {
             sidecar::remove_accepted(flow, tuple);
         }
-        found.remove();
+        FLOWS.remove(key);
     }
 }
 

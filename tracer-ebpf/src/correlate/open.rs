@@ -63,10 +63,10 @@ pub fn connect(key: u64, netns: u64, tuple: &Tuple, flags: u8) {
         insert_dialed(key, Role::App, netns, flags, tuple, opened_ns, &thread::current_owner());
         return;
     }
-    let thread = thread::current(opened_ns);
+    let Some(thread) = thread::current(opened_ns) else { return };
     // SAFETY: the value lives in the map, and only this thread writes it.
     let thread = unsafe { &mut *thread };
-    let flow = insert_dialed(key, Role::Upstream, netns, flags, tuple, opened_ns, &thread.owner);
+    let Some(flow) = insert_dialed(key, Role::Upstream, netns, flags, tuple, opened_ns, &thread.owner) else { return };
     // SAFETY: the value lives in the map, and its id was just written.
     (thread.dialed, thread.dialed_id) = (key, unsafe { (*flow).id });
     let at = || opened_ns;
@@ -86,7 +86,7 @@ fn insert_dialed(
     tuple: &Tuple,
     opened_ns: u64,
     owner: &Owner,
-) -> *mut Flow {
+) -> Option<*mut Flow> {
     let mut flow = new_flow(key, role, netns, flags);
     flow.set_owner(owner);
     flow.opened_ns = opened_ns;
@@ -139,7 +139,7 @@ pub fn established(key: u64, netns: u64, tuple: &Tuple) {
 #[inline(always)]
 pub fn accept(key: u64, socket: u64, is_in_scope: bool) {
     let at = now();
-    let thread = thread::current(at);
+    let Some(thread) = thread::current(at) else { return };
     // SAFETY: the value lives in the map, and only this thread writes it.
     let thread = unsafe { &mut *thread };
     thread.dialed = 0;

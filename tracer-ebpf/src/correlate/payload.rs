@@ -17,7 +17,6 @@ use crate::{
     ring,
     sock::message::bounded,
     state::{
-        cache::Lookup,
         globals::settings,
         maps::{FLOWS, PENDING_PROXIES},
         values::{FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_WANTED, Flow, Recorded},
@@ -64,13 +63,13 @@ pub fn is_irrelevant(
 
 /// A flow sent bytes.
 #[inline(always)]
-pub fn sent<C: Context>(ctx: &C, known: Lookup<Flow>, sent: &Sent) {
+pub fn sent<C: Context>(ctx: &C, known: Option<*mut Flow>, sent: &Sent) {
     let first = match ctx.first() {
         Ok(first) => first,
         Err(reason) => return unreadable(known, reason),
     };
     let begins_request = OpaqueBool::new(may_be_proxy_request(first, sent.len));
-    let flow = match known.get() {
+    let flow = match known {
         Some(flow) => flow,
         None => match insert_late(ctx, sent.flow, begins_request) {
             Some(flow) => flow,
@@ -139,10 +138,10 @@ fn insert_late<C: Context>(ctx: &C, key: u64, begins_request: OpaqueBool) -> Opt
         // Only a reply that a client in scope waits for is of interest; the client's request is in `ACCEPTED`.
         let tuple = ctx.tuple();
         sidecar::find_accepted(netns, &tuple)?;
-        let mut flow = new_flow(key, Role::Reply, netns, FLOW_LATE);
-        flow.uid = uid;
-        sidecar::established(netns, &tuple, key, &mut flow);
-        return Some(FLOWS.insert(key, &flow));
+        let flow = insert_new(key, Role::Reply, netns, uid)?;
+        // SAFETY: the value lives in the map; see `sent`.
+        sidecar::established(netns, &tuple, key, unsafe { &mut *flow });
+        return Some(flow);
     }
     let role = if settings.is_sidecar(uid) { Role::Upstream } else { Role::App };
     // Without a known sidecar it cannot be told whether this flow was redirected, so it is not reported.
@@ -152,15 +151,27 @@ fn insert_late<C: Context>(ctx: &C, key: u64, begins_request: OpaqueBool) -> Opt
     if !ctx.is_in_scope() {
         return None;
     }
-    let mut flow = new_flow(key, role, netns, FLOW_LATE);
-    flow.uid = uid;
-    Some(FLOWS.insert(key, &flow))
+    insert_new(key, role, netns, uid)
+}
+
+/// Inserts a flow of which only this is known.
+#[inline(always)]
+fn insert_new(key: u64, role: Role, netns: u64, uid: u32) -> Option<*mut Flow> {
+    // A function of its own, as a flow on the caller's stack beside its own values would exceed the 512 bytes of a frame.
+    #[inline(never)]
+    extern "C" fn insert(key: u64, role: u64, netns: u64, uid: u64) -> *mut Flow {
+        let mut flow = new_flow(key, Role::App, netns, FLOW_LATE);
+        (flow.role, flow.uid) = (role as u8, uid as u32);
+        FLOWS.insert(key, &flow).unwrap_or(core::ptr::null_mut())
+    }
+    let flow = insert(key, role as u64, netns, uid.into());
+    (!flow.is_null()).then_some(flow)
 }
 
 /// The bytes of a send cannot be read: a loss if they belong to a head.
 #[inline(always)]
-fn unreadable(known: Lookup<Flow>, reason: Loss) {
-    let Some(flow) = known.get() else { return };
+fn unreadable(known: Option<*mut Flow>, reason: Loss) {
+    let Some(flow) = known else { return };
     // SAFETY: see `sent`.
     let flow = unsafe { &mut *flow };
     if flow.flags & FLOW_SENT == 0 || flow.head_left != 0 {

@@ -37,7 +37,7 @@ pub fn peer_of(netns: u64, tuple: &Tuple) -> u64 {
 /// The entry of the sidecar's accepted socket with these ends.
 #[inline(always)]
 pub fn find_accepted(netns: u64, tuple: &Tuple) -> Option<*mut Accepted> {
-    ACCEPTED.look_up(peer_of(netns, tuple)).get()
+    ACCEPTED.find(peer_of(netns, tuple))
 }
 
 /// The flow of an accepted socket.
@@ -45,7 +45,7 @@ pub fn find_accepted(netns: u64, tuple: &Tuple) -> Option<*mut Accepted> {
 pub fn flow_of(accepted: *mut Accepted) -> Option<*mut Flow> {
     // SAFETY: the values live in the maps and are only read. Another socket may have this key by now, but its id differs.
     unsafe {
-        let reply = FLOWS.look_up((*accepted).flow).get()?;
+        let reply = FLOWS.find((*accepted).flow)?;
         ((*reply).id == (*accepted).id).then_some(reply)
     }
 }
@@ -63,11 +63,9 @@ pub fn established(netns: u64, tuple: &Tuple, key: u64, flow: &mut Flow) {
     let (id, port) = (flow.id, tuple.local_port);
     let peer = peer_of(netns, tuple);
     flow.kept = Kept { peer };
-    ACCEPTED.insert_with(peer, |known| {
-        // SAFETY: the value lives in the map and is only read.
-        flow.head_left = known.get().map_or(0, |accepted| unsafe { (*accepted).reply_left });
-        Accepted { netns, flow: key, id, reply_left: flow.head_left, port, zero: 0 }
-    });
+    // SAFETY: the value lives in the map and is only read.
+    flow.head_left = ACCEPTED.find(peer).map_or(0, |accepted| unsafe { (*accepted).reply_left });
+    ACCEPTED.insert(peer, &Accepted { netns, flow: key, id, reply_left: flow.head_left, port, zero: 0 });
 }
 
 /// An app's dial is established, and the sidecar that it was redirected to is known. The port is kept with the flow, as a sidecar
@@ -90,7 +88,9 @@ pub fn remove_accepted(flow: &Flow, tuple: impl FnOnce() -> Tuple) {
     let kept = || unsafe { flow.kept.peer };
     let peer = if flow.flags & FLOW_RECORDED == 0 { kept() } else { peer_of(flow.netns, &tuple()) };
     // SAFETY: the value is only read, in one load.
-    ACCEPTED.remove_if(peer, |accepted| unsafe { (*accepted).id == flow.id });
+    if ACCEPTED.find(peer).is_some_and(|accepted| unsafe { (*accepted).id == flow.id }) {
+        ACCEPTED.remove(peer);
+    }
 }
 
 /// Finds the sidecar of an app's flow. If the app's payload begins a request, the sidecar's reply and its dials are recorded
@@ -138,7 +138,7 @@ pub fn has_answered(reply: u64) -> bool {
 #[inline(always)]
 pub fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
     let peer = |netns| endpoint_hash(netns, tuple.local_addr, tuple.wire_port);
-    let accepted = ACCEPTED.look_up_either(peer(netns), peer(0)).get()?;
+    let accepted = ACCEPTED.find(peer(netns)).or_else(|| ACCEPTED.find(peer(0)))?;
     // SAFETY: the value lives in the map; these fields are written once, when it is inserted.
     unsafe {
         tuple.sidecar_port = (*accepted).port;

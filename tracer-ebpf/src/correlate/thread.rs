@@ -39,20 +39,20 @@ pub fn set_sender(flow: &mut Flow) {
 
 /// The entry of the current thread, a sidecar's, made if needed. `at`: the time.
 #[inline(always)]
-pub fn current(at: u64) -> *mut Thread {
+pub fn current(at: u64) -> Option<*mut Thread> {
     let ids = task_ids();
     let key = task_address();
     if let Some(thread) = THREADS.find(key) {
         // SAFETY: the value lives in the map, and only this thread writes it.
         if unsafe { (*thread).owner.ids == ids && at < (*thread).until_ns } {
-            return thread;
+            return Some(thread);
         }
     }
     insert(key, ids, at)
 }
 
-#[inline(never)]
-extern "C" fn insert(key: u64, ids: u64, at: u64) -> *mut Thread {
+#[inline(always)]
+fn insert(key: u64, ids: u64, at: u64) -> Option<*mut Thread> {
     let owner = Owner { ids, ..current_owner() };
     let zero = opaque_zero();
     let until_ns = at + VALID_NS;

@@ -57,7 +57,7 @@ pub fn nodelay_set(find_accepted: impl FnOnce(&Thread) -> Option<*mut Flow>) {
 /// A client waits for the reply of this accepted socket, so the dial that was for it is recorded.
 #[inline(always)]
 pub fn reply_awaited(reply: &Flow) {
-    if let Some(upstream) = FLOWS.look_up(reply.dialed).get()
+    if let Some(upstream) = FLOWS.find(reply.dialed)
         // SAFETY: the value lives in the map and is only read. Another socket may have this key by now, but its link differs.
         && unsafe { (*upstream).link } == reply.id
         && reply.dialed != 0

@@ -69,7 +69,7 @@ extern "C" fn process_syn(skb: *mut __sk_buff) -> i32 {
     // SAFETY: `skb` is the context of the program that calls this.
     if let Some(packet) = unsafe { Packet::read(skb) }
         && is_sidecars_port(packet.dport)
-        && let Some(flow) = FLOWS.find_branching(cookie(&SkBuffContext::new(skb)))
+        && let Some(flow) = FLOWS.find(cookie(&SkBuffContext::new(skb)))
     {
         open::syn_sent(flow, packet.sport, packet.dport);
     }
@@ -105,7 +105,7 @@ extern "C" fn prefilter(skb: *mut __sk_buff, acked: u64, received: u64) -> bool 
                 if first().is_some_and(|first| !is_prefix(first)) {
                     return false;
                 }
-            } else if payload::is_irrelevant(FLOWS.find_branching(cookie(&ctx)), is_at_sidecar, first) {
+            } else if payload::is_irrelevant(FLOWS.find(cookie(&ctx)), is_at_sidecar, first) {
                 return false;
             }
         }
@@ -153,10 +153,10 @@ unsafe fn report(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet, receiv
     let closes = OpaqueBool::new(packet.flags & (TCP_FIN | TCP_RST) != 0);
     let begins = OpaqueBool::new(packet.flags & TCP_SYN != 0);
     let key = cookie(ctx);
-    let known = FLOWS.look_up(key);
+    let known = FLOWS.find(key);
     if begins.get()
         && is_sidecars_port(packet.dport)
-        && let Some(flow) = known.get()
+        && let Some(flow) = known
     {
         open::syn_sent(flow, packet.sport, packet.dport);
     }
@@ -167,7 +167,7 @@ unsafe fn report(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet, receiv
         payload::sent(&data, known, &Sent { flow: key, seq, len: packet.len });
     }
     if closes.get()
-        && let Some(flow) = known.get()
+        && let Some(flow) = known
     {
         // SAFETY: the value lives in the map and is only read.
         close::app_closed(unsafe { &*flow }, || data.tuple(), packet.flags & TCP_RST != 0, received);

@@ -46,7 +46,7 @@ pub fn send(sk: Sock, message: u64, size: u64) {
         syn_data::keep(sk, message, len, state);
     } else {
         let sent = Sent { flow: sk.0, seq: sk.write_seq(), len };
-        payload::sent(&Message::find(sk, message, len), FLOWS.look_up(sk.0), &sent);
+        payload::sent(&Message::find(sk, message, len), FLOWS.find(sk.0), &sent);
     }
 }
 
@@ -103,8 +103,8 @@ pub fn state_changed(sk: Sock, from: u8, to: u8) {
 /// A dialed connection is established: the payload that was sent before now counts as sent.
 #[inline(always)]
 fn connected(sk: Sock) {
-    let known = FLOWS.look_up(sk.0);
-    let Some(flow) = known.get() else { return };
+    let known = FLOWS.find(sk.0);
+    let Some(flow) = known else { return };
     // SAFETY: the value lives in the map; a socket's events come one after the other.
     unsafe {
         sidecar::keep_port(&mut *flow, sk.tuple());

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use tracer_ebpf::Loss;
 
 use super::{
-    cache::{Addresses, Cache, Sequence, Sockets},
+    cache::Cache,
     pending_proxies::PendingProxies,
     request_ports::RequestPorts,
     values::{Accepted, Flow, Pieces, SynData, Thread},
@@ -27,23 +27,20 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 pub static READER: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Flows whose start was seen, by socket. A flow that was evicted is treated as one whose start was not seen.
-#[unsafe(link_section = ".bss.FLOWS")]
-#[unsafe(no_mangle)]
-pub static FLOWS: Cache<Sockets, Flow> = Cache::new();
+#[map]
+pub static FLOWS: Cache<Flow> = Cache::new();
 
 /// Payloads that were sent before their connection was established, by socket.
 #[map]
 pub static SYN_DATA: LruHashMap<u64, SynData> = LruHashMap::with_max_entries(1 << 7, 0);
 
 /// The sidecar's accepted sockets, by the hash of their peer's endpoint ([`crate::endpoint`]).
-#[unsafe(link_section = ".bss.ACCEPTED")]
-#[unsafe(no_mangle)]
-pub static ACCEPTED: Cache<Sequence, Accepted> = Cache::new();
+#[map]
+pub static ACCEPTED: Cache<Accepted> = Cache::new();
 
 /// Threads that dial or accept, by the address of their `task_struct`.
-#[unsafe(link_section = ".bss.THREADS")]
-#[unsafe(no_mangle)]
-pub static THREADS: Cache<Addresses, Thread> = Cache::new();
+#[map]
+pub static THREADS: Cache<Thread> = Cache::new();
 
 /// Namespaces and proxies with pending requests.
 #[unsafe(no_mangle)]

@@ -11,13 +11,10 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 
-use tracer_ebpf::set_assoc_cache::{CAPACITY, SECTION, occupied};
+use super::Probes;
 
-use super::{Probes, trim_heap};
-
-/// `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_GET_NEXT_KEY`:
+/// `BPF_MAP_GET_NEXT_KEY`:
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L970>.
-const LOOKUP_ELEM: c_long = 1;
 const GET_NEXT_KEY: c_long = 4;
 
 impl Probes {
@@ -33,13 +30,9 @@ impl Probes {
     /// The maps that hold entries.
     pub fn state_maps(&self) -> StateMaps {
         let maps = self.ebpf.maps().filter_map(|(name, map)| {
-            let (name, kind, data) = match (map, name.strip_prefix(SECTION)) {
-                (Map::HashMap(data) | Map::LruHashMap(data), _) => (name, MapKind::Hash, data),
-                (Map::Array(data), Some(table)) => (table, MapKind::Table, data),
-                _ => return None,
-            };
+            let (Map::HashMap(data) | Map::LruHashMap(data)) = map else { return None };
             let map = data.fd().as_fd().try_clone_to_owned().ok()?;
-            Some(StateMap { name: name.to_owned(), kind, info: data.info().ok()?, map })
+            Some(StateMap { name: name.to_owned(), info: data.info().ok()?, map })
         });
         StateMaps(maps.collect())
     }
@@ -52,7 +45,6 @@ pub struct StateMaps(Vec<StateMap>);
 #[derive(Debug)]
 struct StateMap {
     name: String,
-    kind: MapKind,
     info: MapInfo,
     map: OwnedFd,
 }
@@ -60,37 +52,16 @@ struct StateMap {
 impl StateMaps {
     /// Name and capacity of each.
     pub fn capacities(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.0.iter().map(|StateMap { name, kind, info, .. }| {
-            let capacity = match kind {
-                MapKind::Hash => info.max_entries(),
-                MapKind::Table => CAPACITY,
-            };
-            (name.as_str(), capacity)
-        })
+        self.0.iter().map(|StateMap { name, info, .. }| (name.as_str(), info.max_entries()))
     }
 
     /// Name and number of entries of each. It reads whole maps, which takes some ten milliseconds.
     pub fn count(&self) -> Vec<(String, u32)> {
-        let counts = self.0.iter().map(|StateMap { name, kind, info, map }| {
-            let count = match kind {
-                MapKind::Hash => count_keys(map, info.key_size(), info.max_entries()),
-                MapKind::Table => count_taken(map, info.value_size()),
-            };
-            (name.clone(), count)
+        let counts = self.0.iter().map(|StateMap { name, info, map }| {
+            (name.clone(), count_keys(map, info.key_size(), info.max_entries()))
         });
-        let counts = counts.collect();
-        trim_heap();
-        counts
+        counts.collect()
     }
-}
-
-/// How a map keeps its entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MapKind {
-    /// A hash map of the kernel.
-    Hash,
-    /// A [`set_assoc_cache`](tracer_ebpf::set_assoc_cache) in the object's data.
-    Table,
 }
 
 /// The kernel times all BPF programs of the node while this exists.
@@ -113,7 +84,7 @@ fn count_keys(map: &OwnedFd, key_size: u32, most: u32) -> u32 {
     let mut key = vec![0_u8; key_size as usize];
     let mut next = key.clone();
     for count in 0..most {
-        if !read(map, GET_NEXT_KEY, (count > 0).then_some(&key), &mut next) {
+        if !next_key(map, (count > 0).then_some(&key), &mut next) {
             return count;
         }
         std::mem::swap(&mut key, &mut next);
@@ -121,30 +92,24 @@ fn count_keys(map: &OwnedFd, key_size: u32, most: u32) -> u32 {
     most
 }
 
-/// Counts the occupied slots of a table.
-fn count_taken(map: &OwnedFd, size: u32) -> u32 {
-    let mut table = vec![0_u8; size as usize];
-    if read(map, LOOKUP_ELEM, Some(&[0; 4]), &mut table) { occupied(&table) } else { 0 }
-}
-
-/// Has the kernel write the value of `key` (`LOOKUP_ELEM`) or the key after it (`GET_NEXT_KEY`) into `to`. `key` and `to` must
-/// have the sizes of the map's keys and values.
-fn read(map: &OwnedFd, command: c_long, key: Option<&[u8]>, to: &mut [u8]) -> bool {
+/// Has the kernel write the key after `key` into `next`, and returns whether there is one. Both must have the size of the map's
+/// keys.
+fn next_key(map: &OwnedFd, key: Option<&[u8]>, next: &mut [u8]) -> bool {
     #[repr(C)]
     struct Attributes {
         map: u32,
         zero: u32,
         key: u64,
-        to: u64,
+        next: u64,
         flags: u64,
     }
     let Ok(map) = u32::try_from(map.as_raw_fd()) else { return false };
     let key = key.map_or(0, |key| key.as_ptr() as u64);
-    let attributes = Attributes { map, zero: 0, key, to: to.as_mut_ptr() as u64, flags: 0 };
-    // SAFETY: `Attributes` is a prefix of the kernel's `bpf_attr` for these commands, and the kernel is told its size. It reads
-    // a key at `key` and writes to `to`; both buffers are alive and have the sizes that the caller promises.
+    let attributes = Attributes { map, zero: 0, key, next: next.as_mut_ptr() as u64, flags: 0 };
+    // SAFETY: `Attributes` is a prefix of the kernel's `bpf_attr` for this command, and the kernel is told its size. It reads
+    // a key at `key` and writes one to `next`; both buffers are alive and have the size that the caller promises.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(&attributes), size_of::<Attributes>())
+        libc::syscall(libc::SYS_bpf, GET_NEXT_KEY, std::ptr::from_ref(&attributes), size_of::<Attributes>())
     };
     result == 0
 }

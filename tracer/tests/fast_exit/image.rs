@@ -5,10 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use aya_obj::{
     Object,
-    generated::{BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE, bpf_insn},
+    generated::{BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE, bpf_insn, bpf_map_type::BPF_MAP_TYPE_LRU_HASH},
 };
-
-use tracer_ebpf::set_assoc_cache::SECTION;
 
 use super::memory::Memory;
 
@@ -39,10 +37,13 @@ impl Image {
         let program = self.0.programs.get(name).unwrap_or_else(|| panic!("no program {name}"));
         let mut code = self.0.functions[&program.function_key()].instructions.clone();
         let mut memory = Memory::default();
-        for ((name, map), number) in self.0.maps.iter().zip(0..) {
+        for (map, number) in self.0.maps.values().zip(0..) {
             let at = DATA + number * EACH;
-            let put = if name.starts_with(SECTION) { Memory::put_table } else { Memory::put };
-            put(&mut memory, at, map.data());
+            if map.map_type() == BPF_MAP_TYPE_LRU_HASH as u32 {
+                memory.put_table(at, map.key_size(), map.value_size());
+            } else {
+                memory.put(at, map.data());
+            }
         }
         let mut at = 0;
         while at < code.len() {

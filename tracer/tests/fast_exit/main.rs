@@ -1,6 +1,6 @@
 //! The cost of nearly all traffic: in every family, the programs leave a flow past its first bytes without a look-up. An
-//! interpreter runs them on sockets that the test makes, and notes the kernel helpers that they call and the tables in the
-//! object's data that they access. A kernel may inline the look-up in one of its maps; in the object it is a call.
+//! interpreter runs them on sockets that the test makes, and notes the kernel helpers that they call and their look-ups in LRU
+//! hash maps. A kernel may inline a look-up; in the object it is a call.
 
 mod image;
 mod machine;
@@ -17,6 +17,8 @@ use tracer_ebpf::BtfOffsets;
 const FIRST_BYTES: u64 = 64 << 10;
 
 /// `BPF_FUNC_*`: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L5816>
+const MAP_LOOK_UP: i32 = 1;
+const MAP_UPDATE: i32 = 2;
 const PROBE_READ: i32 = 4;
 const KTIME: i32 = 5;
 const CURRENT_IDS: i32 = 14;
@@ -144,7 +146,7 @@ struct Ran {
     returned: u64,
     /// The helpers that the program called.
     called: Vec<i32>,
-    /// It accessed a table.
+    /// It looked up a key in an LRU hash map.
     looked_up: bool,
 }
 
@@ -186,6 +188,8 @@ fn run_once(program: &str, code: &[bpf_insn], memory: &mut Memory, current: &Cur
     let helper = |memory: &mut Memory, number, [first, second, third, fourth, _]: [u64; 5]| {
         called.push(number);
         match number {
+            MAP_LOOK_UP => memory.look_up(first, second),
+            MAP_UPDATE => memory.update(first, second, third),
             PROBE_READ | PROBE_READ_USER | PROBE_READ_KERNEL => memory.copy(first, second, third),
             SKB_LOAD_BYTES => memory.copy(third, fourth, u64::from(PACKET) + second),
             TCP_SOCK => Ok(COUNTERS),

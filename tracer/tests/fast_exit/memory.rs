@@ -1,32 +1,60 @@
-//! The memory of a [`machine`](super::machine): regions at chosen addresses. An access that is not wholly inside of a region is
-//! an error.
+//! The memory of a [`machine`](super::machine): regions at chosen addresses, and hash tables, whose entries are regions. An access
+//! that is not wholly inside of a region is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Regions by their first address.
 #[derive(Default)]
 pub struct Memory {
-    regions: BTreeMap<u64, Region>,
+    regions: BTreeMap<u64, Vec<u8>>,
+    /// Hash tables by their address.
+    tables: BTreeMap<u64, Table>,
     looked_up: bool,
 }
 
-struct Region {
-    bytes: Vec<u8>,
-    is_table: bool,
+struct Table {
+    key_size: usize,
+    value_size: usize,
+    /// The address of each key's value.
+    values: HashMap<Vec<u8>, u64>,
 }
+
+/// The distance between the values of a table, which lie behind its address.
+const STRIDE: u64 = 1 << 16;
 
 impl Memory {
     /// Puts bytes at an address, where they overlap no other region.
     pub fn put(&mut self, at: u64, bytes: impl Into<Vec<u8>>) {
-        self.regions.insert(at, Region { bytes: bytes.into(), is_table: false });
+        self.regions.insert(at, bytes.into());
     }
 
-    /// Puts a table at an address. An access to it counts as a look-up.
-    pub fn put_table(&mut self, at: u64, bytes: impl Into<Vec<u8>>) {
-        self.regions.insert(at, Region { bytes: bytes.into(), is_table: true });
+    /// Puts an empty hash table at an address.
+    pub fn put_table(&mut self, at: u64, key_size: u32, value_size: u32) {
+        let (key_size, value_size) = (key_size as usize, value_size as usize);
+        self.tables.insert(at, Table { key_size, value_size, values: HashMap::new() });
     }
 
-    /// Was a table accessed?
+    /// The address of a key's value, as `bpf_map_lookup_elem` returns it: 0 if the table has none. A map that is not a table
+    /// has none either.
+    pub fn look_up(&mut self, table: u64, key: u64) -> Result<u64, String> {
+        let Some(found) = self.tables.get(&table) else { return Ok(0) };
+        let key = read(&self.regions, key, found.key_size)?;
+        self.looked_up = true;
+        Ok(found.values.get(key).copied().unwrap_or(0))
+    }
+
+    /// Inserts or replaces a key's value, as `bpf_map_update_elem` does.
+    pub fn update(&mut self, table: u64, key: u64, value: u64) -> Result<u64, String> {
+        let Some(found) = self.tables.get_mut(&table) else { return Ok(0) };
+        let value = read(&self.regions, value, found.value_size)?.to_vec();
+        let key = read(&self.regions, key, found.key_size)?.to_vec();
+        let next = table + (found.values.len() as u64 + 1) * STRIDE;
+        let at = *found.values.entry(key).or_insert(next);
+        self.regions.insert(at, value);
+        Ok(0)
+    }
+
+    /// Was a key looked up in a table?
     pub fn looked_up(&self) -> bool {
         self.looked_up
     }
@@ -38,11 +66,9 @@ impl Memory {
 
     /// `len` bytes.
     pub fn get(&mut self, at: u64, len: usize) -> Result<&mut [u8], String> {
-        let looked_up = &mut self.looked_up;
         let inside = self.regions.range_mut(..=at).next_back().and_then(|(base, region)| {
-            *looked_up |= region.is_table;
             let from = usize::try_from(at - base).ok()?;
-            region.bytes.get_mut(from..from.checked_add(len)?)
+            region.get_mut(from..from.checked_add(len)?)
         });
         inside.ok_or_else(|| format!("no {len} bytes at {at:#x}"))
     }
@@ -68,6 +94,15 @@ impl Memory {
         self.get(to, len)?.copy_from_slice(&bytes.unwrap_or_else(|_| vec![0; len]));
         Ok(if failed { EFAULT } else { 0 })
     }
+}
+
+/// `len` bytes.
+fn read(regions: &BTreeMap<u64, Vec<u8>>, at: u64, len: usize) -> Result<&[u8], String> {
+    let inside = regions.range(..=at).next_back().and_then(|(base, region)| {
+        let from = usize::try_from(at - base).ok()?;
+        region.get(from..from.checked_add(len)?)
+    });
+    inside.ok_or_else(|| format!("no {len} bytes at {at:#x}"))
 }
 
 /// `-EFAULT`

@@ -104,7 +104,7 @@ pub(crate) fn measure(pods: &Pods, rounds: usize, seconds: f64, figures: &mut Fi
             .collect();
         match letter {
             NOT_OURS => {
-                figures.at_most("kernel, flow without a CONNECT: times empty programs", cost.ratio(), 2.5);
+                figures.at_most("kernel, flow without a CONNECT: times empty programs", cost.ratio(), 3.5);
             }
             PAST_FIRST_BYTES => {
                 figures.at_most("kernel, past first bytes: times an empty program", cost.ratio(), 1.5);

@@ -73,18 +73,18 @@ fn bounds(figures: &Figures) -> String {
 
 /// Measured with two builds of the kernel programs, by turns, with `cargo xtask bench --quick kernel` (four runs and two), not
 /// in the run that the page shows.
-const KERNEL_STATE: &str = "## The caches of the kernel programs, compared with LRU hash maps\n\n\
-Flows, threads and accepted sockets are in set-associative caches in the object's own data (`tracer-ebpf/src/state/cache.rs`). \
-A build with `BPF_MAP_TYPE_LRU_HASH` of the same capacity in their place took in the cgroup family, in ns for each flow and as a \
-multiple of empty programs, as ranges of four and of two short runs on a busy machine:\n\n\
-| flow | caches | LRU hash maps |\n|---|---|---|\n\
+const KERNEL_STATE: &str = "## What the kernel's LRU hash maps cost\n\n\
+Flows, threads and accepted sockets are in LRU hash maps (`tracer-ebpf/src/state/cache.rs`). A build with hand-made set-associative \
+tables of the same capacity in their place took in the cgroup family, in ns for each flow and as a multiple of empty programs, as \
+ranges of four and of two short runs on a busy machine:\n\n\
+| flow | hand-made tables | LRU hash maps |\n|---|---|---|\n\
 | short flow that is not ours | 5547 to 6467, 2.00 to 2.20 | 8112 to 8299, 3.02 to 3.15 |\n\
 | CONNECT session, tunneled | 9300 to 9826, 3.14 to 3.29 | 12998 to 14824, 4.38 to 4.52 |\n\
 | short flow beside a CONNECT session | 5701 to 6935, 2.11 to 2.55 | 7957 to 9048, 3.03 to 3.17 |\n\
 | round trip past the first bytes | 226 to 244, 1.23 to 1.31 | 233 to 238, 1.24 to 1.32 |\n\n\
 The maps add 3 to 6 us to a CONNECT session. Client, Envoy, squid and server need some 700 us of one core for it, so an \
-application would lose 0.4 to 0.8 % more; its own rates were not measured. The verifier looks at fewer instructions with the \
-maps (6,607 instead of 7,190 in `egress_kprobe_send`), and at a deeper stack, which `egress_bytes` exceeds as it is.\n\n";
+application loses 0.4 to 0.8 % by them, less than the 1 % for which the tables would have stayed. The tables took no lock, so two \
+processors that inserted at once could spoil an entry, and they held most of the kernel side's `unsafe`.\n\n";
 
 const LIMITS: &str = "## What the numbers do not show\n\n\
 * Client, Envoy, squid, server and watcher share the same cores. On a node with idle cores, a watcher that is a process \
