@@ -31,7 +31,7 @@ pub(crate) use explanation::{Subject, evidence, explanation};
 pub use gap::{Gap, LossSource, Lost, Message};
 pub use style::Colors;
 pub use table::Table;
-pub use text::{duration, ellipsize};
+pub use text::{age, duration, ellipsize};
 pub use witness::{Configuration, Testimony};
 
 /// The format of times in reports: RFC 3339, UTC, microseconds.

@@ -147,6 +147,16 @@ pub fn duration(us: u64) -> String {
     }
 }
 
+/// Seconds as kubectl shows an age, in at most four characters: `3s`, `12m`, `5h`, `2d`. A time in the future is `0s`.
+pub fn age(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ 0..100 => format!("{seconds}s"),
+        seconds @ 100..6_000 => format!("{}m", seconds / 60),
+        seconds @ 6_000..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", (seconds / 86_400).min(999)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,10 +5,13 @@ use std::{fmt::Write as _, io::Write as _, process::ExitCode};
 use anyhow::anyhow;
 use jiff::{Timestamp, tz::TimeZone};
 
-use tracer_core::escape::escape;
+use tracer_core::{
+    escape::escape,
+    report::{LossSource, age},
+    verdict::Verdict,
+};
 
 use crate::live::{self, Client, ConnectError, Status};
-use tracer_core::{report::LossSource, verdict::Verdict};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -98,19 +101,11 @@ fn text(status: &Status, now: &Timestamp, zone: &TimeZone) -> String {
     text
 }
 
-/// `2026-11-20 11:45:15 (2 h 3 min ago)`
+/// `2026-11-20 11:45:15 (2h ago)`
 fn since(time: &str, now: &Timestamp, zone: &TimeZone) -> String {
     let Ok(then) = time.parse::<Timestamp>() else { return time.to_owned() };
     let shown = then.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
-    let ago = now.duration_since(then).as_secs().max(0);
-    let (days, hours, minutes) = (ago / 86_400, ago / 3_600 % 24, ago / 60 % 60);
-    let ago = match (days, hours, minutes) {
-        (0, 0, 0) => format!("{ago} s"),
-        (0, 0, _) => format!("{minutes} min"),
-        (0, ..) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    };
-    format!("{shown} ({ago} ago)")
+    format!("{shown} ({} ago)", age(now.duration_since(then).as_secs()))
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
+use tracer_mesh::{Brief, Dump};
+
 use super::admin;
 use crate::netns;
-use tracer_mesh::{Brief, Dump};
 
 /// Where a sidecar's configuration is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,9 +21,9 @@ pub struct Sidecar {
 }
 
 /// The configurations of this node's sidecars.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sidecars {
-    known: HashMap<Sidecar, Known>,
+    known: LruCache<Sidecar, Known>,
     /// Ports that receive redirected connections; empty: those of the default mesh.
     redirect_ports: Vec<u16>,
     /// How the fetches went, for a metric.
@@ -48,7 +50,6 @@ struct Known {
     versions: Option<Vec<u8>>,
     asked: Instant,
     fetched: Instant,
-    used: Instant,
 }
 
 /// Least time between two questions to one sidecar.
@@ -69,7 +70,12 @@ const MAX_KEPT: usize = 256 << 20;
 impl Sidecars {
     /// An empty cache.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            known: LruCache::unbounded(),
+            redirect_ports: Vec::new(),
+            fetches: Fetches::default(),
+            last_fetch: None,
+        }
     }
 
     /// Tells which ports receive redirected connections on this node.
@@ -88,7 +94,6 @@ impl Sidecars {
             self.refresh(sidecar, now).await;
         }
         let known = self.known.get_mut(&sidecar)?;
-        known.used = now;
         let dump = known.dump.as_ref()?;
         let question = (to, head.to_vec());
         if let Some(brief) = known.briefs.get(&question) {
@@ -104,12 +109,12 @@ impl Sidecars {
 
     /// Forgets a sidecar, for example when its pod has ended.
     pub fn forget(&mut self, sidecar: Sidecar) {
-        self.known.remove(&sidecar);
+        self.known.pop(&sidecar);
     }
 
     fn is_due(&mut self, sidecar: Sidecar, now: Instant) -> bool {
         let asked_lately =
-            self.known.get(&sidecar).is_some_and(|known| now.duration_since(known.asked) < ASK_INTERVAL);
+            self.known.peek(&sidecar).is_some_and(|known| now.duration_since(known.asked) < ASK_INTERVAL);
         let too_soon = self.last_fetch.is_some_and(|last| now.duration_since(last) < FETCH_INTERVAL);
         if !asked_lately && too_soon {
             self.fetches.limited += 1;
@@ -119,7 +124,7 @@ impl Sidecars {
 
     async fn refresh(&mut self, sidecar: Sidecar, now: Instant) {
         self.last_fetch = Some(now);
-        let old = self.known.remove(&sidecar);
+        let old = self.known.pop(&sidecar);
         let versions = ask(sidecar, admin::versions).await.ok().filter(|text| !text.is_empty());
         if let Some(old) = old {
             let is_current = old.dump.is_some()
@@ -127,7 +132,7 @@ impl Sidecars {
                 && old.versions == versions
                 && now.duration_since(old.fetched) < MAX_AGE;
             if is_current {
-                self.known.insert(sidecar, Known { asked: now, ..old });
+                self.known.put(sidecar, Known { asked: now, ..old });
                 return;
             }
         }
@@ -138,22 +143,16 @@ impl Sidecars {
         } else {
             self.fetches.failed += 1;
         }
-        self.known.insert(
-            sidecar,
-            Known { dump, briefs: HashMap::new(), versions, asked: now, fetched: now, used: now },
-        );
+        let known = Known { dump, briefs: HashMap::new(), versions, asked: now, fetched: now };
+        self.known.put(sidecar, known);
         self.shed();
     }
 
     /// Drops the least recently used dumps until the rest is small enough.
     fn shed(&mut self) {
         let size = |known: &Known| known.dump.as_ref().map_or(0, Dump::size);
-        while self.known.len() > 1 && self.known.values().map(size).sum::<usize>() > MAX_KEPT {
-            let Some(oldest) = self.known.iter().min_by_key(|(_, known)| known.used).map(|(key, _)| *key)
-            else {
-                return;
-            };
-            self.known.remove(&oldest);
+        while self.known.len() > 1 && self.known.iter().map(|(_, known)| size(known)).sum::<usize>() > MAX_KEPT {
+            self.known.pop_lru();
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     view_state::{Mode, ViewState},
 };
 use tracer_core::{
-    report::{Colors, ellipsize},
+    report::{Colors, age, ellipsize},
     verdict::{Severity, Verdict},
 };
 
@@ -139,7 +139,7 @@ fn table(frame: &mut Frame<'_>, theme: &Theme, state: &State, view: &ViewState, 
         if is_wide {
             cells.push(format!("{:8}", row.total));
         }
-        cells.push(format!("{:>4}", ago(now - row.last)));
+        cells.push(format!("{:>4}", age(now - row.last)));
         let cut = cells
             .iter()
             .zip(columns.iter())
@@ -153,16 +153,6 @@ fn table(frame: &mut Frame<'_>, theme: &Theme, state: &State, view: &ViewState, 
         .header(Row::new(heads).style(theme.bold()))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(selected));
-}
-
-/// `3s`, `12m`, `5h`, `2d`
-fn ago(seconds: i64) -> String {
-    match seconds.max(0) {
-        seconds @ 0..100 => format!("{seconds}s"),
-        seconds @ 100..6_000 => format!("{}m", seconds / 60),
-        seconds @ 6_000..172_800 => format!("{}h", seconds / 3_600),
-        seconds => format!("{}d", (seconds / 86_400).min(999)),
-    }
 }
 
 fn explain(frame: &mut Frame<'_>, theme: &Theme, row: &Counted, from: u16, area: Rect) {
