@@ -165,9 +165,10 @@ fn agent_serves_until_sigterm() {
     let args = ["agent", "--cgroup", &cgroup, "--metrics-address", METRICS, "--ready-file", &ready_file];
     let process = spawn_ready(tracer(&lab, &args), &ready).expect("it gets ready");
     let page = |path: &str| lab.tools().netns().http_get(&format!("http://{METRICS}{path}"));
-    assert_eq!(page("/healthz").expect("healthy"), "ok\n");
-    assert_eq!(page("/readyz").expect("ready"), "ready\n");
-    assert!(page("/nonsense").is_err());
+    let health = |path: &str| lab.tools().netns().http_get(&format!("http://127.0.0.1:9476{path}"));
+    assert_eq!(health("/healthz").expect("healthy"), "ok\n");
+    assert_eq!(health("/readyz").expect("ready"), "ready\n");
+    assert!(health("/nonsense").is_err() && page("/healthz").is_err());
 
     let flagged = Script::connect(proxy_addr(3128), "a.example:443");
     lab.play(&[flagged]).expect("a transcript");

@@ -32,7 +32,7 @@ fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
 fn every_overlay_is_valid_in_three_kubernetes_minor_versions() {
     let base = render("base", &[]);
     let kinds: Vec<&str> = base.iter().filter_map(|object| object["kind"].as_str()).collect();
-    assert_eq!(kinds, ["Namespace", "ServiceAccount", "DaemonSet", "PodMonitor"]);
+    assert_eq!(kinds, ["Namespace", "ServiceAccount", "DaemonSet", "PodMonitor", "NetworkPolicy"]);
     let annotated = render("overlays/annotations", &[]);
     assert!(of_kind(&annotated, "PodMonitor").is_empty());
     let daemon_set = of_kind(&annotated, "DaemonSet")[0];
@@ -40,6 +40,22 @@ fn every_overlay_is_valid_in_three_kubernetes_minor_versions() {
     let crio = render("base", &["components/crio"]);
     let mounts = &of_kind(&crio, "DaemonSet")[0]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"];
     assert_eq!(mounts[1]["mountPath"], "/run/crio");
+}
+
+/// A flood of the metrics port, which any pod may reach where no `NetworkPolicy` is enforced, must fail no health check.
+#[test]
+fn probes_use_a_port_of_their_own_that_no_other_pod_may_reach() {
+    let base = render("base", &[]);
+    let container = &of_kind(&base, "DaemonSet")[0]["spec"]["template"]["spec"]["containers"][0];
+    for probe in ["readinessProbe", "livenessProbe"] {
+        assert_eq!(container[probe]["httpGet"]["port"], "health", "{probe}");
+    }
+    let policy = &of_kind(&base, "NetworkPolicy")[0]["spec"];
+    let rules = policy["ingress"].as_array().expect("rules");
+    let ports: Vec<&Value> = rules.iter().flat_map(|rule| rule["ports"].as_array().expect("ports")).collect();
+    assert_eq!(ports, [&serde_json::json!({"port": "metrics"})]);
+    assert!(rules.iter().all(|rule| rule["from"].is_array()), "a rule without `from` lets every pod in");
+    assert_eq!((&policy["egress"], &policy["policyTypes"][1]), (&Value::Null, &"Egress".into()));
 }
 
 #[test]

@@ -1,15 +1,41 @@
-//! What the HTTP servers of this program share: the accept loop, and the bounds of a connection.
+//! What the HTTP servers of this program share: the bound port, the accept loop, and the bounds of connections and peers.
 
-use std::{convert::Infallible, io, time::Duration};
+mod connection_limit;
+mod peer_rates;
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
+
+pub use connection_limit::ConnectionLimit;
+pub use peer_rates::PeerRates;
 
 /// How long a client may take to send a request's head.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause after a failed accept. The usual cause is a lack of file descriptors, which ending connections give back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens at `address`. Where the kernel has no IPv6 (`ipv6.disable=1`), "all addresses" means all of IPv4.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = match TcpListener::bind(address) {
+        Err(error)
+            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32) =>
+        {
+            TcpListener::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+        }
+        bound => bound,
+    }?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
 
 /// Accepts connections and hands each to `serve`, which must not wait. `what` names the connections in the log.
 pub async fn accept_loop<S>(

@@ -6,6 +6,7 @@ pub mod recording;
 pub mod netns;
 pub mod token_bucket;
 pub mod http_server;
+pub mod health_server;
 pub mod probes;
 pub mod privilege;
 pub mod runtime;

@@ -15,12 +15,7 @@ mod openmetrics;
 mod reply_histogram;
 mod server;
 
-use std::{
-    cell::{Cell, RefCell},
-    net::SocketAddr,
-    rc::Rc,
-    time::Instant,
-};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Instant};
 
 use prometheus::{IntCounter, IntCounterVec, Registry, TextEncoder, process_collector::ProcessCollector};
 
@@ -81,7 +76,6 @@ struct Inner {
     rejected: IntCounterVec,
     health: RefCell<Health>,
     map_occupancy: MapOccupancy,
-    ready: Cell<bool>,
 }
 
 impl Metrics {
@@ -154,7 +148,6 @@ impl Metrics {
             rejected,
             health: RefCell::new(Health::new(&registry)?),
             map_occupancy: MapOccupancy::new(&registry)?,
-            ready: Cell::default(),
             process,
             registry,
         })))
@@ -220,15 +213,6 @@ impl Metrics {
             inner.sessions.borrow_mut().expire(now);
             inner.refused.borrow_mut().expire(now);
         }
-    }
-
-    /// Notes that all hooks are attached.
-    pub fn set_ready(&self) {
-        self.0.ready.set(true);
-    }
-
-    fn is_ready(&self) -> bool {
-        self.0.ready.get()
     }
 
     fn count_rejected(&self, reason: &'static str) {

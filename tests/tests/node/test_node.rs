@@ -154,7 +154,7 @@ impl TestNode {
         let container = self.cri.start(&pod, "agent", &self.agent_image.clone(), config)?;
         let pid = self.cri.pid(&container).with_context(|| format!("{:?}", self.cri.log(name, "agent")))?;
         let agent = AgentPod { pod, container, pid, name };
-        self.wait_for("the agent's readiness", |node| Ok(node.ask(&agent, "/readyz").ok()))
+        self.wait_for("the agent's readiness", |node| Ok(node.ask(&agent, 9476, "/readyz").ok()))
             .with_context(|| format!("the agent said {:?}", self.cri.log(name, "agent")))?;
         Ok(agent)
     }
@@ -170,13 +170,13 @@ impl TestNode {
         Ok(())
     }
 
-    /// A page of the agent's port, fetched from the outside namespace.
-    pub fn ask(&self, agent: &AgentPod, path: &str) -> Result<String> {
-        self.lab.outside().netns().http_get(&format!("http://{}:9475{path}", agent.pod.ip))
+    /// A page of a port of the agent, fetched from the outside namespace.
+    pub fn ask(&self, agent: &AgentPod, port: u16, path: &str) -> Result<String> {
+        self.lab.outside().netns().http_get(&format!("http://{}:{port}{path}", agent.pod.ip))
     }
 
     pub fn metrics(&self, agent: &AgentPod) -> Result<String> {
-        self.ask(agent, "/metrics")
+        self.ask(agent, 9475, "/metrics")
     }
 
     /// The sum of a metric's series that have all of these labels.

@@ -1,6 +1,6 @@
 //! `egress-tracer agent`: the pipeline for a whole node, with metrics, health and a live stream, until a signal ends it.
 
-use std::{io::Write, net::SocketAddr, process::ExitCode, time::Instant};
+use std::{io::Write, net::SocketAddr, process::ExitCode, sync::Arc, time::Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -8,6 +8,7 @@ use super::{pods, scope};
 use crate::{
     enrich::Enricher,
     flagged_log::FlaggedLog,
+    health_server::{self, Health},
     live::{self, Live},
     metrics::{self, Metrics},
     privilege,
@@ -30,15 +31,21 @@ pub(super) struct Args {
     /// Do not ask sidecars for their configuration to explain flagged sessions
     #[arg(long)]
     no_explain: bool,
+    /// Serve `/healthz` and `/readyz` at this address
+    #[arg(long, value_name = "ADDRESS", default_value = HEALTH_ADDRESS)]
+    health_address: SocketAddr,
     #[command(flatten)]
     live: live::SocketArgs,
     #[command(flatten)]
     scope: scope::Args,
 }
 
-/// Where metrics and health are served by default.
+/// Where metrics are served by default.
 const METRICS_ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 9475);
+
+/// Where health is served by default.
+const HEALTH_ADDRESS: &str = "[::]:9476";
 
 /// Where reports go once they are complete.
 struct Sinks {
@@ -49,7 +56,9 @@ struct Sinks {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let server = metrics::Server::bind(args.scope.metrics.metrics_address.unwrap_or(METRICS_ADDRESS)).await?;
+    let server = metrics::Server::bind(args.scope.metrics.metrics_address.unwrap_or(METRICS_ADDRESS))?;
+    let (health, health_server) =
+        (Arc::new(Health::default()), health_server::Server::bind(args.health_address)?);
     let socket = live::Socket::bind(&args.live.socket)?;
     let mut pipeline = args.scope.attach_to(args.pods.choice(), None)?;
     let metrics = Metrics::new(pipeline.probes(), &args.scope.metrics)?;
@@ -58,11 +67,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let kept = privilege::give_up(pipeline.probes(), explains)?;
     log::info!("privileges: keeps {}", if kept.is_empty() { "none".to_owned() } else { kept.join(", ") });
     server.spawn(metrics.clone());
+    health_server.spawn(Arc::clone(&health))?;
     let (node, family) = (args.scope.node.clone(), pipeline.probes().family());
     let live = Live::new(node, family.name, args.scope.summary(args.pods.summary()), args.keep);
     live::Server::new(socket).spawn(live.clone());
     args.scope.write_ready_file()?;
-    metrics.set_ready();
+    health.set_ready();
     let mut enricher =
         Enricher::new(explains.then_some(args.scope.admin_port), &args.scope.sidecar_port, &metrics);
     let mut sinks = Sinks { log: FlaggedLog::default(), live };
@@ -75,6 +85,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => break,
         }
         let now = Instant::now();
+        health.note_turn(now);
         while pipeline.read(&mut reports)? {
             sinks.take_all(&mut reports, &mut enricher, &metrics, now)?;
         }

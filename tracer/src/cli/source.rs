@@ -101,7 +101,7 @@ impl Args {
 
     async fn load(&self, filter: Filter, explain: bool, record: Option<&Path>) -> anyhow::Result<OwnProbes> {
         let server = match self.scope.metrics.metrics_address {
-            Some(address) => Some(metrics::Server::bind(address).await?),
+            Some(address) => Some(metrics::Server::bind(address)?),
             None => None,
         };
         let pipeline = self.scope.attach(record)?;
@@ -109,7 +109,6 @@ impl Args {
         if let Some(server) = server {
             server.spawn(metrics.clone());
         }
-        metrics.set_ready();
         let enricher =
             Enricher::new(explain.then_some(self.scope.admin_port), &self.scope.sidecar_port, &metrics);
         let (reports, ready) = (Reports::new(), VecDeque::new());

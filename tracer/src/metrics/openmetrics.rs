@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
 /// A format of metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ExpositionFormat {
     /// Prometheus' text format 0.0.4.
     Text,

@@ -1,12 +1,11 @@
-//! Serves `/metrics`, `/healthz` and `/readyz`. Connections, their age, the size and time of a request's head, and the rate
-//! of requests are bounded, so that a scraper is answered whatever other clients do.
-
-mod connection_limit;
+//! Serves `/metrics`. Connections, their age, the size and time of a request's head, and the rate of each peer's requests are
+//! bounded, so that a scraper is answered whatever other clients do.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     convert::Infallible,
-    net::SocketAddr,
-    num::NonZeroUsize,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -28,22 +27,24 @@ use tokio::{
 
 use super::{Metrics, openmetrics::ExpositionFormat};
 use crate::{
-    http_server::{accept_loop, connection},
+    http_server::{ConnectionLimit, PeerRates, accept_loop, connection, listen},
     token_bucket::TokenBucket,
 };
-use connection_limit::ConnectionLimit;
 
 /// The most open connections; a scraper keeps one.
-const CONNECTIONS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+const CONNECTIONS: usize = 64;
 const HEADER_BYTES: usize = 16 << 10;
 /// The longest life of a connection, against clients that do not read their answers. A scraper connects again.
 const CONNECTION_TIME: Duration = Duration::from_mins(5);
-/// Ten expositions a second. Two Prometheus servers and a person need less.
-const SCRAPE_PERIOD: Duration = Duration::from_millis(100);
+/// Twenty connections and requests a second for each peer.
+const PEER_PERIOD: Duration = Duration::from_millis(50);
+const PEER_BURST: u32 = 100;
+/// One scrape a second for each peer. A Prometheus server and a person need less.
+const SCRAPE_PERIOD: Duration = Duration::from_secs(1);
 const SCRAPE_BURST: u32 = 20;
-/// A hundred requests of any kind a second.
-const REQUEST_PERIOD: Duration = Duration::from_millis(10);
-const REQUEST_BURST: u32 = 200;
+/// Ten expositions are written a second, for all peers together; beyond that, the latest one is sent again.
+const WRITE_PERIOD: Duration = Duration::from_millis(100);
+const WRITE_BURST: u32 = 20;
 
 /// A bound port that is not served yet.
 pub struct Server {
@@ -54,14 +55,17 @@ pub struct Server {
 struct Shared {
     metrics: Metrics,
     open: ConnectionLimit,
-    scrapes: TokenBucket,
-    requests: TokenBucket,
+    peers: PeerRates,
+    scrapes: PeerRates,
+    writes: TokenBucket,
+    /// The latest exposition in each format.
+    latest: RefCell<HashMap<ExpositionFormat, Bytes>>,
 }
 
 impl Server {
     /// Binds the port.
-    pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| {
+    pub fn bind(address: SocketAddr) -> anyhow::Result<Self> {
+        let listener = listen(address).and_then(TcpListener::from_std).with_context(|| {
             format!("cannot serve metrics at {address}; is another process there? Choose another --metrics-address")
         })?;
         Ok(Self { listener })
@@ -79,18 +83,24 @@ impl Server {
     }
 
     async fn serve(self, metrics: Metrics) {
-        let now = Instant::now();
         let shared = Rc::new(Shared {
             metrics,
             open: ConnectionLimit::new(CONNECTIONS),
-            scrapes: TokenBucket::new(SCRAPE_PERIOD, SCRAPE_BURST, now),
-            requests: TokenBucket::new(REQUEST_PERIOD, REQUEST_BURST, now),
+            peers: PeerRates::new(PEER_PERIOD, PEER_BURST),
+            scrapes: PeerRates::new(SCRAPE_PERIOD, SCRAPE_BURST),
+            writes: TokenBucket::new(WRITE_PERIOD, WRITE_BURST, Instant::now()),
+            latest: RefCell::default(),
         });
-        let accept = async || self.listener.accept().await.map(|(stream, _)| stream);
-        let serve = |stream| {
+        let accept = async || self.listener.accept().await;
+        let serve = |(stream, from): (TcpStream, SocketAddr)| {
+            let peer = from.ip().to_canonical();
+            if !shared.peers.take(peer, Instant::now()) {
+                shared.metrics.count_rejected("rate");
+                return; // closed without an answer: cheaper than a request
+            }
             let id = shared.open.new_id();
-            let task = tokio::task::spawn_local(serve_connection(stream, id, Rc::clone(&shared)));
-            if shared.open.add(id, task.abort_handle()) {
+            let task = tokio::task::spawn_local(serve_connection(stream, peer, id, Rc::clone(&shared)));
+            if shared.open.add(id, peer, task.abort_handle()) {
                 shared.metrics.count_rejected("connections");
             }
         };
@@ -98,11 +108,11 @@ impl Server {
     }
 }
 
-async fn serve_connection(stream: TcpStream, id: u64, shared: Rc<Shared>) {
+async fn serve_connection(stream: TcpStream, peer: IpAddr, id: u64, shared: Rc<Shared>) {
     let service = service_fn(|request| {
         shared.open.touch(id);
         let shared = Rc::clone(&shared);
-        async move { Ok::<_, Infallible>(respond(&shared, &request).await) }
+        async move { Ok::<_, Infallible>(respond(&shared, peer, &request).await) }
     });
     let served = connection(HEADER_BYTES).serve_connection(TokioIo::new(stream), service);
     match timeout(CONNECTION_TIME, served).await {
@@ -113,42 +123,53 @@ async fn serve_connection(stream: TcpStream, id: u64, shared: Rc<Shared>) {
     shared.open.remove(id);
 }
 
-async fn respond(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    const TEXT: &str = "text/plain; charset=utf-8";
-    let Shared { metrics, scrapes, requests, .. } = shared;
-    let (now, path) = (Instant::now(), request.uri().path());
-    if !requests.take(now) || (path == "/metrics" && !scrapes.take(now)) {
+const TEXT: &str = "text/plain; charset=utf-8";
+
+async fn respond(shared: &Shared, peer: IpAddr, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let Shared { metrics, peers, scrapes, .. } = shared;
+    let (now, is_scrape) = (Instant::now(), request.uri().path() == "/metrics");
+    if !peers.take(peer, now) || (is_scrape && !scrapes.take(peer, now)) {
         metrics.count_rejected("rate");
-        let mut response = answer(StatusCode::TOO_MANY_REQUESTS, TEXT, "too many requests\n".to_owned());
+        let mut response = answer(StatusCode::TOO_MANY_REQUESTS, TEXT, "too many requests\n");
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         return response;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
+        return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n");
     }
-    match path {
-        "/metrics" => {
-            let accept = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-            let format = ExpositionFormat::accepted(&accept.collect::<Vec<_>>().join(","));
-            metrics.refresh().await;
-            match metrics.exposition(format) {
-                Ok(text) => answer(StatusCode::OK, format.content_type(), text),
-                Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-            }
-        }
-        "/healthz" => answer(StatusCode::OK, TEXT, "ok\n".to_owned()),
-        "/readyz" if metrics.is_ready() => answer(StatusCode::OK, TEXT, "ready\n".to_owned()),
-        "/readyz" => {
-            let text = "the kernel hooks are not attached yet\n".to_owned();
-            answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
-        }
-        _ => answer(StatusCode::NOT_FOUND, TEXT, "here are /metrics, /healthz and /readyz\n".to_owned()),
+    if !is_scrape {
+        return answer(StatusCode::NOT_FOUND, TEXT, "here is /metrics; health has a port of its own\n");
+    }
+    let accept = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = ExpositionFormat::accepted(&accept.collect::<Vec<_>>().join(","));
+    match exposition(shared, format, now).await {
+        Ok(text) => answer(StatusCode::OK, format.content_type(), text),
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
     }
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+/// The text of all metrics: a new one, or the latest while too many are asked for.
+async fn exposition(
+    shared: &Shared,
+    format: ExpositionFormat,
+    now: Instant,
+) -> Result<Bytes, prometheus::Error> {
+    let Shared { metrics, writes, latest, .. } = shared;
+    let kept = latest.borrow().get(&format).cloned();
+    match kept {
+        Some(text) if !writes.take(now) => Ok(text),
+        Some(_) | None => {
+            metrics.refresh().await;
+            let text = Bytes::from(metrics.exposition(format)?);
+            latest.borrow_mut().insert(format, text.clone());
+            Ok(text)
+        }
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
