@@ -14,6 +14,22 @@ const TCP: u16 = 3129;
 /// another cookie, and a path.
 const SECRETS: &[&str] = &["hunter2", "dXNlcjpodW50ZXIyc2VjcmV0", "c00kie", "t0ken", "sess1on", "pr1vate"];
 
+/// Places in which a redactor that looks for secrets misses them. An allow-list has none.
+const EVASIONS: [&str; 12] = [
+    "CONNECT u:hunter2/t0ken@www.example.com:443 HTTP/1.1\r\n\r\n",
+    "CONNECT u:hunter2#t0ken@www.example.com:443 HTTP/1.1\r\n\r\n",
+    "CONNECT u%3Ahunter2%40www.example.com:443 HTTP/1.1\r\n\r\n",
+    "CONNECT www.example.com;token=t0ken:443 HTTP/1.1\r\n\r\n",
+    "CONNECT  u:hunter2@www.example.com:443 HTTP/1.1\r\n\r\n",
+    "GET http://u:hunter2/t0ken@www.example.com/ HTTP/1.1\r\n\r\n",
+    "GET http://u:hunter2#t0ken@www.example.com/ HTTP/1.1\r\n\r\n",
+    "CONNECT www.example.com:443 HTTP/1.1\r\nhunter2\r\n\r\n",
+    "CONNECT www.example.com:443 HTTP/1.1\rCookie: c00kie\r\n\r\n",
+    "CONNECT www.example.com:443 HTTP/1.1\r\nHost: a\rCookie: c00kie\r\n\r\n",
+    "CONNECT www.example.com:443 HTTP/1.1\r\nUser-Agent: curl/8 t0ken\r\nVia: 1.1 hunter2\r\n\r\n",
+    "CONNECT www.example.com:443 HTTP/1.1\r\nUser-Agent: t0ken\r\nServer: hunter2\r\n\r\n",
+];
+
 /// Everything that a tracer wrote, each with its name.
 fn all_output(lab: &Lab, watch: TracerWatch) -> Vec<(&'static str, String)> {
     watch.mark(lab).expect("a mark");
@@ -85,6 +101,16 @@ fn credentials_cookies_and_paths_are_in_no_output() {
                 Script { dialed: proxy_addr(port), steps },
             ];
             lab.play(&scripts).expect("transcripts");
+            let long = format!("CONNECT u:{}@www.example.com:443 HTTP/1.1\r\n\r\n", "hunter2".repeat(100));
+            let evasions = EVASIONS.iter().copied().chain([long.as_str()]);
+            let split = |head: &str| {
+                let (one, two) = head.split_at(head.len() / 2);
+                let send = |text: &str| Step::Send { send: text.to_owned() };
+                let steps = vec![send(one), Step::Wait { wait: 2 }, send(two), Step::Resp { resp: 1000 }];
+                Script { dialed: proxy_addr(port), steps }
+            };
+            let scripts: Vec<Script> = evasions.flat_map(|head| [raw(port, head), split(head)]).collect();
+            lab.play(&scripts).expect("transcripts");
         }
         let outputs = all_output(&lab, watch);
         for (place, text) in &outputs {
@@ -143,11 +169,7 @@ fn control_characters_from_the_wire_are_escaped_in_every_output() {
             assert_eq!(raw, None, "in {place} ({format}):\n{text}");
             assert!(!text.contains("panicked"), "{place} ({format}):\n{text}");
         }
-        assert!(
-            outputs[3].1.contains("\\\\x1b]0;owned"),
-            "no escaped authority in a report: {}",
-            outputs[3].1
-        );
+        assert!(outputs[3].1.contains("\"authority\":\"**"), "no masked authority: {}", outputs[3].1);
     }
     envoy.stop().expect("Envoy stops");
 }

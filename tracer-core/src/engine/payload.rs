@@ -24,7 +24,7 @@ pub(super) fn classify(upstream: &LegBytes, failed: bool, app: &[u8], request: &
         // An origin-form request is the app's only if Envoy rewrote an absolute-form one.
         _ if is_origin_form(bytes) => (request.form == Form::Absolute
             && is_written_by_envoy(bytes)
-            && host(bytes) == Some(request.authority.as_str()))
+            && host(bytes).is_some_and(|host| host == request.authority || is_masked(&request.authority)))
         .then_some(Payload::RewrittenRequest),
         _ => match head::request(bytes).head() {
             Some(sent) => {
@@ -74,6 +74,11 @@ pub(super) fn is_origin_form(bytes: &[u8]) -> bool {
 pub(super) fn is_written_by_envoy(bytes: &[u8]) -> bool {
     let has = |name: &[u8]| bytes.windows(name.len()).any(|window| window == name);
     has(b"\nhost: ") && (has(b"\nx-request-id: ") || has(b"\nx-forwarded-proto: ") || has(b"\nx-envoy-"))
+}
+
+/// Whether the redactor could not tell this authority from a password. It may be any host.
+fn is_masked(authority: &str) -> bool {
+    authority.bytes().all(|byte| byte == b'*')
 }
 
 /// The `host` header of a head that Envoy wrote.
