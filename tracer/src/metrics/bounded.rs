@@ -1,5 +1,5 @@
-//! A counter whose labels come from the wire, with a bound on its series: each open-ended label has a cap, all combinations
-//! together have one, and idle series are dropped.
+//! A counter whose labels come from the wire, with a bound on its series: each open-ended label has a cap within a tenant (a
+//! namespace), all combinations together have one, of which each tenant has a fair share, and idle series are dropped.
 
 use std::{
     net::IpAddr,
@@ -21,22 +21,34 @@ pub(super) struct LabelGroup {
     name: &'static str,
     labels: Range<usize>,
     cap: usize,
-    /// The number of series with these values.
-    live: HashMap<Vec<String>, usize>,
 }
 
 impl LabelGroup {
+    /// `cap`: the most values of one tenant.
     pub(super) fn new(name: &'static str, labels: Range<usize>, cap: usize) -> Self {
-        Self { name, labels, cap, live: HashMap::default() }
+        Self { name, labels, cap }
     }
+}
+
+/// The series of one tenant.
+#[derive(Debug, Default)]
+struct Tenant {
+    series: usize,
+    /// For each group of labels, the number of series with these values.
+    live: Vec<HashMap<Vec<String>, usize>>,
 }
 
 /// A counter with a bounded number of series.
 #[derive(Debug)]
 pub(super) struct BoundedCounter {
     counters: IntCounterVec,
+    /// Which label is the tenant.
+    tenant: usize,
+    /// The most tenants.
+    tenant_cap: usize,
     groups: Vec<LabelGroup>,
     cap: usize,
+    tenants: HashMap<String, Tenant>,
     /// By [`key_of`] the label values, so that a look-up formats no value.
     series: HashMap<Vec<u8>, Series>,
     /// A buffer for the key that is looked up.
@@ -118,16 +130,20 @@ fn is_other(values: &[LabelValue<'_>]) -> bool {
 }
 
 impl BoundedCounter {
-    /// `groups` are the open-ended labels; the others have a closed set of values. Beyond `cap` series, all groups are folded,
-    /// which leaves at most one more series for each combination of the closed labels.
+    /// `tenant` is the label that names the tenant, and `groups` are the other open-ended ones; the rest have a closed set of
+    /// values. Beyond `cap` series, a tenant with less than its share takes the place of the oldest series of the tenant with
+    /// the most. One with its share has all these labels folded, which leaves at most one more series for each combination of
+    /// the closed labels.
     pub(super) fn new(
         counters: IntCounterVec,
+        (tenant, tenant_cap): (usize, usize),
         groups: Vec<LabelGroup>,
         cap: usize,
         expired: IntCounter,
         folded: IntCounterVec,
     ) -> Self {
-        Self { counters, groups, cap, series: HashMap::default(), key: Vec::new(), expired, folded }
+        let (tenants, series) = (HashMap::default(), HashMap::default());
+        Self { counters, tenant, tenant_cap, groups, cap, tenants, series, key: Vec::new(), expired, folded }
     }
 
     /// Adds one.
@@ -149,15 +165,27 @@ impl BoundedCounter {
 
     /// Makes a series, or folds its labels; [`Self::key`] is then the key of the series that counts.
     fn admit(&mut self, mut values: Vec<LabelValue<'_>>, now: Instant) {
-        for LabelGroup { name, labels, cap, live } in &self.groups {
+        let mut tenant = values[self.tenant].into_string();
+        if self.tenants.len() >= self.tenant_cap && !self.tenants.contains_key(&tenant) {
+            values[self.tenant] = LabelValue::Text(OTHER);
+            OTHER.clone_into(&mut tenant);
+            self.folded.with_label_values(&["source_namespace"]).inc();
+        }
+        let known = self.tenants.get(&tenant);
+        for (nth, LabelGroup { name, labels, cap }) in self.groups.iter().enumerate() {
             let own = &mut values[labels.clone()];
-            if live.len() >= *cap && !is_other(own) && !live.contains_key(&strings(own)) {
+            let live = known.and_then(|known| known.live.get(nth));
+            let is_full = live.is_some_and(|live| live.len() >= *cap && !live.contains_key(&strings(own)));
+            if is_full && !is_other(own) {
                 own.fill(LabelValue::Text(OTHER));
                 self.folded.with_label_values(&[name]).inc();
             }
         }
         key_of(values.iter().copied(), &mut self.key);
-        if self.series.len() >= self.cap && !self.series.contains_key(&self.key) {
+        let has_room = self.series.len() < self.cap || self.series.contains_key(&self.key);
+        if !has_room && !self.make_room(&tenant) {
+            values[self.tenant] = LabelValue::Text(OTHER);
+            OTHER.clone_into(&mut tenant);
             for LabelGroup { labels, .. } in &self.groups {
                 values[labels.clone()].fill(LabelValue::Text(OTHER));
             }
@@ -167,7 +195,11 @@ impl BoundedCounter {
         if self.series.contains_key(&self.key) {
             return;
         }
-        for LabelGroup { labels, live, .. } in &mut self.groups {
+        let Self { tenants, groups, .. } = self;
+        let of_tenant = tenants.entry(tenant).or_default();
+        of_tenant.series += 1;
+        of_tenant.live.resize_with(groups.len(), HashMap::default);
+        for (LabelGroup { labels, .. }, live) in groups.iter().zip(&mut of_tenant.live) {
             let own = &values[labels.clone()];
             if !is_other(own) {
                 *live.entry(strings(own)).or_default() += 1;
@@ -178,6 +210,23 @@ impl BoundedCounter {
         self.series.insert(self.key.clone(), Series { counter, values, last: now });
     }
 
+    /// Drops the oldest series of the tenant with the most, if `tenant` has less than its share.
+    fn make_room(&mut self, tenant: &str) -> bool {
+        let own = self.tenants.get(tenant).map_or(0, |own| own.series);
+        let others = self.tenants.len() + usize::from(own == 0);
+        let most = self.tenants.iter().max_by_key(|(_, each)| each.series);
+        let Some((most, of_most)) = most.map(|(name, each)| (name.clone(), each.series)) else { return false };
+        if tenant == OTHER || own >= self.cap / others.max(1) || own >= of_most {
+            return false;
+        }
+        let of_most = self.series.values().filter(|series| series.values[self.tenant] == most);
+        let Some(oldest) = of_most.min_by_key(|series| series.last).map(|series| series.values.clone()) else {
+            return false;
+        };
+        self.remove(|values, _| *values == oldest);
+        true
+    }
+
     /// Drops idle series.
     pub(super) fn expire(&mut self, now: Instant) {
         self.remove(|_, last| now.saturating_duration_since(last) >= IDLE);
@@ -185,14 +234,16 @@ impl BoundedCounter {
 
     /// Drops the series for which `gone` holds, given its label values and the time at which it last counted.
     pub(super) fn remove(&mut self, gone: impl Fn(&[String], Instant) -> bool) {
-        let Self { counters, groups, series, expired, .. } = self;
+        let Self { counters, tenant, tenants, groups, series, expired, .. } = self;
         series.retain(|_, Series { values, last, .. }| {
             if !gone(values, *last) {
                 return true;
             }
             // It fails only for a series that does not exist.
             let _ = counters.remove_label_values(values);
-            for LabelGroup { labels, live, .. } in &mut *groups {
+            expired.inc();
+            let Some(of_tenant) = tenants.get_mut(&values[*tenant]) else { return false };
+            for (LabelGroup { labels, .. }, live) in groups.iter().zip(&mut of_tenant.live) {
                 let own = &values[labels.clone()];
                 if let Some(count) = live.get_mut(own) {
                     *count -= 1;
@@ -201,7 +252,10 @@ impl BoundedCounter {
                     }
                 }
             }
-            expired.inc();
+            of_tenant.series -= 1;
+            if of_tenant.series == 0 {
+                tenants.remove(&values[*tenant]);
+            }
             false
         });
     }
@@ -222,8 +276,9 @@ mod tests {
     fn bounded(cap: usize) -> BoundedCounter {
         let vec = |name: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, "h"), labels).unwrap();
         BoundedCounter::new(
-            vec("c", &["verdict", "workload", "ip", "port"]),
-            vec![LabelGroup::new("workload", 1..2, 3), LabelGroup::new("proxy", 2..4, 4)],
+            vec("c", &["verdict", "namespace", "workload", "ip", "port"]),
+            (1, 4),
+            vec![LabelGroup::new("workload", 2..3, 3), LabelGroup::new("proxy", 3..5, 4)],
             cap,
             IntCounter::new("e", "h").unwrap(),
             vec("f", &["label"]),
@@ -231,7 +286,12 @@ mod tests {
     }
 
     fn row(verdict: &str, workload: usize, ip: usize, port: usize) -> Vec<String> {
-        vec![verdict.to_owned(), format!("w{workload}"), format!("10.0.0.{ip}"), port.to_string()]
+        row_of("shop", verdict, workload, ip, port)
+    }
+
+    fn row_of(namespace: &str, verdict: &str, workload: usize, ip: usize, port: usize) -> Vec<String> {
+        let (workload, ip) = (format!("w{workload}"), format!("10.0.0.{ip}"));
+        vec![verdict.to_owned(), namespace.to_owned(), workload, ip, port.to_string()]
     }
 
     fn inc(bounded: &mut BoundedCounter, row: &[String], now: Instant) {
@@ -294,9 +354,37 @@ mod tests {
         let (mut bounded, now) = (bounded(1000), Instant::now());
         inc(&mut bounded, &row("a", 0, 0, 1), now);
         inc(&mut bounded, &row("a", 1, 0, 1), now);
-        bounded.remove(|values, _| values[1] == "w0");
+        bounded.remove(|values, _| values[2] == "w0");
         assert_eq!(exposed(&bounded), (1, 1));
-        assert_eq!(bounded.groups[0].live.len(), 1);
-        assert_eq!(bounded.groups[1].live.values().sum::<usize>(), 1);
+        let shop = &bounded.tenants["shop"];
+        assert_eq!((shop.series, shop.live[0].len(), shop.live[1].values().sum::<usize>()), (1, 1, 1));
+        bounded.remove(|_, _| true);
+        assert!(bounded.tenants.is_empty());
+    }
+
+    fn has(bounded: &BoundedCounter, row: &[String]) -> bool {
+        bounded.series.values().any(|series| series.values == row)
+    }
+
+    /// A pod that dials thousands of addresses must not hide the next failure of another namespace for an hour.
+    #[test]
+    fn one_namespace_cannot_fold_the_labels_of_another() {
+        let (mut bounded, now) = (bounded(12), Instant::now());
+        for n in 0..2_700 {
+            inc(&mut bounded, &row_of("hostile", &format!("v{}", n % 5), n, n, n), now);
+        }
+        assert!(bounded.len() <= 12 + 5, "{}", bounded.len());
+        for ip in 0..4 {
+            let own = row_of("shop", "a", 0, ip, 3128);
+            inc(&mut bounded, &own, now);
+            assert!(has(&bounded, &own), "{ip}: its own labels");
+        }
+        for namespace in ["bank", "mail"] {
+            let own = row_of(namespace, "a", 0, 0, 3128);
+            inc(&mut bounded, &own, now);
+            assert!(has(&bounded, &own), "{namespace}: its own labels");
+            assert!(has(&bounded, &row_of("shop", "a", 0, 2, 3128)), "{namespace} takes no place of another");
+        }
+        assert!(bounded.len() <= 12 + 5, "{}", bounded.len());
     }
 }

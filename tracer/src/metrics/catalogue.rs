@@ -11,16 +11,21 @@ use tracer_ebpf::record::Loss;
 /// The prefix of every name except `process_*`.
 pub(super) const PREFIX: &str = "egress_tracer";
 
-/// The most values of each open-ended label that have series at a time; the others are folded.
+/// The most namespaces that have series at a time; the others are folded.
 pub(super) const NAMESPACES: usize = 64;
-pub(super) const WORKLOADS: usize = 256;
-pub(super) const PROXIES: usize = 256;
-pub(super) const PODS: usize = 512;
-pub(super) const AUTHORITIES: usize = 256;
-pub(super) const STATUSES: usize = 32;
-/// The most combinations of these labels.
+/// The most values of each other open-ended label that have series at a time in one namespace.
+pub(super) const WORKLOADS: usize = 64;
+pub(super) const PROXIES: usize = 64;
+pub(super) const PODS: usize = 128;
+pub(super) const AUTHORITIES: usize = 64;
+/// The most combinations of these labels. Each namespace has a fair share of them.
 pub(super) const SESSION_SERIES: usize = 2_000;
-pub(super) const REFUSED_SERIES: usize = 256;
+/// Statuses that have a label of their own: those of proxies and of Envoy. An app may have a server of its own answer with
+/// any number, so the set is closed.
+pub(super) const STATUSES: [u16; 28] = [
+    301, 302, 400, 401, 403, 404, 405, 407, 408, 410, 411, 413, 414, 421, 425, 426, 429, 431, 451, 500, 501, 502, 503,
+    504, 505, 507, 508, 511,
+];
 const VERDICTS: usize = Verdict::ALL.len();
 const REASONS: usize = Reason::ALL.len();
 /// A bound of the pairs of verdict and reason: each reason belongs to one verdict.
@@ -74,10 +79,10 @@ const MAP: Label = label("map", 16, "a kernel map");
 const PROGRAM: Label = label("program", 32, "a kernel program");
 
 /// Labels of sessions that `--metrics-label` adds.
-pub(super) const POD: Label = label("source_pod", PODS + 1, "the app's pod; only with `--metrics-label pod`");
+pub(super) const POD: Label = label("source_pod", SESSION_SERIES, "the app's pod; only with `--metrics-label pod`");
 pub(super) const AUTHORITY: Label = label(
     "authority",
-    AUTHORITIES + 1,
+    SESSION_SERIES,
     "the target's host and port as the app wrote them; only with `--metrics-label authority`",
 );
 
@@ -93,11 +98,11 @@ pub(super) const SESSIONS: MetricFamily = MetricFamily {
             label("source_namespace", NAMESPACES + 1, "the app's namespace; empty if unknown"),
             label(
                 "source_workload",
-                WORKLOADS + 1,
+                SESSION_SERIES,
                 "the app's workload; `~host` for a process of the node itself; empty if unknown",
             ),
-            label("proxy_ip", PROXIES + 1, "the proxy's address as the app dialed it"),
-            label("proxy_port", PROXIES + 1, "the proxy's port; bounded together with the address"),
+            label("proxy_ip", SESSION_SERIES, "the proxy's address as the app dialed it"),
+            label("proxy_port", SESSION_SERIES, "the proxy's port; bounded together with the address"),
         ],
     )
 };
@@ -107,19 +112,16 @@ pub(super) const REPLY_SECONDS: MetricFamily = family(
     "Time from a request to a forward proxy to the first byte of its answer",
     &[VERDICT],
 );
-pub(super) const REFUSED: MetricFamily = MetricFamily {
-    combinations: Some(REFUSED_SERIES + VERDICTS),
-    ..family(
-        "connect_refused_total",
-        MetricKind::Counter,
-        "Requests to forward proxies that were answered with a status other than 2xx",
-        &[
-            VERDICT,
-            label("http_status", STATUSES + 1, "the answer's status"),
-            label("http_version", 3, "the request's version: 1.0, 1.1 or ~other"),
-        ],
-    )
-};
+pub(super) const REFUSED: MetricFamily = family(
+    "connect_refused_total",
+    MetricKind::Counter,
+    "Requests to forward proxies that were answered with a status other than 2xx",
+    &[
+        VERDICT,
+        label("http_status", STATUSES.len() + 1, "the answer's status; ~other if neither proxies nor Envoy use it"),
+        label("http_version", 3, "the request's version: 1.0, 1.1 or ~other"),
+    ],
+);
 pub(super) const ACTIVE: MetricFamily =
     family("sessions_active", MetricKind::Gauge, "Requests that wait for an answer", &[]);
 const TABLE: Label = label("table", 2, "connections (of apps) or upstreams (sockets of sidecars)");
@@ -200,18 +202,19 @@ pub(super) const ENRICHMENT_MISSES: MetricFamily =
 pub(super) const EXPIRED: MetricFamily = family(
     "expired_series_total",
     MetricKind::Counter,
-    "Series that were dropped because they did not change for an hour, or because their pod was deleted",
+    "Series that were dropped because they did not change for an hour, because their pod was deleted, or for those of a \
+     namespace with fewer",
     &[],
 );
 pub(super) const FOLDED: MetricFamily = family(
     "folded_sessions_total",
     MetricKind::Counter,
-    "Sessions counted under ~other, because a label had reached its bound (series: the metric's bound of \
-     combinations)",
+    "Sessions counted under ~other, because a label had reached its bound in their namespace (series: the \
+     namespace's share of combinations)",
     &[label(
         "label",
-        7,
-        "proxy, source_namespace, source_workload, source_pod, authority, http_status or series",
+        6,
+        "proxy, source_namespace, source_workload, source_pod, authority or series",
     )],
 );
 pub(super) const SCRAPE_REJECTED: MetricFamily = family(

@@ -17,12 +17,13 @@ const HEAD: &str = "\
 serves them only with that option), in Prometheus' text format or OpenMetrics 1.0.0, as the scraper prefers. It also serves
 the seven `process_*` metrics that every exporter has.
 
-A label whose values come from the wire or the cluster has a bound, and so has each metric as a whole. A value beyond the
-bound is counted under `~other`, and `egress_tracer_folded_sessions_total` counts how often. A series that does not change
-for an hour is dropped, which makes room for others; so are, a minute later (`--remember-pods`), the series of a deleted pod
-where pods are a label (`egress_tracer_expired_series_total` counts both). `--metrics-label authority` and
-`--metrics-label pod` add the target's host and the pod as labels. The bound of a metric stays the same with them; more is
-folded.
+A label whose values come from the wire or the cluster has a bound in each namespace, and a metric has one as a whole, of
+which each namespace has a fair share: what one does costs no other its labels. A value beyond the bound is counted under
+`~other`, and `egress_tracer_folded_sessions_total` counts how often. A series that does not change for an hour is dropped; so
+is the oldest one of the namespace with the most, where one with less than its share needs room, and, a minute after its end
+(`--remember-pods`), that of a deleted pod where pods are a label (`egress_tracer_expired_series_total` counts all three).
+`--metrics-label authority` and `--metrics-label pod` add the target's host and the pod as labels. The bound of a metric stays
+the same with them; more is folded.
 
 Each session table holds 65,536 entries by default (`--capacity`). If `egress_tracer_sessions_dropped_total` rises, the node
 has more concurrent connections to proxies than that.
