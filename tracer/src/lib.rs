@@ -2,6 +2,7 @@
 //! terminals, files, sockets and Prometheus. Modules stand in the order in which data flows through them; each uses only
 //! modules above it.
 
+pub mod files;
 pub mod recording;
 pub mod netns;
 pub mod token_bucket;

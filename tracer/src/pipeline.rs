@@ -1,13 +1,14 @@
 //! The running tracer: reads the ring, feeds the engine with its records, and counts them. It owns the engine; its caller
 //! takes the reports.
 
-use std::{collections::HashMap, fs::File, io::BufWriter, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, fs::File, io::BufWriter, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::{
+    files::OutputFile,
     probes::{Probes, Ring},
     recording::Recorder,
     runtime::{Runtime, Update},
@@ -80,7 +81,7 @@ impl Pipeline {
         mut probes: Probes,
         settings: Settings,
         runtime: Option<Runtime>,
-        record: Option<&Path>,
+        record: Option<&OutputFile>,
     ) -> anyhow::Result<Self> {
         let ring = probes.take_ring()?;
         let kernel_log = probes.take_log()?.run();
@@ -90,8 +91,7 @@ impl Pipeline {
             }
         });
         let recorder = record.map(|file| {
-            let to = File::create(file)
-                .with_context(|| format!("cannot write the recording {}", file.display()))?;
+            let to = file.create("recording")?;
             Recorder::new(BufWriter::new(to), &settings)
         });
         let mut tick = interval(Duration::from_secs(1));

@@ -6,6 +6,7 @@ use std::io::{BufRead, Write};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::files::bounded_lines;
 use tracer_core::{
     engine::{Engine, Input, Settings},
     report::Report,
@@ -51,7 +52,7 @@ impl<W: Write> Recorder<W> {
 /// # Errors
 /// A line is not what it should be, or `sink` failed.
 pub fn replay(from: impl BufRead, mut sink: impl FnMut(Report) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let mut lines = from.lines();
+    let mut lines = bounded_lines(from);
     let header = lines.next().context("the recording is empty")?.context("cannot read the recording")?;
     let header: Header =
         serde_json::from_str(&header).context("line 1 is not the beginning of an egress-tracer recording")?;

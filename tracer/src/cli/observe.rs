@@ -76,7 +76,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         since: args.since.map(|Since(since)| since),
         filter: args.filter,
     };
-    let mut source = args.source.open(&query, args.output.explains(), args.record.as_deref()).await?;
+    let record = args.record.as_deref().map(|file| args.output.output_file(file));
+    let mut source = args.source.open(&query, args.output.explains(), record.as_ref()).await?;
     let timeout = tokio::time::sleep(args.timeout.unwrap_or(Duration::MAX));
     tokio::pin!(timeout);
     let mut seen = Summary::new();

@@ -3,12 +3,13 @@
 use std::{
     fs::File,
     io::{BufWriter, IsTerminal, Stdout, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
 
+use crate::files::OutputFile;
 use tracer_core::report::{Colors, Compact, Gap, Message, Report, Table};
 
 /// How reports are printed.
@@ -29,6 +30,9 @@ pub(super) struct Args {
     /// Also write each report as a line of JSON to this file
     #[arg(long, value_name = "FILE")]
     report_file: Option<PathBuf>,
+    /// Replace the files of --report-file and --record if they exist
+    #[arg(long)]
+    force: bool,
 }
 
 impl Args {
@@ -40,6 +44,11 @@ impl Args {
     /// Whether the format is made for people.
     pub(super) fn is_for_people(&self) -> bool {
         matches!(self.format, Format::Compact | Format::Table)
+    }
+
+    /// A file that the command was asked to write.
+    pub(super) fn output_file(&self, path: &Path) -> OutputFile {
+        OutputFile { path: path.to_owned(), force: self.force }
     }
 
     /// Opens the output and the report file.
@@ -111,7 +120,7 @@ impl Printer {
         let explain = args.explain || stdout.is_terminal();
         let (colors, zone) = (args.color.colors(stdout.is_terminal()), TimeZone::system());
         let copy = args.report_file.as_ref().map(|file| {
-            File::create(file).with_context(|| format!("cannot write the report file {}", file.display()))
+            args.output_file(file).create("report file")
         });
         Ok(Self {
             out: BufWriter::with_capacity(AT_ONCE, stdout),

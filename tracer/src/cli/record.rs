@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{output, scope};
-use crate::recording;
+use crate::{files::OutputFile, recording};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// Where to: JSON lines, secrets masked
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     scope: scope::Args,
     /// Stop after this time
@@ -50,7 +53,8 @@ pub(super) struct ReplayArgs {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut pipeline = args.scope.attach(Some(&args.file))?;
+    let to = OutputFile { path: args.file.clone(), force: args.force };
+    let mut pipeline = args.scope.attach(Some(&to))?;
     args.scope.write_ready_file()?;
     if std::io::stderr().is_terminal() {
         eprintln!("recording to {}; Ctrl-C ends it", args.file.display());

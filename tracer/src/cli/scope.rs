@@ -11,6 +11,7 @@ use tracer_ebpf::settings::{DEFAULT_IN_SCOPE, DEFAULT_OUT_OF_SCOPE, NO_SCOPES, N
 
 use super::pods;
 use crate::{
+    files::{OutputFile, write_ready_file},
     live, metrics,
     pipeline::{Pipeline, clock_offset},
     probes::{CaptureScope, FamilySpec, Probes},
@@ -81,12 +82,12 @@ fn family_parser() -> impl TypedValueParser<Value = FamilyChoice> {
 
 impl Args {
     /// Loads and attaches the probes for every pod, and records events to `record` where one is given.
-    pub(super) fn attach(&self, record: Option<&Path>) -> anyhow::Result<Pipeline> {
+    pub(super) fn attach(&self, record: Option<&OutputFile>) -> anyhow::Result<Pipeline> {
         self.attach_to(PodChoice::default(), record)
     }
 
     /// Loads and attaches the probes for the pods of `choice`, and records events to `record` where one is given.
-    pub(super) fn attach_to(&self, choice: PodChoice, record: Option<&Path>) -> anyhow::Result<Pipeline> {
+    pub(super) fn attach_to(&self, choice: PodChoice, record: Option<&OutputFile>) -> anyhow::Result<Pipeline> {
         let endpoint = self.pods.endpoint();
         if endpoint.is_none() && !choice.is_everything() {
             bail!(
@@ -173,11 +174,7 @@ impl Args {
     /// Writes the ready file: all hooks are attached.
     pub(super) fn write_ready_file(&self) -> anyhow::Result<()> {
         let Some(file) = &self.ready_file else { return Ok(()) };
-        // Moved into place, so that no reader sees half of it.
-        let temporary = file.with_extension("tmp");
-        std::fs::write(&temporary, format!("{}\n", std::process::id()))
-            .and_then(|()| std::fs::rename(&temporary, file))
-            .with_context(|| format!("cannot write the ready file {}", file.display()))
+        write_ready_file(file)
     }
 }
 

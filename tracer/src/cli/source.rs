@@ -1,12 +1,13 @@
 //! Where sessions come from: the agent of this node, or probes of this process where no agent runs.
 
-use std::{collections::VecDeque, io::IsTerminal as _, path::Path, time::Instant};
+use std::{collections::VecDeque, io::IsTerminal as _, time::Instant};
 
 use anyhow::bail;
 
 use super::scope;
 use crate::{
     enrich::Enricher,
+    files::OutputFile,
     live::{self, Client, ConnectError, Query, Stream},
     metrics::{self, Metrics},
     pipeline::Pipeline,
@@ -57,7 +58,7 @@ impl Args {
         &self,
         query: &Query,
         explain: bool,
-        record: Option<&Path>,
+        record: Option<&OutputFile>,
     ) -> anyhow::Result<Source> {
         let source = match self.reach(record).await? {
             Some(client) => Source::Agent(client.sessions(query).await?),
@@ -81,7 +82,7 @@ impl Args {
     }
 
     /// A client of the agent, where one runs and can serve what was asked for.
-    async fn reach(&self, record: Option<&Path>) -> anyhow::Result<Option<Client>> {
+    async fn reach(&self, record: Option<&OutputFile>) -> anyhow::Result<Option<Client>> {
         let own = self.scope.needs_own_probes().or(record.map(|_| "--record"));
         if self.standalone || own.is_some() {
             return Ok(None);
@@ -99,7 +100,7 @@ impl Args {
         }
     }
 
-    async fn load(&self, filter: Filter, explain: bool, record: Option<&Path>) -> anyhow::Result<OwnProbes> {
+    async fn load(&self, filter: Filter, explain: bool, record: Option<&OutputFile>) -> anyhow::Result<OwnProbes> {
         let server = match self.scope.metrics.metrics_address {
             Some(address) => Some(metrics::Server::bind(address)?),
             None => None,

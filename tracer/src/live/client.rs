@@ -17,11 +17,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::{Query, RELEASE, RELEASE_HEADER, Status, VERSION, VERSION_HEADER};
+use crate::files::MAX_LINE;
 use tracer_core::escape::escape;
 use tracer_core::report::Message;
 
-/// The longest line, against a peer that is no agent. A line is a report with its manifest.
-const MAX_LINE: usize = 1 << 20;
+/// The longest answer that is no stream.
 const MAX_ANSWER: usize = 1 << 20;
 
 /// A connection to the agent.
@@ -77,7 +77,7 @@ impl Client {
     /// The sessions of a query.
     pub async fn sessions(mut self, query: &Query) -> anyhow::Result<Stream> {
         let response = self.get(&format!("/v1/sessions?{}", query.to_text())).await?;
-        Ok(Stream { path: self.path, body: response.into_body(), buffer: BytesMut::new() })
+        Ok(Stream { path: self.path, body: response.into_body(), buffer: BytesMut::new(), is_too_long: false })
     }
 
     /// The status of the agent.
@@ -129,18 +129,31 @@ pub struct Stream {
     path: PathBuf,
     body: Incoming,
     buffer: BytesMut,
+    /// The rest of the current line is dropped.
+    is_too_long: bool,
 }
 
 impl Stream {
     /// The next line, if it was received already.
     pub fn next_ready(&mut self) -> anyhow::Result<Option<Message>> {
-        let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
-        let line = self.buffer.split_to(end);
-        self.buffer.advance(1);
+        let Some(mut line) = self.next_line() else { return Ok(None) };
+        if std::mem::take(&mut self.is_too_long) {
+            match self.next_line() {
+                Some(next) => line = next,
+                None => return Ok(None),
+            }
+        }
         let message = serde_json::from_slice(&line);
         message
             .map(Some)
             .with_context(|| format!("cannot read a line of the agent at {}", self.path.display()))
+    }
+
+    fn next_line(&mut self) -> Option<BytesMut> {
+        let end = self.buffer.iter().position(|&byte| byte == b'\n')?;
+        let line = self.buffer.split_to(end);
+        self.buffer.advance(1);
+        Some(line)
     }
 
     /// The next line; `None`: the query has no more. Cancel safe.
@@ -150,7 +163,10 @@ impl Stream {
                 return Ok(Some(message));
             }
             if self.buffer.len() > MAX_LINE {
-                bail!("the agent at {} sends a line without end", self.path.display());
+                // One session that cannot be shown must not end the stream of all others.
+                log::warn!("the agent at {} sent a line of more than {MAX_LINE} bytes", self.path.display());
+                self.is_too_long = true;
+                self.buffer.clear();
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {

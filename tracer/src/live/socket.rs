@@ -2,15 +2,20 @@
 //! that of a running one.
 
 use std::{
-    fs::{DirBuilder, File, Permissions},
+    fs::{DirBuilder, File},
     io::ErrorKind,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::stat::{Mode, umask},
+};
 use tokio::net::UnixListener;
+
+use crate::files::open_lock;
 
 /// A bound socket, with a lock that tells other agents that this one runs. The socket is removed on drop. After a kill, the
 /// kernel has released the lock, and the next agent replaces the socket.
@@ -36,7 +41,7 @@ impl Socket {
             })?;
         }
         let lock_path = path.with_extension("lock");
-        let lock = File::create(&lock_path).with_context(|| {
+        let lock = open_lock(&lock_path).with_context(|| {
             format!("cannot write {} beside the agent's socket; choose another --socket", lock_path.display())
         })?;
         let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
@@ -50,11 +55,14 @@ impl Socket {
         // replaced.
         let temporary = path.with_extension(format!("{}", std::process::id()));
         remove(&temporary)?;
-        let listener = UnixListener::bind(&temporary).with_context(|| {
+        // By the mask and not by a path, which may be another file a moment later.
+        let mask = umask(Mode::S_IXUSR | Mode::S_IRWXG | Mode::S_IRWXO);
+        let listener = UnixListener::bind(&temporary);
+        umask(mask);
+        let listener = listener.with_context(|| {
             format!("cannot serve live sessions at {}; choose another --socket", path.display())
         })?;
-        std::fs::set_permissions(&temporary, Permissions::from_mode(0o600))
-            .and_then(|()| std::fs::rename(&temporary, path))
+        std::fs::rename(&temporary, path)
             .with_context(|| format!("cannot put the agent's socket at {}", path.display()))?;
         Ok(Self { listener, path: path.to_owned(), _lock: lock })
     }
