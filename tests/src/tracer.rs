@@ -69,7 +69,8 @@ impl Tracer {
             .context("cannot make the pipe for the reports")?;
         let reader = File::from(rustix::fs::open(&pipe, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?);
         let path = pipe.display().to_string();
-        let args: Vec<&str> = ["-o", format, "--force", "--report-file", &path].iter().chain(args).copied().collect();
+        let args: Vec<&str> =
+            ["-o", format, "--force", "--report-file", &path].iter().chain(args).copied().collect();
         let mut tracer = Self::launch(lab, lab.tools(), binary, log, &args)?;
         tracer.reports = Lines::of(reader);
         Ok(tracer)

@@ -83,7 +83,9 @@ fn secret() -> impl Strategy<Value = Vec<String>> {
 }
 
 fn separator() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["/", "#", "?", ":", "%3A", "%40", ";", "=", "&", "!", "$", "\\", "\"", "@", "~", "\r"])
+    prop::sample::select(vec![
+        "/", "#", "?", ":", "%3A", "%40", ";", "=", "&", "!", "$", "\\", "\"", "@", "~", "\r",
+    ])
 }
 
 /// Requests with `S` where a secret is.

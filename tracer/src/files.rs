@@ -64,7 +64,8 @@ pub fn write_ready_file(path: &Path) -> anyhow::Result<()> {
 }
 
 fn is_ready_file(path: &Path) -> bool {
-    let open = OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path);
+    let open =
+        OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path);
     let mut text = String::new();
     let read = open.and_then(|file| file.take(21).read_to_string(&mut text));
     read.is_ok() && text.trim_end().parse::<u32>().is_ok()
@@ -115,9 +116,9 @@ pub fn bounded_lines(mut from: impl BufRead) -> impl Iterator<Item = anyhow::Res
         let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX).saturating_add(1);
         match from.by_ref().take(limit).read_until(b'\n', &mut line) {
             Ok(0) => None,
-            Ok(_) if line.len() > MAX_LINE => {
-                Some(Err(anyhow::anyhow!("line {number} is longer than {MAX_LINE} bytes, the most that is read")))
-            }
+            Ok(_) if line.len() > MAX_LINE => Some(Err(anyhow::anyhow!(
+                "line {number} is longer than {MAX_LINE} bytes, the most that is read"
+            ))),
             Ok(_) => {
                 if line.last() == Some(&b'\n') {
                     line.pop();
@@ -146,7 +147,8 @@ mod tests {
     #[test]
     fn output_files_follow_no_link_and_replace_nothing_unasked() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (victim, link, new) = (dir.path().join("victim"), dir.path().join("link"), dir.path().join("new"));
+        let (victim, link, new) =
+            (dir.path().join("victim"), dir.path().join("link"), dir.path().join("new"));
         std::fs::write(&victim, "precious").expect("written");
         symlink(&victim, &link).expect("a link");
         symlink(dir.path().join("nowhere"), dir.path().join("dangling")).expect("a link");
@@ -161,13 +163,18 @@ mod tests {
         assert!(!dir.path().join("nowhere").exists());
         OutputFile { path: new.clone(), force: false }.create("recording").expect("created");
         assert_eq!(std::fs::metadata(&new).expect("it is there").mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 4, "no temporary file is left");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("a directory").count(),
+            4,
+            "no temporary file is left"
+        );
     }
 
     #[test]
     fn ready_file_replaces_only_an_earlier_ready_file() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (victim, link, ready) = (dir.path().join("victim"), dir.path().join("link"), dir.path().join("ready"));
+        let (victim, link, ready) =
+            (dir.path().join("victim"), dir.path().join("link"), dir.path().join("ready"));
         std::fs::write(&victim, "precious").expect("written");
         symlink(&victim, &link).expect("a link");
         for path in [&victim, &link] {

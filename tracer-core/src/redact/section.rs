@@ -61,7 +61,8 @@ impl Section {
         is_whole: bool,
     ) -> usize {
         let mut at = 0;
-        if begins_piece && matches!(self, Self::Next | Self::Body) && matches!(bytes, [20..=23, 3, 0..=4, ..]) {
+        if begins_piece && matches!(self, Self::Next | Self::Body) && matches!(bytes, [20..=23, 3, 0..=4, ..])
+        {
             // The type and version of a TLS record are public, and tell whether a handshake went on.
             at = TLS_TYPE_AND_VERSION;
             *self = Self::Body;

@@ -125,7 +125,10 @@ fn only_harmless_parts_of_headers_are_kept() {
 fn bare_carriage_return_hides_no_header_in_a_first_line() {
     let head = b"CONNECT a:443 HTTP/1.1\rProxy-Authorization: Basic eHk=\r\n\r\n";
     let seen = seen_in_any_split(head);
-    assert_eq!(seen, "CONNECT a:443 ********\r******************** ***** *****\r\n\r\n".replace("*****\r\n", "****\r\n"));
+    assert_eq!(
+        seen,
+        "CONNECT a:443 ********\r******************** ***** *****\r\n\r\n".replace("*****\r\n", "****\r\n")
+    );
 }
 
 #[test]
@@ -168,7 +171,8 @@ fn head_is_masked_alike_whether_it_was_sent_at_once_or_in_pieces() {
 
 #[test]
 fn bytes_behind_a_gap_are_masked_completely() {
-    let head = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nProxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n\r\n";
+    let head =
+        b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nProxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n\r\n";
     for lost in 1..head.len() {
         let mut redactor = Redactor::default();
         redacted(&mut redactor, 0, &head[..lost]);

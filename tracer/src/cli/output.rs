@@ -119,9 +119,7 @@ impl Printer {
         let stdout = std::io::stdout();
         let explain = args.explain || stdout.is_terminal();
         let (colors, zone) = (args.color.colors(stdout.is_terminal()), TimeZone::system());
-        let copy = args.report_file.as_ref().map(|file| {
-            args.output_file(file).create("report file")
-        });
+        let copy = args.report_file.as_ref().map(|file| args.output_file(file).create("report file"));
         Ok(Self {
             out: BufWriter::with_capacity(AT_ONCE, stdout),
             form: match args.format {

@@ -87,7 +87,11 @@ impl Args {
     }
 
     /// Loads and attaches the probes for the pods of `choice`, and records events to `record` where one is given.
-    pub(super) fn attach_to(&self, choice: PodChoice, record: Option<&OutputFile>) -> anyhow::Result<Pipeline> {
+    pub(super) fn attach_to(
+        &self,
+        choice: PodChoice,
+        record: Option<&OutputFile>,
+    ) -> anyhow::Result<Pipeline> {
         let endpoint = self.pods.endpoint();
         if endpoint.is_none() && !choice.is_everything() {
             bail!(

@@ -100,7 +100,12 @@ impl Args {
         }
     }
 
-    async fn load(&self, filter: Filter, explain: bool, record: Option<&OutputFile>) -> anyhow::Result<OwnProbes> {
+    async fn load(
+        &self,
+        filter: Filter,
+        explain: bool,
+        record: Option<&OutputFile>,
+    ) -> anyhow::Result<OwnProbes> {
         let server = match self.scope.metrics.metrics_address {
             Some(address) => Some(metrics::Server::bind(address)?),
             None => None,

@@ -141,7 +141,8 @@ impl PodLines {
 
     /// The lines on all suppressed reports.
     pub(super) fn rest(&self, pod: &LogPod) -> Vec<String> {
-        let of_causes = self.causes.iter().filter_map(|(cause, seen)| line(seen.suppressed, Some(cause), None));
+        let of_causes =
+            self.causes.iter().filter_map(|(cause, seen)| line(seen.suppressed, Some(cause), None));
         of_causes.chain(line(self.suppressed, None, Some(pod))).collect()
     }
 

@@ -77,7 +77,12 @@ impl Client {
     /// The sessions of a query.
     pub async fn sessions(mut self, query: &Query) -> anyhow::Result<Stream> {
         let response = self.get(&format!("/v1/sessions?{}", query.to_text())).await?;
-        Ok(Stream { path: self.path, body: response.into_body(), buffer: BytesMut::new(), is_too_long: false })
+        Ok(Stream {
+            path: self.path,
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+            is_too_long: false,
+        })
     }
 
     /// The status of the agent.

@@ -215,12 +215,15 @@ impl BoundedCounter {
         let own = self.tenants.get(tenant).map_or(0, |own| own.series);
         let others = self.tenants.len() + usize::from(own == 0);
         let most = self.tenants.iter().max_by_key(|(_, each)| each.series);
-        let Some((most, of_most)) = most.map(|(name, each)| (name.clone(), each.series)) else { return false };
+        let Some((most, of_most)) = most.map(|(name, each)| (name.clone(), each.series)) else {
+            return false;
+        };
         if tenant == OTHER || own >= self.cap / others.max(1) || own >= of_most {
             return false;
         }
         let of_most = self.series.values().filter(|series| series.values[self.tenant] == most);
-        let Some(oldest) = of_most.min_by_key(|series| series.last).map(|series| series.values.clone()) else {
+        let Some(oldest) = of_most.min_by_key(|series| series.last).map(|series| series.values.clone())
+        else {
             return false;
         };
         self.remove(|values, _| *values == oldest);

@@ -23,8 +23,8 @@ pub(super) const SESSION_SERIES: usize = 2_000;
 /// Statuses that have a label of their own: those of proxies and of Envoy. An app may have a server of its own answer with
 /// any number, so the set is closed.
 pub(super) const STATUSES: [u16; 28] = [
-    301, 302, 400, 401, 403, 404, 405, 407, 408, 410, 411, 413, 414, 421, 425, 426, 429, 431, 451, 500, 501, 502, 503,
-    504, 505, 507, 508, 511,
+    301, 302, 400, 401, 403, 404, 405, 407, 408, 410, 411, 413, 414, 421, 425, 426, 429, 431, 451, 500, 501,
+    502, 503, 504, 505, 507, 508, 511,
 ];
 const VERDICTS: usize = Verdict::ALL.len();
 const REASONS: usize = Reason::ALL.len();
@@ -79,7 +79,8 @@ const MAP: Label = label("map", 16, "a kernel map");
 const PROGRAM: Label = label("program", 32, "a kernel program");
 
 /// Labels of sessions that `--metrics-label` adds.
-pub(super) const POD: Label = label("source_pod", SESSION_SERIES, "the app's pod; only with `--metrics-label pod`");
+pub(super) const POD: Label =
+    label("source_pod", SESSION_SERIES, "the app's pod; only with `--metrics-label pod`");
 pub(super) const AUTHORITY: Label = label(
     "authority",
     SESSION_SERIES,
@@ -118,7 +119,11 @@ pub(super) const REFUSED: MetricFamily = family(
     "Requests to forward proxies that were answered with a status other than 2xx",
     &[
         VERDICT,
-        label("http_status", STATUSES.len() + 1, "the answer's status; ~other if neither proxies nor Envoy use it"),
+        label(
+            "http_status",
+            STATUSES.len() + 1,
+            "the answer's status; ~other if neither proxies nor Envoy use it",
+        ),
         label("http_version", 3, "the request's version: 1.0, 1.1 or ~other"),
     ],
 );
@@ -211,11 +216,7 @@ pub(super) const FOLDED: MetricFamily = family(
     MetricKind::Counter,
     "Sessions counted under ~other, because a label had reached its bound in their namespace (series: the \
      namespace's share of combinations)",
-    &[label(
-        "label",
-        6,
-        "proxy, source_namespace, source_workload, source_pod, authority or series",
-    )],
+    &[label("label", 6, "proxy, source_namespace, source_workload, source_pod, authority or series")],
 );
 pub(super) const SCRAPE_REJECTED: MetricFamily = family(
     "http_rejected_total",
