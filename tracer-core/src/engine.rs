@@ -8,9 +8,11 @@ mod connections;
 mod expiry;
 mod leg_bytes;
 mod matching;
+mod namespace_index;
 mod payload;
 mod request_index;
 mod tables;
+mod tenants;
 mod tunnels;
 mod upstream_sockets;
 
@@ -94,9 +96,18 @@ pub struct Stats {
     pub pending: usize,
     /// Upstream sockets that are known.
     pub upstreams: usize,
-    /// Connections that were dropped because there were more than [`Settings::capacity`].
+    /// Connections that were dropped because there were more than [`Settings::capacity`], or because they took too much
+    /// memory.
     pub dropped: u64,
+    /// Requests that are not tracked because their connection has too many without an answer.
+    pub untracked: u64,
+    /// The memory that connections take, in bytes.
+    pub bytes: usize,
 }
+
+/// How many requests are reported as unanswered for one input, so that their reports take bounded memory. The others follow
+/// with the next inputs.
+const DEADLINES_AT_ONCE: usize = 256;
 
 /// The outcome of a request.
 struct Answer {
@@ -120,6 +131,8 @@ pub struct Engine {
     attribution: Attribution,
     /// How many records the node had lost by the latest event.
     lost: u32,
+    /// There are more overdue requests than one input reports.
+    is_behind: bool,
 }
 
 impl Engine {
@@ -130,6 +143,7 @@ impl Engine {
             attribution: Attribution::new(settings.owner_wait, settings.owner_ttl),
             settings,
             lost: 0,
+            is_behind: false,
         }
     }
 
@@ -167,6 +181,11 @@ impl Engine {
         }
     }
 
+    /// Whether requests are overdue that the latest input did not report. Another [`Input::Tick`] reports more.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
     /// Ends the stream of inputs: appends the reports that still wait for their owner's name.
     pub fn finish(&mut self, reports: &mut Reports) {
         self.attribution.finish(reports);
@@ -185,22 +204,28 @@ impl Engine {
     /// Reports the requests whose deadline has passed, and forgets what has expired.
     fn advance(&mut self, time: u64, reports: &mut Reports) {
         let asked_before = time.saturating_sub(self.settings.deadline);
-        while let Some(flow) = self.tables.pop_waiting(asked_before) {
+        let reported_before = reports.len();
+        let has_room = |reports: &Reports| reports.len() - reported_before < DEADLINES_AT_ONCE;
+        while has_room(reports)
+            && let Some((ticket, flow)) = self.tables.pop_waiting(asked_before)
+        {
             let Some(connection) = self.tables.connection(flow) else { continue };
-            for nth in 0..connection.pending.len() {
-                let Some(request) = self.tables.connection(flow).and_then(|c| c.pending.get(nth)) else {
-                    break;
-                };
-                if !request.reported && request.time <= asked_before {
+            for nth in connection.waiting_with(ticket) {
+                let request = self.tables.connection(flow).and_then(|connection| connection.pending.get(nth));
+                if request.is_some_and(|request| !request.reported && request.time <= asked_before) {
                     // An answer whose head was never completed is still an answer.
                     let answer = (nth == 0).then(|| self.answer(flow, true)).flatten();
                     self.report(flow, nth, answer.unwrap_or_else(|| Outcome::Pending.into()), time, reports);
                 }
             }
         }
-        while let Some(flow) = self.tables.given_up.pop(time.saturating_sub(HALF_CLOSE_GRACE)) {
+        let closed_before = time.saturating_sub(HALF_CLOSE_GRACE);
+        while has_room(reports)
+            && let Some((_, flow)) = self.tables.given_up.pop(closed_before)
+        {
             self.report_given_up(flow, reports);
         }
+        self.is_behind = !has_room(reports);
         self.attribution.advance(time, reports);
         let kept_after = time.saturating_sub(self.settings.keep);
         self.tables.expire(time, asked_before, kept_after, self.settings.capacity);
@@ -221,6 +246,7 @@ impl Engine {
                     return;
                 }
                 let is_direct = connection.sidecar.is_none();
+                self.tables.charge(event.flow);
                 self.attribution.announce(Key::of(event.task.as_ref(), event.cgroup), event.time);
                 if is_direct {
                     self.settle_direct(event.flow, event, false, reports);
@@ -339,6 +365,7 @@ impl Engine {
             EventKind::Sent { offset, total, data } => {
                 if let Some(connection) = self.tables.connection_mut(flow) {
                     connection.sidecar_sent(*offset, *total, std::mem::take(data));
+                    self.tables.charge(flow);
                 }
                 if let Some(answer) = self.answer(flow, false) {
                     self.replied(flow, answer, event, reports);
@@ -433,6 +460,13 @@ impl Engine {
         }
     }
 
+    /// Whether a socket that may be this connection's was dropped for lack of room.
+    fn is_crowded_out(&self, connection: &Connection) -> bool {
+        let since = connection.accepted.or(connection.opened).unwrap_or(0);
+        let netns = connection.sidecar.map(|sidecar| sidecar.netns);
+        netns.is_some_and(|netns| self.tables.upstreams.crowded_out_since(netns, since))
+    }
+
     /// Judges a request and submits its report, if the verdict rules report it at all. The upstream socket that
     /// explains the outcome is claimed.
     fn report(&mut self, flow: u64, nth: usize, answer: Answer, time: u64, reports: &mut Reports) {
@@ -449,7 +483,7 @@ impl Engine {
             upstream_failed: socket.is_some_and(|upstream| upstream.ended.is_some() && !upstream.answered),
             tls_established: socket.is_some_and(|upstream| upstream.tls_established),
             shared_upstream: connection.shared_upstream,
-            nothing_lost: request.lost == self.lost,
+            nothing_lost: request.lost == self.lost && !self.is_crowded_out(connection),
             from_start: connection.opened.is_some(),
             by_proxy,
         };

@@ -129,7 +129,10 @@ fn no_answer() -> Vec<(&'static str, Scene)> {
         ("the proxy closes on accept", Scene::outbound().asks().dials().proxy_closes().sidecar_closes()),
         ("no sidecar", Scene::direct().asks()),
         ("the app gives up", Scene::outbound().asks().app_closes().sidecar_closes()),
-        ("the app gives up, and the sidecar keeps its side open", Scene::outbound().asks().app_closes().passes(600)),
+        (
+            "the app gives up, and the sidecar keeps its side open",
+            Scene::outbound().asks().app_closes().passes(600),
+        ),
         ("the app gives up on the proxy", passed().app_closes().sidecar_closes()),
         ("the proxy is slow", passed().waits()),
         ("the same behind a Service", Scene::to_service().dials().asks().sends_upstream(CURL).waits()),

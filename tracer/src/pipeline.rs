@@ -168,6 +168,10 @@ impl Pipeline {
             // there is no missed deadline.
             let time = latest.filter(|_| self.ring.has_more()).unwrap_or(now);
             self.feed(Input::Tick(time), reports)?;
+            if self.engine.is_behind() {
+                // The caller takes these reports before the next ones are made.
+                self.work = Work::Read { tick: Some(now), latest };
+            }
         }
         Ok(())
     }
@@ -215,6 +219,9 @@ impl Pipeline {
             self.losses.notice(LossSource::Kernel, reason, total);
         }
         self.losses.notice(LossSource::Userspace, "malformed", self.counts.malformed);
+        let Stats { dropped, untracked, .. } = self.engine.stats();
+        self.losses.notice(LossSource::Userspace, "sessions_dropped", dropped);
+        self.losses.notice(LossSource::Userspace, "requests_untracked", untracked);
         Ok(())
     }
 

@@ -64,7 +64,11 @@ fn closed_reset_and_unanswered_connections_get_their_verdicts() {
             script(4001, vec![send(&head), half(), wait(300)]),
             "unanswered gave_up",
         ),
-        scenario("open past the deadline", script(4001, vec![send(&head), all.clone()]), "unanswered deadline"),
+        scenario(
+            "open past the deadline",
+            script(4001, vec![send(&head), all.clone()]),
+            "unanswered deadline",
+        ),
         scenario(
             "reset by the proxy",
             script(4002, vec![send(&head), all.clone()]),

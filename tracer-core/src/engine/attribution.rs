@@ -3,12 +3,14 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use foldhash::HashMap;
+
 use crate::{
     pod::{Container, Fact, Key, Owner, OwnerCache, Pod},
     report::{Report, Reports, Source, SourceKind},
 };
 
-/// The most reports that wait at a time. Beyond it the oldest goes without a name.
+/// The most reports that wait at a time. Beyond it the oldest of the owner with the most goes without a name.
 const MAX_WAITING: usize = 1_024;
 
 pub(super) struct Attribution {
@@ -17,11 +19,14 @@ pub(super) struct Attribution {
     owners: OwnerCache,
     /// When each report began to wait, the key of its owner, and the report; oldest first.
     waiting: VecDeque<(u64, Key, Box<Report>)>,
+    /// How many reports wait for each owner.
+    waiting_by_owner: HashMap<Key, usize>,
 }
 
 impl Attribution {
     pub(super) fn new(max_wait: u64, owner_ttl: u64) -> Self {
-        Self { max_wait, owners: OwnerCache::new(owner_ttl), waiting: VecDeque::new() }
+        let (waiting, waiting_by_owner) = (VecDeque::new(), HashMap::default());
+        Self { max_wait, owners: OwnerCache::new(owner_ttl), waiting, waiting_by_owner }
     }
 
     /// Asks for an owner before its first report is due.
@@ -49,16 +54,25 @@ impl Attribution {
             }
             return;
         }
-        if self.waiting.len() >= MAX_WAITING {
-            reports.extend(self.waiting.pop_front().map(|(.., oldest)| oldest));
+        if self.waiting.len() >= MAX_WAITING
+            && let Some(most) = self.waiting_by_owner.iter().max_by_key(|(key, count)| (**count, **key))
+        {
+            let most = *most.0;
+            let at = self.waiting.iter().position(|(_, key, _)| *key == most);
+            reports.extend(at.and_then(|at| self.waiting.remove(at)).map(|(.., oldest)| oldest));
+            self.left(most);
         }
         self.waiting.push_back((time, key, report));
+        *self.waiting_by_owner.entry(key).or_default() += 1;
     }
 
     /// Takes a fact and appends the reports that waited for it.
     pub(super) fn learn(&mut self, fact: Fact, time: u64, reports: &mut Reports) {
         let Some(key) = self.owners.learn(fact, time) else { return };
         let Some(owner) = self.owners.owner(key, time) else { return };
+        if self.waiting_by_owner.remove(&key).is_none() {
+            return;
+        }
         for (since, waits_for, mut report) in std::mem::take(&mut self.waiting) {
             if waits_for != key {
                 self.waiting.push_back((since, waits_for, report));
@@ -71,7 +85,19 @@ impl Attribution {
     /// Appends the reports that have waited for long enough.
     pub(super) fn advance(&mut self, time: u64, reports: &mut Reports) {
         while self.waiting.front().is_some_and(|(since, ..)| since.saturating_add(self.max_wait) <= time) {
-            reports.extend(self.waiting.pop_front().map(|(.., report)| report));
+            let Some((_, key, report)) = self.waiting.pop_front() else { break };
+            self.left(key);
+            reports.push(report);
+        }
+    }
+
+    /// A report does not wait for this owner any more.
+    fn left(&mut self, key: Key) {
+        if let Some(waiting) = self.waiting_by_owner.get_mut(&key) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.waiting_by_owner.remove(&key);
+            }
         }
     }
 
@@ -82,6 +108,7 @@ impl Attribution {
 
     /// Appends all reports that wait.
     pub(super) fn finish(&mut self, reports: &mut Reports) {
+        self.waiting_by_owner.clear();
         reports.extend(self.waiting.drain(..).map(|(.., report)| report));
     }
 

@@ -1,6 +1,6 @@
 //! One app connection to a proxy: the app's leg, the sidecar's reply leg, and the requests that wait for an answer.
 
-use std::{collections::VecDeque, hash::BuildHasher, net::SocketAddr};
+use std::{collections::VecDeque, hash::BuildHasher, net::SocketAddr, ops::Range};
 
 use bytes::BytesMut;
 use compact_str::CompactString;
@@ -8,7 +8,7 @@ use foldhash::quality::FixedState;
 use smallvec::SmallVec;
 use tracer_ebpf::HEAD_MAX;
 
-use super::{leg_bytes::LegBytes, upstream_sockets::ClaimBasis};
+use super::{leg_bytes::LegBytes, tenants::Tenant, upstream_sockets::ClaimBasis};
 use crate::{
     event::{Event, Interception, Task},
     head::{self, Form, Progress, Reply, Request},
@@ -22,6 +22,10 @@ pub(super) struct Connection {
     pub(super) flow: u64,
     /// Unique among all connections, unlike the flow, under which a connection may be added again.
     pub(super) serial: u64,
+    /// The tenant to which its memory is charged.
+    pub(super) tenant: Tenant,
+    /// How many bytes of memory are charged for it; see [`Self::bytes`].
+    pub(super) charged: usize,
     /// The app's own address.
     pub(super) local: SocketAddr,
     /// The address the app dialed.
@@ -62,13 +66,24 @@ pub(super) struct Connection {
     pub(super) app_closed: bool,
     /// When the app closed its side while requests waited.
     pub(super) gave_up: Option<u64>,
+    /// Requests that are not tracked because [`MAX_PENDING`] others wait. Once there is one, no later request is tracked
+    /// either: its answer could not be told from theirs.
+    pub(super) untracked: u64,
     /// The first bytes that the app sent, to compare with what went upstream. At most [`HEAD_MAX`].
     pub(super) app_bytes: Vec<u8>,
     /// The request head that is being reassembled.
     head: LegBytes,
     /// The answer that is being reassembled.
     replied: LegBytes,
+    /// What the pending requests take, in bytes.
+    pending_bytes: usize,
 }
+
+/// The most requests of a connection that wait for an answer. Clients that pipeline at all send a few.
+const MAX_PENDING: usize = 64;
+
+/// What the indices take for a request, in bytes.
+const INDEX_BYTES: usize = 128;
 
 /// A request that waits for its answer.
 #[derive(Debug)]
@@ -93,6 +108,17 @@ pub(super) struct PendingRequest {
     pub(super) indexed_in: IndexedIn,
 }
 
+impl PendingRequest {
+    /// The memory that it takes, in bytes.
+    fn bytes(&self) -> usize {
+        let Request { authority, http_version, user_agent, .. } = &self.request;
+        let texts = [Some(authority), Some(http_version), user_agent.as_ref()];
+        let texts =
+            texts.into_iter().flatten().map(|text| if text.is_heap_allocated() { text.len() } else { 0 });
+        size_of::<Self>() + INDEX_BYTES + texts.sum::<usize>()
+    }
+}
+
 /// The parts of the [request index](super::request_index::RequestIndex) that hold a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct IndexedIn {
@@ -115,6 +141,8 @@ impl Connection {
         Self {
             flow: event.flow,
             serial,
+            tenant: Tenant::of(event),
+            charged: 0,
             local: event.local,
             remote: event.remote,
             opened: event.opened,
@@ -136,8 +164,10 @@ impl Connection {
             app_closed: false,
             gave_up: None,
             app_bytes: Vec::new(),
+            untracked: 0,
             head: LegBytes::default(),
             replied: LegBytes::default(),
+            pending_bytes: 0,
         }
     }
 
@@ -177,6 +207,10 @@ impl Connection {
         if self.opaque {
             return 0;
         }
+        if self.untracked > 0 {
+            self.untracked += 1;
+            return 0;
+        }
         let room = HEAD_MAX.saturating_sub(self.app_bytes.len());
         self.app_bytes.extend_from_slice(&data[..data.len().min(room)]);
         if !self.head.accepts(offset) {
@@ -200,22 +234,20 @@ impl Connection {
                 Progress::Begun(request) => {
                     // The kernel captures no more of a head than this.
                     let complete = self.head.is_full();
-                    if let Some(pending) = begun {
-                        pending.request = request;
-                        pending.complete = complete;
-                    } else {
-                        self.push_request(event, request, complete);
+                    if begun.is_some() {
+                        self.update_request(request, complete);
+                    } else if self.push_request(event, request, complete) {
                         added += 1;
                     }
                     return added;
                 }
                 Progress::Complete(request, length) => {
-                    if let Some(pending) = begun {
-                        pending.request = request;
-                        pending.complete = true;
-                    } else {
-                        self.push_request(event, request, true);
+                    if begun.is_some() {
+                        self.update_request(request, true);
+                    } else if self.push_request(event, request, true) {
                         added += 1;
+                    } else {
+                        return added;
                     }
                     // Another request may be pipelined behind it.
                     self.head.consume(length);
@@ -224,8 +256,24 @@ impl Connection {
         }
     }
 
-    fn push_request(&mut self, event: &Event, request: Request, complete: bool) {
-        self.pending.push_back(PendingRequest {
+    /// More of the latest request's head has come.
+    fn update_request(&mut self, request: Request, complete: bool) {
+        if let Some(pending) = self.pending.back_mut() {
+            let before = pending.bytes();
+            pending.request = request;
+            pending.complete = complete;
+            self.pending_bytes = self.pending_bytes + pending.bytes() - before;
+        }
+    }
+
+    /// Adds a request; `false`: it is not tracked, and neither is any later one.
+    fn push_request(&mut self, event: &Event, request: Request, complete: bool) -> bool {
+        if self.pending.len() >= MAX_PENDING {
+            self.untracked += 1;
+            self.head.clear();
+            return false;
+        }
+        let pending = PendingRequest {
             key: request_key(&request),
             request,
             complete,
@@ -235,7 +283,24 @@ impl Connection {
             rewritten: None,
             ticket: None,
             indexed_in: IndexedIn::default(),
-        });
+        };
+        self.pending_bytes += pending.bytes();
+        self.pending.push_back(pending);
+        true
+    }
+
+    /// Where the requests stand whose deadline has this ticket: one, or, if none has it, those without a ticket.
+    pub(super) fn waiting_with(&self, ticket: u64) -> Range<usize> {
+        match self.pending.binary_search_by_key(&Some(ticket), |request| request.ticket) {
+            Ok(nth) => nth..nth + 1,
+            Err(_) => 0..self.pending.partition_point(|request| request.ticket.is_none()),
+        }
+    }
+
+    /// The memory that it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let legs = self.head.as_slice().len() + self.replied.as_slice().len();
+        size_of::<Self>() + INDEX_BYTES + self.app_bytes.capacity() + legs + self.pending_bytes
     }
 
     /// Gives up an upstream socket that turned out to belong to another connection.
@@ -297,7 +362,9 @@ impl Connection {
     pub(super) fn settle(&mut self) {
         self.replied.clear();
         self.answered += 1;
-        self.pending.pop_front();
+        if let Some(settled) = self.pending.pop_front() {
+            self.pending_bytes -= settled.bytes();
+        }
         if self.pending.is_empty() {
             self.pending = VecDeque::new(); // a long-lived tunnel needs no room for requests
         }

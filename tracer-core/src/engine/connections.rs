@@ -9,7 +9,7 @@ use std::{
 
 use foldhash::HashMap;
 
-use super::{connection::Connection, expiry::AgeQueue};
+use super::{connection::Connection, expiry::AgeQueue, tenants::Tenants};
 use crate::event::Event;
 
 /// The peer of a sidecar's accepted socket: network namespace and address.
@@ -17,7 +17,8 @@ pub(super) type Peer = (u64, SocketAddr);
 
 #[derive(Default)]
 pub(super) struct Connections {
-    by_flow: HashMap<u64, Connection>,
+    /// Boxed, so that room for more connections takes little.
+    by_flow: HashMap<u64, Box<Connection>>,
     /// App flows, by peer, of connections whose accepted socket was not seen yet.
     by_peer: HashMap<Peer, u64>,
     /// App flows, by the sidecar's accepted socket. Where only the app's leg named that socket, it may be the one of an
@@ -26,15 +27,19 @@ pub(super) struct Connections {
     /// Flow and serial number, by the time of the first event.
     ages: AgeQueue<(u64, u64)>,
     next_serial: u64,
+    /// Which pod has how many bytes of them.
+    tenants: Tenants,
+    /// The requests of removed connections that were not tracked.
+    untracked: u64,
 }
 
 impl Connections {
     pub(super) fn get(&self, flow: u64) -> Option<&Connection> {
-        self.by_flow.get(&flow)
+        self.by_flow.get(&flow).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, flow: u64) -> Option<&mut Connection> {
-        self.by_flow.get_mut(&flow)
+        self.by_flow.get_mut(&flow).map(Box::as_mut)
     }
 
     /// The connection of an app's event, and whether the event is the first of it.
@@ -62,13 +67,16 @@ impl Connections {
         if let Some(peer) = connection.peer().filter(|_| !connection.reply_seen) {
             insert_unless(by_peer, peer, flow, keeps_port);
         }
-        self.by_flow.get_mut(&flow).map(|connection| (connection, is_new))
+        self.by_flow.get_mut(&flow).map(|connection| (connection.as_mut(), is_new))
     }
 
     fn add(&mut self, event: &Event) {
         let (flow, serial) = (event.flow, self.next_serial);
         self.next_serial += 1;
-        self.by_flow.insert(flow, Connection::new(event, serial));
+        let mut connection = Box::new(Connection::new(event, serial));
+        connection.charged = connection.bytes();
+        self.tenants.add(connection.tenant, serial, flow, connection.charged);
+        self.by_flow.insert(flow, connection);
         let Self { by_flow, ages, .. } = self;
         // A connection may be removed and added again under its flow.
         let exists =
@@ -114,8 +122,10 @@ impl Connections {
     }
 
     /// Removes a connection.
-    pub(super) fn remove(&mut self, flow: u64) -> Option<Connection> {
+    pub(super) fn remove(&mut self, flow: u64) -> Option<Box<Connection>> {
         let connection = self.by_flow.remove(&flow)?;
+        self.tenants.remove(connection.tenant, connection.serial, connection.charged);
+        self.untracked += connection.untracked;
         if let Some(reply) = connection.reply {
             remove_if(&mut self.by_reply, reply, flow);
         }
@@ -136,9 +146,32 @@ impl Connections {
         self.get(flow).is_some_and(|connection| connection.serial == serial).then_some(flow)
     }
 
+    /// Charges a connection for the memory that it takes now.
+    pub(super) fn charge(&mut self, flow: u64) {
+        let Some(connection) = self.by_flow.get_mut(&flow) else { return };
+        let now = connection.bytes();
+        let before = std::mem::replace(&mut connection.charged, now);
+        self.tenants.reweigh(connection.tenant, before, now);
+    }
+
+    /// How many requests were not tracked.
+    pub(super) fn untracked(&self) -> u64 {
+        self.untracked + self.iter().map(|connection| connection.untracked).sum::<u64>()
+    }
+
+    /// The memory that all connections take, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.tenants.weight()
+    }
+
+    /// The oldest connection of the pod whose connections take most memory.
+    pub(super) fn first_to_go(&self) -> Option<u64> {
+        self.tenants.first_to_go()
+    }
+
     /// All connections, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.by_flow.values()
+        self.by_flow.values().map(Box::as_ref)
     }
 
     /// How many connections there are.

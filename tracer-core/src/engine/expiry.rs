@@ -75,15 +75,16 @@ impl DeadlineQueue {
         }
     }
 
-    /// Removes and returns the first flow if its time is at most `time`.
-    pub(super) fn pop(&mut self, time: u64) -> Option<u64> {
+    /// Removes and returns the first ticket and its flow if its time is at most `time`.
+    pub(super) fn pop(&mut self, time: u64) -> Option<(u64, u64)> {
         while let Some(entry) = self.entries.front() {
             if entry.is_some_and(|(pushed, _)| pushed > time) {
                 return None;
             }
+            let ticket = self.first_ticket;
             self.first_ticket += 1;
             if let Some(Some((_, flow))) = self.entries.pop_front() {
-                return Some(flow);
+                return Some((ticket, flow));
             }
         }
         None
@@ -147,9 +148,9 @@ mod tests {
         let mut queue = DeadlineQueue::default();
         let tickets: Vec<u64> = (1..=4).map(|n| queue.push(n * 10, n)).collect();
         queue.cancel(tickets[1]);
-        assert_eq!([queue.pop(30), queue.pop(30), queue.pop(30)], [Some(1), Some(3), None]);
+        assert_eq!([queue.pop(30), queue.pop(30), queue.pop(30)], [Some((0, 1)), Some((2, 3)), None]);
         queue.cancel(tickets[0]); // has left already
-        assert_eq!([queue.pop(40), queue.pop(40)], [Some(4), None]);
+        assert_eq!([queue.pop(40), queue.pop(40)], [Some((3, 4)), None]);
         assert_eq!(queue.push(50, 5), 4);
         queue.cancel(4);
         assert_eq!(queue.pop(60), None);

@@ -130,7 +130,8 @@ impl Engine {
         let sidecar = connection.sidecar?;
         let thread = connection.acceptor.as_ref().map(|task| task.tid);
         let begun = connection.accepted.or(connection.opened).unwrap_or(0);
-        let candidates = self.tables.upstreams.candidates(connection.remote, thread, begun, request.key);
+        let (netns, remote) = (sidecar.netns, connection.remote);
+        let candidates = self.tables.upstreams.candidates(netns, remote, thread, begun, request.key);
         let mut best: Option<(_, u64, Payload)> = None;
         for (flow, upstream) in candidates {
             let same_netns = upstream.netns == sidecar.netns || upstream.netns == 0 || sidecar.netns == 0;
@@ -255,9 +256,7 @@ impl Engine {
                 | Payload::Nothing
                 | Payload::DialFailed,
                 _,
-            ) => {
-                other.is_none_or(|other| self.may_be_for(upstream, other))
-            }
+            ) => other.is_none_or(|other| self.may_be_for(upstream, other)),
         }
     }
 

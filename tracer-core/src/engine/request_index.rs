@@ -1,17 +1,18 @@
 //! The requests that wait for an answer, by what they ask and in which network namespace. Those without an upstream
 //! socket are apart from those that have one which another session may take over.
 
-use std::collections::VecDeque;
+use super::{
+    connection::{Connection, IndexedIn, PendingRequest},
+    namespace_index::NamespaceIndex,
+};
 
-use foldhash::HashMap;
-use smallvec::SmallVec;
-
-use super::connection::{Connection, IndexedIn, PendingRequest};
+/// How many requests of one pod that ask for the same are looked at. A search must not take longer the more it sends.
+const MAX_FOUND: usize = 1_024;
 
 #[derive(Default)]
 pub(super) struct RequestIndex {
-    unmatched: WaitingRequests,
-    matched: WaitingRequests,
+    unmatched: NamespaceIndex<u64>,
+    matched: NamespaceIndex<u64>,
 }
 
 impl RequestIndex {
@@ -51,92 +52,12 @@ impl RequestIndex {
     /// The flows that wait for this request without an upstream socket that carries them, in this network namespace or
     /// where either namespace is unknown. Oldest of each namespace first.
     pub(super) fn unmatched(&self, request_key: u64, netns: u64) -> impl Iterator<Item = u64> {
-        self.unmatched.find(request_key, netns)
+        self.unmatched.find(request_key, netns).take(MAX_FOUND)
     }
 
     /// The flows that wait for this request and have an upstream socket which another session may take over, in this
     /// network namespace or where either namespace is unknown. Oldest of each namespace first.
     pub(super) fn matched(&self, request_key: u64, netns: u64) -> impl Iterator<Item = u64> {
-        self.matched.find(request_key, netns)
-    }
-}
-
-/// Waiting requests by their key.
-#[derive(Default)]
-struct WaitingRequests(HashMap<u64, SmallVec<[NamespaceRequests; 1]>>);
-
-/// The waiting requests of one key in one network namespace.
-struct NamespaceRequests {
-    /// 0: unknown.
-    netns: u64,
-    /// Ticket in the queue of deadlines, and flow; oldest first.
-    requests: VecDeque<(u64, u64)>,
-}
-
-impl WaitingRequests {
-    fn insert(&mut self, key: u64, netns: u64, ticket: u64, flow: u64) {
-        let namespaces = self.0.entry(key).or_default();
-        let known = namespaces.iter().position(|namespace| namespace.netns == netns);
-        let at = known.unwrap_or_else(|| {
-            namespaces.push(NamespaceRequests { netns, requests: VecDeque::new() });
-            namespaces.len() - 1
-        });
-        let NamespaceRequests { requests, .. } = &mut namespaces[at];
-        match requests.back() {
-            Some(&(last, _)) if last > ticket => {
-                requests.insert(requests.partition_point(|&(other, _)| other < ticket), (ticket, flow));
-            }
-            Some(_) | None => requests.push_back((ticket, flow)), // the common case
-        }
-    }
-
-    fn remove(&mut self, key: u64, netns: u64, ticket: u64) {
-        let Some(namespaces) = self.0.get_mut(&key) else { return };
-        let Some(at) = namespaces.iter().position(|namespace| namespace.netns == netns) else { return };
-        let NamespaceRequests { requests, .. } = &mut namespaces[at];
-        if let Ok(index) = requests.binary_search_by_key(&ticket, |&(other, _)| other) {
-            requests.remove(index);
-        }
-        if requests.is_empty() {
-            namespaces.swap_remove(at);
-        }
-        if namespaces.is_empty() {
-            self.0.remove(&key);
-        }
-    }
-
-    fn find(&self, key: u64, netns: u64) -> impl Iterator<Item = u64> {
-        let namespaces = self.0.get(&key).into_iter().flatten();
-        let may_be_same =
-            move |other: &&NamespaceRequests| other.netns == netns || other.netns == 0 || netns == 0;
-        namespaces.filter(may_be_same).flat_map(|namespace| &namespace.requests).map(|&(_, flow)| flow)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn oldest_request_of_a_namespace_comes_first_and_an_unknown_namespace_matches_any() {
-        let mut waiting = WaitingRequests::default();
-        for (key, netns, ticket, flow) in
-            [(1, 7, 0, 70), (1, 7, 2, 72), (1, 7, 1, 71), (1, 8, 3, 83), (1, 0, 4, 4), (2, 7, 5, 75)]
-        {
-            waiting.insert(key, netns, ticket, flow);
-        }
-        let find = |waiting: &WaitingRequests, netns| waiting.find(1, netns).collect::<Vec<_>>();
-        assert_eq!(find(&waiting, 7), [70, 71, 72, 4]);
-        assert_eq!(find(&waiting, 8), [83, 4]);
-        assert_eq!(find(&waiting, 9), [4]);
-        assert_eq!(find(&waiting, 0), [70, 71, 72, 83, 4]);
-        waiting.remove(1, 7, 1);
-        waiting.remove(1, 8, 1); // the ticket of another namespace's request
-        waiting.remove(1, 0, 4);
-        assert_eq!(find(&waiting, 0), [70, 72, 83]);
-        for (key, netns, ticket) in [(1, 7, 0), (1, 7, 2), (1, 8, 3), (2, 7, 5)] {
-            waiting.remove(key, netns, ticket);
-        }
-        assert!(waiting.0.is_empty());
+        self.matched.find(request_key, netns).take(MAX_FOUND)
     }
 }

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::{event::Event, verdict::Payload};
 
+/// The most memory that connections may take, in bytes. An ordinary one takes 1 to 2 KiB.
+const MAX_BYTES: usize = 80 << 20;
+
 #[derive(Default)]
 pub(super) struct Tables {
     connections: Connections,
@@ -42,6 +45,8 @@ impl Tables {
             pending: self.connections.iter().map(|connection| connection.pending.len()).sum(),
             upstreams: self.upstreams.len() + self.tunnels.len(),
             dropped: self.dropped,
+            untracked: self.connections.untracked(),
+            bytes: self.connections.bytes(),
         }
     }
 
@@ -100,9 +105,14 @@ impl Tables {
         self.requests.update(connection);
     }
 
-    /// The next connection with a request made by `time`. Each request is returned once.
-    pub(super) fn pop_waiting(&mut self, time: u64) -> Option<u64> {
+    /// The ticket and the connection of the next request made by `time`. Each request is returned once.
+    pub(super) fn pop_waiting(&mut self, time: u64) -> Option<(u64, u64)> {
         self.deadlines.pop(time)
+    }
+
+    /// Charges a connection for the memory that it takes now.
+    pub(super) fn charge(&mut self, flow: u64) {
+        self.connections.charge(flow);
     }
 
     /// Cancels the deadline of a connection's oldest request.
@@ -285,28 +295,35 @@ impl Tables {
         }
     }
 
-    /// Drops upstream sockets and early ends from before `asked_before`, connections from before `kept_after`, and the
-    /// oldest of each while there are more than `capacity`.
+    /// Drops upstream sockets and early ends from before `asked_before`, connections from before `kept_after`, and what is
+    /// beyond the bounds: connections and tunnels together have `capacity`, and connections [`MAX_BYTES`]. The oldest
+    /// connection of the pod whose connections take most memory goes first, so that a pod loses no session to another's.
     pub(super) fn expire(&mut self, time: u64, asked_before: u64, kept_after: u64, capacity: usize) {
-        self.upstreams.expire(asked_before, capacity);
+        self.upstreams.expire(time, asked_before, capacity);
         // A socket for the last connection to a proxy may be one deadline younger, and is itself kept for one.
         self.proxies.expire(asked_before.saturating_sub(time.saturating_sub(asked_before)), capacity);
         self.early_ends.expire(asked_before, capacity);
-        loop {
-            let before = self.len();
-            let (connection, tunnel) = (self.connections.oldest(), self.tunnels.oldest());
-            let Some(oldest) = connection.into_iter().chain(tunnel).min() else { break };
-            if oldest >= kept_after && before <= capacity {
-                break;
-            }
-            if tunnel == Some(oldest) {
-                self.tunnels.remove_oldest();
-            } else if let Some(flow) = self.connections.pop_oldest() {
+        while self.tunnels.oldest().is_some_and(|oldest| oldest < kept_after) {
+            self.tunnels.remove_oldest();
+        }
+        while self.connections.oldest().is_some_and(|oldest| oldest < kept_after) {
+            if let Some(flow) = self.connections.pop_oldest() {
                 self.remove_connection(flow);
             }
-            if before > capacity {
-                self.dropped += (before - self.len()) as u64;
+        }
+        while self.len() > capacity || self.connections.bytes() > MAX_BYTES {
+            let before = self.len();
+            // Connections have a quarter of the capacity to themselves, however many tunnels there are.
+            if before > capacity && self.tunnels.len() > capacity - capacity / 4 {
+                self.tunnels.remove_oldest();
+            } else if let Some(flow) = self.connections.first_to_go() {
+                self.remove_connection(flow);
+            } else if self.tunnels.oldest().is_some() {
+                self.tunnels.remove_oldest();
+            } else {
+                break;
             }
+            self.dropped += (before - self.len()) as u64;
         }
     }
 }

@@ -1,16 +1,14 @@
 //! The sockets that sidecars dialed: what each carried, which session claimed it, and how to find unclaimed ones.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    hash::Hash,
-    net::SocketAddr,
-};
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use foldhash::HashMap;
 
 use super::{
     expiry::{DeadlineQueue, TtlMap},
     leg_bytes::LegBytes,
+    namespace_index::NamespaceIndex,
+    tenants::{Tenant, Tenants},
 };
 use crate::event::{End, Event, Task};
 
@@ -41,6 +39,8 @@ pub(super) struct UpstreamSocket {
     request_key: Option<u64>,
     /// Its ticket in [`UpstreamSockets::unclaimed`].
     ticket: u64,
+    /// The tenant to which it is charged while it is unclaimed.
+    tenant: Tenant,
     /// The session that it belongs to.
     pub(super) claim: Option<Claim>,
 }
@@ -98,27 +98,38 @@ pub(super) enum FailureStage {
 /// The sockets that the sidecars of this node dialed lately.
 #[derive(Default)]
 pub(super) struct UpstreamSockets {
-    sockets: HashMap<u64, UpstreamSocket>,
+    /// Boxed, so that room for more sockets takes little.
+    sockets: HashMap<u64, Box<UpstreamSocket>>,
     /// The latest failure by network namespace and address.
     failures: TtlMap<(u64, SocketAddr), Failure>,
     /// Unclaimed flows, by address dialed.
-    by_remote: HashMap<SocketAddr, VecDeque<u64>>,
+    by_remote: NamespaceIndex<SocketAddr>,
     /// Unclaimed flows: thread, when it was dialed (0: not seen), flow.
     by_thread: BTreeSet<(u32, u64, u64)>,
     /// Unclaimed flows, by the request they carry.
-    by_request: HashMap<u64, VecDeque<u64>>,
+    by_request: NamespaceIndex<u64>,
     /// Unclaimed flows, in the order in which they were first seen.
     unclaimed: DeadlineQueue,
+    /// The same, by tenant.
+    tenants: Tenants,
+    /// When an unclaimed socket was last dropped for lack of room, by network namespace.
+    crowded_out: TtlMap<u64, u64>,
 }
+
+/// How many unclaimed sockets of each kind are looked at for one session. A search must not take longer the more sockets a
+/// pod has.
+const MAX_CANDIDATES: usize = 1_024;
 
 impl UpstreamSockets {
     /// The socket of `event`, added if it is new.
     pub(super) fn entry(&mut self, event: &Event) -> &mut UpstreamSocket {
-        let Self { sockets, by_remote, by_thread, unclaimed, .. } = self;
+        let Self { sockets, by_remote, by_thread, unclaimed, tenants, .. } = self;
         let socket = sockets.entry(event.flow).or_insert_with(|| {
-            by_remote.entry(event.remote).or_default().push_back(event.flow);
+            let (tenant, ticket) = (Tenant::of(event), unclaimed.push(event.time, event.flow));
+            tenants.add(tenant, ticket, event.flow, 1);
+            by_remote.insert(event.remote, event.netns, ticket, event.flow);
             by_thread.extend(thread_key(event.task.as_ref(), event.opened, event.flow));
-            UpstreamSocket {
+            Box::new(UpstreamSocket {
                 remote: event.remote,
                 netns: event.netns,
                 task: event.task.clone(),
@@ -130,9 +141,10 @@ impl UpstreamSockets {
                 answered: false,
                 ended: None,
                 request_key: None,
-                ticket: unclaimed.push(event.time, event.flow),
+                ticket,
+                tenant,
                 claim: None,
-            }
+            })
         });
         socket.link = socket.link.or(event.link);
         socket.answered |= event.answered;
@@ -141,12 +153,12 @@ impl UpstreamSockets {
 
     /// The socket of a flow.
     pub(super) fn get(&self, flow: u64) -> Option<&UpstreamSocket> {
-        self.sockets.get(&flow)
+        self.sockets.get(&flow).map(Box::as_ref)
     }
 
     /// The socket of a flow, mutable.
     pub(super) fn get_mut(&mut self, flow: u64) -> Option<&mut UpstreamSocket> {
-        self.sockets.get_mut(&flow)
+        self.sockets.get_mut(&flow).map(Box::as_mut)
     }
 
     /// Records that an unclaimed socket carries the request with this key.
@@ -154,26 +166,27 @@ impl UpstreamSockets {
         let Some(socket) = self.sockets.get_mut(&flow) else { return };
         if socket.request_key.is_none() && socket.claim.is_none() {
             socket.request_key = Some(key);
-            self.by_request.entry(key).or_default().push_back(flow);
+            self.by_request.insert(key, socket.netns, socket.ticket, flow);
         }
     }
 
-    /// Unclaimed sockets that were dialed to `remote`, or by `thread` since `begun` (or at an unknown time), or that
+    /// Unclaimed sockets of this network namespace, or where either is unknown, that were dialed to `remote`, or by `thread` since `begun` (or at an unknown time), or that
     /// carry the request with this key. A socket may come more than once. Oldest of each kind first.
     pub(super) fn candidates(
         &self,
+        netns: u64,
         remote: SocketAddr,
         thread: Option<u32>,
         begun: u64,
         request_key: u64,
     ) -> impl Iterator<Item = (u64, &UpstreamSocket)> {
-        let to_remote = self.by_remote.get(&remote).into_iter().flatten();
+        let to_remote = self.by_remote.find(remote, netns).take(MAX_CANDIDATES);
         let dialed_between = |tid, from, to| self.by_thread.range((tid, from, 0)..=(tid, to, u64::MAX));
         let by_thread =
             thread.map(|tid| dialed_between(tid, 0, 0).chain(dialed_between(tid, begun.max(1), u64::MAX)));
-        let by_thread = by_thread.into_iter().flatten().map(|(.., flow)| flow);
-        let by_request = self.by_request.get(&request_key).into_iter().flatten();
-        to_remote.chain(by_thread).chain(by_request).filter_map(|&flow| Some((flow, self.get(flow)?)))
+        let by_thread = by_thread.into_iter().flatten().map(|(.., flow)| *flow).take(MAX_CANDIDATES);
+        let by_request = self.by_request.find(request_key, netns).take(MAX_CANDIDATES);
+        to_remote.chain(by_thread).chain(by_request).filter_map(|flow| Some((flow, self.get(flow)?)))
     }
 
     /// Assigns a socket to a session. It is no longer among the [candidates](Self::candidates).
@@ -188,9 +201,10 @@ impl UpstreamSockets {
     pub(super) fn unclaim(&mut self, flow: u64) -> Option<Claim> {
         let socket = self.sockets.get_mut(&flow)?;
         let claim = socket.claim.take()?;
-        self.by_remote.entry(socket.remote).or_default().push_back(flow);
-        self.by_thread.extend(thread_key(socket.task.as_ref(), socket.dialed, flow));
         socket.ticket = self.unclaimed.push(socket.dialed.unwrap_or(0), flow);
+        self.tenants.add(socket.tenant, socket.ticket, flow, 1);
+        self.by_remote.insert(socket.remote, socket.netns, socket.ticket, flow);
+        self.by_thread.extend(thread_key(socket.task.as_ref(), socket.dialed, flow));
         Some(claim)
     }
 
@@ -232,24 +246,37 @@ impl UpstreamSockets {
             return; // removed when it was claimed
         }
         self.unclaimed.cancel(socket.ticket);
-        remove_flow(&mut self.by_remote, &socket.remote, flow);
+        self.tenants.remove(socket.tenant, socket.ticket, 1);
+        self.by_remote.remove(socket.remote, socket.netns, socket.ticket);
         if let Some(key) = thread_key(socket.task.as_ref(), socket.dialed, flow) {
             self.by_thread.remove(&key);
         }
         if let Some(key) = &socket.request_key {
-            remove_flow(&mut self.by_request, key, flow);
+            self.by_request.remove(*key, socket.netns, socket.ticket);
         }
     }
 
-    /// Forgets unclaimed sockets first seen before `time`, and the oldest ones while more than `capacity` sockets are
-    /// known. A claimed socket stays as long as its session.
-    pub(super) fn expire(&mut self, time: u64, capacity: usize) {
-        self.failures.expire(time, capacity);
-        loop {
-            let until = if self.sockets.len() > capacity { u64::MAX } else { time.saturating_sub(1) };
-            let Some(flow) = self.unclaimed.pop(until) else { break };
+    /// Forgets unclaimed sockets first seen before `asked_before`, and while more than `capacity` sockets are known, the
+    /// oldest unclaimed one of the tenant that has most. A claimed socket stays as long as its session.
+    pub(super) fn expire(&mut self, time: u64, asked_before: u64, capacity: usize) {
+        self.failures.expire(asked_before, capacity);
+        self.crowded_out.expire(asked_before, capacity);
+        while let Some((_, flow)) = self.unclaimed.pop(asked_before.saturating_sub(1)) {
             self.remove(flow);
         }
+        while self.sockets.len() > capacity {
+            let Some(flow) = self.tenants.first_to_go() else { break };
+            if let Some(socket) = self.sockets.get(&flow) {
+                self.crowded_out.insert(time, socket.netns, time);
+            }
+            self.remove(flow);
+        }
+    }
+
+    /// Whether a socket of this network namespace was dropped for lack of room since then. That a session has no socket then
+    /// says nothing.
+    pub(super) fn crowded_out_since(&self, netns: u64, since: u64) -> bool {
+        self.crowded_out.get(&netns).is_some_and(|at| *at >= since)
     }
 
     /// How many sockets are known.
@@ -260,18 +287,4 @@ impl UpstreamSockets {
 
 fn thread_key(task: Option<&Task>, dialed: Option<u64>, flow: u64) -> Option<(u32, u64, u64)> {
     Some((task?.tid, dialed.unwrap_or(0), flow))
-}
-
-/// Removes a flow from a key's list. It is mostly the oldest, which expired, or one of the youngest, which was claimed.
-fn remove_flow<K: Hash + Eq>(index: &mut HashMap<K, VecDeque<u64>>, key: &K, flow: u64) {
-    if let Some(flows) = index.get_mut(key) {
-        let is_oldest = flows.front() == Some(&flow);
-        let at = if is_oldest { Some(0) } else { flows.iter().rposition(|&other| other == flow) };
-        if let Some(at) = at {
-            flows.remove(at);
-        }
-        if flows.is_empty() {
-            index.remove(key);
-        }
-    }
 }

@@ -81,6 +81,9 @@ fn mask_target(target: &mut [u8], is_cut: bool) {
 /// Masks a host and port with credentials before it: all before the last `@`, and what is behind it unless that is a host
 /// and a port.
 fn mask_authority(authority: &mut [u8]) {
+    if !authority.iter().all(u8::is_ascii_graphic) {
+        return mask_words(authority); // several words, which some parsers would tell apart
+    }
     let host = memrchr(b'@', authority).map_or(0, |at| at + 1);
     let (user, host) = authority.split_at_mut(host);
     if let [user @ .., _] = user {

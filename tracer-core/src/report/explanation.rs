@@ -111,7 +111,9 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
         Outcome::GivenUp => "the app closed the connection before there was a reply".to_owned(),
         Outcome::Pending => "there was no reply before the deadline".to_owned(),
         Outcome::NotAccepted => {
-            return vec![format!("the connection to {proxy} was redirected to port {port} and refused there")];
+            return vec![format!(
+                "the connection to {proxy} was redirected to port {port} and refused there"
+            )];
         }
     });
     let to = subject.dialed_address();
@@ -128,14 +130,18 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
             format!("{sidecar} sent TLS to {to}, which speaks TLS; what is inside was not seen")
         }
         Payload::Tls => format!("{sidecar} sent TLS to {to}; what is inside was not seen"),
-        Payload::OwnConnect => format!("{sidecar} sent a CONNECT of its own to {to}, and the app's bytes behind it"),
+        Payload::OwnConnect => {
+            format!("{sidecar} sent a CONNECT of its own to {to}, and the app's bytes behind it")
+        }
         Payload::OtherBytes => format!("{sidecar} sent other bytes than the app's to {to}"),
     });
     if evidence.is_acquitted() {
         said.push("the answer has a sign of a forward proxy, such as Via or status 407".to_owned());
     }
     if evidence.shared_upstream {
-        said.push(format!("{sidecar} received bytes meanwhile on a connection that it shares between sessions"));
+        said.push(format!(
+            "{sidecar} received bytes meanwhile on a connection that it shares between sessions"
+        ));
     }
     if !evidence.nothing_lost {
         said.push("records were lost meanwhile, so a connection may have gone unseen".to_owned());
@@ -149,7 +155,8 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
 /// Whether a connection that was not seen was not made. A 2xx and a proxy's own answer must have come through one.
 fn saw_all(evidence: &Evidence) -> bool {
     let granted = matches!(evidence.outcome, Outcome::Replied { status: Some(200..300), .. });
-    let may_be_unseen = evidence.by_proxy || evidence.shared_upstream || evidence.interceptor == Some(Ztunnel);
+    let may_be_unseen =
+        evidence.by_proxy || evidence.shared_upstream || evidence.interceptor == Some(Ztunnel);
     evidence.nothing_lost && evidence.from_start && !granted && !may_be_unseen
 }
 
@@ -179,7 +186,9 @@ pub(crate) fn explanation(subject: &Subject<'_>, evidence: &Evidence, judgment: 
                 | Payload::Nothing
                 | Payload::OtherBytes
                 | Payload::OwnConnect
-                | Payload::RewrittenRequest => format!("{asked} to the proxy {proxy} was granted ({granted})"),
+                | Payload::RewrittenRequest => {
+                    format!("{asked} to the proxy {proxy} was granted ({granted})")
+                }
             }
         }
         Verdict::RefusedByProxy => refused(subject, evidence),

@@ -41,7 +41,8 @@ impl Report {
     /// Whether the app's bytes went to another address than the dialed one.
     fn went_elsewhere(&self) -> bool {
         self.upstream.as_ref().is_some_and(|upstream| {
-            upstream.carried == Payload::SameBytes && (upstream.ip, upstream.port) != (self.proxy.ip, self.proxy.port)
+            upstream.carried == Payload::SameBytes
+                && (upstream.ip, upstream.port) != (self.proxy.ip, self.proxy.port)
         })
     }
 
@@ -72,7 +73,10 @@ impl Report {
             self.proxy_address(),
             self.reply.as_ref().map_or_else(|| "no answer".to_owned(), |_| self.status()),
         );
-        self.evidence.push(format!("the sidecar's configuration sends what the app sends to {} elsewhere", self.proxy_address()));
+        self.evidence.push(format!(
+            "the sidecar's configuration sends what the app sends to {} elsewhere",
+            self.proxy_address()
+        ));
         self.judge_anew(Verdict::Misdirected, None);
     }
 

@@ -137,7 +137,8 @@ pub(super) const TABLE_CAPACITY: MetricFamily =
 pub(super) const DROPPED: MetricFamily = family(
     "sessions_dropped_total",
     MetricKind::Counter,
-    "Connections that were dropped, oldest first, because the session table was full (--capacity)",
+    "Connections that were dropped, because the session table was full (--capacity) or took too much memory; those of the \
+     pod with the most go first",
     &[],
 );
 pub(super) const RECORDS: MetricFamily = family(
@@ -204,6 +205,12 @@ pub(super) const CONFIG_FETCHES: MetricFamily = family(
 );
 pub(super) const ENRICHMENT_MISSES: MetricFamily =
     family("enrichment_misses_total", MetricKind::Counter, "Sessions whose pod is unknown", &[]);
+pub(super) const UNTRACKED: MetricFamily = family(
+    "requests_untracked_total",
+    MetricKind::Counter,
+    "Requests that were not tracked, because their connection had too many without an answer",
+    &[],
+);
 pub(super) const EXPIRED: MetricFamily = family(
     "expired_series_total",
     MetricKind::Counter,
@@ -236,7 +243,7 @@ pub(super) const BUILD: MetricFamily = family(
 );
 
 /// Every metric, in the order of the documentation.
-pub(super) const ALL: [&MetricFamily; 22] = [
+pub(super) const ALL: [&MetricFamily; 23] = [
     &SESSIONS,
     &REFUSED,
     &REPLY_SECONDS,
@@ -244,6 +251,7 @@ pub(super) const ALL: [&MetricFamily; 22] = [
     &TABLE_ENTRIES,
     &TABLE_CAPACITY,
     &DROPPED,
+    &UNTRACKED,
     &RECORDS,
     &LOST,
     &RING_USED,

@@ -19,6 +19,7 @@ pub(super) struct Health {
     table_entries: IntGaugeVec,
     table_capacity: IntGaugeVec,
     dropped: IntCounter,
+    untracked: IntCounter,
     records: IntCounterVec,
     lost: IntCounterVec,
     ring_used: IntGauge,
@@ -39,6 +40,7 @@ impl Health {
             table_entries: catalogue::TABLE_ENTRIES.gauges(registry)?,
             table_capacity: catalogue::TABLE_CAPACITY.gauges(registry)?,
             dropped: catalogue::DROPPED.counter(registry)?,
+            untracked: catalogue::UNTRACKED.counter(registry)?,
             records: catalogue::RECORDS.counters(registry)?,
             lost: catalogue::LOST.counters(registry)?,
             ring_used: catalogue::RING_USED.gauge(registry)?,
@@ -92,6 +94,7 @@ impl Health {
             self.table_capacity.with_label_values(&[table]).set(signed(pipeline.capacity()));
         }
         raise(&self.dropped, stats.dropped);
+        raise(&self.untracked, stats.untracked);
         let counts = pipeline.counts();
         for (kind, count) in [
             ("dial", counts.dials),
