@@ -37,6 +37,10 @@ fn every_overlay_is_valid_in_three_kubernetes_minor_versions() {
     assert!(of_kind(&annotated, "PodMonitor").is_empty());
     let daemon_set = of_kind(&annotated, "DaemonSet")[0];
     assert_eq!(daemon_set["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"], "9475");
+    let confined = render("base", &["components/seccomp"]);
+    let container = &of_kind(&confined, "DaemonSet")[0]["spec"]["template"]["spec"]["containers"][0];
+    let profile = &container["securityContext"]["seccompProfile"];
+    assert_eq!(*profile, serde_json::json!({"type": "Localhost", "localhostProfile": "egress-tracer.json"}));
     let crio = render("base", &["components/crio"]);
     let mounts = &of_kind(&crio, "DaemonSet")[0]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"];
     assert_eq!(mounts[1]["mountPath"], "/run/crio");

@@ -1,7 +1,15 @@
 //! The capabilities that this program uses, and how it gives them up once it does not need them any more.
 
 use anyhow::Context as _;
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
+use rustix::{
+    io::Errno,
+    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
+    thread::{
+        CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+        clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+        set_no_new_privs,
+    },
+};
 
 use crate::probes::Probes;
 
@@ -48,6 +56,14 @@ impl Capability {
     }
 }
 
+/// Keeps the memory of this process, which holds the first bytes of apps' requests, from other processes of its user: it
+/// writes no core file, and without `CAP_SYS_PTRACE` none can trace it or read its memory.
+pub fn hide_memory() -> anyhow::Result<()> {
+    const WHAT: &str = "cannot keep this process's memory to itself";
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).context(WHAT)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context(WHAT)
+}
+
 /// Gives up, for good, what an agent with attached probes does not need, and returns the names of what it keeps. `explains`:
 /// it will ask sidecars for their configuration.
 ///
@@ -56,6 +72,7 @@ pub fn give_up(probes: &Probes, explains: bool) -> anyhow::Result<Vec<&'static s
     const WHAT: &str = "cannot give up privileges";
     set_no_new_privs(true).context(WHAT)?;
     let held = capabilities(None).context(WHAT)?.permitted;
+    empty_inheritable_sets().context(WHAT)?;
     let asking = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE;
     let mut kept = held & if explains { asking } else { CapabilitySet::empty() };
     keep(held, kept).context(WHAT)?;
@@ -71,6 +88,25 @@ pub fn give_up(probes: &Probes, explains: bool) -> anyhow::Result<Vec<&'static s
         .filter(|capability| left.contains(capability.set))
         .map(|capability| capability.name)
         .collect())
+}
+
+/// Empties the sets from which a program that this process executes, or its file, could gain a capability. The bounding set
+/// needs `CAP_SETPCAP`; without it that set is what the container's runtime left, and `no_new_privs` holds anyway.
+fn empty_inheritable_sets() -> rustix::io::Result<()> {
+    clear_ambient_capability_set()?;
+    for bit in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        match capability_is_in_bounding_set(capability) {
+            Ok(true) => match remove_capability_from_bounding_set(capability) {
+                Err(Errno::PERM) => return Ok(()),
+                removed => removed?,
+            },
+            Ok(false) => {}
+            Err(Errno::INVAL) => break, // beyond the kernel's last capability
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn keep(permitted: CapabilitySet, effective: CapabilitySet) -> rustix::io::Result<()> {

@@ -285,6 +285,8 @@ fn check_privileges_and_memory(agent: &AgentPod, log: &[String]) {
         for (field, value) in [
             ("CapPrm", "0000000000000000"),
             ("CapEff", "0000000000000000"),
+            ("CapInh", "0000000000000000"),
+            ("CapAmb", "0000000000000000"),
             ("NoNewPrivs", "1"),
             ("Seccomp", "2"),
         ] {

@@ -54,6 +54,7 @@ struct Sinks {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    privilege::hide_memory()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let server = metrics::Server::bind(args.scope.metrics.metrics_address.unwrap_or(METRICS_ADDRESS))?;
