@@ -9,6 +9,7 @@ mod debian;
 mod demo;
 mod ebpf;
 mod envoy_wheel;
+mod fuzz;
 mod guest;
 mod image;
 mod initramfs;
@@ -91,6 +92,14 @@ enum Task {
         #[arg(value_enum)]
         parts: Vec<bench::BenchPart>,
     },
+    /// Run the fuzz targets with AddressSanitizer, from seeds of the tests' recordings
+    Fuzz {
+        /// A target of fuzz/fuzz_targets [default: each]
+        target: Option<String>,
+        /// How long each target runs
+        #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = fuzz::duration)]
+        time: std::time::Duration,
+    },
     /// Check format, lints, prose, dependencies and documentation
     Check {
         /// Only the words and spellings that docs/style.md forbids
@@ -121,6 +130,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Mesh => mesh::run(),
         Task::Image => image::run(),
         Task::Bench { quick, parts } => bench::run(quick, &parts),
+        Task::Fuzz { target, time } => fuzz::run(target.as_deref(), time),
         Task::Check { prose: true } => prose::check(),
         Task::Check { prose: false } => check::run(),
         Task::Test(_) | Task::Ci(_) => unreachable!("they have an exit code of their own"),

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use indicatif::ProgressBar;
 
 use crate::install::{Prepare, is_on_path};
-use crate::{cargo_deny, containerd_package, ebpf, envoy_wheel, mesh_programs, schemas};
+use crate::{cargo_deny, containerd_package, ebpf, envoy_wheel, fuzz, mesh_programs, schemas};
 
 /// What a requirement is needed for. Each purpose but `Check` includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     Demo,
     /// The guests with other kernels
     Vm,
+    /// The fuzz targets
+    Fuzz,
     /// The real mesh: etcd, Kubernetes' API server, Istio
     Mesh,
     /// Every test
@@ -30,9 +32,10 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    /// Whether this purpose also needs the requirements of `other`. Only `Check` includes `Check`, and only `Mesh` `Mesh`.
+    /// Whether this purpose also needs the requirements of `other`. Only `Check` includes `Check`, and so with `Fuzz` and
+    /// `Mesh`.
     pub(crate) fn includes(self, other: Self) -> bool {
-        other == self || (!matches!(other, Self::Check | Self::Mesh) && other < self)
+        other == self || (!matches!(other, Self::Check | Self::Fuzz | Self::Mesh) && other < self)
     }
 }
 
@@ -142,6 +145,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Check,
         probe: Probe::Ask(cargo_deny::is_there),
         install: Install::Beside(cargo_deny::prepare),
+    },
+    Requirement {
+        name: "cargo-fuzz",
+        why: "builds and runs the fuzz targets",
+        purpose: Purpose::Fuzz,
+        probe: Probe::Ask(fuzz::is_there),
+        install: Install::Beside(fuzz::prepare),
     },
     Requirement {
         name: "qemu",
