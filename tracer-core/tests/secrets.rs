@@ -155,7 +155,8 @@ proptest! {
             }
             joined
         };
-        prop_assume!(request.len() <= 512);
+        // What is no head may begin a head in any piece.
+        prop_assume!(request.len() <= 512 && !request.starts_with('\r'));
         prop_assert_eq!(joined(&[512]), joined(&sizes));
     }
 }

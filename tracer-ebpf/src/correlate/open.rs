@@ -66,7 +66,9 @@ pub fn connect(key: u64, netns: u64, tuple: &Tuple, flags: u8) {
     let Some(thread) = thread::current(opened_ns) else { return };
     // SAFETY: the value lives in the map, and only this thread writes it.
     let thread = unsafe { &mut *thread };
-    let Some(flow) = insert_dialed(key, Role::Upstream, netns, flags, tuple, opened_ns, &thread.owner) else { return };
+    let Some(flow) = insert_dialed(key, Role::Upstream, netns, flags, tuple, opened_ns, &thread.owner) else {
+        return;
+    };
     // SAFETY: the value lives in the map, and its id was just written.
     (thread.dialed, thread.dialed_id) = (key, unsafe { (*flow).id });
     let at = || opened_ns;

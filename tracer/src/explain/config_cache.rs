@@ -151,7 +151,9 @@ impl Sidecars {
     /// Drops the least recently used dumps until the rest is small enough.
     fn shed(&mut self) {
         let size = |known: &Known| known.dump.as_ref().map_or(0, Dump::size);
-        while self.known.len() > 1 && self.known.iter().map(|(_, known)| size(known)).sum::<usize>() > MAX_KEPT {
+        while self.known.len() > 1
+            && self.known.iter().map(|(_, known)| size(known)).sum::<usize>() > MAX_KEPT
+        {
             self.known.pop_lru();
         }
     }
