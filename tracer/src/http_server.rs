@@ -12,6 +12,7 @@ use std::{
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
+use nix::sys::socket::Backlog;
 
 pub use connection_limit::ConnectionLimit;
 pub use peer_rates::PeerRates;
@@ -33,9 +34,14 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         }
         bound => bound,
     }?;
+    // The usual 128 overflow in a flood, and a client whose first packet is dropped tries again only after a second.
+    nix::sys::socket::listen(&listener, Backlog::new(BACKLOG)?)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
+
+/// How many connections may wait to be accepted: the kernel's usual maximum (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
 
 /// Accepts connections and hands each to `serve`, which must not wait. `what` names the connections in the log.
 pub async fn accept_loop<S>(
