@@ -6,6 +6,7 @@ mod build_report;
 mod connection;
 mod connections;
 mod expiry;
+mod failures;
 mod leg_bytes;
 mod matching;
 mod namespace_index;
@@ -22,7 +23,7 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    attribution::Attribution, build_report::ReportInput, connection::Connection, matching::Search,
+    attribution::Attribution, build_report::ReportInput, connection::Connection, matching::{Found, Search},
     tables::Tables, upstream_sockets::ClaimBasis,
 };
 use crate::{
@@ -133,6 +134,8 @@ pub struct Engine {
     lost: u32,
     /// There are more overdue requests than one input reports.
     is_behind: bool,
+    /// The time of the latest event by which more records were lost than before.
+    last_loss: Option<u64>,
 }
 
 impl Engine {
@@ -144,6 +147,7 @@ impl Engine {
             settings,
             lost: 0,
             is_behind: false,
+            last_loss: None,
         }
     }
 
@@ -164,7 +168,9 @@ impl Engine {
             Input::Fact(time, fact) => self.attribution.learn(fact, time, reports),
             Input::Event(ref mut event) => {
                 self.advance(event.time, reports);
-                self.lost = event.lost;
+                if std::mem::replace(&mut self.lost, event.lost) != event.lost {
+                    self.last_loss = Some(event.time);
+                }
                 if self.tables.tunnels.contains(event.flow) {
                     // The reply leg's end is the last event of a tunnel.
                     if event.role == Role::Reply && matches!(event.kind, EventKind::Ended(_)) {
@@ -293,7 +299,7 @@ impl Engine {
     /// Handles a dial of an app that the pod's redirect led to a port without a listener. Only addresses that apps use as
     /// proxies are of interest.
     fn app_refused(&mut self, event: &Event, reports: &mut Reports) {
-        if event.sidecar.is_none() || !self.tables.is_dialed_by_app(event.remote) {
+        if event.sidecar.is_none() || !self.tables.is_proxy(event.remote) {
             return;
         }
         let Some((connection, request)) = Connection::refused(event) else { return };
@@ -302,6 +308,7 @@ impl Engine {
             interceptor: connection.interceptor(),
             outcome: Outcome::NotAccepted,
             upstream: Payload::NoConnection,
+            upstream_in_doubt: false,
             upstream_failed: false,
             tls_established: false,
             shared_upstream: false,
@@ -355,6 +362,7 @@ impl Engine {
         };
         if let Some(dialed) = event.link {
             self.claim_by_link(dialed);
+            self.tables.learn_from_failure(dialed, event.time);
         }
         if let Some(connection) = self.tables.connection_mut(flow) {
             connection.shared_upstream |= event.shared_upstream;
@@ -445,6 +453,7 @@ impl Engine {
             EventKind::Dialed => {}
             EventKind::Ended(end) => {
                 self.tables.upstreams.set_ended(event.flow, event.time, *end);
+                self.tables.learn_from_failure(event.flow, event.time);
                 self.tables.upstream_ended(event.flow);
             }
             EventKind::Sent { offset, total, data } => {
@@ -462,9 +471,20 @@ impl Engine {
 
     /// Whether a socket that may be this connection's was dropped for lack of room.
     fn is_crowded_out(&self, connection: &Connection) -> bool {
-        let since = connection.accepted.or(connection.opened).unwrap_or(0);
+        let since = connection.begun();
         let netns = connection.sidecar.map(|sidecar| sidecar.netns);
         netns.is_some_and(|netns| self.tables.upstreams.crowded_out_since(netns, since))
+    }
+
+    /// Whether no record was lost since the evidence for a connection begins.
+    fn saw_all(&self, connection: &Connection) -> bool {
+        self.last_loss.is_none_or(|lost| lost < connection.seen_since())
+    }
+
+    /// Whether no record was lost lately that may have told of another session which waited meanwhile.
+    fn knows_all_others(&self, connection: &Connection) -> bool {
+        let lately = connection.seen_since().saturating_sub(self.settings.deadline);
+        self.last_loss.is_none_or(|lost| lost < lately)
     }
 
     /// Judges a request and submits its report, if the verdict rules report it at all. The upstream socket that
@@ -474,16 +494,17 @@ impl Engine {
         let Some(connection) = self.tables.connection(flow) else { return };
         let Some(request) = connection.pending.get(nth) else { return };
         let found = self.find_upstream(Search { connection, request, outcome, time });
-        let socket = found.and_then(|(flow, _)| self.tables.upstreams.get(flow));
+        let socket = found.and_then(|found| self.tables.upstreams.get(found.flow?));
         let evidence = Evidence {
             form: request.request.form,
             interceptor: connection.interceptor(),
             outcome,
-            upstream: found.map_or(Payload::NoConnection, |(_, payload)| payload),
+            upstream: found.map_or(Payload::NoConnection, |found| found.payload),
+            upstream_in_doubt: found.is_some_and(|found| found.in_doubt),
             upstream_failed: socket.is_some_and(|upstream| upstream.ended.is_some() && !upstream.answered),
             tls_established: socket.is_some_and(|upstream| upstream.tls_established),
             shared_upstream: connection.shared_upstream,
-            nothing_lost: request.lost == self.lost && !self.is_crowded_out(connection),
+            nothing_lost: self.saw_all(connection) && !self.is_crowded_out(connection),
             from_start: connection.opened.is_some(),
             by_proxy,
         };
@@ -500,7 +521,7 @@ impl Engine {
             });
             self.attribution.submit(key, Box::new(report), time, reports);
         }
-        if let Some((upstream, payload)) = found
+        if let Some(Found { flow: Some(upstream), payload, in_doubt: false }) = found
             && connection.tunnel.is_none()
             && request.rewritten.is_none()
             && self.is_certain(connection, upstream, payload, outcome)

@@ -32,6 +32,8 @@ pub struct Evidence {
     pub outcome: Outcome,
     /// What the interceptor sent upstream before that.
     pub upstream: Payload,
+    /// That socket, or a dial that failed meanwhile, may be another session's.
+    pub upstream_in_doubt: bool,
     /// The upstream socket ended before its peer sent anything.
     pub upstream_failed: bool,
     /// The TLS that the interceptor began was accepted by its peer, which therefore speaks TLS.
@@ -66,6 +68,8 @@ impl Evidence {
             Some(Reason::BeyondZtunnel)
         } else if self.shared_upstream {
             Some(Reason::SharedUpstream)
+        } else if self.upstream_in_doubt {
+            Some(Reason::LegNotSeen)
         } else {
             None
         }
@@ -151,6 +155,11 @@ fn judge_connect(evidence: &Evidence) -> Judgment {
         DialFailed, NoConnection, Nothing, OtherBytes, OwnConnect, RewrittenRequest, SameBytes, Tls,
     };
     match (evidence.outcome, evidence.upstream) {
+        (Outcome::Replied { .. } | Outcome::Closed, SameBytes | RewrittenRequest | OwnConnect)
+            if evidence.upstream_in_doubt =>
+        {
+            undetermined(evidence.doubt().unwrap_or(Reason::LegNotSeen))
+        }
         (Outcome::Replied { .. } | Outcome::Closed, OwnConnect) => undetermined(Reason::Rewritten),
         // The other side got the app's own bytes, so the answer is its own, whatever its status and `Server` header: a
         // remote Envoy's 404 is byte-identical to a local one.
@@ -158,6 +167,9 @@ fn judge_connect(evidence: &Evidence) -> Judgment {
         // ztunnel sends TLS only to another member of the mesh, where a waypoint may answer in place of the proxy.
         (Outcome::Replied { .. }, Tls) if evidence.interceptor == Some(InterceptorKind::Ztunnel) => {
             undetermined(Reason::BeyondZtunnel)
+        }
+        (Outcome::Replied { .. }, Tls) if evidence.upstream_in_doubt => {
+            undetermined(if evidence.nothing_lost { Reason::SharedUpstream } else { Reason::RecordsLost })
         }
         // A proxy in the mesh is reached by mTLS, which its own sidecar takes off again.
         (Outcome::Replied { status, .. }, Tls) => passed_on(status),
@@ -186,9 +198,11 @@ fn judge_connect(evidence: &Evidence) -> Judgment {
                 (Some(status), _) => handled(local_reply(status, body)),
             }
         }
+        // The sidecar closed, and its own socket was still open and silent.
+        (Outcome::Closed, Nothing) if !evidence.upstream_failed => undetermined(Reason::LegNotSeen),
         (Outcome::Closed, SameBytes | OtherBytes | Nothing) => unreachable(Reason::ClosedWithoutReply),
         (Outcome::Closed, DialFailed) => unreachable(Reason::ConnectFailed),
-        (Outcome::Closed, Tls) if evidence.tls_established => unreachable(Reason::ClosedWithoutReply),
+        (Outcome::Closed, Tls) if evidence.tls_established && !evidence.upstream_in_doubt => unreachable(Reason::ClosedWithoutReply),
         (Outcome::Closed, Tls | NoConnection) if let Some(doubt) = evidence.doubt() => undetermined(doubt),
         (Outcome::Closed, Tls) => Verdict::WrappedInTls.into(),
         // Closed without a byte and without a dial: BlackHoleCluster, no endpoint, no cluster, no filter chain.
@@ -252,6 +266,7 @@ mod tests {
             interceptor: Some(InterceptorKind::Sidecar),
             outcome,
             upstream,
+            upstream_in_doubt: false,
             upstream_failed: false,
             tls_established: false,
             shared_upstream: false,
@@ -323,7 +338,7 @@ mod tests {
         for (upstream, expected) in [
             (Payload::NoConnection, Verdict::Blackholed.into()),
             (Payload::DialFailed, unreachable(Reason::ConnectFailed)),
-            (Payload::Nothing, unreachable(Reason::ClosedWithoutReply)),
+            (Payload::Nothing, undetermined(Reason::LegNotSeen)),
             (Payload::SameBytes, unreachable(Reason::ClosedWithoutReply)),
             (Payload::Tls, Verdict::WrappedInTls.into()),
         ] {

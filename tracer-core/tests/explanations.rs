@@ -27,7 +27,7 @@ fn envoys(status: u16, length: usize) -> String {
 
 fn handled_as_http() -> Vec<(&'static str, Scene)> {
     let local = |status, length| Scene::outbound().asks().answers(envoys(status, length));
-    let forwarded = || Scene::outbound().asks().dials().sends_upstream(REWRITTEN);
+    let forwarded = || Scene::outbound().asks().dials_for_a_request().sends_upstream(REWRITTEN);
     vec![
         ("its own 404", local(404, 0)),
         ("the same at the proxy's sidecar", Scene::inbound().asks().answers(envoys(404, 0))),
@@ -43,8 +43,8 @@ fn handled_as_http() -> Vec<(&'static str, Scene)> {
         ("a target without a port", local(400, 11)),
         ("chunked", local(501, 15)),
         ("no way to forward it", local(503, 19)),
-        ("the dial failed", Scene::outbound().asks().dials().dial_fails().answers(envoys(503, 84))),
-        ("the dial hangs", Scene::outbound().asks().dials().answers(envoys(503, 84))),
+        ("the dial failed", Scene::outbound().asks().dials_for_a_request().dial_fails().answers(envoys(503, 84))),
+        ("the dial hangs", Scene::outbound().asks().dials_for_a_request().answers(envoys(503, 84))),
         ("forwarded, and the proxy says 503", forwarded().answers(envoys(503, 95))),
         ("forwarded to a proxy that hangs up", forwarded().proxy_closes().answers(envoys(503, 95))),
         ("forwarded, and granted", forwarded().answers(envoys(200, 0))),
@@ -53,9 +53,9 @@ fn handled_as_http() -> Vec<(&'static str, Scene)> {
         ("forwarded, and closed", forwarded().proxy_closes().sidecar_closes()),
         (
             "the same at the proxy's sidecar",
-            Scene::inbound().asks().dials().sends_upstream(REWRITTEN).answers(envoys(200, 0)),
+            Scene::inbound().asks().dials_for_a_request().sends_upstream(REWRITTEN).answers(envoys(200, 0)),
         ),
-        ("terminated", Scene::outbound().asks().dials().answers(envoys(200, 0))),
+        ("terminated", Scene::outbound().asks().dials_for_a_request().answers(envoys(200, 0))),
         ("another status", local(418, 0)),
     ]
 }
@@ -104,6 +104,14 @@ fn undetermined() -> Vec<(&'static str, Scene)> {
         (
             "ztunnel, to a member of the mesh",
             Scene::ztunnel().asks().dials().sends_upstream(HELLO).answers(envoys(404, 0)),
+        ),
+        (
+            "TLS that may be another connection's",
+            asks().dials_for_a_request().sends_upstream(HELLO).proxy_closes().sidecar_closes(),
+        ),
+        (
+            "a dial to an unknown address failed",
+            Scene::to_service().dials_for_a_request().asks().dial_fails().sidecar_closes(),
         ),
         ("a tunnel of its own", asks().dials().sends_upstream(OWN_CONNECT).answers(GRANTED)),
     ]

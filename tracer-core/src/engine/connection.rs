@@ -32,11 +32,13 @@ pub(super) struct Connection {
     pub(super) remote: SocketAddr,
     /// When the app dialed it. `None`: before the probes were attached.
     pub(super) opened: Option<u64>,
+    /// The time of its first event.
+    first_seen: u64,
     /// The app's task.
     pub(super) task: Option<Task>,
     /// The cgroup of the app's socket, where the task was not seen. 0: unknown.
     pub(super) cgroup: u64,
-    /// The sidecar that accepted it.
+    /// The sidecar that accepted it. The table sets it, which counts connections by it.
     pub(super) sidecar: Option<Interception>,
     /// The sidecar's task that accepted it. `None`: the reply leg was not seen yet.
     pub(super) acceptor: Option<Task>,
@@ -94,8 +96,6 @@ pub(super) struct PendingRequest {
     pub(super) complete: bool,
     /// When its first line was complete.
     pub(super) time: u64,
-    /// How many records the node had lost by then.
-    pub(super) lost: u32,
     /// It was reported already, as unanswered.
     pub(super) reported: bool,
     /// The upstream socket on which the sidecar sent a rewritten form of it.
@@ -146,9 +146,10 @@ impl Connection {
             local: event.local,
             remote: event.remote,
             opened: event.opened,
+            first_seen: event.time,
             task: event.task.clone(),
             cgroup: event.cgroup,
-            sidecar: event.sidecar,
+            sidecar: None,
             acceptor: None,
             accepted: None,
             reply: event.link,
@@ -175,7 +176,7 @@ impl Connection {
     /// seen.
     pub(super) fn refused(event: &Event) -> Option<(Self, PendingRequest)> {
         event.sidecar?;
-        let mut connection = Self::new(event, 0);
+        let mut connection = Self { sidecar: event.sidecar, ..Self::new(event, 0) };
         let request = Request {
             form: Form::Connect,
             authority: CompactString::default(),
@@ -193,6 +194,16 @@ impl Connection {
         let sidecar = self.sidecar?;
         let port = sidecar.client_port.unwrap_or(self.local.port());
         Some((sidecar.netns, SocketAddr::new(self.local.ip(), port)))
+    }
+
+    /// When the sidecar accepted it, else when the app dialed it. 0: neither was seen.
+    pub(super) fn begun(&self) -> u64 {
+        self.accepted.or(self.opened).unwrap_or(0)
+    }
+
+    /// When the evidence begins that concerns it.
+    pub(super) fn seen_since(&self) -> u64 {
+        self.accepted.or(self.opened).unwrap_or(self.first_seen)
     }
 
     /// The kind of interceptor that accepted it, by the name of the accepting thread. `None`: no interceptor did.
@@ -278,7 +289,6 @@ impl Connection {
             request,
             complete,
             time: event.time,
-            lost: event.lost,
             reported: false,
             rewritten: None,
             ticket: None,

@@ -24,6 +24,8 @@ pub(super) struct Connections {
     /// App flows, by the sidecar's accepted socket. Where only the app's leg named that socket, it may be the one of an
     /// earlier connection from the same port, if the sidecar has not accepted this one yet.
     by_reply: HashMap<u64, u64>,
+    /// How many connections there are to each address, by the sidecar's network namespace.
+    dialed: HashMap<Peer, usize>,
     /// Flow and serial number, by the time of the first event.
     ages: AgeQueue<(u64, u64)>,
     next_serial: u64,
@@ -49,9 +51,14 @@ impl Connections {
         if is_new {
             self.add(event);
         }
-        let Self { by_flow, by_peer, by_reply, .. } = self;
+        let Self { by_flow, by_peer, by_reply, dialed, .. } = self;
         let connection = by_flow.get_mut(&flow)?;
-        connection.sidecar = connection.sidecar.or(event.sidecar);
+        if connection.sidecar.is_none()
+            && let Some(sidecar) = event.sidecar
+        {
+            connection.sidecar = Some(sidecar);
+            *dialed.entry((sidecar.netns, connection.remote)).or_default() += 1;
+        }
         connection.reply = connection.reply.or(event.link);
         let connection = by_flow.get(&flow)?;
         // If an app has two connections from one port, address translation leaves that port to the older one: what the
@@ -82,6 +89,11 @@ impl Connections {
         let exists =
             |&(flow, serial): &(u64, u64)| by_flow.get(&flow).is_some_and(|found| found.serial == serial);
         ages.push(event.time, (flow, serial), by_flow.len(), exists);
+    }
+
+    /// Whether an app whose sidecar is in this network namespace has a connection to this address.
+    pub(super) fn is_dialed(&self, netns: u64, remote: SocketAddr) -> bool {
+        self.dialed.contains_key(&(netns, remote))
     }
 
     /// The connection that the sidecar accepted with this socket, if its app's leg or the socket itself named it.
@@ -126,6 +138,14 @@ impl Connections {
         let connection = self.by_flow.remove(&flow)?;
         self.tenants.remove(connection.tenant, connection.serial, connection.charged);
         self.untracked += connection.untracked;
+        if let Some(sidecar) = connection.sidecar
+            && let Entry::Occupied(mut entry) = self.dialed.entry((sidecar.netns, connection.remote))
+        {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
         if let Some(reply) = connection.reply {
             remove_if(&mut self.by_reply, reply, flow);
         }

@@ -7,7 +7,9 @@ use super::{
     Engine,
     connection::{Connection, PendingRequest, request_key},
     payload::{classify, is_origin_form, is_passed_on, is_written_by_envoy, tunneled},
-    upstream_sockets::{ClaimBasis, Failure, FailureStage, UpstreamSocket},
+    failures::{Failure, FailureStage},
+    tables::Target,
+    upstream_sockets::{ClaimBasis, UpstreamSocket},
 };
 use crate::{
     event::End,
@@ -23,6 +25,26 @@ pub(super) struct Search<'a> {
     pub(super) outcome: Outcome,
     /// When it ended.
     pub(super) time: u64,
+}
+
+/// The socket that explains how a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Its flow. `None`: there is only a doubt.
+    pub(super) flow: Option<u64>,
+    /// What it carried.
+    pub(super) payload: Payload,
+    /// It may be another session's.
+    pub(super) in_doubt: bool,
+}
+
+impl Found {
+    fn sure((flow, payload): (u64, Payload)) -> Self {
+        Self { flow: Some(flow), payload, in_doubt: false }
+    }
+
+    /// No socket was found, but one may have gone unnoticed.
+    const DOUBT: Self = Self { flow: None, payload: Payload::NoConnection, in_doubt: true };
 }
 
 impl Engine {
@@ -54,7 +76,7 @@ impl Engine {
                 continue;
             };
             // The sidecar dials the address that the app dialed, unless that is a Service's virtual address.
-            if connection.remote != upstream.remote {
+            if self.tables.target(connection, upstream.remote) != Target::Own {
                 continue;
             }
             match classify(&upstream.bytes, false, &connection.app_bytes, &request.request) {
@@ -91,50 +113,75 @@ impl Engine {
 
     /// The sidecar's socket for a request, and what it carried: the one that was claimed by its bytes, else the best
     /// match among the unclaimed ones that were dialed meanwhile.
-    pub(super) fn find_upstream(&self, search: Search<'_>) -> Option<(u64, Payload)> {
+    pub(super) fn find_upstream(&self, search: Search<'_>) -> Option<Found> {
         let Search { connection, request, outcome, .. } = search;
         if let Some(flow) = connection.tunnel.filter(|flow| self.still_carries(*flow, connection)) {
             let upstream = self.tables.upstreams.get(flow);
             let is_inside = upstream.is_some_and(|upstream| tunneled(upstream.bytes.as_slice()).is_some());
-            return Some((flow, if is_inside { Payload::OwnConnect } else { Payload::SameBytes }));
+            let payload = if is_inside { Payload::OwnConnect } else { Payload::SameBytes };
+            return Some(Found::sure((flow, payload)));
         }
         if let Some(flow) = request.rewritten {
-            return Some((flow, Payload::RewrittenRequest));
+            return Some(Found::sure((flow, Payload::RewrittenRequest)));
         }
         if outcome != Outcome::Pending
             && let Some(found) = self.take_over(search)
         {
-            return Some(found);
+            return Some(Found::sure(found));
         }
-        if let Some(found) = self.linked(search) {
-            return Some(found);
+        if let Some((flow, payload)) = self.linked(search) {
+            // The link may be that of a socket for an HTTP request, whose session may be among what was lost.
+            let in_doubt = payload == Payload::Tls && !self.knows_all_others(connection);
+            return Some(Found { flow: Some(flow), payload, in_doubt });
         }
         let best = self.best_candidate(search);
-        let is_silent = best.is_none_or(|(_, payload)| payload == Payload::Nothing);
+        let is_silent = best.is_none_or(|found| found.payload == Payload::Nothing);
         if outcome == Outcome::Closed && is_silent {
-            let netns = connection.sidecar?.netns;
-            let failure = self.tables.upstreams.failure(netns, connection.remote);
-            let failure = failure.map(|Failure { flow, stage }| match stage {
-                FailureStage::Dial => (flow, Payload::DialFailed),
-                FailureStage::Open => (flow, Payload::Nothing),
-                FailureStage::Tls => (flow, Payload::Tls),
-            });
-            return failure.or(best);
+            return self.failure(search).or(best);
         }
         best
     }
 
+    /// The failed dial that explains why the sidecar closed a connection, or the doubt that there is one.
+    fn failure(&self, search: Search<'_>) -> Option<Found> {
+        let Search { connection, time, .. } = search;
+        let sidecar = connection.sidecar?;
+        let since = connection.seen_since();
+        let mut doubt = None;
+        let failures = self.tables.upstreams.failures(sidecar.netns, since);
+        for failure in failures.filter(|failure| failure.time <= time) {
+            let Failure { flow, remote, stage, link, .. } = *failure;
+            let by = link.and_then(|reply| self.tables.by_reply(reply));
+            let target = match (self.tables.target(connection, remote), by) {
+                (Target::Unknown, Some(by)) if by.remote == connection.remote => Target::Own,
+                (Target::Unknown, Some(_)) => Target::Others,
+                (target, _) => target,
+            };
+            match (target, stage) {
+                (Target::Own, FailureStage::Dial) => return Some(Found::sure((flow, Payload::DialFailed))),
+                (Target::Own, FailureStage::Open) => return Some(Found::sure((flow, Payload::Nothing))),
+                // An app may speak TLS with its proxy, so only a plaintext request shows that the TLS is the sidecar's.
+                (Target::Own, FailureStage::Tls) if by.is_some_and(|by| !by.pending.is_empty()) => {
+                    return Some(Found::sure((flow, Payload::Tls)));
+                }
+                (Target::Own | Target::Unknown, _) => doubt = Some(Found::DOUBT),
+                (Target::Others, _) => {}
+            }
+        }
+        doubt
+    }
+
     /// The best match among the unclaimed sockets.
-    fn best_candidate(&self, search: Search<'_>) -> Option<(u64, Payload)> {
+    fn best_candidate(&self, search: Search<'_>) -> Option<Found> {
         let Search { connection, request, outcome, time } = search;
         let sidecar = connection.sidecar?;
         let thread = connection.acceptor.as_ref().map(|task| task.tid);
-        let begun = connection.accepted.or(connection.opened).unwrap_or(0);
+        let begun = connection.begun();
         let (netns, remote) = (sidecar.netns, connection.remote);
         let candidates = self.tables.upstreams.candidates(netns, remote, thread, begun, request.key);
-        let mut best: Option<(_, u64, Payload)> = None;
+        let mut best: Option<(_, Found)> = None;
         for (flow, upstream) in candidates {
-            let same_netns = upstream.netns == sidecar.netns || upstream.netns == 0 || sidecar.netns == 0;
+            let same_netns = upstream.netns == sidecar.netns && sidecar.netns != 0;
             let meanwhile = upstream.dialed.is_none_or(|dialed| (begun..=time).contains(&dialed))
                 && upstream.sent.is_none_or(|sent| sent <= time);
             if !same_netns || !meanwhile {
@@ -146,10 +193,11 @@ impl Engine {
             if self.is_for_another(upstream, connection, payload, outcome) {
                 continue;
             }
-            let same_remote = upstream.remote == connection.remote;
+            let target = self.tables.target(connection, upstream.remote);
+            let same_remote = target == Target::Own;
             let same_thread = thread.is_some() && upstream.task.as_ref().map(|task| task.tid) == thread;
-            // A socket to an address that another app dialed is for that app.
-            let is_free = !self.tables.is_dialed_by_app(upstream.remote);
+            let is_free = target == Target::Unknown;
+            let is_linked = upstream.link.is_some() && upstream.link == connection.reply;
             let after_request = upstream.sent.is_some_and(|sent| sent >= request.time);
             let fits = match payload {
                 Payload::SameBytes => same_remote || is_free,
@@ -159,10 +207,9 @@ impl Engine {
                 // with many peers.
                 Payload::Tls => same_remote || (is_free && after_request && outcome != Outcome::Pending),
                 Payload::OtherBytes => after_request && same_remote,
-                // Without bytes, only its address or its own end ties a socket to this connection, and it explains a
-                // grant, a failure or a silence, but no other answer.
+                // Without bytes, only its address ties a socket to this connection, and it explains a grant, a failure or
+                // a silence, but no other answer.
                 Payload::Nothing | Payload::DialFailed => {
-                    let by_thread = is_free && same_thread && upstream.ended.is_some();
                     match outcome {
                         // A filter that terminates a CONNECT has read the request before it dials.
                         Outcome::Replied { status: Some(200..300), .. } => {
@@ -170,10 +217,10 @@ impl Engine {
                                 && !failed
                                 && upstream.dialed.is_none_or(|dialed| dialed >= request.time)
                         }
-                        Outcome::Replied { status: Some(503), .. } | Outcome::Closed => {
-                            same_remote || by_thread
-                        }
-                        Outcome::GivenUp | Outcome::Pending => same_remote,
+                        Outcome::Replied { status: Some(503), .. }
+                        | Outcome::Closed
+                        | Outcome::GivenUp
+                        | Outcome::Pending => same_remote,
                         Outcome::Replied { .. } | Outcome::NotAccepted => false,
                     }
                 }
@@ -186,11 +233,22 @@ impl Engine {
             let earliest = Reverse((upstream.dialed, upstream.sent));
             let is_same = payload == Payload::SameBytes;
             let rank = (is_same, same_remote, same_thread, weight(payload), is_cause, earliest);
-            if fits && best.is_none_or(|(other, ..)| rank > other) {
-                best = Some((rank, flow, payload));
+            let in_doubt = match payload {
+                // An app may speak TLS with its proxy.
+                Payload::Tls => !is_linked,
+                // The session whose bytes these are may be among what was lost. A link of a socket that was dialed for an
+                // HTTP request is unreliable.
+                Payload::SameBytes | Payload::OwnConnect => {
+                    !is_linked && !same_remote && !self.knows_all_others(connection)
+                }
+                Payload::RewrittenRequest => !same_remote && !self.knows_all_others(connection),
+                Payload::NoConnection | Payload::Nothing | Payload::DialFailed | Payload::OtherBytes => false,
+            };
+            if fits && best.is_none_or(|(other, _)| rank > other) {
+                best = Some((rank, Found { flow: Some(flow), payload, in_doubt }));
             }
         }
-        best.map(|(_, flow, payload)| (flow, payload))
+        best.map(|(_, found)| found)
     }
 
     /// Whether a claimed socket still carries the connection's bytes. More pieces of a request may have come since it
@@ -265,7 +323,7 @@ impl Engine {
     fn may_be_for(&self, upstream: &UpstreamSocket, connection: &Connection) -> bool {
         let bytes = upstream.bytes.as_slice();
         let is_request = head::request(bytes).head().is_some() || is_origin_form(bytes);
-        (upstream.remote == connection.remote || !self.tables.is_dialed_by_app(upstream.remote))
+        self.tables.target(connection, upstream.remote) != Target::Others
             && (!is_request || is_passed_on(bytes, &connection.app_bytes))
     }
 

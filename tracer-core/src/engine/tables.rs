@@ -14,7 +14,21 @@ use super::{
     tunnels::Tunnels,
     upstream_sockets::{Claim, ClaimBasis, UpstreamSockets},
 };
-use crate::{event::Event, verdict::Payload};
+use crate::{
+    event::{End, Event},
+    verdict::Payload,
+};
+
+/// How the address that a sidecar dialed is related to an app's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// It is the address that the app dialed, or is known to serve it.
+    Own,
+    /// It is known for no address that an app dialed.
+    Unknown,
+    /// An app dialed it, or it serves another address.
+    Others,
+}
 
 /// The most memory that connections may take, in bytes. An ordinary one takes 1 to 2 KiB.
 const MAX_BYTES: usize = 80 << 20;
@@ -31,7 +45,7 @@ pub(super) struct Tables {
     /// Ends of sidecars' accepted sockets whose app has not sent anything yet.
     early_ends: TtlMap<Peer, Event>,
     pub(super) upstreams: UpstreamSockets,
-    /// The proxies that apps dialed lately.
+    /// The addresses to which apps have sent requests.
     proxies: TtlMap<SocketAddr, ()>,
     /// Upstream sockets that were claimed before they had carried a byte, by the address dialed.
     silent: HashMap<SocketAddr, Vec<u64>>,
@@ -128,6 +142,9 @@ impl Tables {
     /// Claims an upstream socket that carries the connection's bytes unchanged.
     pub(super) fn claim_tunnel(&mut self, upstream: u64, flow: u64, basis: ClaimBasis) {
         self.assign(upstream, flow, basis);
+        if let Some(time) = self.upstreams.get(upstream).and_then(|upstream| upstream.sent) {
+            self.learn_endpoint(upstream, flow, time);
+        }
         if let Some(connection) = self.connections.get_mut(flow) {
             connection.tunnel = Some(upstream);
             connection.tunnel_basis = Some(basis);
@@ -246,9 +263,45 @@ impl Tables {
         }
     }
 
-    /// Whether an app dialed this address lately. A sidecar's socket to it is then for that app.
-    pub(super) fn is_dialed_by_app(&self, remote: SocketAddr) -> bool {
+    /// Whether apps use this address as a proxy.
+    pub(super) fn is_proxy(&self, remote: SocketAddr) -> bool {
         self.proxies.get(&remote).is_some()
+    }
+
+    /// How the address that a sidecar dialed is related to a connection that it accepted.
+    pub(super) fn target(&self, connection: &Connection, upstream: SocketAddr) -> Target {
+        let Some(sidecar) = connection.sidecar else { return Target::Others };
+        if upstream == connection.remote {
+            return Target::Own;
+        }
+        match self.upstreams.endpoints.serves(sidecar.netns, upstream, connection.remote) {
+            Some(true) => Target::Own,
+            Some(false) => Target::Others,
+            // A socket to an address that another app of the pod has dialed is for that app.
+            None if self.connections.is_dialed(sidecar.netns, upstream) => Target::Others,
+            None => Target::Unknown,
+        }
+    }
+
+    /// Learns the endpoint from a dial that failed, if it is known for which accepted socket it was. A socket that carried
+    /// bytes is known by these: its link may be wrong.
+    pub(super) fn learn_from_failure(&mut self, upstream: u64, time: u64) {
+        let Some(socket) = self.upstreams.get(upstream) else { return };
+        let is_failure = socket.bytes.is_empty() && socket.ended.is_some_and(|end| end != End::ClosedHere);
+        let Some(reply) = socket.link.filter(|_| is_failure) else { return };
+        if let Some(flow) = self.by_reply(reply).map(|connection| connection.flow) {
+            self.learn_endpoint(upstream, flow, time);
+        }
+    }
+
+    /// Learns that the address that a sidecar dialed for a connection serves the one that its app dialed.
+    fn learn_endpoint(&mut self, upstream: u64, flow: u64, time: u64) {
+        let Some(connection) = self.connections.get(flow) else { return };
+        let Some(socket) = self.upstreams.get(upstream) else { return };
+        let (dialed, endpoint, netns) = (connection.remote, socket.remote, socket.netns);
+        if connection.sidecar.is_some_and(|sidecar| sidecar.netns == netns) {
+            self.upstreams.endpoints.learn(time, netns, dialed, endpoint);
+        }
     }
 
     /// Keeps the end of a sidecar's accepted socket until its app has sent something.
@@ -299,9 +352,8 @@ impl Tables {
     /// beyond the bounds: connections and tunnels together have `capacity`, and connections [`MAX_BYTES`]. The oldest
     /// connection of the pod whose connections take most memory goes first, so that a pod loses no session to another's.
     pub(super) fn expire(&mut self, time: u64, asked_before: u64, kept_after: u64, capacity: usize) {
-        self.upstreams.expire(time, asked_before, capacity);
-        // A socket for the last connection to a proxy may be one deadline younger, and is itself kept for one.
-        self.proxies.expire(asked_before.saturating_sub(time.saturating_sub(asked_before)), capacity);
+        self.upstreams.expire(time, asked_before, kept_after, capacity);
+        self.proxies.expire(kept_after, capacity);
         self.early_ends.expire(asked_before, capacity);
         while self.tunnels.oldest().is_some_and(|oldest| oldest < kept_after) {
             self.tunnels.remove_oldest();

@@ -6,6 +6,7 @@ use foldhash::HashMap;
 
 use super::{
     expiry::{DeadlineQueue, TtlMap},
+    failures::{Endpoints, Failure, FailureStage, Failures},
     leg_bytes::LegBytes,
     namespace_index::NamespaceIndex,
     tenants::{Tenant, Tenants},
@@ -75,33 +76,15 @@ pub(super) enum ClaimBasis {
     Link,
 }
 
-/// An upstream socket that ended before it carried a request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Failure {
-    /// Its flow.
-    pub(super) flow: u64,
-    /// How far it got.
-    pub(super) stage: FailureStage,
-}
-
-/// How far a socket got that never carried a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum FailureStage {
-    /// The dial failed.
-    Dial,
-    /// It was open and carried no byte.
-    Open,
-    /// It had sent a TLS record.
-    Tls,
-}
-
 /// The sockets that the sidecars of this node dialed lately.
 #[derive(Default)]
 pub(super) struct UpstreamSockets {
     /// Boxed, so that room for more sockets takes little.
     sockets: HashMap<u64, Box<UpstreamSocket>>,
-    /// The latest failure by network namespace and address.
-    failures: TtlMap<(u64, SocketAddr), Failure>,
+    /// The latest failures.
+    failures: Failures,
+    /// Which addresses sidecars dial for those that apps dialed.
+    pub(super) endpoints: Endpoints,
     /// Unclaimed flows, by address dialed.
     by_remote: NamespaceIndex<SocketAddr>,
     /// Unclaimed flows: thread, when it was dialed (0: not seen), flow.
@@ -208,30 +191,23 @@ impl UpstreamSockets {
         Some(claim)
     }
 
-    /// Records how a socket ended. A failure before it carried a request is remembered beyond its session.
+    /// Records how a socket ended. A failure before it carried a request may explain the end of other sessions too.
     pub(super) fn set_ended(&mut self, flow: u64, time: u64, end: End) {
         let Some(socket) = self.sockets.get_mut(&flow) else { return };
         socket.ended = Some(end);
         let stage = match (end, socket.bytes.as_slice()) {
             (End::DialFailed, _) => FailureStage::Dial,
             (End::ClosedByPeer | End::Reset, []) => FailureStage::Open,
-            (End::ClosedByPeer | End::Reset, [0x16, 3, ..]) => FailureStage::Tls,
+            (End::ClosedByPeer | End::Reset, [0x16, 3, ..]) if !socket.tls_established => FailureStage::Tls,
             (End::ClosedHere | End::ClosedByPeer | End::Reset, _) => return,
         };
-        let to = (socket.netns, socket.remote);
-        // A socket that outlived its session has lost its bytes, so an earlier failure may have got further.
-        let before = self.failures.get(&to).map_or(stage, |failure| failure.stage);
-        self.failures.insert(time, to, Failure { flow, stage: stage.max(before) });
+        let failure = Failure { time, flow, remote: socket.remote, stage, link: socket.link };
+        self.failures.push(socket.netns, failure);
     }
 
-    /// The latest failure of the sidecar in `netns` towards an address.
-    ///
-    /// Envoy's pool fails every stream that waits for a connection to a host when one cannot be made, and gives a later
-    /// stream a connection that an earlier one dialed, so a session may end by the failure of a socket dialed for
-    /// another, even before the session began:
-    /// <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/conn_pool/conn_pool_base.cc>
-    pub(super) fn failure(&self, netns: u64, remote: SocketAddr) -> Option<Failure> {
-        self.failures.get(&(netns, remote)).copied()
+    /// The failures of the sidecar in `netns` from `since` on, latest first.
+    pub(super) fn failures(&self, netns: u64, since: u64) -> impl Iterator<Item = &Failure> {
+        self.failures.since(netns, since)
     }
 
     /// Forgets a socket.
@@ -257,9 +233,13 @@ impl UpstreamSockets {
     }
 
     /// Forgets unclaimed sockets first seen before `asked_before`, and while more than `capacity` sockets are known, the
-    /// oldest unclaimed one of the tenant that has most. A claimed socket stays as long as its session.
-    pub(super) fn expire(&mut self, time: u64, asked_before: u64, capacity: usize) {
-        self.failures.expire(asked_before, capacity);
+    /// oldest unclaimed one of the tenant that has most. A claimed socket stays as long as its session. Endpoints are
+    /// forgotten from before `kept_after`.
+    pub(super) fn expire(&mut self, time: u64, asked_before: u64, kept_after: u64, capacity: usize) {
+        self.endpoints.expire(kept_after, capacity);
+        for netns in self.failures.expire(asked_before, capacity) {
+            self.crowded_out.insert(time, netns, time);
+        }
         self.crowded_out.expire(asked_before, capacity);
         while let Some((_, flow)) = self.unclaimed.pop(asked_before.saturating_sub(1)) {
             self.remove(flow);

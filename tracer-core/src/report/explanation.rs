@@ -138,6 +138,12 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
     if evidence.is_acquitted() {
         said.push("the answer has a sign of a forward proxy, such as Via or status 407".to_owned());
     }
+    if evidence.upstream_in_doubt {
+        said.push(match evidence.upstream {
+            Payload::NoConnection => format!("a connection of {sidecar} to another address failed meanwhile"),
+            _ => format!("{sidecar} may have opened that connection for another app"),
+        });
+    }
     if evidence.shared_upstream {
         said.push(format!(
             "{sidecar} received bytes meanwhile on a connection that it shares between sessions"
@@ -155,8 +161,10 @@ pub(crate) fn evidence(subject: &Subject<'_>, evidence: &Evidence) -> Vec<String
 /// Whether a connection that was not seen was not made. A 2xx and a proxy's own answer must have come through one.
 fn saw_all(evidence: &Evidence) -> bool {
     let granted = matches!(evidence.outcome, Outcome::Replied { status: Some(200..300), .. });
-    let may_be_unseen =
-        evidence.by_proxy || evidence.shared_upstream || evidence.interceptor == Some(Ztunnel);
+    let may_be_unseen = evidence.by_proxy
+        || evidence.shared_upstream
+        || evidence.upstream_in_doubt
+        || evidence.interceptor == Some(Ztunnel);
     evidence.nothing_lost && evidence.from_start && !granted && !may_be_unseen
 }
 

@@ -20,6 +20,16 @@ pub(crate) enum Kind {
     Terminated,
     WrappedInTls,
     GivenUp,
+    /// The answer comes through a connection that the sidecar shares between sessions.
+    Pooled,
+    /// The same, and the proxy closes.
+    PooledClosed,
+    /// The sidecar closes because a dial failed that it had begun for an earlier connection.
+    SharedFailure,
+    /// The proxy speaks TLS, as one in the mesh does, and closes.
+    MeshClosed,
+    /// A connection on which the app itself speaks TLS, to the proxy of another kind. It has no request.
+    OwnTls,
 }
 
 /// One step of a session.
@@ -36,8 +46,16 @@ pub(crate) enum Step {
     SameBytes,
     Rewritten,
     Hello,
+    /// TLS goes on: the peer speaks it.
+    SecondFlight,
     UpstreamFails,
     UpstreamEnds,
+    /// An upstream that the sidecar's thread had dialed for a connection of which nothing else is known.
+    OthersDial,
+    OthersDialFails,
+    /// The sidecar received something on a shared connection before.
+    SharedReply(&'static str),
+    SharedEnd,
     Reply(&'static str),
     SidecarCloses,
     AppCloses,
@@ -45,7 +63,8 @@ pub(crate) enum Step {
 
 pub(crate) use Step::{
     Accept, AcceptAndDial, AppCloses, Dial, Head, HeadFirstHalf, HeadSecondHalf, Hello, Reply, Rewritten,
-    SameBytes, SidecarCloses, UpstreamEnds, UpstreamFails,
+    OthersDial, OthersDialFails, SameBytes, SecondFlight, SharedEnd, SharedReply, SidecarCloses, UpstreamEnds,
+    UpstreamFails,
 };
 
 const GRANTED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
@@ -55,7 +74,7 @@ const SQUID_403: &str = "HTTP/1.1 403 Forbidden\r\nServer: squid/5.7\r\nContent-
 const ENVOY_200: &str = "HTTP/1.1 200 OK\r\ndate: x\r\nserver: envoy\r\n\r\n";
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Local404,
         Self::Tunnel,
         Self::Refused,
@@ -66,10 +85,16 @@ impl Kind {
         Self::Terminated,
         Self::WrappedInTls,
         Self::GivenUp,
+        Self::Pooled,
+        Self::PooledClosed,
+        Self::SharedFailure,
+        Self::MeshClosed,
+        Self::OwnTls,
     ];
 
-    pub(crate) fn expected(self) -> (Verdict, Option<Reason>) {
-        match self {
+    /// `None`: no report.
+    pub(crate) fn expected(self) -> Option<(Verdict, Option<Reason>)> {
+        Some(match self {
             Self::Local404 => (Verdict::HandledAsHttp, Some(Reason::RouteNotFound)),
             Self::Tunnel => (Verdict::Tunneled, None),
             Self::Refused => (Verdict::RefusedByProxy, None),
@@ -80,7 +105,11 @@ impl Kind {
             Self::Terminated => (Verdict::HandledAsHttp, Some(Reason::Terminated)),
             Self::WrappedInTls => (Verdict::WrappedInTls, None),
             Self::GivenUp => (Verdict::Unanswered, Some(Reason::GaveUp)),
-        }
+            Self::Pooled | Self::PooledClosed => (Verdict::Undetermined, Some(Reason::SharedUpstream)),
+            Self::SharedFailure => (Verdict::Undetermined, Some(Reason::LegNotSeen)),
+            Self::MeshClosed => (Verdict::Unreachable, Some(Reason::ClosedWithoutReply)),
+            Self::OwnTls => return None,
+        })
     }
 
     /// The orders that cause and effect allow: with complete and split heads, and ends in either order. `waits`: a listener
@@ -155,6 +184,20 @@ impl Kind {
                 ],
             ),
             Self::WrappedInTls => (passed, &[&[Hello, UpstreamEnds, SidecarCloses]]),
+            Self::Pooled => (parsed, &[&[SharedReply(ENVOY_404), SidecarCloses], &[SharedReply(SQUID_403)]]),
+            Self::PooledClosed => (parsed, &[&[SharedEnd]]),
+            Self::SharedFailure => (
+                [
+                    &[OthersDial, Accept, Head],
+                    &[Accept, OthersDial, Head],
+                    &[OthersDial, Head, Accept],
+                ],
+                &[&[OthersDialFails, SidecarCloses]],
+            ),
+            Self::MeshClosed => (passed, &[&[Hello, SecondFlight, UpstreamEnds, SidecarCloses]]),
+            Self::OwnTls => {
+                ([&[Accept], &[Accept], &[Accept]], &[&[OthersDial, Hello, UpstreamEnds], &[OthersDial, Hello]])
+            }
             Self::GivenUp => (passed, &[&[SameBytes, AppCloses, SidecarCloses], &[AppCloses, SidecarCloses]]),
         };
         let mut orders = Vec::new();
@@ -162,7 +205,7 @@ impl Kind {
             for rest in continues {
                 let mut order = [begin, rest].concat();
                 // The app sends its request even if the connection was closed already.
-                if !order.iter().any(|step| matches!(step, Head | HeadFirstHalf)) {
+                if self != Self::OwnTls && !order.iter().any(|step| matches!(step, Head | HeadFirstHalf)) {
                     order.push(Head);
                 }
                 orders.push(order);
@@ -205,7 +248,11 @@ impl Session {
     }
 
     pub(crate) fn proxy(&self) -> SocketAddr {
-        let last = Kind::ALL.iter().position(|kind| *kind == self.kind).expect("one of all");
+        let kinds = Kind::ALL.iter().filter(|kind| kind.expected().is_some()).count();
+        // The app's own TLS goes to the address of any other kind.
+        let own_tls = Kind::ALL[usize::from(self.target) * 7 % kinds];
+        let kind = if self.kind == Kind::OwnTls { own_tls } else { self.kind };
+        let last = Kind::ALL.iter().position(|other| *other == kind).expect("one of all");
         SocketAddr::from(([10, 0, 0, u8::try_from(last).expect("few kinds")], 3128))
     }
 
@@ -229,16 +276,21 @@ impl Session {
 
     /// Its flows: the app's, the sidecar's accepted socket, the sidecar's upstream socket.
     pub(crate) fn flow(&self, leg: u64) -> u64 {
-        self.number * 3 + leg + 1
+        self.number * 4 + leg + 1
+    }
+
+    /// The address behind the one that its app dials.
+    fn endpoint(&self) -> SocketAddr {
+        SocketAddr::from(([10, 244, 9, 9], 3128))
     }
 
     /// Whether an HTTP listener takes the connection. It dials for a request, not for a connection.
     pub(crate) fn is_http(&self) -> bool {
-        matches!(self.kind, Kind::Local404 | Kind::Forwarded | Kind::Terminated)
+        matches!(self.kind, Kind::Local404 | Kind::Forwarded | Kind::Terminated | Kind::Pooled | Kind::PooledClosed)
     }
 
-    /// The event of a step at `time`.
-    pub(crate) fn event(&self, step: Step, time: u64, sockets: &Sockets) -> Option<Event> {
+    /// The event of a step at `time`, when `lost` records were lost.
+    pub(crate) fn event(&self, step: Step, time: u64, sockets: &Sockets, lost: u32) -> Option<Event> {
         let sent = |offset: usize, data: &[u8]| EventKind::Sent {
             offset: u32::try_from(offset).expect("short"),
             total: u32::try_from(data.len()).expect("short"),
@@ -255,6 +307,11 @@ impl Session {
             SameBytes => (Role::Upstream, sent(0, head.as_bytes())),
             Rewritten => (Role::Upstream, sent(0, self.rewritten().as_bytes())),
             Hello => (Role::Upstream, sent(0, b"\x16\x03\x01\x02\x00")),
+            SecondFlight => (Role::Upstream, sent(5, b"\x14\x03\x03\x00\x01")),
+            OthersDial => (Role::Upstream, EventKind::Dialed),
+            OthersDialFails => (Role::Upstream, EventKind::Ended(End::DialFailed)),
+            SharedReply(text) => (Role::Reply, sent(0, text.as_bytes())),
+            SharedEnd => (Role::Reply, EventKind::Ended(End::ClosedHere)),
             UpstreamFails => (Role::Upstream, EventKind::Ended(End::DialFailed)),
             UpstreamEnds => (Role::Upstream, EventKind::Ended(End::ClosedByPeer)),
             Reply(text) => (Role::Reply, sent(0, text.as_bytes())),
@@ -273,7 +330,11 @@ impl Session {
             }
             Role::Upstream => {
                 let own = SocketAddr::from(([0, 0, 0, 0], 0));
-                (2, sockets.dialed, sockets.upstream_link, own, self.proxy(), sidecar_task)
+                // Of a pooled failure, only the endpoint is known, and for which accepted socket it was dialed.
+                let is_others = matches!(self.kind, Kind::SharedFailure | Kind::OwnTls);
+                let link = if is_others { sockets.is_known.then_some(self.flow(3)) } else { sockets.upstream_link };
+                let to = if self.kind == Kind::SharedFailure { self.endpoint() } else { self.proxy() };
+                (2, sockets.dialed, link, own, to, sidecar_task)
             }
         };
         Some(Event {
@@ -291,11 +352,11 @@ impl Session {
             link,
             cgroup: 0,
             uid: 0,
-            lost: 0,
+            lost,
             local,
             remote,
             answered: false,
-            shared_upstream: false,
+            shared_upstream: matches!(step, SharedReply(_) | SharedEnd),
             kind,
         })
     }

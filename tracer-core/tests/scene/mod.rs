@@ -38,6 +38,8 @@ pub struct Scene {
     shared_upstream: bool,
     /// The number of the app's connection.
     connection: u16,
+    /// The sidecar has dialed for the accepted connection.
+    is_linked: bool,
 }
 
 impl Scene {
@@ -57,6 +59,7 @@ impl Scene {
             acceptor: "wrk:worker_0",
             shared_upstream: false,
             connection: 0,
+            is_linked: false,
         }
     }
 
@@ -119,6 +122,7 @@ impl Scene {
         self.reports.clear();
         self.connection += 1;
         self.sent = [0; 3];
+        self.is_linked = false;
         self
     }
 
@@ -136,6 +140,11 @@ impl Scene {
     }
 
     pub fn dials(self) -> Self {
+        Self { is_linked: true, ..self.event(Role::Upstream, EventKind::Dialed) }
+    }
+
+    /// The sidecar dials, and the hooks do not tell for which connection.
+    pub fn dials_for_a_request(self) -> Self {
         self.event(Role::Upstream, EventKind::Dialed)
     }
 
@@ -197,7 +206,7 @@ impl Scene {
     }
 
     fn sends(mut self, role: Role, bytes: &[u8]) -> Self {
-        let leg = usize::try_from(leg(role)).expect("small");
+        let leg = usize::try_from(leg(role) - 1).expect("small");
         let total = u32::try_from(bytes.len()).expect("short");
         let offset = self.sent[leg];
         self.sent[leg] += total;
@@ -235,7 +244,12 @@ impl Scene {
                 client_port: None,
             }),
             task: Some(task),
-            link: None,
+            link: match role {
+                Role::App => self.sidecar.filter(|_| self.seen_from_start).map(|_| Role::Reply),
+                Role::Reply => Some(Role::Upstream).filter(|_| self.is_linked),
+                Role::Upstream => Some(Role::Reply).filter(|_| self.is_linked),
+            }
+            .map(|other| leg(other) + 3 * u64::from(self.connection)),
             cgroup: 0,
             uid: 0,
             lost: self.lost,
@@ -266,8 +280,8 @@ fn core(owner_wait: u64) -> Engine {
 
 fn leg(role: Role) -> u64 {
     match role {
-        Role::App => 0,
-        Role::Reply => 1,
-        Role::Upstream => 2,
+        Role::App => 1,
+        Role::Reply => 2,
+        Role::Upstream => 3,
     }
 }

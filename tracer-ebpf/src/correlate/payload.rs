@@ -27,6 +27,9 @@ use crate::{
 /// Kerberos exchange of several CONNECTs with the bodies of their 407 replies.
 const FIRST_BYTES_SHIFT: u32 = 16;
 
+/// How much is copied of what an upstream sends behind a ClientHello: the type and version of a TLS record.
+const SECOND_FLIGHT: u32 = 8;
+
 /// Whether a flow is past its first bytes: the early exit of nearly all traffic, which needs two counters of the socket and no
 /// lookup.
 #[inline(always)]
@@ -113,6 +116,11 @@ pub fn sent<C: Context>(ctx: &C, known: Option<*mut Flow>, sent: &Sent) {
         await_reply(flow.netns, &mut tuple, begins_request.get());
     }
     record(ctx, sent, flow, &tuple);
+    if is_new_upstream && is_tls(first) && flow.head_left == 0 {
+        // Whether the handshake goes on tells whether the peer speaks TLS. A ClientHello with a post-quantum key share is
+        // longer than a head.
+        flow.head_left = SECOND_FLIGHT;
+    }
 }
 
 /// Whether a request may wait for this upstream. If it is not known for which accepted socket the upstream was dialed, any

@@ -1,0 +1,159 @@
+//! The failures of sidecars' dials: which sessions they may explain, and for how long.
+//!
+//! Envoy's pool fails every stream that waits for a connection to a host when one cannot be made, so a session may end by
+//! the failure of a socket that was dialed for another:
+//! <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/conn_pool/conn_pool_base.cc>
+
+use std::{collections::VecDeque, net::SocketAddr};
+
+use foldhash::HashMap;
+use smallvec::SmallVec;
+
+use super::expiry::TtlMap;
+
+/// An upstream socket that ended before it carried a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure {
+    /// When it ended.
+    pub(super) time: u64,
+    /// Its flow.
+    pub(super) flow: u64,
+    /// The address dialed.
+    pub(super) remote: SocketAddr,
+    /// How far it got.
+    pub(super) stage: FailureStage,
+    /// The accepted socket that it was dialed for. `None`: not known.
+    pub(super) link: Option<u64>,
+}
+
+/// How far a socket got that never carried a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FailureStage {
+    /// The dial failed.
+    Dial,
+    /// It was open and carried no byte.
+    Open,
+    /// It had sent a TLS record, of the sidecar's own or of an app.
+    Tls,
+}
+
+/// The latest failures, by the sidecar's network namespace. Each is kept for a fixed time from its end.
+#[derive(Default)]
+pub(super) struct Failures {
+    by_netns: HashMap<u64, VecDeque<Failure>>,
+    /// Time and network namespace of each, oldest first.
+    order: VecDeque<(u64, u64)>,
+}
+
+impl Failures {
+    pub(super) fn push(&mut self, netns: u64, failure: Failure) {
+        self.by_netns.entry(netns).or_default().push_back(failure);
+        self.order.push_back((failure.time, netns));
+    }
+
+    /// The failures in a network namespace from `since` on, latest first.
+    pub(super) fn since(&self, netns: u64, since: u64) -> impl Iterator<Item = &Failure> {
+        let all = self.by_netns.get(&netns).into_iter().flat_map(|failures| failures.iter().rev());
+        all.take_while(move |failure| failure.time >= since)
+    }
+
+    /// Drops failures from before `time`, and the oldest beyond `capacity`. Returns the network namespaces of the latter.
+    #[must_use]
+    pub(super) fn expire(&mut self, time: u64, capacity: usize) -> Vec<u64> {
+        let mut crowded_out = Vec::new();
+        while let Some(&(failed, netns)) = self.order.front() {
+            if failed >= time && self.order.len() <= capacity {
+                break;
+            }
+            if failed >= time {
+                crowded_out.push(netns);
+            }
+            self.order.pop_front();
+            let is_empty = self.by_netns.get_mut(&netns).is_some_and(|failures| {
+                failures.pop_front();
+                failures.is_empty()
+            });
+            if is_empty {
+                self.by_netns.remove(&netns);
+            }
+        }
+        crowded_out
+    }
+}
+
+/// The addresses that a sidecar was seen to dial for an address that an app had dialed: the endpoints of a Service.
+#[derive(Default)]
+pub(super) struct Endpoints {
+    /// The addresses that apps dialed, by the sidecar's network namespace and the endpoint.
+    dialed: TtlMap<(u64, SocketAddr), SmallVec<[SocketAddr; 1]>>,
+}
+
+impl Endpoints {
+    /// The most addresses that share an endpoint. More tell nothing.
+    const MAX_SHARED: usize = 16;
+
+    /// Records that the sidecar in `netns` dialed `endpoint` for a connection of an app to `dialed`.
+    pub(super) fn learn(&mut self, time: u64, netns: u64, dialed: SocketAddr, endpoint: SocketAddr) {
+        if dialed == endpoint || netns == 0 {
+            return;
+        }
+        let known = self.dialed.get(&(netns, endpoint));
+        if known.is_some_and(|known| known.contains(&dialed) || known.len() >= Self::MAX_SHARED) {
+            return;
+        }
+        let mut addresses = known.cloned().unwrap_or_default();
+        addresses.push(dialed);
+        self.dialed.insert(time, (netns, endpoint), addresses);
+    }
+
+    /// Whether `endpoint` is known to serve the address that an app dialed. `None`: it is known for no address.
+    pub(super) fn serves(&self, netns: u64, endpoint: SocketAddr, dialed: SocketAddr) -> Option<bool> {
+        self.dialed.get(&(netns, endpoint)).map(|addresses| addresses.contains(&dialed))
+    }
+
+    /// Forgets what was learned before `time`, and the oldest beyond `capacity`.
+    pub(super) fn expire(&mut self, time: u64, capacity: usize) {
+        self.dialed.expire(time, capacity);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(time: u64) -> Failure {
+        let remote = SocketAddr::from(([10, 0, 0, 1], 3128));
+        Failure { time, flow: time, remote, stage: FailureStage::Dial, link: None }
+    }
+
+    #[test]
+    fn failure_is_found_from_its_end_on_in_its_own_namespace_until_it_expires() {
+        let mut failures = Failures::default();
+        for (netns, time) in [(1, 10), (1, 20), (2, 30), (1, 40)] {
+            failures.push(netns, failure(time));
+        }
+        let times = |failures: &Failures, netns, since| {
+            failures.since(netns, since).map(|failure| failure.time).collect::<Vec<_>>()
+        };
+        assert_eq!(times(&failures, 1, 20), [40, 20]);
+        assert_eq!(times(&failures, 2, 0), [30]);
+        assert_eq!(times(&failures, 3, 0), [0; 0]);
+        assert_eq!(failures.expire(20, 10), [0; 0]);
+        assert_eq!(times(&failures, 1, 0), [40, 20]);
+        assert_eq!(failures.expire(0, 1), [1, 2]);
+        assert_eq!((times(&failures, 1, 0), times(&failures, 2, 0)), (vec![40], vec![]));
+    }
+
+    #[test]
+    fn endpoint_serves_the_addresses_for_which_it_was_dialed() {
+        let [vip, other, endpoint] = [1, 2, 3].map(|last| SocketAddr::from(([10, 0, 0, last], 3128)));
+        let mut endpoints = Endpoints::default();
+        assert_eq!(endpoints.serves(1, endpoint, vip), None);
+        endpoints.learn(0, 1, vip, endpoint);
+        assert_eq!(endpoints.serves(1, endpoint, vip), Some(true));
+        assert_eq!(endpoints.serves(1, endpoint, other), Some(false));
+        assert_eq!(endpoints.serves(2, endpoint, vip), None, "another pod");
+        endpoints.learn(0, 0, vip, endpoint);
+        assert_eq!(endpoints.serves(0, endpoint, vip), None, "an unknown namespace");
+    }
+}
