@@ -89,6 +89,20 @@ impl Dump {
         self.text.len()
     }
 
+    /// The version of the listeners, as the control plane numbers them. `None`: the dump does not say.
+    pub fn version(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Entry {
+            active_state: Option<State>,
+        }
+        #[derive(serde::Deserialize)]
+        struct State {
+            version_info: Option<String>,
+        }
+        let version = |text| serde_json::from_str::<Entry>(text).ok()?.active_state?.version_info;
+        self.listener_texts().find_map(version)
+    }
+
     pub(crate) fn listener_entry(&self, at: usize) -> Result<Value, Error> {
         let (head, span) = self.listeners.get(at).ok_or(Error::NoListeners)?;
         self.parse(span, || format!("listener {}", head.label()))

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use serde::Serialize;
+use tracer_core::verdict::Verdict;
 
 use super::candidate::Failure;
 use super::decision::{Decision, Outcome};
@@ -48,6 +49,10 @@ pub struct Brief {
     pub manifest: Option<String>,
     /// The configuration passes the connection on to the proxy as it is: there is nothing to explain.
     pub reaches_proxy: bool,
+    /// The verdict of a report on such a connection. `None`: the configuration does not decide.
+    pub verdict: Option<Verdict>,
+    /// Every setting on the way of the connection is understood.
+    pub certain: bool,
 }
 
 /// Explains connections to each of `to`, which are the addresses of one proxy, with the app's first bytes `head`.
@@ -98,5 +103,13 @@ pub fn brief(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Brief, Error> {
     let failure = Failure { to, decision: &decision, origins: &origins };
     let fixes = if failed { fix::fixes(dump, &[failure], &[], head)? } else { Vec::new() };
     let (fix, manifest) = fixes.into_iter().next().map(|fix| (fix.title, fix.manifest)).unzip();
-    Ok(Brief { reaches_proxy: decision.reaches_proxy(), listener: decision.listener, because, fix, manifest })
+    Ok(Brief {
+        reaches_proxy: decision.reaches_proxy(),
+        verdict: decision.verdict,
+        certain: decision.certain,
+        listener: decision.listener,
+        because,
+        fix,
+        manifest,
+    })
 }

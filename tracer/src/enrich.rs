@@ -1,16 +1,25 @@
-//! Adds to a flagged report what the sidecar's configuration says: the listener, the object behind it, the fix. A
-//! report waits a second at most; a slow, hostile or absent admin port leaves these fields empty.
+//! Asks the sidecar's configuration about a report, as a second witness, and adds to a flagged report what it says: the
+//! listener, the object behind it, the fix. A report waits a second at most; a slow, hostile or absent admin port leaves
+//! these fields empty.
 
-use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{
-    explain::{Fetches, Sidecar, Sidecars},
+    explain::{ConfigAnswer, Fetches, Sidecar, Sidecars},
     metrics::Metrics,
 };
-use tracer_core::report::{Direction, Listener, Report};
-use tracer_mesh::Brief;
+use tracer_core::{
+    head::Form,
+    report::{Direction, Listener, Report, Testimony},
+};
+use tracer_mesh::{Brief, CURL_CONNECT};
 
 /// How long a report waits for its explanation.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,7 +51,7 @@ impl Enricher {
     /// Takes a report to explain. It comes back from [`Self::next`], or at once where there is nothing to explain or no
     /// room.
     pub fn enrich(&mut self, report: Box<Report>) -> Option<Box<Report>> {
-        let Some(to) = self.to.as_ref().filter(|_| report.flagged && self.waiting < WAITING) else {
+        let Some(to) = self.to.as_ref().filter(|_| report.needs_configuration() && self.waiting < WAITING) else {
             return Some(report);
         };
         if pid(&report).is_none() {
@@ -89,10 +98,16 @@ async fn explain_all(
     let mut counted = Fetches::default();
     while let Some(report) = requests.recv().await {
         let Some(pid) = pid(&report) else { continue };
-        let to = SocketAddr::from(report.proxy);
-        let head = head(&report);
-        let brief = sidecars.brief(Sidecar { pid, admin_port }, to, &head);
-        if answer(report, brief, &mut requests, &done).await.is_err() {
+        let question = Question {
+            sidecar: Sidecar { pid, admin_port },
+            to: report.proxy.into(),
+            head: head(&report),
+            is_flagged: report.flagged,
+            is_inbound: report.direction == Direction::Inbound,
+        };
+        let witness = ask(&mut sidecars, question);
+        let attach = |report, witness| attach(report, witness, &metrics);
+        if answer(report, witness, attach, &mut requests, &done).await.is_err() {
             return; // the receiver is closed
         }
         let Fetches { ok, failed, limited: _ } = sidecars.fetches;
@@ -102,6 +117,46 @@ async fn explain_all(
     }
 }
 
+/// What the configuration says about a report, and how old it is.
+struct Witness {
+    brief: Brief,
+    testimony: Testimony,
+}
+
+/// What a configuration is asked about a report.
+struct Question {
+    sidecar: Sidecar,
+    to: SocketAddr,
+    head: Vec<u8>,
+    is_flagged: bool,
+    is_inbound: bool,
+}
+
+/// Asks a sidecar's configuration about a report. Where it contradicts the report, it is asked again, unless it was known to
+/// be the current one when the report was made.
+async fn ask(sidecars: &mut Sidecars, question: Question) -> Option<Witness> {
+    let Question { sidecar, to, head, is_flagged, is_inbound } = question;
+    let made = Instant::now();
+    let mut answer = sidecars.brief(sidecar, to, &head).await?;
+    let contradicts = |answer: &ConfigAnswer| {
+        is_flagged && answer.brief.verdict.is_some_and(|said| !said.is_flagged())
+    };
+    if contradicts(&answer) && answer.asked < made {
+        sidecars.doubt(sidecar);
+        answer = sidecars.brief(sidecar, to, &head).await?;
+    }
+    let ConfigAnswer { brief, version, fetched, asked } = answer;
+    let is_current = asked >= made || !brief.verdict.is_some_and(|said| !said.is_flagged());
+    // The proxy's own sidecar decides on connections from outside, which its outbound listeners say nothing about.
+    let testimony = Testimony {
+        verdict: brief.verdict.filter(|_| !is_inbound),
+        certain: brief.certain && is_current && !is_inbound,
+        version,
+        age_s: Some(fetched.elapsed().as_secs()),
+    };
+    Some(Witness { brief, testimony })
+}
+
 /// The receiver of finished reports is closed.
 struct Closed;
 
@@ -109,18 +164,19 @@ struct Closed;
 /// and reports that arrive meanwhile do not wait for it.
 async fn answer(
     report: Box<Report>,
-    brief: impl Future<Output = Option<Brief>>,
+    witness: impl Future<Output = Option<Witness>>,
+    attach: impl FnOnce(Box<Report>, Option<Witness>) -> Box<Report>,
     requests: &mut Receiver<Box<Report>>,
     done: &Sender<Box<Report>>,
 ) -> Result<(), Closed> {
-    let mut brief = pin!(brief);
+    let mut witness = pin!(witness);
     tokio::select! {
-        brief = &mut brief => return done.send(attach(report, brief)).await.map_err(|_| Closed),
+        witness = &mut witness => return done.send(attach(report, witness)).await.map_err(|_| Closed),
         () = tokio::time::sleep(PATIENCE) => done.send(report).await.map_err(|_| Closed)?,
     }
     loop {
         tokio::select! {
-            _ = &mut brief => return Ok(()),
+            _ = &mut witness => return Ok(()),
             report = requests.recv() => match report {
                 Some(report) => done.send(report).await.map_err(|_| Closed)?,
                 None => return Err(Closed),
@@ -129,10 +185,16 @@ async fn answer(
     }
 }
 
-/// Adds the explanation to a report. The configuration never replaces the evidence: one under which the connection
-/// reaches the proxy has changed since, and says nothing about this report.
-fn attach(mut report: Box<Report>, brief: Option<Brief>) -> Box<Report> {
-    let Some(Brief { listener, because, fix, manifest, reaches_proxy: false }) = brief else { return report };
+/// Adds what the configuration says to a report, and counts a flag that it withdraws.
+fn attach(mut report: Box<Report>, witness: Option<Witness>, metrics: &Metrics) -> Box<Report> {
+    let Some(Witness { brief, testimony }) = witness else { return report };
+    if report.hear(testimony) {
+        metrics.count_witness_disagreement();
+    }
+    let Brief { listener, because, fix, manifest, reaches_proxy, .. } = brief;
+    if reaches_proxy || !report.flagged {
+        return report;
+    }
     report.listener = listener.map(|name| Listener { name, because });
     if let (Some(fix), Some(pid)) = (fix, pid(&report)) {
         let to = SocketAddr::from(report.proxy);
@@ -146,10 +208,18 @@ fn attach(mut report: Box<Report>, brief: Option<Brief>) -> Box<Report> {
     report
 }
 
-/// The request, as far as it decides which listener and chain takes it.
+/// The request, as far as it decides which listener and chain takes it. For an answer that was passed on as TCP any CONNECT
+/// does, so all of them share an answer of the configuration.
 fn head(report: &Report) -> Vec<u8> {
+    if !report.flagged {
+        return CURL_CONNECT.to_vec();
+    }
     let authority = &report.connect.authority;
     let version = Some(report.connect.http_version.as_str()).filter(|version| !version.is_empty());
     let version = version.unwrap_or("1.1"); // beyond what was captured
-    format!("CONNECT {authority} HTTP/{version}\r\nHost: {authority}\r\n\r\n").into_bytes()
+    let (method, target) = match report.connect.form {
+        Form::Connect => ("CONNECT", authority.to_string()),
+        Form::Absolute => ("GET", format!("http://{authority}/")),
+    };
+    format!("{method} {target} HTTP/{version}\r\nHost: {authority}\r\n\r\n").into_bytes()
 }

@@ -73,6 +73,7 @@ struct Inner {
     reply_seconds: ReplyHistogram,
     enrichment_misses: IntCounter,
     config_fetches: IntCounterVec,
+    witness_disagreements: IntCounter,
     rejected: IntCounterVec,
     health: RefCell<Health>,
     map_occupancy: MapOccupancy,
@@ -135,6 +136,7 @@ impl Metrics {
             reply_seconds: ReplyHistogram::new(catalogue::REPLY_SECONDS.histograms(&registry)?),
             enrichment_misses: catalogue::ENRICHMENT_MISSES.counter(&registry)?,
             config_fetches,
+            witness_disagreements: catalogue::WITNESS_DISAGREEMENTS.counter(&registry)?,
             rejected,
             health: RefCell::new(Health::new(&registry)?),
             map_occupancy: MapOccupancy::new(&registry)?,
@@ -194,6 +196,11 @@ impl Metrics {
     pub fn count_config_fetch(&self, succeeded: bool) {
         let result = if succeeded { "ok" } else { "failed" };
         self.0.config_fetches.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a flag that was withdrawn, because the sidecar's configuration contradicts it.
+    pub fn count_witness_disagreement(&self) {
+        self.0.witness_disagreements.inc();
     }
 
     /// Copies the counters of the pipeline and the kernel, and drops idle series.

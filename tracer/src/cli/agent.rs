@@ -81,7 +81,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     loop {
         tokio::select! {
             waited = pipeline.wait() => waited?,
-            report = enricher.next() => sinks.take(report)?,
+            report = enricher.next() => {
+                metrics.count(&report, Instant::now());
+                sinks.take(report)?;
+            }
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         }
@@ -99,7 +102,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     pipeline.release(&mut reports);
     sinks.take_all(&mut reports, &mut enricher, &metrics, Instant::now())?;
     while enricher.is_waiting() {
-        sinks.take(enricher.next().await)?;
+        let report = enricher.next().await;
+        metrics.count(&report, Instant::now());
+        sinks.take(report)?;
     }
     write(&sinks.log.rest())?;
     pipeline.finish()?;
@@ -116,8 +121,9 @@ impl Sinks {
         now: Instant,
     ) -> std::io::Result<()> {
         for report in reports.drain(..) {
-            metrics.count(&report, now);
+            // A flag that the sidecar's configuration contradicts is withdrawn before it is counted.
             if let Some(report) = enricher.enrich(report) {
+                metrics.count(&report, now);
                 self.take(report)?;
             }
         }

@@ -157,7 +157,10 @@ impl OwnProbes {
             self.metrics.update(&self.pipeline);
             tokio::select! {
                 waited = self.pipeline.wait() => waited?,
-                report = self.enricher.next() => self.ready.push_back(Message::Report(report)),
+                report = self.enricher.next() => {
+                    self.metrics.count(&report, self.now);
+                    self.ready.push_back(Message::Report(report));
+                }
             }
             self.now = Instant::now();
         }
@@ -183,9 +186,11 @@ impl OwnProbes {
             self.metrics.forget_pod(&pod.namespace, &pod.name);
         }
         for report in self.reports.drain(..) {
-            self.metrics.count(&report, self.now);
-            if self.filter.matches(&report) {
-                self.ready.extend(self.enricher.enrich(report).map(Message::Report));
+            if !self.filter.matches(&report) {
+                self.metrics.count(&report, self.now);
+            } else if let Some(report) = self.enricher.enrich(report) {
+                self.metrics.count(&report, self.now);
+                self.ready.push_back(Message::Report(report));
             }
         }
     }
@@ -195,7 +200,9 @@ impl OwnProbes {
         self.sort_reports();
         let mut rest = Vec::from(self.ready);
         while self.enricher.is_waiting() {
-            rest.push(Message::Report(self.enricher.next().await));
+            let report = self.enricher.next().await;
+            self.metrics.count(&report, self.now);
+            rest.push(Message::Report(report));
         }
         self.pipeline.finish()?;
         Ok(rest)

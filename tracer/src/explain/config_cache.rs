@@ -20,6 +20,19 @@ pub struct Sidecar {
     pub admin_port: u16,
 }
 
+/// What a sidecar's configuration says, and which configuration that is.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// What it says.
+    pub brief: Brief,
+    /// Its version, as the control plane numbers it.
+    pub version: Option<String>,
+    /// When it was fetched.
+    pub fetched: Instant,
+    /// When the sidecar was last asked whether it still has this configuration.
+    pub asked: Instant,
+}
+
 /// The configurations of this node's sidecars.
 #[derive(Debug)]
 pub struct Sidecars {
@@ -48,8 +61,12 @@ struct Known {
     /// Answers by question: an app that fails asks again.
     briefs: HashMap<(SocketAddr, Vec<u8>), Option<Brief>>,
     versions: Option<Vec<u8>>,
+    /// The version of `dump`.
+    version: Option<String>,
     asked: Instant,
     fetched: Instant,
+    /// What it said is doubted, so that the sidecar is to be asked again.
+    is_doubted: bool,
 }
 
 /// Least time between two questions to one sidecar.
@@ -88,7 +105,7 @@ impl Sidecars {
     ///
     /// `None` where the configuration could not be fetched. A fetch takes at most the admin client's limits (about
     /// 20 s), and a failed one is repeated after ten seconds at the earliest. Call it off the hot path.
-    pub async fn brief(&mut self, sidecar: Sidecar, to: SocketAddr, head: &[u8]) -> Option<Brief> {
+    pub async fn brief(&mut self, sidecar: Sidecar, to: SocketAddr, head: &[u8]) -> Option<Answer> {
         let now = Instant::now();
         if self.is_due(sidecar, now) {
             self.refresh(sidecar, now).await;
@@ -96,15 +113,28 @@ impl Sidecars {
         let known = self.known.get_mut(&sidecar)?;
         let dump = known.dump.as_ref()?;
         let question = (to, head.to_vec());
+        let answer = |known: &Known, brief: &Brief| Answer {
+            brief: brief.clone(),
+            version: known.version.clone(),
+            fetched: known.fetched,
+            asked: known.asked,
+        };
         if let Some(brief) = known.briefs.get(&question) {
-            return brief.clone();
+            return brief.as_ref().map(|brief| answer(known, brief));
         }
         if known.briefs.len() >= BRIEFS {
             known.briefs.clear();
         }
         let brief = tracer_mesh::brief(dump, to, head).ok();
         known.briefs.insert(question, brief.clone());
-        brief
+        brief.as_ref().map(|brief| answer(known, brief))
+    }
+
+    /// Lets the next question ask the sidecar whether it still has its configuration, however lately it was asked.
+    pub fn doubt(&mut self, sidecar: Sidecar) {
+        if let Some(known) = self.known.get_mut(&sidecar) {
+            known.is_doubted = true;
+        }
     }
 
     /// Forgets a sidecar, for example when its pod has ended.
@@ -114,7 +144,9 @@ impl Sidecars {
 
     fn is_due(&mut self, sidecar: Sidecar, now: Instant) -> bool {
         let asked_lately =
-            self.known.peek(&sidecar).is_some_and(|known| now.duration_since(known.asked) < ASK_INTERVAL);
+            self.known.peek(&sidecar).is_some_and(|known| {
+                !known.is_doubted && now.duration_since(known.asked) < ASK_INTERVAL
+            });
         let too_soon = self.last_fetch.is_some_and(|last| now.duration_since(last) < FETCH_INTERVAL);
         if !asked_lately && too_soon {
             self.fetches.limited += 1;
@@ -132,7 +164,7 @@ impl Sidecars {
                 && old.versions == versions
                 && now.duration_since(old.fetched) < MAX_AGE;
             if is_current {
-                self.known.put(sidecar, Known { asked: now, ..old });
+                self.known.put(sidecar, Known { asked: now, is_doubted: false, ..old });
                 return;
             }
         }
@@ -143,7 +175,16 @@ impl Sidecars {
         } else {
             self.fetches.failed += 1;
         }
-        let known = Known { dump, briefs: HashMap::new(), versions, asked: now, fetched: now };
+        let version = dump.as_ref().and_then(Dump::version);
+        let known = Known {
+            dump,
+            briefs: HashMap::new(),
+            versions,
+            version,
+            asked: now,
+            fetched: now,
+            is_doubted: false,
+        };
         self.known.put(sidecar, known);
         self.shed();
     }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-pub use config_cache::{Fetches, Sidecar, Sidecars};
+pub use config_cache::{Answer as ConfigAnswer, Fetches, Sidecar, Sidecars};
 
 use crate::runtime::Endpoint;
 use source::Source;

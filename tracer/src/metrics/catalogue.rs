@@ -203,6 +203,12 @@ pub(super) const CONFIG_FETCHES: MetricFamily = family(
     "Configurations fetched from sidecars",
     &[label("result", 2, "ok or failed")],
 );
+pub(super) const WITNESS_DISAGREEMENTS: MetricFamily = family(
+    "witness_disagreements_total",
+    MetricKind::Counter,
+    "Flags that were withdrawn, because the sidecar's configuration contradicts what was captured",
+    &[],
+);
 pub(super) const ENRICHMENT_MISSES: MetricFamily =
     family("enrichment_misses_total", MetricKind::Counter, "Sessions whose pod is unknown", &[]);
 pub(super) const UNTRACKED: MetricFamily = family(
@@ -243,7 +249,7 @@ pub(super) const BUILD: MetricFamily = family(
 );
 
 /// Every metric, in the order of the documentation.
-pub(super) const ALL: [&MetricFamily; 23] = [
+pub(super) const ALL: [&MetricFamily; 24] = [
     &SESSIONS,
     &REFUSED,
     &REPLY_SECONDS,
@@ -262,6 +268,7 @@ pub(super) const ALL: [&MetricFamily; 23] = [
     &PROGRAM_SECONDS,
     &PROGRAM_RUNS,
     &CONFIG_FETCHES,
+    &WITNESS_DISAGREEMENTS,
     &ENRICHMENT_MISSES,
     &EXPIRED,
     &FOLDED,
