@@ -150,13 +150,13 @@ fn an_agent_gets_the_short_form_with_one_fetch() {
     let sidecar = Sidecar { pid: envoy.pid(), admin_port: 15000 };
     let mut sidecars = Sidecars::new();
     for _ in 0..3 {
-        let brief = runtime.block_on(sidecars.brief(sidecar, to, CURL_CONNECT)).unwrap();
-        assert_eq!(brief.listener.as_deref(), Some("0.0.0.0_3128"));
-        assert_eq!(brief.because.as_deref(), Some("Service shop/web port 3128 (HTTP)"));
-        assert_eq!(brief.fix.as_deref(), Some("ServiceEntry: send 10.0.0.1:3128 as TCP"));
+        let answer = runtime.block_on(sidecars.brief(sidecar, to, CURL_CONNECT)).unwrap();
+        assert_eq!(answer.brief.listener.as_deref(), Some("0.0.0.0_3128"));
+        assert_eq!(answer.brief.because.as_deref(), Some("Service shop/web port 3128 (HTTP)"));
+        assert_eq!(answer.brief.fix.as_deref(), Some("ServiceEntry: send 10.0.0.1:3128 as TCP"));
     }
     assert_eq!((sidecars.fetches.ok, sidecars.fetches.failed), (1, 0));
     // Another one within half a second is not asked at all.
     let absent = Sidecar { admin_port: 15099, ..sidecar };
-    assert_eq!(runtime.block_on(sidecars.brief(absent, to, CURL_CONNECT)), None);
+    assert!(runtime.block_on(sidecars.brief(absent, to, CURL_CONNECT)).is_none());
 }
