@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::lab::Lab;
+use crate::lab::make_dir;
+use crate::place::Place;
 use crate::process::Process;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,9 +29,9 @@ pub struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// Starts Alertmanager. Returns when it listens.
-    pub fn start(lab: &Lab) -> Result<Self> {
-        let listener = lab.tools().netns().run(|| TcpListener::bind(WEBHOOK))??;
+    /// Starts Alertmanager in `place`, with a folder of its own in `dir`. Returns when it listens.
+    pub fn start(place: &Place, dir: &Path) -> Result<Self> {
+        let listener = place.netns().run(|| TcpListener::bind(WEBHOOK))??;
         let (to, alerts) = channel();
         thread::spawn(move || {
             // The thread ends with the test's process: only the lab's tools can connect to the listener.
@@ -38,14 +40,15 @@ impl Alertmanager {
                 thread::spawn(move || receive(stream, &to));
             }
         });
-        let dir = lab.make_dir("alertmanager")?;
+        let dir = dir.join("alertmanager");
+        make_dir(&dir)?;
         let config = dir.join("alertmanager.yaml");
         let text = format!(
             "route: {{receiver: hook, group_by: ['...'], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}\n\
              receivers: [{{name: hook, webhook_configs: [{{url: 'http://{WEBHOOK}/', send_resolved: true}}]}}]\n"
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
-        let mut command = lab.tools().command("prometheus-alertmanager")?;
+        let mut command = place.command("prometheus-alertmanager")?;
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.path={}", dir.join("data").display()));
         command.arg(format!("--web.listen-address={LISTEN}"));

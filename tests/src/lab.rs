@@ -57,6 +57,7 @@ impl Lab {
             user,
             bin: bin.clone(),
             hosts: None,
+            resolver: None,
         };
         let tools_group = cgroup.child("tools")?;
         let outside = Netns::new()?;

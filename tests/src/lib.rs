@@ -53,15 +53,15 @@ pub use lab::{Lab, is_root};
 pub use latency::line_latencies;
 pub use lines::Lines;
 pub use mesh::{
-    Flow, ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PAGE, MESH_PROGRAMS, Mesh, MeshOptions, Pod, PodOptions, Seed,
-    Sidecar, Wire, cached_mesh, mesh_module,
+    DEFAULT_ISTIOD, Flow, ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PAGE, MESH_PROGRAMS, Mesh, MeshOptions, Pod,
+    PodOptions, Seed, Sidecar, Wire, cached_mesh, mesh_module,
 };
 pub use netns::Netns;
 pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET, proxy_addr};
 pub use place::Place;
 pub use process::{Process, ProcessOutput};
 pub use program_runs::{Runs, program_runs};
-pub use prometheus::Prometheus;
+pub use prometheus::{Prometheus, accelerated_rules};
 pub use script::{Close, Script, Step, Transcript, latin1_bytes, latin1_text};
 pub use scripted_proxy::{Behavior, ScriptedProxy};
 pub use squid::{Squid, SquidPolicy};

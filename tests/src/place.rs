@@ -41,6 +41,8 @@ pub struct Place {
     pub(crate) bin: PathBuf,
     /// A file that processes here see as `/etc/hosts`.
     pub(crate) hosts: Option<CString>,
+    /// A file that processes here see as `/etc/resolv.conf`.
+    pub(crate) resolver: Option<CString>,
 }
 
 impl Place {
@@ -103,12 +105,10 @@ impl Place {
         if group == Group::Own {
             command.process_group(0); // a terminal's Ctrl-C goes to the lab's owner, which then ends these
         }
-        let hosts = self.hosts.clone();
+        let names = [(self.hosts.clone(), c"/etc/hosts"), (self.resolver.clone(), c"/etc/resolv.conf")];
         let enter = move || -> io::Result<()> {
             rustix::io::write(&procs, b"0")?;
-            if let Some(hosts) = &hosts {
-                show_as_hosts(hosts)?;
-            }
+            show_names(&names)?;
             netns::enter(netns.as_fd())?;
             if let Some(id) = user {
                 // These system calls change one thread; the child has only one.
@@ -125,11 +125,16 @@ impl Place {
     }
 }
 
-/// Gives the child a mount namespace of its own, in which this file is the name table.
-fn show_as_hosts(file: &CStr) -> rustix::io::Result<()> {
+/// Gives the child a mount namespace of its own, in which these files are the tables of names.
+fn show_names(names: &[(Option<CString>, &CStr)]) -> rustix::io::Result<()> {
+    if names.iter().all(|(file, _)| file.is_none()) {
+        return Ok(());
+    }
     // SAFETY: the child has one thread, and no memory or descriptor is unshared.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
     // Nothing that is mounted from here on reaches the machine.
     mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    mount_bind(file, c"/etc/hosts")
+    names
+        .iter()
+        .try_for_each(|(file, at)| file.as_ref().map_or(Ok(()), |file| mount_bind(file.as_c_str(), *at)))
 }

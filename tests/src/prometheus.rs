@@ -1,13 +1,13 @@
-//! A real Prometheus that scrapes the lab's tracer and evaluates rules twice a second.
+//! A real Prometheus that scrapes a tracer and evaluates the project's rules twice a second.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::lab::Lab;
+use crate::lab::make_dir;
 use crate::place::Place;
 use crate::process::Process;
 use crate::tracer;
@@ -24,9 +24,11 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts Prometheus with a rule file and sends its alerts to `alertmanager`. Returns when it is ready.
-    pub fn start(lab: &Lab, rules: &Path, alertmanager: &str) -> Result<Self> {
-        let dir = lab.make_dir("prometheus")?;
+    /// Starts Prometheus beside the tracer of `place`, with a folder of its own in `dir`; sends its alerts to `alertmanager`.
+    /// Returns when it is ready.
+    pub fn start(place: &Place, dir: &Path, rules: &Path, alertmanager: &str) -> Result<Self> {
+        let dir = dir.join("prometheus");
+        make_dir(&dir)?;
         let (config, target, rules) = (dir.join("prometheus.yaml"), tracer::METRICS, rules.display());
         let text = format!(
             "global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}}\n\
@@ -35,7 +37,7 @@ impl Prometheus {
              scrape_configs: [{{job_name: egress-tracer, static_configs: [{{targets: ['{target}']}}]}}]\n"
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
-        let mut command = lab.tools().command("prometheus")?;
+        let mut command = place.command("prometheus")?;
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
         command.arg(format!("--web.listen-address={LISTEN}"));
@@ -43,7 +45,7 @@ impl Prometheus {
         process.wait_line("ready server", process.stderr(), TIMEOUT, |line| {
             line.contains("Server is ready to receive web requests").then_some(())
         })?;
-        Ok(Self { _process: process, place: lab.tools().clone() })
+        Ok(Self { _process: process, place: place.clone() })
     }
 
     /// Evaluates an expression now. Returns the `result` of the answer.
@@ -60,4 +62,25 @@ impl Prometheus {
         ensure!(answer["status"] == "success", "Prometheus said {text} to {parameters:?}");
         Ok(answer)
     }
+}
+
+/// Writes the rules of `deploy/prometheus` to `dir` with every duration divided by fifty, so ten minutes become twelve seconds.
+pub fn accelerated_rules(dir: &Path) -> Result<PathBuf> {
+    let mut rules =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/rules.yaml"))?;
+    for (usual, accelerated) in [
+        ("offset 10m", "offset 12s"),
+        ("[10m]", "[12s]"),
+        ("[5m]", "[6s]"),
+        ("time() - 600", "time() - 12"),
+        ("for: 1m\n", "for: 1s\n"),
+        ("for: 5m\n", "for: 6s\n"),
+        ("for: 15m\n", "for: 18s\n"),
+    ] {
+        ensure!(rules.contains(usual), "the rules have no {usual:?} any more");
+        rules = rules.replace(usual, accelerated);
+    }
+    let path = dir.join("rules.yaml");
+    fs::write(&path, rules)?;
+    Ok(path)
 }

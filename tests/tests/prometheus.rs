@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lab::{
     Alertmanager, Envoy, Lab, ProcessOutput, Prometheus, Script, Squid, SquidPolicy, Step, TARGET, Target,
-    Tracer, demo_sidecar, proxy_addr,
+    Tracer, accelerated_rules, demo_sidecar, proxy_addr,
 };
 use serde_json::Value;
 
@@ -22,26 +22,6 @@ const PROXY_PORT: u16 = 3128;
 
 fn deployed(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus").join(name)
-}
-
-/// The rules with every duration divided by fifty, so ten minutes become twelve seconds.
-fn accelerated_rules(lab: &Lab) -> PathBuf {
-    let mut rules = fs::read_to_string(deployed("rules.yaml")).expect("the rules");
-    for (usual, accelerated) in [
-        ("offset 10m", "offset 12s"),
-        ("[10m]", "[12s]"),
-        ("[5m]", "[6s]"),
-        ("time() - 600", "time() - 12"),
-        ("for: 1m\n", "for: 1s\n"),
-        ("for: 5m\n", "for: 6s\n"),
-        ("for: 15m\n", "for: 18s\n"),
-    ] {
-        assert!(rules.contains(usual), "the rules have no {usual:?} any more");
-        rules = rules.replace(usual, accelerated);
-    }
-    let path = lab.dir().join("rules.yaml");
-    fs::write(&path, rules).expect("written");
-    path
 }
 
 fn curl(lab: &Lab, target: &Target) -> ProcessOutput {
@@ -60,9 +40,10 @@ fn failure_fires_its_alert_and_fills_the_dashboard_and_the_fix_resolves_the_aler
     let target = Target::start(&lab, SocketAddr::new(TARGET, 443), NAME).expect("a TLS server");
     let envoy = Envoy::sidecar(&lab, &demo_sidecar()).expect("Envoy");
     let tracer = Tracer::start(&lab, &["--metrics-programs"]).expect("a tracer");
-    let mut alertmanager = Alertmanager::start(&lab).expect("Alertmanager");
-    let prometheus =
-        Prometheus::start(&lab, &accelerated_rules(&lab), alertmanager.address()).expect("Prometheus");
+    let mut alertmanager = Alertmanager::start(lab.tools(), lab.dir()).expect("Alertmanager");
+    let rules = accelerated_rules(lab.dir()).expect("the rules");
+    let prometheus = Prometheus::start(lab.tools(), lab.dir(), &rules, alertmanager.address());
+    let prometheus = prometheus.expect("Prometheus");
 
     let start = Instant::now();
     assert!(curl(&lab, &target).stderr.contains("404"), "the demo's failure");

@@ -24,7 +24,9 @@ impl Agent {
     /// Sets the pod's rules, starts the agent, and returns when its Envoy is ready.
     pub(super) fn start(mesh: &Mesh, pod: &Pod, sidecar: &Sidecar, place: &Place) -> Result<Self> {
         // First, as the init container does it: the rules reset connections that are older.
-        Process::run_checked(rules(place, sidecar)?, &[], TIMEOUT)?;
+        if sidecar.mode != "NONE" {
+            Process::run_checked(rules(place, pod, sidecar)?, &[], TIMEOUT)?;
+        }
         let dir = pod.dir().join("agent");
         for folder in [
             "var/run/secrets/istio",
@@ -89,8 +91,17 @@ impl Agent {
     }
 }
 
+/// Annotations of a pod, and the arguments that the injection makes of them.
+///
+/// Source: istio manifests/charts/istio-control/istio-discovery/files/injection-template.yaml (`istio-init`).
+const ANNOTATIONS: &[(&str, &str)] = &[
+    ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "-x"),
+    ("traffic.sidecar.istio.io/excludeOutboundPorts", "-o"),
+    ("traffic.sidecar.istio.io/includeOutboundIPRanges", "-i"),
+];
+
 /// The command of the injected init container.
-fn rules(place: &Place, sidecar: &Sidecar) -> Result<Command> {
+fn rules(place: &Place, pod: &Pod, sidecar: &Sidecar) -> Result<Command> {
     let mut command = place.command_at(&program("pilot-agent")?)?;
     command.args([
         "istio-iptables",
@@ -105,7 +116,15 @@ fn rules(place: &Place, sidecar: &Sidecar) -> Result<Command> {
         "-d",
         "15090,15021,15020",
     ]);
+    if pod.address_v6().is_some() {
+        command.arg("--dual-stack");
+    }
     command.args(["-u", &sidecar.uid.to_string(), "-g", &sidecar.gid.to_string(), "-m", &sidecar.mode]);
+    for (annotation, value) in &pod.options().annotations {
+        if let Some((_, argument)) = ANNOTATIONS.iter().find(|(name, _)| name == annotation) {
+            command.args([argument, value.as_str()]);
+        }
+    }
     command.args(&sidecar.rules);
     Ok(command)
 }
@@ -130,6 +149,7 @@ fn environment(pod: &Pod) -> Vec<(&'static str, String)> {
         text("ISTIO_META_INTERCEPTION_MODE", "REDIRECT"),
         text("ISTIO_META_WORKLOAD_NAME", pod.name()),
         text("ISTIO_META_APP_CONTAINERS", "app"),
+        ("ISTIO_DUAL_STACK", pod.address_v6().is_some().to_string()),
     ]
 }
 

@@ -32,6 +32,20 @@ impl Api {
         Ok(body)
     }
 
+    /// All objects of a collection, with their kind.
+    pub(super) fn list(&self, collection: &str) -> Result<Vec<Value>> {
+        let list: Value = serde_json::from_str(&self.get_url(&url(collection))?)?;
+        let text = |key: &str| list[key].as_str().unwrap_or_default().to_owned();
+        let (version, kind) = (text("apiVersion"), text("kind").trim_end_matches("List").to_owned());
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let whole = |mut item: Value| {
+            item["apiVersion"] = version.clone().into();
+            item["kind"] = kind.clone().into();
+            item
+        };
+        Ok(items.into_iter().map(whole).collect())
+    }
+
     /// POSTs an object to a collection and gives back what the API server made of it.
     pub(super) fn create(&self, collection: &str, object: &Value) -> Result<Value> {
         self.send(&Method::POST, collection, "application/json", object)
@@ -68,21 +82,28 @@ impl Api {
         &self,
         collection: &str,
         name: &str,
+        found: impl FnMut(&Value) -> Option<T> + Send,
+    ) -> Result<T> {
+        self.watch(collection, &format!("fieldSelector=metadata.name%3D{name}"), found)
+    }
+
+    /// Follows the objects of a collection that a selector leaves, until `found` finds what it looks for in one.
+    pub(super) fn watch<T: Send>(
+        &self,
+        collection: &str,
+        selector: &str,
         mut found: impl FnMut(&Value) -> Option<T> + Send,
     ) -> Result<T> {
-        let seconds = TIMEOUT.as_secs();
-        let url = url(&format!(
-            "{collection}?watch=1&timeoutSeconds={seconds}&fieldSelector=metadata.name%3D{name}"
-        ));
+        let url = url(&format!("{collection}?watch=1&timeoutSeconds={}&{selector}", TIMEOUT.as_secs()));
         self.netns.run(|| {
-            let response = agent().get(&url).call().with_context(|| format!("watch {collection}/{name}"))?;
+            let response = agent().get(&url).call().with_context(|| format!("watch {url}"))?;
             for line in BufReader::new(response.into_body().into_reader()).lines() {
                 let event: Value = serde_json::from_str(&line?)?;
                 if let Some(result) = found(&event["object"]) {
                     return Ok(result);
                 }
             }
-            bail!("{collection}/{name} did not become what was waited for within {TIMEOUT:?}")
+            bail!("{url}: what was waited for did not come within {TIMEOUT:?}")
         })?
     }
 

@@ -1,6 +1,7 @@
 //! A pod: its object, whose status says that it runs, and its network namespace. What runs in it is started by the test.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::agent::Agent;
 use super::programs::hex;
-use super::{HOST, ISTIOD, Mesh, c_path, next};
+use super::{HOST, HOST_V6, ISTIOD, Mesh, c_path, next};
 use crate::app::play;
 use crate::cgroup::Cgroup;
 use crate::lab::make_dir;
@@ -51,7 +52,7 @@ pub struct Sidecar {
     pub gid: u32,
     /// Envoy's worker threads.
     pub concurrency: u32,
-    /// How inbound connections are redirected: `REDIRECT` or `TPROXY`.
+    /// How inbound connections are redirected: `REDIRECT`, `TPROXY` or `NONE`, which redirects nothing.
     pub mode: String,
     /// Further arguments of `istio-iptables`, such as `-o 3128` (ports that are left alone) or `--native-nftables`.
     pub rules: Vec<String>,
@@ -87,6 +88,26 @@ impl Sidecar {
     }
 }
 
+impl Sidecar {
+    /// One whose agent answers its app's questions for names.
+    pub fn dns_capture() -> Self {
+        Self {
+            rules: vec!["--redirect-dns".to_owned()],
+            metadata: vec![("DNS_CAPTURE".to_owned(), "true".to_owned())],
+            ..Self::default()
+        }
+    }
+
+    /// One in a pod whose rules redirect nothing.
+    pub fn without_redirect() -> Self {
+        Self {
+            mode: "NONE".to_owned(),
+            metadata: vec![("INTERCEPTION_MODE".to_owned(), "NONE".to_owned())],
+            ..Self::default()
+        }
+    }
+}
+
 impl PodOptions {
     /// A pod without a sidecar.
     pub fn plain(namespace: &str, name: &str) -> Self {
@@ -111,6 +132,7 @@ impl PodOptions {
 pub struct Pod {
     options: PodOptions,
     address: String,
+    address_v6: Option<String>,
     dir: PathBuf,
     cgroup: Cgroup,
     app: Place,
@@ -124,9 +146,12 @@ impl Mesh {
         let PodOptions { namespace, name, .. } = options;
         let number = next(&self.address);
         let address = format!("10.233.{}.{}", 1 + number / 200, 10 + number % 200);
+        let address_v6 = self.options.dual_stack.then(|| format!("fd00:233::{number:x}"));
         let dir = self.dir.join(format!("{namespace}.{name}"));
         make_dir(&dir)?;
         let netns = Netns::new()?;
+        // The container runtimes' default: a process of any user may listen on any port.
+        netns.run(|| fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"))??;
         let link = format!("link add v{number} type veth peer name eth0 netns {}", netns.path());
         network::ip(&self.control, &[link, format!("link set v{number} master br0 up")])?;
 
@@ -135,7 +160,7 @@ impl Mesh {
         self.api.wait(&collection("serviceaccounts"), "default", |_| Some(()))?;
         let made = self.api.create(&collection("pods"), &object(options))?;
         let path = format!("{}/{name}/status", collection("pods"));
-        self.api.patch(&path, &status(options, &address))?;
+        self.api.patch(&path, &status(options, &address, address_v6.as_deref()))?;
         let uid = made["metadata"]["uid"].as_str().context("a pod without a uid")?;
 
         let hosts = dir.join("hosts");
@@ -150,19 +175,32 @@ impl Mesh {
                 user,
                 bin: self.control.bin.clone(),
                 hosts: Some(c_path(&hosts)?),
+                resolver: self.control.resolver.clone(),
             })
         };
         let app = place("app", Some(APP_USER))?;
         let root = Place { user: None, ..app.clone() };
-        let up = [
+        let mut up = vec![
             "link set lo up".to_owned(),
             format!("addr add {address}/16 dev eth0"),
             "link set eth0 up".to_owned(),
             format!("route add default via {HOST}"),
         ];
+        if let Some(address) = &address_v6 {
+            up.push(format!("addr add {address}/64 dev eth0 nodad"));
+            up.push(format!("route add default via {HOST_V6}"));
+        }
         network::ip(&root, &up)?;
-        let mut pod =
-            Pod { options: options.clone(), address, dir, cgroup: cgroup.clone(), app, root, agent: None };
+        let mut pod = Pod {
+            options: options.clone(),
+            address,
+            address_v6,
+            dir,
+            cgroup: cgroup.clone(),
+            app,
+            root,
+            agent: None,
+        };
         if let Some(sidecar) = &options.sidecar {
             let agent = Agent::start(self, &pod, sidecar, &place("istio-proxy", None)?)?;
             pod.agent = Some(agent);
@@ -185,6 +223,11 @@ impl Pod {
     /// Its address.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Its IPv6 address, where the mesh has two stacks.
+    pub fn address_v6(&self) -> Option<&str> {
+        self.address_v6.as_deref()
     }
 
     /// Its directory.
@@ -228,11 +271,17 @@ impl Pod {
         play(&self.app, scripts)
     }
 
-    /// Starts a squid that allows everything, on a port of this pod.
+    /// Starts a squid on a port of this pod.
     pub fn squid(&self, port: u16, policy: &SquidPolicy) -> Result<Squid> {
-        let dir = self.dir.join(format!("squid-{port}"));
+        self.squid_at(SocketAddr::new(self.address.parse()?, port), policy)
+    }
+
+    /// Starts a squid on one of this pod's addresses.
+    pub fn squid_at(&self, listen: SocketAddr, policy: &SquidPolicy) -> Result<Squid> {
+        let family = if listen.is_ipv6() { "-v6" } else { "" };
+        let dir = self.dir.join(format!("squid-{}{family}", listen.port()));
         make_dir(&dir)?;
-        Squid::start_in(&self.root, dir, format!("{}:{port}", self.address).parse()?, policy)
+        Squid::start_in(&self.root, dir, listen, policy)
     }
 
     /// A page of its Envoy's admin port.
@@ -265,7 +314,9 @@ fn object(options: &PodOptions) -> Value {
         "spec": {"nodeName": NODE, "tolerations": [{"operator": "Exists"}], "containers": containers}})
 }
 
-fn status(options: &PodOptions, address: &str) -> Value {
+fn status(options: &PodOptions, address: &str, address_v6: Option<&str>) -> Value {
+    let ips: Vec<Value> =
+        [Some(address), address_v6].into_iter().flatten().map(|ip| json!({"ip": ip})).collect();
     let names = ["app", "istio-proxy"].iter().take(1 + usize::from(options.sidecar.is_some()));
     let started = "2026-01-01T00:00:00Z";
     let containers: Vec<Value> = names
@@ -275,7 +326,7 @@ fn status(options: &PodOptions, address: &str) -> Value {
         })
         .collect();
     let conditions = ["Ready", "ContainersReady", "Initialized", "PodScheduled"];
-    json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "hostIP": HOST,
+    json!({"status": {"phase": "Running", "podIP": address, "podIPs": ips, "hostIP": HOST,
         "conditions": conditions.map(|kind| json!({"type": kind, "status": "True"})), "containerStatuses": containers}})
 }
 

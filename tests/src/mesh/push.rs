@@ -1,6 +1,7 @@
 //! The wait for istiod: when has a change of objects reached a sidecar? A marker is written after the change; what has the
 //! marker has the change. (istiod merges events that come within its debounce period into one push.)
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -17,11 +18,18 @@ const STATS: &str = "^(listener_manager|cluster_manager)\\.(.*version_text|.*war
                      listener_modified|listener_in_place_updated|total_listeners_active)$";
 
 impl Mesh {
-    /// Waits until each of `pods` has what istiod makes of all that was applied before.
+    /// Waits until each of `pods` has what istiod makes of all that was applied before, and until cluster IPs lead where they
+    /// should.
     pub fn wait_push(&self, pods: &[&Pod]) -> Result<()> {
+        self.sync_cluster_ips()?;
         let number = next(&self.marker) + 1;
         self.api.apply(&marker(number))?;
         pods.iter().filter(|pod| pod.agent().is_some()).try_for_each(|pod| pod.wait_marker(number))
+    }
+
+    /// The number of the last marker.
+    pub(super) fn last_marker(&self) -> u64 {
+        self.marker.load(Ordering::Relaxed)
     }
 }
 
@@ -34,18 +42,32 @@ impl Pod {
         })
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a count of pushes")]
     fn has_marker(&self, number: u64) -> Result<bool> {
         let path = format!("config_dump?resource=dynamic_active_clusters&name_regex=^{CLUSTER}$");
         let dump: Value = serde_json::from_str(&self.admin(&path)?)?;
-        let marker = &dump["configs"][0]["cluster"]["metadata"]["filter_metadata"]["lab"]["marker"];
-        if marker.as_u64() < Some(number) && marker.as_f64().unwrap_or(0.0) < number as f64 {
+        if number_of(&dump["configs"][0]["cluster"], "filter_metadata").is_none_or(|found| found < number) {
             return Ok(false);
         }
         let stats: Value =
             serde_json::from_str(&self.admin(&format!("stats?format=json&filter={}", encode(STATS)))?)?;
         Ok(is_in_force(&stats))
     }
+}
+
+/// The marker's number in a whole dump in the spelling of protobuf's JSON.
+pub(super) fn marker_of(dump: &Value) -> Option<u64> {
+    let configs = dump["configs"].as_array()?;
+    let mut clusters =
+        configs.iter().filter_map(|config| config["dynamicActiveClusters"].as_array()).flatten();
+    let marker = clusters.find(|entry| entry["cluster"]["name"] == CLUSTER)?;
+    number_of(&marker["cluster"], "filterMetadata")
+}
+
+/// The marker's number in its cluster. Envoy prints it as `7`, protobuf's JSON as `7.0`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of pushes")]
+fn number_of(cluster: &Value, metadata: &str) -> Option<u64> {
+    let number = &cluster["metadata"][metadata]["lab"]["marker"];
+    number.as_u64().or_else(|| number.as_f64().map(|number| number as u64))
 }
 
 /// Whether listeners and clusters are of one push, none is warming, and the workers have every listener.

@@ -1,7 +1,7 @@
-//! What leaves a pod, read from its network interface: every TCP connection that the pod opens to another address, whether it
-//! was accepted, and the first bytes in both directions. It is the measure for what a sidecar really did.
+//! What leaves a pod, read from its network interfaces: every TCP connection that the pod opens to another address, whether it
+//! was accepted, and the first bytes in both directions; and what its sidecar passes on to its app. It is the measure for what a sidecar really did.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,10 @@ use crate::netns::Netns;
 /// Every frame, also those that go out: `ETH_P_ALL` in network byte order.
 const ETH_P_ALL: u32 = 0x0003_u16.to_be() as u32;
 const RECEIVE_BUFFER: usize = 32 << 20;
+/// The addresses from which a sidecar dials its own app (istio pilot/pkg/networking/core/cluster.go
+/// `InboundPassthroughBindIpv4`).
+const INBOUND: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)), IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6))];
 /// Bytes that are kept of each direction.
 const KEPT: usize = 4096;
 /// The UDP port of the datagrams that tell the reader how far it has to read (discard).
@@ -43,6 +47,7 @@ pub struct Flow {
 /// A reader of one pod's interface; dropping it ends it.
 #[derive(Debug)]
 pub struct Wire {
+    addresses: Vec<IpAddr>,
     shared: Arc<(Mutex<State>, Condvar)>,
     netns: Netns,
     reader: Option<JoinHandle<()>>,
@@ -65,20 +70,31 @@ struct Known {
 impl Wire {
     /// Reads the interface of this pod from now on.
     pub fn start(pod: &Pod) -> Result<Self> {
-        let address: Ipv4Addr = pod.address().parse()?;
+        let addresses = [Some(pod.address()), pod.address_v6()].into_iter().flatten();
+        let addresses = addresses.map(str::parse).collect::<Result<Vec<IpAddr>, _>>()?;
         let netns = pod.app().netns().clone();
         let socket =
             netns.run(open)?.context("cannot read a pod's interface: this needs root (CAP_NET_RAW)")?;
         let shared = Arc::new((Mutex::new(State::default()), Condvar::new()));
         let ours = Arc::clone(&shared);
-        let reader = thread::spawn(move || read(&socket, address, &ours));
-        Ok(Self { shared, netns, reader: Some(reader) })
+        let own = addresses.clone();
+        let reader = thread::spawn(move || read(&socket, &own, &ours));
+        Ok(Self { addresses, shared, netns, reader: Some(reader) })
     }
 
-    /// All connections that were opened or used since the last `clear`, in that order.
+    /// All connections to other pods that were opened or used since the last `clear`, in that order.
     pub fn flows(&self) -> Result<Vec<Flow>> {
+        self.all(|flow| !self.addresses.contains(&flow.to.ip()))
+    }
+
+    /// All connections on which the pod's own sidecar passed something on to the app, since the last `clear`.
+    pub fn deliveries(&self) -> Result<Vec<Flow>> {
+        self.all(|flow| self.addresses.contains(&flow.to.ip()))
+    }
+
+    fn all(&self, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>> {
         self.catch_up()?;
-        Ok(self.state().flows.iter().map(|known| known.flow.clone()).collect())
+        Ok(self.state().flows.iter().map(|known| known.flow.clone()).filter(wanted).collect())
     }
 
     /// Forgets all connections.
@@ -130,11 +146,11 @@ fn open() -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn read(socket: &OwnedFd, address: Ipv4Addr, shared: &(Mutex<State>, Condvar)) {
+fn read(socket: &OwnedFd, own: &[IpAddr], shared: &(Mutex<State>, Condvar)) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok((_, length)) = recv(socket, buffer.as_mut_slice(), RecvFlags::empty()) {
         let mut state = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if packet(&buffer[..length.min(1 << 16)], address, &mut state).is_some() {
+        if packet(&buffer[..length.min(1 << 16)], own, &mut state).is_some() {
             shared.1.notify_all();
             if state.ends {
                 return;
@@ -143,34 +159,43 @@ fn read(socket: &OwnedFd, address: Ipv4Addr, shared: &(Mutex<State>, Condvar)) {
     }
 }
 
-/// Takes one IPv4 packet in. Some: it was a barrier.
-fn packet(bytes: &[u8], address: Ipv4Addr, state: &mut State) -> Option<()> {
-    let first = *bytes.first()?;
-    if first >> 4 != 4 {
-        return None;
-    }
-    let header = usize::from(first & 15) * 4;
-    let total = usize::from(u16_at(bytes, 2)?);
-    let ip = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
-    let (from, to) = (ip(12)?, ip(16)?);
-    // A length of 0 is a segment that the interface would have cut.
-    let body = bytes.get(header..if total == 0 { bytes.len() } else { total.min(bytes.len()) })?;
+/// Takes one packet in. Some: it was a barrier.
+fn packet(bytes: &[u8], own: &[IpAddr], state: &mut State) -> Option<()> {
+    let (protocol, from, to, body) = match *bytes.first()? >> 4 {
+        4 => {
+            let header = usize::from(*bytes.first()? & 15) * 4;
+            let ip = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
+            let total = usize::from(u16_at(bytes, 2)?);
+            // A length of 0 is a segment that the interface would have cut.
+            let end = if total == 0 { bytes.len() } else { total.min(bytes.len()) };
+            (*bytes.get(9)?, ip(12)?, ip(16)?, bytes.get(header..end)?)
+        }
+        6 => {
+            let ip = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok()?));
+            let length = usize::from(u16_at(bytes, 4)?);
+            let end = if length == 0 { bytes.len() } else { (40 + length).min(bytes.len()) };
+            (*bytes.get(6)?, ip(8)?, ip(24)?, bytes.get(40..end)?)
+        }
+        _ => return None,
+    };
     let (source, target) = (u16_at(body, 0)?, u16_at(body, 2)?);
-    match bytes.get(9)? {
-        17 if from == address && target == BARRIER => {
+    match protocol {
+        17 if own.contains(&from) && target == BARRIER => {
             let number = u64::from_be_bytes(body.get(8..16)?.try_into().ok()?);
             state.barrier = state.barrier.max(number);
             Some(())
         }
         6 => {
-            let outbound = from == address && to != address && !to.is_loopback();
-            let inbound = to == address && from != address && !from.is_loopback();
-            let peer = SocketAddr::new(
-                IpAddr::V4(if outbound { to } else { from }),
-                if outbound { target } else { source },
-            );
-            if outbound || inbound {
-                segment(body, outbound, if outbound { source } else { target }, peer, &mut state.flows);
+            // Packets of the loopback device are seen twice.
+            let is_out = |from: IpAddr, to: IpAddr| {
+                let leaves =
+                    own.contains(&from) && !own.contains(&to) && !to.is_loopback() && !INBOUND.contains(&to);
+                leaves || (INBOUND.contains(&from) && own.contains(&to))
+            };
+            if is_out(from, to) {
+                segment(body, true, source, SocketAddr::new(to, target), &mut state.flows);
+            } else if is_out(to, from) {
+                segment(body, false, target, SocketAddr::new(from, source), &mut state.flows);
             }
             None
         }
