@@ -11,15 +11,29 @@ mod real_mesh {
     use std::time::{Duration, Instant};
 
     use anyhow::{Context, Result, ensure};
-    use lab::{Mesh, PodOptions, Seed, Tracer, tracer_binary};
+    use lab::{
+        Alertmanager, Mesh, Place, PodOptions, Prometheus, Seed, Tracer, accelerated_rules, tracer_binary,
+    };
     use rustix::event::{PollFd, PollFlags, poll};
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
     use serde_json::Value;
+    use tempfile::TempDir;
 
     const TIMEOUT: Duration = Duration::from_secs(30);
+    /// The alert for a CONNECT that the sidecar answered, with the project's rules.
+    const ALERT: &str = "EgressConnectHandledAsHttp";
+    const ALERT_TIMEOUT: Duration = Duration::from_mins(1);
 
     /// One mesh for all tests. Each test has a port of its own, so that their objects do not meet.
     static MESH: LazyLock<Mesh> = LazyLock::new(|| Mesh::start().expect("a mesh"));
+
+    /// What watches the app.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Watchers {
+        Nothing,
+        Tracer,
+        TracerAndPrometheus,
+    }
 
     /// What is applied against the failure.
     enum Fix {
@@ -39,18 +53,46 @@ mod real_mesh {
         report: Option<Value>,
         later: Option<Value>,
         metrics: String,
+        /// The alert as it fired and as it was resolved, where Prometheus watched.
+        alerts: Option<[Value; 2]>,
         seed: Seed,
     }
 
+    /// A Prometheus with the project's rules beside the tracer, and the Alertmanager behind it.
+    struct Alerts {
+        _prometheus: Prometheus,
+        alertmanager: Alertmanager,
+        _dir: TempDir,
+    }
+
+    impl Alerts {
+        fn start(mesh: &Mesh, place: &Place) -> Result<Self> {
+            let dir = tempfile::tempdir_in(mesh.dir())?;
+            let alertmanager = Alertmanager::start(place, dir.path())?;
+            let rules = accelerated_rules(dir.path())?;
+            let prometheus = Prometheus::start(place, dir.path(), &rules, alertmanager.address())?;
+            Ok(Self { _prometheus: prometheus, alertmanager, _dir: dir })
+        }
+    }
+
     impl Story {
-        fn play(port: u16, with_tracer: bool, fix: &Fix) -> Result<Self> {
+        fn play(port: u16, watchers: Watchers, fix: &Fix) -> Result<Self> {
             let mesh = &*MESH;
             let seed = Seed::start(mesh, port)?;
+            let place = mesh.tools()?;
             let start = || {
-                let (place, binary) = (mesh.tools()?, tracer_binary()?);
-                Tracer::start_in(&place, mesh.dir(), seed.app().cgroup(), &binary, &["--explain"])
+                Tracer::start_in(&place, mesh.dir(), seed.app().cgroup(), &tracer_binary()?, &["--explain"])
             };
-            let tracer = if with_tracer { Some(start()?) } else { None };
+            let tracer = if watchers == Watchers::Nothing { None } else { Some(start()?) };
+            let mut alerts = if watchers == Watchers::TracerAndPrometheus {
+                Some(Alerts::start(mesh, &place)?)
+            } else {
+                None
+            };
+            let mut alert = |status: &str| {
+                let alerts = alerts.as_mut();
+                alerts.map(|alerts| alerts.alertmanager.wait(ALERT, status, ALERT_TIMEOUT)).transpose()
+            };
             let report = |nth: usize| -> Result<Option<Value>> {
                 tracer
                     .as_ref()
@@ -61,6 +103,7 @@ mod real_mesh {
             mesh.apply(&seed.service(), &[seed.app()])?;
             let broken = seed.curl()?.0;
             let flagged = report(1)?;
+            let firing = alert("firing")?;
             match (fix, &flagged) {
                 (Fix::Nothing, _) | (Fix::Reported, None) => {}
                 (Fix::Reported, Some(report)) => drop(mesh.apply(manifest(report)?, &[seed.app()])?),
@@ -69,7 +112,8 @@ mod real_mesh {
             let repaired = seed.curl()?.0;
             let later = report(2)?;
             let metrics = tracer.as_ref().map(Tracer::metrics).transpose()?.unwrap_or_default();
-            Ok(Self { healthy, broken, repaired, report: flagged, later, metrics, seed })
+            let alerts = firing.zip(alert("resolved")?).map(|(firing, resolved)| [firing, resolved]);
+            Ok(Self { healthy, broken, repaired, report: flagged, later, metrics, alerts, seed })
         }
 
         /// Whether it went as an engineer is promised that it goes.
@@ -90,6 +134,12 @@ mod real_mesh {
             let count = |verdict: &str| sum(&self.metrics, verdict);
             let counts = (count("handled_as_http"), count("tunneled"));
             ensure!(counts == (1.0, 2.0), "the metrics count {counts:?}: {}", self.metrics);
+            for alert in self.alerts.iter().flatten() {
+                let (labels, proxy) = (&alert["labels"], self.seed.proxy());
+                let names = [labels["proxy_ip"].as_str(), labels["proxy_port"].as_str()];
+                let named = names.map(Option::unwrap_or_default).join(":");
+                ensure!(named == proxy && labels["severity"] == "critical", "another alert: {alert}");
+            }
             let log = self.seed.squid().access_log()?;
             ensure!(
                 log.matches("CONNECT").count() == 2,
@@ -118,24 +168,32 @@ mod real_mesh {
 
     #[test]
     fn a_connect_broken_by_another_teams_service_is_flagged_and_repaired_by_the_reported_fix() {
-        Story::play(3128, true, &Fix::Reported).expect("a story").judge().expect("the promise");
+        let story = Story::play(3128, Watchers::TracerAndPrometheus, &Fix::Reported).expect("a story");
+        story.judge().expect("the promise");
+        let [firing, resolved] = story.alerts.expect("an alert that fired and was resolved");
+        assert_eq!((&firing["status"], &resolved["status"]), (&"firing".into(), &"resolved".into()));
     }
 
     #[test]
     fn a_connect_broken_by_another_teams_service_is_repaired_by_a_service_entry_for_the_proxy() {
-        Story::play(3129, true, &Fix::ServiceEntry).expect("a story").judge().expect("the promise");
+        Story::play(3129, Watchers::Tracer, &Fix::ServiceEntry)
+            .expect("a story")
+            .judge()
+            .expect("the promise");
     }
 
     #[test]
     fn the_story_fails_when_the_fix_is_left_out() {
-        let error =
-            Story::play(3130, true, &Fix::Nothing).expect("a story").judge().expect_err("it is not repaired");
+        let error = Story::play(3130, Watchers::Tracer, &Fix::Nothing)
+            .expect("a story")
+            .judge()
+            .expect_err("it is not repaired");
         assert_eq!(error.to_string(), "after the fix the CONNECT got 404");
     }
 
     #[test]
     fn the_story_fails_when_the_tracer_does_not_run() {
-        let error = Story::play(3131, false, &Fix::ServiceEntry)
+        let error = Story::play(3131, Watchers::Nothing, &Fix::ServiceEntry)
             .expect("a story")
             .judge()
             .expect_err("nothing is flagged");
