@@ -48,6 +48,13 @@ impl Verdict {
         Self { direction: "inbound".to_owned(), ..self }
     }
 
+    /// Whether it is about a fault of the mesh that concerns the app's own sidecar.
+    pub fn is_flagged(&self) -> bool {
+        let flagged =
+            ["handled_as_http", "blackholed", "wrapped_in_tls", "misdirected", "absolute_form_rewritten"];
+        flagged.contains(&self.name.as_str()) && self.direction == "outbound"
+    }
+
     /// From a report or from an explanation.
     pub fn said(value: &Value) -> Self {
         let text = |key: &str| value[key].as_str().map(str::to_owned);
@@ -111,17 +118,22 @@ impl Seen {
         match status {
             Some(_) if failed => Verdict::new("handled_as_http", Some("upstream_failed")),
             Some(status) => Verdict::new("handled_as_http", Some(reason(status))),
-            None if self.client.end == "open" => Verdict::new("unanswered", Some("gave_up")),
+            None if self.gave_up() => Verdict::new("unanswered", Some("gave_up")),
             None if failed => Verdict::new("unreachable", Some("connect_failed")),
             None if flows().next().is_some() => Verdict::new("unreachable", Some("closed_without_reply")),
             None => Verdict::new("blackholed", None),
         }
     }
 
+    /// Whether the app closed the connection, because no answer came.
+    fn gave_up(&self) -> bool {
+        !["FIN", "RST"].contains(&self.client.end.as_str()) && self.client.local.is_some()
+    }
+
     /// The bytes went to `flow.to`, as they were or inside the mesh's own TLS.
     fn passed_on(&self, flow: &Flow, status: Option<u16>, plain: bool) -> Verdict {
         let Some(status) = status else {
-            return if self.client.end == "open" {
+            return if self.gave_up() {
                 Verdict::new("unanswered", Some("gave_up"))
             } else {
                 Verdict::new("unreachable", Some("closed_without_reply"))
@@ -162,7 +174,8 @@ pub fn endpoints(
     let ip = dialed.ip().to_string();
     for object in objects {
         let (spec, namespace) = (&object["spec"], &object["metadata"]["namespace"]);
-        if spec["clusterIP"] == ip.as_str() {
+        let cluster_ips = spec["clusterIPs"].as_array().into_iter().flatten().chain([&spec["clusterIP"]]);
+        if cluster_ips.into_iter().any(|cluster_ip| *cluster_ip == ip.as_str()) {
             let selected =
                 pods.iter().filter(|(ns, app, _)| *namespace == *ns && spec["selector"]["app"] == *app);
             found.extend(selected.map(|(.., address)| *address));
@@ -179,10 +192,20 @@ pub fn endpoints(
             });
             found.extend(addresses);
         }
+        let egress = spec["egress"].as_array().into_iter().flatten();
+        if egress.clone().any(|listener| listener["bind"] == ip.as_str()) {
+            // Its hosts are the proxy's namespace.
+            found.extend(
+                pods.iter().filter(|(ns, app, _)| (*ns, *app) == ("egress", "squid")).map(|(.., at)| *at),
+            );
+        }
         let has_it = spec["addresses"]
             .as_array()
             .is_some_and(|addresses| addresses.iter().any(|address| *address == ip.as_str()));
-        if has_it {
+        // istiod allocates from this range (istio pilot/pkg/networking/serviceentry/serviceentry.go, `IPV4Prefix`).
+        let is_allocated =
+            spec["hosts"].is_array() && spec["addresses"].is_null() && ip.starts_with("240.240.");
+        if has_it || is_allocated {
             let all = spec["endpoints"].as_array().into_iter().flatten();
             found.extend(all.filter_map(|endpoint| {
                 Some(SocketAddr::new(endpoint["address"].as_str()?.parse().ok()?, PORT))
