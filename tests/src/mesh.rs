@@ -68,6 +68,7 @@ pub struct Mesh {
     default_istiod: Mutex<Option<Process>>,
     /// They end in this order, which spares their logs some errors.
     kubernetes: Vec<Process>,
+    _name_server: dns::NameServer,
     /// The rules for cluster IPs that are in force.
     cluster_ips: Mutex<String>,
     address: AtomicU64,
@@ -128,6 +129,7 @@ impl Mesh {
             // nodad: without it, an address stays unusable for a second.
             network::ip(&control, &[format!("addr add {HOST_V6}/64 dev br0 nodad")])?;
         }
+        let name_server = dns::NameServer::start(control.netns())?;
         let mut mesh = Self {
             api: Api::new(control.netns().clone()),
             pods: cgroup.child("kubepods")?,
@@ -138,6 +140,7 @@ impl Mesh {
             istiod: Mutex::default(),
             default_istiod: Mutex::default(),
             kubernetes: Vec::new(),
+            _name_server: name_server,
             cluster_ips: Mutex::default(),
             address: AtomicU64::new(10),
             marker: AtomicU64::new(0),
@@ -260,8 +263,8 @@ impl Drop for Mesh {
     }
 }
 
-/// A table of name servers for the pods: one that refuses at once, because nothing listens there. `None` where the machine has
-/// no such table that the mesh's could stand in for.
+/// A table of name servers for the pods: the mesh's own. `None` where the machine has no such table that the mesh's could stand
+/// in for.
 fn resolver(dir: &Path) -> Result<Option<CString>> {
     let file = dir.join("resolv.conf");
     fs::write(&file, format!("nameserver {HOST}\n"))?;

@@ -73,7 +73,8 @@ fn serve_dump(listener: TcpListener, dump: String) {
             let is_dump = head.first().is_some_and(|line| line.contains("/config_dump"));
             let body = if is_dump { &*dump } else { "listener_manager.lds.version: 1\n" };
             let length = body.len();
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+            let answer =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
             // The tracer may have given up.
             let _ = stream.write_all(answer.as_bytes());
         }
@@ -113,7 +114,10 @@ fn flag_that_the_configuration_contradicts_is_withdrawn_and_counted() {
     let (report, metrics) = report_beside(without_its_listener);
     assert_eq!((&report["verdict"], &report["flagged"]), (&"undetermined".into(), &false.into()), "{report}");
     assert_eq!(report["reason"], "witnesses_disagree");
-    assert_eq!((&report["configuration"]["verdict"], &report["configuration"]["agrees"]), (&"tunneled".into(), &false.into()));
+    assert_eq!(
+        (&report["configuration"]["verdict"], &report["configuration"]["agrees"]),
+        (&"tunneled".into(), &false.into())
+    );
     assert_eq!((&report["fix"], &report["listener"]), (&Value::Null, &Value::Null));
     assert!(metrics.contains("egress_tracer_witness_disagreements_total 1"), "{metrics}");
     let withdrawn = "verdict=\"undetermined\"";
@@ -124,7 +128,11 @@ fn flag_that_the_configuration_contradicts_is_withdrawn_and_counted() {
 fn configuration_that_agrees_is_named_in_the_report() {
     let (report, metrics) = report_beside(|_| {});
     let configuration = &report["configuration"];
-    assert_eq!((&report["verdict"], &configuration["agrees"]), (&"handled_as_http".into(), &true.into()), "{report}");
+    assert_eq!(
+        (&report["verdict"], &configuration["agrees"]),
+        (&"handled_as_http".into(), &true.into()),
+        "{report}"
+    );
     assert_eq!(configuration["verdict"], "handled_as_http");
     assert!(configuration["age_s"].as_u64().is_some_and(|age| age < 60), "{configuration}");
     assert!(metrics.contains("egress_tracer_witness_disagreements_total 0"), "{metrics}");

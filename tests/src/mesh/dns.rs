@@ -1,15 +1,65 @@
-//! One question to the name server of a pod: with DNS capture, its sidecar's agent answers it.
+//! Names: the mesh's name server, which knows none, and one question to the name server of a pod, which its sidecar's agent
+//! answers with DNS capture.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::{HOST, Pod};
+use crate::netns::Netns;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A question for an IPv4 address (RFC 1035, section 3.2).
 const ADDRESS_QUESTION: [u8; 4] = [0, 1, 0, 1];
+
+/// A name server that answers every question with "no such name", as a cluster's does for a name with a typing error. Without
+/// one, a resolver asks again for seconds.
+#[derive(Debug)]
+pub(super) struct NameServer {
+    socket: UdpSocket,
+    ends: Arc<AtomicBool>,
+    answering: Option<JoinHandle<()>>,
+}
+
+impl NameServer {
+    /// Listens on the control plane's address.
+    pub(super) fn start(netns: &Netns) -> Result<Self> {
+        let socket =
+            netns.run(|| UdpSocket::bind((HOST, 53)))?.context("cannot listen for questions for names")?;
+        let (ours, ends) = (socket.try_clone()?, Arc::new(AtomicBool::new(false)));
+        let until = Arc::clone(&ends);
+        let answering = thread::spawn(move || {
+            let mut question = [0; 1500];
+            while let Ok((length, from)) = ours.recv_from(&mut question) {
+                if until.load(Ordering::Relaxed) {
+                    return;
+                }
+                if let Some(flags) = question[..length].get_mut(2..4) {
+                    // An answer, to a question that wished for recursion, by a server that offers it: NXDOMAIN (RFC 1035, 4.1.1).
+                    flags.copy_from_slice(&[0x81, 0x83]);
+                    let _ = ours.send_to(&question[..length], from); // who asked may be gone
+                }
+            }
+        });
+        Ok(Self { socket, ends, answering: Some(answering) })
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        // An empty datagram to itself ends the wait for the next question.
+        if self.socket.send_to(&[], (HOST, 53)).is_ok()
+            && let Some(answering) = self.answering.take()
+        {
+            let _ = answering.join();
+        }
+    }
+}
 
 impl Pod {
     /// The first IPv4 address of this name, as the pod's app is told.

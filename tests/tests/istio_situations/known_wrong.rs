@@ -43,6 +43,9 @@ pub fn judge(list: &Path, wrong: &BTreeMap<String, String>) -> Result<(), String
         .filter_map(|line| line.split_once(": "))
         .map(|(key, what)| (key.trim_start_matches('~'), Known { is_flaky: key.starts_with('~'), what }))
         .collect();
+    for (key, _) in known.iter().filter(|(_, known)| known.is_flaky) {
+        eprintln!("sometimes wrong, now {}: {key}", wrong.get(*key).map_or("right", String::as_str));
+    }
     if updates() {
         let head: String =
             text.lines().take_while(|line| line.starts_with('#')).flat_map(|line| [line, "\n"]).collect();
