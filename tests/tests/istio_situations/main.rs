@@ -130,7 +130,6 @@ mod real_mesh {
     use super::*;
 
     #[test]
-    #[ignore = "its list of mismatches has been held on one machine only: run it by name with --ignored"]
     fn verdicts_and_fixes_are_the_ones_that_the_measured_reality_gives() {
         let start = Instant::now();
         let only = std::env::var("SITUATIONS").unwrap_or_default();

@@ -1,5 +1,5 @@
 //! Settings of the mesh, of a pod's sidecar and of Sidecar resources that change which address the app dials or what the sidecar
-//! listens on; and the same address in one situation after another.
+//! listens on; and one address in one situation after another.
 
 use serde_json::{Value, json};
 
@@ -131,7 +131,7 @@ pub(super) fn names(table: &mut Vec<Situation>, addresses: &Addresses) {
     add_with(table, "dns_capture_beside_http", Client::DnsCapture, To::Squid, Request::Connect, vec![http()]);
 }
 
-/// The same address in one situation after another: what is remembered of it must not mislead.
+/// One address in one situation after another: what is remembered of it must not mislead.
 pub(super) fn sequences(table: &mut Vec<Situation>, addresses: &Addresses) {
     let squid = |protocol| service("egress", "squid", Kind::ClusterIp, protocol, None, Some("squid"));
     let simple =
