@@ -12,6 +12,7 @@ pub const ATTACH_TYPES: &[(&str, u32)] = &[
     ("sock_ops", 3),
     ("connect4", 10),
     ("connect6", 11),
+    ("getsockopt", 21),
     ("setsockopt", 22),
     ("getpeername4", 29),
     ("getpeername6", 30),

@@ -14,12 +14,13 @@ use crate::program_runs::Runs;
 
 /// The tracer's cgroup programs: the program's name, its program type, its attach type. Numbers:
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf.h#L1024>.
-pub(crate) const HOOKS: [(&str, u32, u32); 7] = [
+pub(crate) const HOOKS: [(&str, u32, u32); 8] = [
     ("egress_connect4", 18, 10),
     ("egress_connect6", 18, 11),
     ("egress_accept4", 18, 29),
     ("egress_accept6", 18, 30),
     ("egress_options", 25, 22),
+    ("egress_original_dst", 25, 21),
     ("egress_states", 13, 3),
     ("egress_bytes", 8, 1),
 ];

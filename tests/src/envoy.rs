@@ -12,7 +12,6 @@ use rustix::process::Signal;
 
 use crate::lab::Lab;
 use crate::lines::Lines;
-use crate::network::SIDECAR_USER;
 use crate::place::Place;
 use crate::process::Process;
 
@@ -73,7 +72,8 @@ impl Envoy {
         // Envoy opens /dev/stdout again for its access log, which fails for a pipe that root made.
         let log = dir.join("access.log");
         let stdout = File::create(&log)?;
-        chown(&log, Some(SIDECAR_USER), Some(SIDECAR_USER))?;
+        let user = place.user.unwrap_or(0);
+        chown(&log, Some(user), Some(user))?;
         let mut command = place.command_at(&binary)?;
         command.arg("-c").arg(dir.join("bootstrap.yaml"));
         command.args([

@@ -135,6 +135,11 @@ impl Lab {
         network::redirect_inbound(&self.pod_root)
     }
 
+    /// Redirects what the app dials to this port, and nothing that `user` dials, whatever istio-init's rules say.
+    pub fn redirect_to(&self, user: u32, port: u16) -> Result<()> {
+        network::redirect_to(&self.pod_root, user, port)
+    }
+
     /// Sets istio-init's outbound redirect in the namespace of a pod that a container runtime made.
     pub fn redirect(&self, pod: &Netns) -> Result<()> {
         network::redirect(&Place { netns: pod.clone(), ..self.tools.clone() })

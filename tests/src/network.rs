@@ -112,6 +112,19 @@ pub(crate) fn connect(pod: &Place, outside: &Place) -> Result<()> {
     Ok(())
 }
 
+/// Puts rules before istio-init's: what `user` dials passes, and the rest goes to `port`. IPv6 as well where there is any.
+pub(crate) fn redirect_to(pod: &Place, user: u32, port: u16) -> Result<()> {
+    let rules = format!(
+        "*nat\n-I ISTIO_REDIRECT 1 -p tcp -j REDIRECT --to-ports {port}\n\
+         -I ISTIO_OUTPUT 1 ! -o lo -m owner --uid-owner {user} -j RETURN\nCOMMIT\n"
+    );
+    restore(pod, "iptables-restore", &rules)?;
+    if pod.netns().run(|| std::path::Path::new("/proc/net/if_inet6").exists())? {
+        restore(pod, "ip6tables-restore", &rules)?;
+    }
+    Ok(())
+}
+
 /// Redirects inbound connections to port 15006.
 pub(crate) fn redirect_inbound(pod: &Place) -> Result<()> {
     restore(pod, "iptables-restore", INBOUND)

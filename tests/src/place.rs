@@ -51,6 +51,12 @@ impl Place {
         &self.netns
     }
 
+    /// A place of this namespace and cgroup for another user; `None`: root.
+    #[must_use]
+    pub fn as_user(&self, user: Option<u32>) -> Self {
+        Self { user, ..self.clone() }
+    }
+
     /// The cgroup.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup

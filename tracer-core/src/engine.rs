@@ -23,8 +23,12 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    attribution::Attribution, build_report::ReportInput, connection::Connection, matching::{Found, Search},
-    tables::Tables, upstream_sockets::ClaimBasis,
+    attribution::Attribution,
+    build_report::ReportInput,
+    connection::Connection,
+    matching::{Found, Search},
+    tables::Tables,
+    upstream_sockets::ClaimBasis,
 };
 use crate::{
     event::{End, Event, EventKind, Role},

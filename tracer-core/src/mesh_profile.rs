@@ -185,15 +185,6 @@ mod tests {
     }
 
     #[test]
-    fn the_probes_begin_with_the_default_profile() {
-        let settings = tracer_ebpf::Settings::ISTIO;
-        assert!(
-            settings.is_sidecars_port(DEFAULT.outbound_port) && settings.is_inbound(DEFAULT.inbound_port)
-        );
-        assert!(DEFAULT.uid_hint.is_some_and(|uid| settings.is_sidecar(uid)));
-    }
-
-    #[test]
     fn a_pod_is_told_by_the_annotation_of_its_injector() {
         let annotations = ["app.kubernetes.io/name", "kuma.io/sidecar-injected"];
         assert_eq!(MeshProfile::injected(annotations.into_iter()), Some(&KUMA));

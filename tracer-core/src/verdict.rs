@@ -202,7 +202,9 @@ fn judge_connect(evidence: &Evidence) -> Judgment {
         (Outcome::Closed, Nothing) if !evidence.upstream_failed => undetermined(Reason::LegNotSeen),
         (Outcome::Closed, SameBytes | OtherBytes | Nothing) => unreachable(Reason::ClosedWithoutReply),
         (Outcome::Closed, DialFailed) => unreachable(Reason::ConnectFailed),
-        (Outcome::Closed, Tls) if evidence.tls_established && !evidence.upstream_in_doubt => unreachable(Reason::ClosedWithoutReply),
+        (Outcome::Closed, Tls) if evidence.tls_established && !evidence.upstream_in_doubt => {
+            unreachable(Reason::ClosedWithoutReply)
+        }
         (Outcome::Closed, Tls | NoConnection) if let Some(doubt) = evidence.doubt() => undetermined(doubt),
         (Outcome::Closed, Tls) => Verdict::WrappedInTls.into(),
         // Closed without a byte and without a dial: BlackHoleCluster, no endpoint, no cluster, no filter chain.

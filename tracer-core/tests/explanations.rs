@@ -43,7 +43,10 @@ fn handled_as_http() -> Vec<(&'static str, Scene)> {
         ("a target without a port", local(400, 11)),
         ("chunked", local(501, 15)),
         ("no way to forward it", local(503, 19)),
-        ("the dial failed", Scene::outbound().asks().dials_for_a_request().dial_fails().answers(envoys(503, 84))),
+        (
+            "the dial failed",
+            Scene::outbound().asks().dials_for_a_request().dial_fails().answers(envoys(503, 84)),
+        ),
         ("the dial hangs", Scene::outbound().asks().dials_for_a_request().answers(envoys(503, 84))),
         ("forwarded, and the proxy says 503", forwarded().answers(envoys(503, 95))),
         ("forwarded to a proxy that hangs up", forwarded().proxy_closes().answers(envoys(503, 95))),

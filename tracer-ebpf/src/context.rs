@@ -58,6 +58,8 @@ pub trait Context: Bytes {
     fn last(&self) -> [u8; 4];
     /// The user that owns the socket.
     fn uid(&self) -> u32;
+    /// Whether the socket's owner is a process that was seen to intercept.
+    fn is_interceptors(&self) -> bool;
     /// Whether the current task is the sender.
     fn is_in_sender(&self) -> bool;
     /// The socket's own port.

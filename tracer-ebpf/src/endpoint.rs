@@ -1,7 +1,7 @@
 //! One end of a connection: its address in the form that records hold (sixteen bytes in network order), and the hash of a
 //! namespace, an address and a port, which is a key in the maps.
 
-use tracer_ebpf::verifier::opaque_zero;
+use tracer_ebpf::verifier::{is_zero, opaque_zero};
 
 use crate::state::globals::settings;
 
@@ -37,6 +37,23 @@ pub fn bytes_of(words: [u64; 2]) -> [u8; 16] {
 pub fn words_of(bytes: [u8; 16]) -> [u64; 2] {
     // SAFETY: the sizes are equal, and any bytes are a valid value of two words.
     unsafe { core::mem::transmute(bytes) }
+}
+
+/// Whether an address is `127.0.0.0/8`, in IPv6's notation, or `::1`.
+#[inline(always)]
+pub fn is_loopback(addr: [u8; 16]) -> bool {
+    let [high, low] = words_of(addr);
+    let first_five = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
+    let v4 = is_zero((low & first_five) ^ u64::from_ne_bytes([0, 0, 0xff, 0xff, 127, 0, 0, 0]));
+    let v6 = is_zero(low ^ u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]));
+    is_zero(high) & (v4 | v6) != 0
+}
+
+/// Whether two addresses are equal.
+#[inline(always)]
+pub fn is_same(one: [u8; 16], other: [u8; 16]) -> bool {
+    let ([high, low], [other_high, other_low]) = (words_of(one), words_of(other));
+    is_zero((high ^ other_high) | (low ^ other_low)) != 0
 }
 
 /// The hash of an endpoint: 63 bits, keyed with the run's seed, never 0. `netns`: 0 if the endpoint is reached from other

@@ -14,7 +14,7 @@ use crate::{
     endpoint::bytes_of,
     state::{
         maps::{LOSSES, LOST, READER, RECORDS, RING_BYTES},
-        values::Flow,
+        values::{Flow, record_flags},
     },
 };
 
@@ -83,7 +83,7 @@ fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
         role: state.role,
         link: state.link | tuple.sidecar_flow, // an app's flow has only the second, others only the first
         comm: bytes_of(state.comm),
-        flags: state.flags & tracer_ebpf::record::FLAG_LATE,
+        flags: record_flags(state.flags),
         zero: 0,
         wire_port: tuple.wire_port,
         zeros: 0,

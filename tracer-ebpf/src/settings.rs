@@ -21,14 +21,19 @@ pub struct Settings {
     pub cgroup: u64,
     /// 1: sockets are identified by their cookies. 0: by their addresses.
     pub cookies: u64,
+    /// How the names of threads begin that handle a connection with all that they dial for it, NUL-padded, as a number in the
+    /// byte order of the machine; 0: no threads do.
+    pub worker_name: u64,
+    /// The node's own network namespace; 0 if that is not known.
+    pub host_netns: u64,
     /// What holds for cgroups that the map `SCOPES` does not list: [`NO_SCOPES`], [`DEFAULT_IN_SCOPE`] or
     /// [`DEFAULT_OUT_OF_SCOPE`].
     pub default_scope: u64,
-    /// Ports on which the sidecar accepts the app's redirected connections (Istio: 15001).
+    /// Hints: ports on which interceptors of every namespace accept an app's redirected connections (Istio: 15001).
     pub outbound_ports: [u16; SLOTS],
-    /// Ports on which the sidecar accepts connections from outside the pod (Istio: 15006).
+    /// Hints: ports on which interceptors of every namespace accept connections from outside the pod (Istio: 15006).
     pub inbound_ports: [u16; SLOTS],
-    /// The users that iptables exempts from redirection: the sidecar's (Istio: 1337).
+    /// Hints: users all of whose processes intercept (Istio's sidecar: 1337).
     pub sidecar_uids: [u32; SLOTS],
 }
 
@@ -43,17 +48,19 @@ pub const DEFAULT_OUT_OF_SCOPE: u64 = 2;
 pub const NO_UID: u32 = u32::MAX;
 
 impl Settings {
-    /// The ports and the uid that istio-init sets up, and ten seconds of [`Settings::watch_ns`].
-    pub const ISTIO: Self = Self {
+    /// No hints: interceptors are observed. Ten seconds of [`Settings::watch_ns`].
+    pub const DEFAULT: Self = Self {
         watch_ns: 10_000_000_000,
         netns: [0; SLOTS],
         seed: 0,
         cgroup: 0,
         cookies: 1,
+        worker_name: 0,
+        host_netns: 0,
         default_scope: NO_SCOPES,
-        outbound_ports: [15001, 0, 0, 0],
-        inbound_ports: [15006, 0, 0, 0],
-        sidecar_uids: [1337, NO_UID, NO_UID, NO_UID],
+        outbound_ports: [0; SLOTS],
+        inbound_ports: [0; SLOTS],
+        sidecar_uids: [NO_UID; SLOTS],
     };
 
     /// Whether only some network namespaces are traced.
@@ -74,7 +81,7 @@ impl Settings {
         !self.is_netns_scoped() || contains(self.netns, 0, netns) != 0
     }
 
-    /// Whether the sidecar accepts on `port`.
+    /// Whether interceptors are said to accept on `port`.
     #[inline(always)]
     pub fn is_sidecars_port(&self, port: u16) -> bool {
         let port = port.into();
@@ -83,13 +90,13 @@ impl Settings {
             != 0
     }
 
-    /// Whether the sidecar accepts connections from outside the pod on `port`.
+    /// Whether some user is said to run interceptors.
     #[inline(always)]
-    pub fn is_inbound(&self, port: u16) -> bool {
-        contains(self.inbound_ports.map(u64::from), 0, port.into()) != 0
+    pub fn has_uids(&self) -> bool {
+        self.sidecar_uids[0] != NO_UID
     }
 
-    /// Whether `uid` is the sidecar's.
+    /// Whether processes of `uid` are said to intercept.
     #[inline(always)]
     pub fn is_sidecar(&self, uid: u32) -> bool {
         contains(self.sidecar_uids.map(u64::from), NO_UID.into(), uid.into()) != 0
@@ -115,12 +122,19 @@ mod tests {
 
     #[test]
     fn empty_slots_match_no_port_uid_or_namespace() {
-        let settings = Settings::ISTIO;
-        assert!(settings.is_sidecars_port(15001) && settings.is_inbound(15006) && settings.is_sidecar(1337));
-        assert!(!settings.is_sidecars_port(0) && !settings.is_inbound(0) && !settings.is_sidecar(NO_UID));
-        assert!(settings.is_netns_in_scope(7) && settings.is_netns_in_scope(0));
-        let scoped = Settings { netns: [7, 0, 0, 0], ..Settings::ISTIO };
+        let none = Settings::DEFAULT;
+        assert!(!none.is_sidecars_port(0) && !none.is_sidecars_port(15001) && !none.has_uids());
+        assert!(!none.is_sidecar(NO_UID) && !none.is_sidecar(1337));
+        let hinted = Settings {
+            outbound_ports: [15001, 0, 0, 0],
+            inbound_ports: [15006, 0, 0, 0],
+            sidecar_uids: [1337, NO_UID, NO_UID, NO_UID],
+            ..none
+        };
+        assert!(hinted.is_sidecars_port(15001) && hinted.is_sidecars_port(15006) && hinted.is_sidecar(1337));
+        assert!(!hinted.is_sidecars_port(0) && !hinted.is_sidecar(NO_UID) && !hinted.is_sidecar(0));
+        assert!(hinted.has_uids() && hinted.is_netns_in_scope(7) && hinted.is_netns_in_scope(0));
+        let scoped = Settings { netns: [7, 0, 0, 0], ..none };
         assert!(scoped.is_netns_in_scope(7) && !scoped.is_netns_in_scope(8) && !scoped.is_netns_in_scope(0));
-        assert!(settings.is_sidecars_port(15006) && !settings.is_inbound(15001) && !settings.is_sidecar(0));
     }
 }

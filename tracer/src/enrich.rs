@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use crate::{
     explain::{ConfigAnswer, Fetches, Sidecar, Sidecars},
     metrics::Metrics,
+    pid_namespace,
 };
 use tracer_core::{
     head::Form,
@@ -39,6 +40,16 @@ impl Enricher {
     /// unchanged.
     pub fn new(admin_port: Option<u16>, redirect_ports: &[u16], metrics: &Metrics) -> Self {
         let (done, from) = channel(WAITING);
+        // Elsewhere a record's process id may name a process of another pod.
+        let admin_port = admin_port.filter(|_| {
+            let named = pid_namespace::is_the_nodes();
+            if !named {
+                log::info!(
+                    "process ids of this pid namespace are not the node's, so no sidecar is asked to explain"
+                );
+            }
+            named
+        });
         let to = admin_port.map(|admin_port| {
             let (to, requests) = channel(WAITING);
             let sidecars = Sidecars::new().redirected_to(redirect_ports);
@@ -51,7 +62,8 @@ impl Enricher {
     /// Takes a report to explain. It comes back from [`Self::next`], or at once where there is nothing to explain or no
     /// room.
     pub fn enrich(&mut self, report: Box<Report>) -> Option<Box<Report>> {
-        let Some(to) = self.to.as_ref().filter(|_| report.needs_configuration() && self.waiting < WAITING) else {
+        let Some(to) = self.to.as_ref().filter(|_| report.needs_configuration() && self.waiting < WAITING)
+        else {
             return Some(report);
         };
         if pid(&report).is_none() {
@@ -138,9 +150,8 @@ async fn ask(sidecars: &mut Sidecars, question: Question) -> Option<Witness> {
     let Question { sidecar, to, head, is_flagged, is_inbound } = question;
     let made = Instant::now();
     let mut answer = sidecars.brief(sidecar, to, &head).await?;
-    let contradicts = |answer: &ConfigAnswer| {
-        is_flagged && answer.brief.verdict.is_some_and(|said| !said.is_flagged())
-    };
+    let contradicts =
+        |answer: &ConfigAnswer| is_flagged && answer.brief.verdict.is_some_and(|said| !said.is_flagged());
     if contradicts(&answer) && answer.asked < made {
         sidecars.doubt(sidecar);
         answer = sidecars.brief(sidecar, to, &head).await?;

@@ -5,6 +5,7 @@
 pub mod files;
 pub mod recording;
 pub mod netns;
+pub mod pid_namespace;
 pub mod token_bucket;
 pub mod http_server;
 pub mod health_server;

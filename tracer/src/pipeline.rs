@@ -164,6 +164,10 @@ impl Pipeline {
         }
         if let Some(now) = tick {
             self.notice_losses()?;
+            // Without it interceptors are still found by what they do.
+            if let Err(error) = self.probes.refresh_interceptors(now) {
+                log::debug!("{error:#}");
+            }
             // While records wait in the ring, time goes on only to the latest record that was read: an answer that waits
             // there is no missed deadline.
             let time = latest.filter(|_| self.ring.has_more()).unwrap_or(now);

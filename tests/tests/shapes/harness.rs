@@ -5,9 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use lab::{
     Behavior, Envoy, EnvoyOptions, Lab, Script, ScriptedProxy, Step, TracerWatch, Transcript,
-    canonical_address, connection_key, full_sidecar, proxy_addr, report_summary, resolve_expected,
+    canonical_address, connection_key, proxy_addr, report_summary, resolve_expected,
 };
 use serde_json::Value;
+
+use crate::interceptors::moved_to;
 
 /// A port whose HTTP listener answers 404.
 pub(crate) const HTTP: u16 = 3128;
@@ -31,11 +33,32 @@ pub(crate) fn scenario(name: &'static str, script: Script, expected: &'static st
     Scenario { name, script, expected }
 }
 
+/// The pod's sidecar: its user (`None`: root), the port to which connections are redirected, and its number of workers.
+pub(crate) struct Sidecar {
+    pub(crate) user: Option<u32>,
+    pub(crate) port: u16,
+    pub(crate) workers: u32,
+}
+
+impl Default for Sidecar {
+    /// Istio's, with three workers.
+    fn default() -> Self {
+        Self { user: Some(1337), port: 15001, workers: 3 }
+    }
+}
+
 impl Harness {
     pub(crate) fn new() -> Self {
+        Self::with(Sidecar::default())
+    }
+
+    pub(crate) fn with(sidecar: Sidecar) -> Self {
+        let Sidecar { user, port, workers } = sidecar;
         let lab = Lab::new().expect("a lab");
-        let options = EnvoyOptions { concurrency: 3, ..EnvoyOptions::default() };
-        let envoy = Envoy::start(&lab, lab.sidecar(), &full_sidecar(), &options).expect("Envoy");
+        lab.redirect_to(user.unwrap_or(0), port).expect("rules");
+        let options = EnvoyOptions { concurrency: workers, ..EnvoyOptions::default() };
+        let folder = moved_to(&lab, port);
+        let envoy = Envoy::start(&lab, &lab.sidecar().as_user(user), &folder, &options).expect("Envoy");
         let watch = TracerWatch::start(&lab, &["--deadline", "2s"]).expect("the tracer");
         Self { envoy, watch, lab }
     }

@@ -2,6 +2,7 @@
 //! ends, connections that do not pass the sidecar, and bytes that make no session.
 
 mod ends;
+mod interceptors;
 mod paths;
 mod requests;
 mod harness;

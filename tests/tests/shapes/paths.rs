@@ -82,6 +82,23 @@ fn app_whose_source_port_is_a_sidecar_port_is_direct() {
     harness.check_reports(&expectations, &[script.clone(), script], &transcripts);
 }
 
+/// A program beside the sidecar, such as one that `kubectl exec` starts in its container, has its user and is not redirected.
+#[test]
+fn request_of_another_process_of_the_sidecars_user_is_direct() {
+    let harness = Harness::new();
+    let _tunnel = harness.proxy(TCP, Behavior::Tunnel);
+    // The sidecar itself is known by then.
+    let scripts = [Script::connect(proxy_addr(TCP), "a.example:443")];
+    let app = harness.lab.play(&scripts).expect("a transcript").remove(0);
+    let beside = harness.lab.play_in(harness.lab.sidecar(), &scripts).expect("a transcript").remove(0);
+    assert_eq!(beside.status(), Some(200), "{beside:?}");
+    harness.check_reports(
+        &[("the app", TUNNELED.to_owned()), ("beside the sidecar", "direct".to_owned())],
+        &[scripts.clone(), scripts].concat(),
+        &[app, beside],
+    );
+}
+
 #[test]
 fn bytes_that_are_no_request_to_a_proxy_make_no_report() {
     let harness = Harness::new();
@@ -91,9 +108,6 @@ fn bytes_that_are_no_request_to_a_proxy_make_no_report() {
     let one = |name, port, bytes: &str| {
         scenario(name, script(port, vec![send(bytes), Step::Resp { resp: 600 }]), "")
     };
-    let own = Script::connect(proxy_addr(TCP), "sidecar.example:443");
-    let sidecar = harness.lab.play_in(harness.lab.sidecar(), &[own]).expect("a transcript").remove(0);
-    assert_eq!(sidecar.status(), Some(200), "{sidecar:?}");
     harness.check(&[
         one("TLS, HTTP listener", HTTP, hello),
         one("TLS, TCP", TCP, hello),

@@ -31,7 +31,10 @@ pub(super) struct ReportInput<'a> {
 impl Engine {
     pub(super) fn build_report(&self, input: ReportInput<'_>) -> Report {
         let ReportInput { connection, request, upstream, evidence, judgment, server, time } = input;
-        let inbound = connection.sidecar.is_some_and(|s| self.settings.inbound_ports.contains(&s.port));
+        let inbound = connection.sidecar.is_some_and(|s| {
+            let in_another = s.netns != 0 && connection.netns != 0 && s.netns != connection.netns;
+            in_another || self.settings.inbound_ports.contains(&s.port)
+        });
         let endpoint = upstream.filter(|to| *to != connection.remote);
         let subject = report::Subject {
             request: &request.request,

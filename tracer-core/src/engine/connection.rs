@@ -26,6 +26,8 @@ pub(super) struct Connection {
     pub(super) tenant: Tenant,
     /// How many bytes of memory are charged for it; see [`Self::bytes`].
     pub(super) charged: usize,
+    /// The app's network namespace. 0: unknown.
+    pub(super) netns: u64,
     /// The app's own address.
     pub(super) local: SocketAddr,
     /// The address the app dialed.
@@ -143,6 +145,7 @@ impl Connection {
             serial,
             tenant: Tenant::of(event),
             charged: 0,
+            netns: event.netns,
             local: event.local,
             remote: event.remote,
             opened: event.opened,

@@ -6,8 +6,8 @@ use std::cmp::Reverse;
 use super::{
     Engine,
     connection::{Connection, PendingRequest, request_key},
-    payload::{classify, is_origin_form, is_passed_on, is_written_by_envoy, tunneled},
     failures::{Failure, FailureStage},
+    payload::{classify, is_origin_form, is_passed_on, is_written_by_envoy, tunneled},
     tables::Target,
     upstream_sockets::{ClaimBasis, UpstreamSocket},
 };

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use proptest::{prelude::*, test_runner::RngSeed};
 use session::{
-    Accept, AcceptAndDial, Dial, Head, HeadSecondHalf, Hello, Kind, Rewritten, SameBytes, Session,
-    OthersDial, OthersDialFails, SidecarCloses, Sockets, Step, UpstreamEnds, UpstreamFails,
+    Accept, AcceptAndDial, Dial, Head, HeadSecondHalf, Hello, Kind, OthersDial, OthersDialFails, Rewritten,
+    SameBytes, Session, SidecarCloses, Sockets, Step, UpstreamEnds, UpstreamFails,
 };
 use tracer_core::{
     engine::{Engine, Input, Settings},
@@ -164,8 +164,7 @@ fn sessions() -> impl Strategy<Value = Vec<Session>> {
 
 /// Whether a session's sockets may be taken for another's, so that its verdict may be undetermined.
 fn may_be_doubted(session: &Session, all: &[Session], links: bool) -> bool {
-    let mut beside =
-        all.iter().filter(|other| other.number != session.number && other.pod == session.pod);
+    let mut beside = all.iter().filter(|other| other.number != session.number && other.pod == session.pod);
     let has = |other: &Session, steps: &[Step]| other.order.iter().any(|step| steps.contains(step));
     match session.kind {
         // While a sidecar's thread begins TLS, its answer on another connection may have come through that, unless the
@@ -175,14 +174,16 @@ fn may_be_doubted(session: &Session, all: &[Session], links: bool) -> bool {
         // Until then, one grant may look as if it had come through another's socket.
         Kind::Terminated => {
             (!links && beside.any(|other| has(other, &[Hello])))
-                || all.iter().filter(|other| other.pod == session.pod && other.kind == Kind::Terminated).count() > 1
+                || all
+                    .iter()
+                    .filter(|other| other.pod == session.pod && other.kind == Kind::Terminated)
+                    .count()
+                    > 1
         }
         // An app may speak TLS with its proxy.
         Kind::WrappedInTls | Kind::MeshClosed => !links,
         // A dial that failed for a connection of which nothing else is known may have been for this one too.
-        Kind::Blackholed => {
-            beside.any(|other| has(other, &[UpstreamFails, OthersDialFails, UpstreamEnds]))
-        }
+        Kind::Blackholed => beside.any(|other| has(other, &[UpstreamFails, OthersDialFails, UpstreamEnds])),
         _ => false,
     }
 }

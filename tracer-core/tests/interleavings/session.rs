@@ -62,9 +62,9 @@ pub(crate) enum Step {
 }
 
 pub(crate) use Step::{
-    Accept, AcceptAndDial, AppCloses, Dial, Head, HeadFirstHalf, HeadSecondHalf, Hello, Reply, Rewritten,
-    OthersDial, OthersDialFails, SameBytes, SecondFlight, SharedEnd, SharedReply, SidecarCloses, UpstreamEnds,
-    UpstreamFails,
+    Accept, AcceptAndDial, AppCloses, Dial, Head, HeadFirstHalf, HeadSecondHalf, Hello, OthersDial,
+    OthersDialFails, Reply, Rewritten, SameBytes, SecondFlight, SharedEnd, SharedReply, SidecarCloses,
+    UpstreamEnds, UpstreamFails,
 };
 
 const GRANTED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
@@ -187,17 +187,14 @@ impl Kind {
             Self::Pooled => (parsed, &[&[SharedReply(ENVOY_404), SidecarCloses], &[SharedReply(SQUID_403)]]),
             Self::PooledClosed => (parsed, &[&[SharedEnd]]),
             Self::SharedFailure => (
-                [
-                    &[OthersDial, Accept, Head],
-                    &[Accept, OthersDial, Head],
-                    &[OthersDial, Head, Accept],
-                ],
+                [&[OthersDial, Accept, Head], &[Accept, OthersDial, Head], &[OthersDial, Head, Accept]],
                 &[&[OthersDialFails, SidecarCloses]],
             ),
             Self::MeshClosed => (passed, &[&[Hello, SecondFlight, UpstreamEnds, SidecarCloses]]),
-            Self::OwnTls => {
-                ([&[Accept], &[Accept], &[Accept]], &[&[OthersDial, Hello, UpstreamEnds], &[OthersDial, Hello]])
-            }
+            Self::OwnTls => (
+                [&[Accept], &[Accept], &[Accept]],
+                &[&[OthersDial, Hello, UpstreamEnds], &[OthersDial, Hello]],
+            ),
             Self::GivenUp => (passed, &[&[SameBytes, AppCloses, SidecarCloses], &[AppCloses, SidecarCloses]]),
         };
         let mut orders = Vec::new();
@@ -286,7 +283,10 @@ impl Session {
 
     /// Whether an HTTP listener takes the connection. It dials for a request, not for a connection.
     pub(crate) fn is_http(&self) -> bool {
-        matches!(self.kind, Kind::Local404 | Kind::Forwarded | Kind::Terminated | Kind::Pooled | Kind::PooledClosed)
+        matches!(
+            self.kind,
+            Kind::Local404 | Kind::Forwarded | Kind::Terminated | Kind::Pooled | Kind::PooledClosed
+        )
     }
 
     /// The event of a step at `time`, when `lost` records were lost.
@@ -332,7 +332,8 @@ impl Session {
                 let own = SocketAddr::from(([0, 0, 0, 0], 0));
                 // Of a pooled failure, only the endpoint is known, and for which accepted socket it was dialed.
                 let is_others = matches!(self.kind, Kind::SharedFailure | Kind::OwnTls);
-                let link = if is_others { sockets.is_known.then_some(self.flow(3)) } else { sockets.upstream_link };
+                let link =
+                    if is_others { sockets.is_known.then_some(self.flow(3)) } else { sockets.upstream_link };
                 let to = if self.kind == Kind::SharedFailure { self.endpoint() } else { self.proxy() };
                 (2, sockets.dialed, link, own, to, sidecar_task)
             }

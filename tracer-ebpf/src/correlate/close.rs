@@ -10,7 +10,9 @@ use crate::{
     context::Tuple,
     ring,
     state::{
+        globals::settings,
         maps::FLOWS,
+        shared_upstreams,
         values::{FLOW_OUT_OF_SCOPE, FLOW_RECORDED, Flow},
     },
 };
@@ -41,12 +43,15 @@ pub fn state_changed(key: u64, tuple: impl Fn() -> Tuple, end: &End) {
     let was_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
     // Absent if it was evicted, or never of interest.
     let Some(flow) = FLOWS.find(key) else { return };
-    // SAFETY: the value lives in the map and is only read.
-    let flow = unsafe { &*flow };
+    // SAFETY: the value lives in the map; a socket's changes of state come one after the other.
+    let flow = unsafe { &mut *flow };
     if was_open {
         if flow.has_role(Role::App) {
-            // An app's flow ends by its owner's action only; the peer's side is the reply flow.
-            if from != tcp::SYN_SENT && !by_peer {
+            // An app's flow ends by its owner's action only; the peer's side is the reply flow. The cgroup family sees that action
+            // in its packets.
+            if from == tcp::SYN_SENT {
+                dial_failed(flow, &tuple, to);
+            } else if !by_peer && !settings().has_cookies() {
                 app_closed(flow, &tuple, to == tcp::CLOSE, received);
             }
         } else if (flow.flags & FLOW_RECORDED != 0 || segments == 0)
@@ -58,16 +63,33 @@ pub fn state_changed(key: u64, tuple: impl Fn() -> Tuple, end: &End) {
                 // The app may not have sent a byte yet. This record is the only one to tell what the sidecar dialed for it.
                 upstream::reply_awaited(flow);
             }
+            if flow.has_role(Role::Reply) {
+                shared_upstreams::note_with(flow, tuple.remote_addr);
+            }
             ring::end(flow, &tuple, from, to, received);
         }
     }
     // Recorded bytes may be retransmitted; other flows of a sidecar are not needed any more.
     let is_idle = flow.flags & FLOW_RECORDED == 0 && flow.head_left == 0;
-    if to == tcp::CLOSE || (!flow.has_role(Role::App) && is_idle) {
+    // The reset of an app leaves after this change, in a packet.
+    let is_app_of_packets = flow.has_role(Role::App) && settings().has_cookies();
+    if (to == tcp::CLOSE && !is_app_of_packets) || (!flow.has_role(Role::App) && is_idle) {
         if flow.has_role(Role::Reply) {
             sidecar::remove_accepted(flow, tuple);
         }
         FLOWS.remove(key);
+    }
+}
+
+/// The dial of an app failed. Of interest only where it was redirected: no process listens on the interceptor's port.
+#[inline(always)]
+fn dial_failed(flow: &Flow, tuple: impl FnOnce() -> Tuple, to: u8) {
+    if flow.redirected_port != 0 {
+        let mut tuple = tuple();
+        tuple.sidecar_port = flow.redirected_port;
+        tuple.sidecar_netns = flow.netns;
+        tuple.wire_port = flow.wire_port;
+        ring::end(flow, &tuple, tcp::SYN_SENT, to, 0);
     }
 }
 

@@ -3,12 +3,12 @@
 use tracer_ebpf::{
     HEAD_MAX, Loss, Role,
     http_prefix::{ends_head, is_interim, is_prefix, may_be_proxy_request},
-    verifier::OpaqueBool,
+    verifier::{OpaqueBool, is_zero},
 };
 
 use super::{
     open::new_flow,
-    sidecar::{self, await_reply, find_sidecar, is_sidecars_port},
+    sidecar::{self, await_reply, find_sidecar},
     thread,
 };
 use crate::{
@@ -17,9 +17,10 @@ use crate::{
     ring,
     sock::message::bounded,
     state::{
-        globals::settings,
+        interceptors::{self, may_be_port},
         maps::{FLOWS, PENDING_PROXIES},
-        values::{FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_WANTED, Flow, Recorded},
+        shared_upstreams,
+        values::{FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_SHARED, FLOW_WANTED, Flow, Recorded},
     },
 };
 
@@ -56,12 +57,25 @@ pub fn is_irrelevant(
     if !flow.has_role(Role::Reply) {
         let Some(first) = first() else { return false };
         let is_upstream = flow.has_role(Role::Upstream);
-        if is_prefix(first) || (is_upstream && (is_tls(first) || is_wanted(flow))) {
+        if is_prefix(first)
+            || (is_upstream && (flow.flags & FLOW_SHARED != 0 || is_shared(first) || is_wanted(flow)))
+        {
             return false;
         }
     }
     flow.flags |= FLOW_SENT;
     true
+}
+
+/// A flow that is past its first bytes sent bytes, and may be one that carries several sessions of an interceptor.
+#[inline(always)]
+pub fn late_bytes_sent<C: Context>(ctx: &C, key: u64) {
+    if let Some(flow) = FLOWS.find(key) {
+        // SAFETY: the value lives in the map and is only read.
+        shared_upstreams::sent(unsafe { &*flow });
+    } else if ctx.is_interceptors() {
+        shared_upstreams::sent_from(ctx.tuple().local_addr, key);
+    }
 }
 
 /// A flow sent bytes.
@@ -89,7 +103,9 @@ pub fn sent<C: Context>(ctx: &C, known: Option<*mut Flow>, sent: &Sent) {
         if left == 0 {
             return;
         }
-        record(ctx, sent, flow, &ctx.tuple());
+        let tuple = ctx.tuple();
+        shared_upstreams::note_with(flow, tuple.remote_addr);
+        record(ctx, sent, flow, &tuple);
         // An interim reply ends its head, but the final reply is still to come.
         if sent.len > 9 && is_interim(first, ctx.tenth()) {
             flow.head_left = left;
@@ -97,6 +113,10 @@ pub fn sent<C: Context>(ctx: &C, known: Option<*mut Flow>, sent: &Sent) {
         return;
     }
     let is_upstream = OpaqueBool::new(flow.has_role(Role::Upstream));
+    if OpaqueBool::new(is_first.get() & is_upstream.get() & is_shared(first)).get() {
+        shared_upstreams::mark(flow, ctx.local_port());
+    }
+    shared_upstreams::sent(flow);
     // A sidecar that originates TLS may send its ClientHello before the app's request is seen.
     let is_new_upstream = !begins_request.get() && is_upstream.get() && is_first.get();
     if begins_request.get() || (is_new_upstream && (is_tls(first) || is_wanted(flow))) {
@@ -135,12 +155,11 @@ fn is_wanted(upstream: &Flow) -> bool {
 /// not of interest.
 #[inline(always)]
 fn insert_late<C: Context>(ctx: &C, key: u64, begins_request: OpaqueBool) -> Option<*mut Flow> {
-    let is_reply = OpaqueBool::new(is_sidecars_port(ctx.local_port()));
+    let is_reply = OpaqueBool::new(may_be_port(ctx.local_port()));
     if !is_reply.get() && !begins_request.get() {
         return None;
     }
     let netns = ctx.netns()?;
-    let settings = settings();
     let uid = ctx.uid();
     if is_reply.get() {
         // Only a reply that a client in scope waits for is of interest; the client's request is in `ACCEPTED`.
@@ -151,7 +170,7 @@ fn insert_late<C: Context>(ctx: &C, key: u64, begins_request: OpaqueBool) -> Opt
         sidecar::established(netns, &tuple, key, unsafe { &mut *flow });
         return Some(flow);
     }
-    let role = if settings.is_sidecar(uid) { Role::Upstream } else { Role::App };
+    let role = if ctx.is_interceptors() { Role::Upstream } else { Role::App };
     // Without a known sidecar it cannot be told whether this flow was redirected, so it is not reported.
     if role == Role::App && !ctx.sees_redirection() && find_sidecar(netns, &mut ctx.tuple()).is_none() {
         return None;
@@ -194,7 +213,11 @@ fn unreadable(known: Option<*mut Flow>, reason: Loss) {
 fn record<C: Context>(ctx: &C, sent: &Sent, flow: &mut Flow, tuple: &Tuple) {
     if flow.flags & FLOW_RECORDED == 0 {
         flow.flags |= FLOW_RECORDED;
-        flow.kept.recorded = Recorded { cgroup: ctx.cgroup(), first_seq: sent.seq, next_seq: sent.seq };
+        let cgroup = ctx.cgroup();
+        flow.kept.recorded = Recorded { cgroup, first_seq: sent.seq, next_seq: sent.seq };
+        if flow.has_role(Role::Reply) && !ctx.is_in_sender() {
+            interceptors::learn_owner(cgroup, ctx.uid());
+        }
     }
     // SAFETY: with `FLOW_RECORDED` the union holds this.
     let recorded = unsafe { &mut flow.kept.recorded };
@@ -210,8 +233,17 @@ fn record<C: Context>(ctx: &C, sent: &Sent, flow: &mut Flow, tuple: &Tuple) {
     ring::payload(ctx, flow, tuple, offset, sent.len, bounded(len));
 }
 
+/// Whether a connection that begins with these bytes may carry several sessions: TLS, whose content cannot be read, or HTTP/2
+/// (<https://www.rfc-editor.org/rfc/rfc9113#section-3.4>).
+#[inline(always)]
+fn is_shared(first: u64) -> bool {
+    (is_zero((first & 0xffff) ^ TLS) | is_zero(first ^ u64::from_le_bytes(*b"PRI * HT"))) != 0
+}
+
 /// Whether these bytes begin a TLS handshake: <https://www.rfc-editor.org/rfc/rfc8446#section-5.1>.
 #[inline(always)]
 fn is_tls(first: u64) -> bool {
-    first & 0xffff == u64::from_le_bytes([0x16, 3, 0, 0, 0, 0, 0, 0])
+    first & 0xffff == TLS
 }
+
+const TLS: u64 = u64::from_le_bytes([0x16, 3, 0, 0, 0, 0, 0, 0]);

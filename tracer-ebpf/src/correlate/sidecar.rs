@@ -1,37 +1,34 @@
 //! The sidecar of an app's flow: its ports, its accepted sockets, and whether a client waits for their reply.
 
-use tracer_ebpf::{HEAD_MAX, Role, verifier::sign};
+use tracer_ebpf::{HEAD_MAX, Role};
 
 use super::upstream;
 use crate::{
     context::Tuple,
     current::now,
-    endpoint::endpoint_hash,
+    endpoint::{endpoint_hash, is_loopback, is_same},
     state::{
         globals::settings,
+        interceptors,
         maps::{ACCEPTED, FLOWS, PENDING_PROXIES, REQUEST_PORTS},
+        pending_proxies::insert_proxy,
         values::{Accepted, FLOW_RECORDED, Flow, Kept},
     },
 };
 
-/// Whether the sidecar accepts on this port.
+/// Whether an accepted socket's peer is outside the pod: a connection within the pod has a loopback address, or one address at both
+/// ends.
 #[inline(always)]
-pub fn is_sidecars_port(port: u16) -> bool {
-    settings().is_sidecars_port(port)
+pub fn is_from_outside(tuple: &Tuple) -> bool {
+    !is_loopback(tuple.local_addr) && !is_same(tuple.local_addr, tuple.remote_addr)
 }
 
-/// The key in `ACCEPTED` of a peer of `sidecar_port`. A connection from outside the pod comes from another namespace, so its key
-/// has none.
-#[inline(always)]
-fn peer_hash(sidecar_port: u16, netns: u64, addr: [u8; 16], port: u16) -> u64 {
-    let inbound = sign(u64::from(settings().is_inbound(sidecar_port)) << 63);
-    endpoint_hash(netns & !inbound, addr, port)
-}
-
-/// The key in `ACCEPTED` of an accepted socket with these ends.
+/// The key in `ACCEPTED` of an accepted socket with these ends. A connection from outside the pod comes from another namespace,
+/// so its key has none.
 #[inline(always)]
 pub fn peer_of(netns: u64, tuple: &Tuple) -> u64 {
-    peer_hash(tuple.local_port, netns, tuple.remote_addr, tuple.remote_port)
+    let netns = if is_from_outside(tuple) { 0 } else { netns };
+    endpoint_hash(netns, tuple.remote_addr, tuple.remote_port)
 }
 
 /// The entry of the sidecar's accepted socket with these ends.
@@ -102,6 +99,7 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, begins_request: bool) {
         return;
     }
     REQUEST_PORTS.insert(tuple.wire_port);
+    insert_proxy(tuple.remote_addr, tuple.remote_port);
     if let Some(accepted) = accepted {
         // SAFETY: the values live in the maps; a lost race costs at most the reply to a pipelined request.
         unsafe {
@@ -113,7 +111,8 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, begins_request: bool) {
         }
     } else if tuple.sidecar_port != 0 {
         // Redirected, but accepted before the programs were attached.
-        let peer = peer_hash(tuple.sidecar_port, netns, tuple.local_addr, tuple.wire_port);
+        interceptors::learn_port(netns, tuple.sidecar_port);
+        let peer = endpoint_hash(netns, tuple.local_addr, tuple.wire_port);
         insert_accepted(peer, netns, tuple.sidecar_port, HEAD_MAX as u32);
         tuple.sidecar_netns = netns;
     } else {

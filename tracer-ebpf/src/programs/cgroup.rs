@@ -16,13 +16,12 @@ use crate::{
     context::Tuple,
     correlate::{
         close::{self, End},
-        open,
-        sidecar::{self, is_sidecars_port},
-        upstream,
+        open, sidecar, upstream,
     },
     endpoint::{address, mapped},
     sock::uapi::{ALLOW, cookie, load, netns, remote_port_of_ops, socket_number, tuple_of, tuple_of_ops},
     state::{
+        interceptors::{is_port, may_be_port},
         maps::{FLOWS, REQUEST_PORTS},
         scope,
         values::{Flow, Thread},
@@ -76,11 +75,11 @@ fn connect(ctx: &SockAddrContext, remote: [u8; 16]) -> i32 {
     let (protocol, port) = unsafe {
         (load!(ctx.sock_addr, bpf_sock_addr.protocol), load!(ctx.sock_addr, bpf_sock_addr.user_port))
     };
-    if protocol == IPPROTO_TCP && scope::is_current_in_scope() {
+    if protocol == IPPROTO_TCP {
         let tuple = Tuple::to(remote, u16::from_be(port as u16));
         let flow = cookie(ctx);
         debug!(ctx, "flow {} dials port {}", flow, tuple.remote_port);
-        open::connect(flow, netns(ctx), &tuple, 0);
+        open::connect(flow, netns(ctx), &tuple, 0, scope::is_current_in_scope);
     }
     ALLOW
 }
@@ -95,9 +94,9 @@ fn accept(ctx: &SockAddrContext) -> i32 {
         }
         ((*sk).src_port, socket_number(sk))
     };
-    if is_sidecars_port(port as u16) {
+    if is_port(netns(ctx), port as u16) {
         let flow = cookie(ctx);
-        debug!(ctx, "a sidecar accepts flow {} on port {}", flow, port);
+        debug!(ctx, "an interceptor accepts flow {} on port {}", flow, port);
         open::accept(flow, socket, scope::is_current_in_scope());
     }
     ALLOW
@@ -120,7 +119,7 @@ pub fn egress_options(ctx: SockoptContext) -> i32 {
             return ALLOW;
         }
         let sk = (*option).__bindgen_anon_1.sk;
-        if is_sidecars_port(load!(sk, bpf_sock.src_port) as u16) {
+        if may_be_port(load!(sk, bpf_sock.src_port) as u16) {
             upstream::nodelay_set(|thread| accepted_flow(&ctx, sk, thread));
         }
     }
@@ -156,15 +155,18 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
             let end = End { from, to, by_peer: false, received, segments };
             close::state_changed(cookie(&ctx), || tuple_of_ops(&ctx), &end);
         }
-    } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && is_sidecars_port(ctx.local_port() as u16) {
-        watch_states(&ctx);
-        open::established(cookie(&ctx), netns(&ctx), &tuple_of_ops(&ctx));
+    } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
+        let (netns, tuple) = (netns(&ctx), tuple_of_ops(&ctx));
+        if open::is_at_interceptor(netns, &tuple) {
+            watch_states(&ctx);
+            open::established(cookie(&ctx), netns, &tuple);
+        }
     } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
-        if is_sidecars_port(ctx.local_port() as u16) {
+        if may_be_port(ctx.local_port() as u16) {
             // An app's socket with a sidecar's port as its source: without this, `egress_bytes` takes it for a sidecar's.
             REQUEST_PORTS.insert(remote_port_of_ops(&ctx));
         }
-        if open::is_upstream(cookie(&ctx)) {
+        if open::is_end_relevant(cookie(&ctx)) {
             watch_states(&ctx);
         }
     }

@@ -15,15 +15,17 @@ use tracer_ebpf::{
 
 use crate::{
     context::{Bytes, Context, Sent, Tuple},
-    correlate::{close, open, payload, sidecar::is_sidecars_port},
+    correlate::{close, open, payload},
+    endpoint::{is_loopback, is_same},
     sock::{
         packet::{self, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
         uapi::{ALLOW, cookie, load, tuple_of},
     },
     state::{
         globals::settings,
+        interceptors::{self, may_be_port},
         maps::{FLOWS, REQUEST_PORTS},
-        scope,
+        scope, shared_upstreams,
     },
 };
 
@@ -54,62 +56,121 @@ pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
         }
         let (acked, received) = ((*tp).bytes_acked, (*tp).bytes_received);
         if payload::is_past_first_bytes(acked, received) {
-            return ALLOW;
+            let port = load!(sk, bpf_sock.src_port) as u16;
+            return if shared_upstreams::may_be_port(port) { process_late_bytes(skb) } else { ALLOW };
         }
         if flags & TCP_FIN != 0 && !close::is_relevant(flags & TCP_RST != 0, received) {
             return ALLOW;
         }
-        if prefilter(skb, acked, received) { process_packet(skb, received) } else { ALLOW }
+        let wanted = prefilter(skb, acked, received);
+        if wanted & WANTS_SYN != 0 {
+            process_syn(skb);
+        }
+        if wanted & WANTS_PACKET != 0 { process_packet(skb, received) } else { ALLOW }
     }
 }
 
-/// A SYN: kept with its flow if it goes to a sidecar.
+/// Bytes of a flow that is past its first bytes and may carry several sessions of an interceptor.
 #[inline(never)]
-extern "C" fn process_syn(skb: *mut __sk_buff) -> i32 {
-    // SAFETY: `skb` is the context of the program that calls this.
-    if let Some(packet) = unsafe { Packet::read(skb) }
-        && is_sidecars_port(packet.dport)
-        && let Some(flow) = FLOWS.find(cookie(&SkBuffContext::new(skb)))
-    {
-        open::syn_sent(flow, packet.sport, packet.dport);
+extern "C" fn process_late_bytes(skb: *mut __sk_buff) -> i32 {
+    let ctx = SkBuffContext::new(skb);
+    // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if !sk.is_null()
+            && let Some(packet) = Packet::read(skb)
+            && packet.len != 0
+        {
+            payload::late_bytes_sent(&Payload::new(&ctx, sk, &packet, 0), cookie(&ctx));
+        }
     }
     ALLOW
 }
 
-/// Whether a packet may be of interest. Its flow is not past its first bytes; `acked` and `received` are its socket's counters.
+/// A SYN of an app: where it goes is kept.
 #[inline(never)]
-extern "C" fn prefilter(skb: *mut __sk_buff, acked: u64, received: u64) -> bool {
+extern "C" fn process_syn(skb: *mut __sk_buff) -> i32 {
+    let ctx = SkBuffContext::new(skb);
+    // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if !sk.is_null()
+            && let Some(packet) = Packet::read(skb)
+            && let Some(flow) = FLOWS.find(cookie(&ctx))
+        {
+            let redirected_to = redirected_port(skb, (*flow).netns) as u16;
+            open::syn_sent(flow, &Payload::new(&ctx, sk, &packet, redirected_to).tuple());
+        }
+    }
+    ALLOW
+}
+
+/// The port that a packet of a flow in this namespace was redirected to; 0 if it was not redirected. `netns` 0: the namespace is not
+/// known.
+///
+/// Rules of a namespace that redirect what an app sends turn it to a loopback address: `nf_nat_redirect` does so for packets that
+/// are made here. A port of another local address is one only where it was seen to intercept, as a Service's translation may lead
+/// to this host, too.
+/// <https://elixir.bootlin.com/linux/v6.12/source/net/netfilter/nf_nat_redirect.c#L82>
+#[inline(never)]
+extern "C" fn redirected_port(skb: *mut __sk_buff, netns: u64) -> u64 {
     // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
     unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() {
-            return false;
+            return opaque_zero();
         }
-        let is_at_sidecar = is_sidecars_port(load!(sk, bpf_sock.src_port) as u16);
+        let Some(packet) = Packet::read(skb) else { return opaque_zero() };
+        let tuple = tuple_of(sk);
+        let is_local = is_loopback(tuple.remote_addr) || is_same(tuple.remote_addr, tuple.local_addr);
+        let is_redirected = packet.to_loopback != 0 && !is_local;
+        let is_known = packet.dport != tuple.remote_port && interceptors::is_port(netns, packet.dport);
+        opaque_zero() + if is_redirected || is_known { packet.dport.into() } else { 0 }
+    }
+}
+
+/// [`prefilter`]: [`process_packet`] may be interested.
+const WANTS_PACKET: u64 = 1;
+/// [`prefilter`]: a SYN of IPv6, or with many options, or with bytes (TCP Fast Open).
+const WANTS_SYN: u64 = 2;
+
+/// For what a packet may be of interest. Its flow is not past its first bytes; `acked` and `received` are its socket's counters.
+#[inline(never)]
+extern "C" fn prefilter(skb: *mut __sk_buff, acked: u64, received: u64) -> u64 {
+    // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return 0;
+        }
+        let is_at_sidecar = may_be_port(load!(sk, bpf_sock.src_port) as u16);
         if is_at_sidecar && !REQUEST_PORTS.contains(u16::from_be(load!(sk, bpf_sock.dst_port) as u16)) {
-            return false; // its peer has sent no request
+            return 0; // its peer has sent no request
         }
-        let Some(packet) = Packet::read(skb) else { return false };
+        let Some(packet) = Packet::read(skb) else { return 0 };
         if !is_relevant(&packet, is_at_sidecar, acked, received) {
-            return false;
+            return 0;
         }
-        if packet.len >= 8 && packet.flags & (TCP_FIN | TCP_SYN | TCP_RST) == 0 {
+        if packet.flags & TCP_SYN != 0 {
+            return WANTS_SYN | u64::from(packet.len != 0) * WANTS_PACKET;
+        }
+        if packet.len >= 8 && packet.flags & (TCP_FIN | TCP_RST) == 0 {
             let ctx = SkBuffContext::new(skb);
-            let data = Payload::new(&ctx, sk, &packet);
+            let data = Payload::new(&ctx, sk, &packet, 0);
             let first = || {
                 let mut first = 0u64;
                 data.load(0, (&raw mut first).cast(), 8).then_some(first)
             };
             // A flow that is redirected to a sidecar is an app's, and is of interest once it has sent a request.
-            if is_sidecars_port(packet.dport) && !REQUEST_PORTS.contains(packet.sport) {
+            if packet.to_loopback != 0 && may_be_port(packet.dport) && !REQUEST_PORTS.contains(packet.sport) {
                 if first().is_some_and(|first| !is_prefix(first)) {
-                    return false;
+                    return 0;
                 }
             } else if payload::is_irrelevant(FLOWS.find(cookie(&ctx)), is_at_sidecar, first) {
-                return false;
+                return 0;
             }
         }
-        true
+        WANTS_PACKET
     }
 }
 
@@ -125,7 +186,7 @@ fn is_relevant(packet: &Packet, is_at_sidecar: bool, acked: u64, received: u64) 
         return acked != 0 || begins || is_at_sidecar;
     }
     let ends = resets || packet.flags & TCP_FIN != 0;
-    (ends && close::is_relevant(resets, received)) || (begins && is_sidecars_port(packet.dport))
+    (ends && close::is_relevant(resets, received)) || begins
 }
 
 /// A packet that may be of interest. A separate function, so that only such packets pay for saving the registers it uses.
@@ -154,13 +215,9 @@ unsafe fn report(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet, receiv
     let begins = OpaqueBool::new(packet.flags & TCP_SYN != 0);
     let key = cookie(ctx);
     let known = FLOWS.find(key);
-    if begins.get()
-        && is_sidecars_port(packet.dport)
-        && let Some(flow) = known
-    {
-        open::syn_sent(flow, packet.sport, packet.dport);
-    }
-    let data = Payload::new(ctx, sk, packet);
+    // SAFETY: the value lives in the map and is only read.
+    let netns = known.map_or_else(opaque_zero, |flow| unsafe { (*flow).netns });
+    let data = Payload::new(ctx, sk, packet, redirected_port(ctx.skb.skb, netns) as u16);
     if packet.len != 0 {
         // A SYN takes a sequence number; bytes that come with it (TCP Fast Open) begin with the next.
         let seq = packet.seq.wrapping_add(u32::from(begins.get()));
@@ -184,14 +241,15 @@ struct Payload<'a> {
     /// Length in bytes.
     len: u32,
     sport: u16,
-    dport: u16,
+    /// The interceptor's port that it was redirected to; 0 if it was not, or that was not asked.
+    redirected_to: u16,
 }
 
 impl<'a> Payload<'a> {
     #[inline(always)]
-    fn new(ctx: &'a SkBuffContext, sk: *mut bpf_sock, packet: &Packet) -> Self {
-        let Packet { payload, len, sport, dport, .. } = *packet;
-        Self { ctx, sk, at: payload, len, sport, dport }
+    fn new(ctx: &'a SkBuffContext, sk: *mut bpf_sock, packet: &Packet, redirected_to: u16) -> Self {
+        let Packet { payload, len, sport, .. } = *packet;
+        Self { ctx, sk, at: payload, len, sport, redirected_to }
     }
 
     /// Copies `len` bytes from `offset` on.
@@ -237,6 +295,11 @@ impl Context for Payload<'_> {
     }
 
     #[inline(always)]
+    fn is_interceptors(&self) -> bool {
+        interceptors::is_owner(self.cgroup(), self.uid())
+    }
+
+    #[inline(always)]
     fn is_in_sender(&self) -> bool {
         // A packet may leave in a softirq, when an acknowledgment or a timer lets it.
         false
@@ -253,9 +316,7 @@ impl Context for Payload<'_> {
         // SAFETY: `sk` is the packet's socket.
         let mut tuple = unsafe { tuple_of(self.sk) };
         tuple.wire_port = self.sport;
-        if self.dport != tuple.remote_port && is_sidecars_port(self.dport) {
-            tuple.sidecar_port = self.dport;
-        }
+        tuple.sidecar_port = self.redirected_to;
         tuple
     }
 

@@ -34,6 +34,9 @@ pub fn egress_fentry_send(ctx: FEntryContext) -> i32 {
     if !socket_events::is_past_first_bytes(Sock(ctx.arg(0))) {
         let [sk, message, size] = numbers(&ctx);
         socket_events::send(Sock(sk), message, size);
+    } else {
+        let [sk] = numbers(&ctx);
+        socket_events::send_late(Sock(sk));
     }
     0
 }

@@ -18,7 +18,9 @@ pub fn egress_kprobe_connect(ctx: ProbeContext) -> u32 {
 #[kprobe(function = "tcp_sendmsg")]
 pub fn egress_kprobe_send(ctx: ProbeContext) -> u32 {
     if let (Some(sk), Some(message), Some(size)) = (ctx.arg(0), ctx.arg(1), ctx.arg(2)) {
-        if !socket_events::is_past_first_bytes(Sock(sk)) {
+        if socket_events::is_past_first_bytes(Sock(sk)) {
+            socket_events::send_late(Sock(sk));
+        } else {
             socket_events::send(Sock(sk), message, size);
         }
     }

@@ -4,4 +4,5 @@ mod cgroup;
 mod egress;
 mod fentry;
 mod kprobe;
+mod original_dst;
 mod socket_events;

@@ -7,12 +7,17 @@ use crate::{
     context::Sent,
     correlate::{
         close::{self, End},
-        open, payload,
-        sidecar::{self, is_sidecars_port},
-        upstream,
+        open, payload, sidecar, upstream,
     },
     sock::{message::Message, read::read, structure::Sock, syn_data},
-    state::{globals::offset, maps::FLOWS, values::FLOW_SYN_DATA},
+    state::{
+        dials,
+        globals::offset,
+        interceptors::{self, is_port, may_be_port},
+        maps::FLOWS,
+        shared_upstreams,
+        values::FLOW_SYN_DATA,
+    },
 };
 
 const IPPROTO_TCP: u32 = 6;
@@ -23,9 +28,9 @@ const SYN_RECV: u8 = 3;
 #[inline(always)]
 pub fn connect(sk: Sock) {
     let Some(netns) = sk.netns_in_scope() else { return };
-    if sk.cgroup().is_in_scope() {
-        open::connect(sk.0, netns, &sk.tuple(), syn_data::at_connect(sk));
-    }
+    let tuple = sk.tuple();
+    open::connect(sk.0, netns, &tuple, syn_data::at_connect(sk), || sk.cgroup().is_in_scope());
+    dials::insert(netns, &tuple);
 }
 
 /// Whether a flow is past its first bytes. A sender has mostly sent enough, and then this reads one counter of two.
@@ -50,20 +55,37 @@ pub fn send(sk: Sock, message: u64, size: u64) {
     }
 }
 
+/// A task sends on a flow that is past its first bytes, and may be one that carries several sessions of an interceptor.
+#[inline(always)]
+pub fn send_late(sk: Sock) {
+    if !shared_upstreams::may_be_port(sk.local_port()) {
+        return;
+    }
+    if let Some(flow) = FLOWS.find(sk.0) {
+        // SAFETY: the value lives in the map and is only read.
+        shared_upstreams::sent(unsafe { &*flow });
+    } else if interceptors::is_current()
+        && let Some(netns) = sk.netns_in_scope()
+    {
+        shared_upstreams::sent_in(netns, sk.0);
+    }
+}
+
 /// A SYN came, and the SYN-ACK is about to be sent.
 #[inline(always)]
 pub fn syn_received(listener: Sock, request: Sock) {
-    if is_sidecars_port(listener.local_port()) {
-        if let Some(netns) = listener.netns_in_scope() {
-            open::syn_received(netns, &request.tuple());
-        }
+    let tuple = request.tuple();
+    if let Some(netns) = listener.netns_in_scope()
+        && open::is_at_interceptor(netns, &tuple)
+    {
+        open::syn_received(netns, &tuple);
     }
 }
 
 /// A task accepts.
 #[inline(always)]
 pub fn accept(sk: Sock) {
-    if sk.is_tcp() && is_sidecars_port(sk.local_port()) {
+    if sk.is_tcp() && sk.is_at_interceptor() {
         open::accept(sk.0, sk.0, sk.cgroup().is_in_scope());
     }
 }
@@ -73,7 +95,7 @@ pub fn accept(sk: Sock) {
 pub fn set_option(socket: u64, level: u32, option: u32) {
     if level == IPPROTO_TCP && option == TCP_NODELAY {
         let sk = Sock(read(socket, offset!(socket_sk)));
-        if sk.is_tcp() && is_sidecars_port(sk.local_port()) {
+        if sk.is_tcp() && may_be_port(sk.local_port()) {
             upstream::nodelay_set(|_| FLOWS.find(sk.0));
         }
     }
@@ -93,8 +115,10 @@ pub fn state_changed(sk: Sock, from: u8, to: u8) {
         close::state_changed(sk.0, || sk.tuple(), &End { from, to, by_peer, received, segments });
     } else if to == tcp::ESTABLISHED && from == tcp::SYN_SENT {
         connected(sk);
-    } else if to == tcp::ESTABLISHED && from == SYN_RECV && is_sidecars_port(sk.local_port()) {
-        if let Some(netns) = sk.netns_in_scope() {
+    } else if to == tcp::ESTABLISHED && from == SYN_RECV && may_be_port(sk.local_port()) {
+        if let Some(netns) = sk.netns_in_scope()
+            && is_port(netns, sk.local_port())
+        {
             open::established(sk.0, netns, &sk.tuple());
         }
     }

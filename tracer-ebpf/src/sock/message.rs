@@ -14,7 +14,7 @@ use super::{read::read, structure::Sock};
 use crate::{
     context::{Bytes, Context, Tuple},
     current::task_address,
-    state::{globals::offset, maps::PIECES, values::Pieces},
+    state::{globals::offset, interceptors, maps::PIECES, values::Pieces},
 };
 
 /// How many buffers are read at most; a head that spans more is cut off.
@@ -184,6 +184,11 @@ impl Context for Message {
     #[inline(always)]
     fn uid(&self) -> u32 {
         self.sk.uid()
+    }
+
+    #[inline(always)]
+    fn is_interceptors(&self) -> bool {
+        self.is_in_sender && interceptors::is_current()
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 
-use tracer_ebpf::verifier::{opaque, opaque_zero};
+use tracer_ebpf::verifier::{is_zero, opaque, opaque_zero};
 
 /// The protocol number in the headers of both IP versions.
 const IPPROTO_TCP: u8 = 6;
@@ -46,6 +46,8 @@ pub struct Packet {
     pub payload: u32,
     /// Payload bytes.
     pub len: u32,
+    /// 1 if the destination is a loopback address, else 0.
+    pub to_loopback: u64,
 }
 
 impl Packet {
@@ -62,19 +64,28 @@ impl Packet {
             if data + 40 > data_end {
                 return None;
             }
-            let at = match *(data as *const u8) {
-                0x45 => 20,
-                version if version >> 4 == 6 && *((data + 6) as *const u8) == IPPROTO_TCP => 40,
+            let word = |offset: usize| u64::from(*((data + offset) as *const u32));
+            let (at, other) = match *(data as *const u8) {
+                0x45 => (20, word(16) as u8 as u64 ^ 127),
+                version if version >> 4 == 6 && *((data + 6) as *const u8) == IPPROTO_TCP => {
+                    (40, word(24) | word(28) | word(32) | (word(36) ^ u64::from(1u32.to_be())))
+                }
                 _ => return None,
             };
-            Self::from_tcp(skb, data + at, data_end, at as u32)
+            Self::from_tcp(skb, data + at, data_end, at as u32, is_zero(other))
         }
     }
 
     /// # Safety
     /// `tcp` must be in the packet of `skb`, and `data_end` its end.
     #[inline(always)]
-    unsafe fn from_tcp(skb: *mut __sk_buff, tcp: usize, data_end: usize, at: u32) -> Option<Self> {
+    unsafe fn from_tcp(
+        skb: *mut __sk_buff,
+        tcp: usize,
+        data_end: usize,
+        at: u32,
+        to_loopback: u64,
+    ) -> Option<Self> {
         // Opaque, or LLVM selects between two constant offsets for each field, and not once between two addresses.
         let tcp = opaque(tcp as *const u8) as usize;
         if tcp + 20 > data_end {
@@ -98,6 +109,7 @@ impl Packet {
                 flags: byte(13),
                 payload,
                 len: len - payload,
+                to_loopback,
             })
         }
     }

@@ -6,7 +6,10 @@ use super::{cgroup_tree::Cgroup, read::read};
 use crate::{
     context::Tuple,
     endpoint::mapped,
-    state::globals::{offset, settings},
+    state::{
+        globals::{offset, settings},
+        interceptors::{is_port, may_be_port},
+    },
 };
 
 const AF_INET6: u16 = 10;
@@ -70,6 +73,12 @@ impl Sock {
     #[inline(always)]
     pub fn local_port(self) -> u16 {
         read(self.0, offset!(num))
+    }
+
+    /// Whether its own port is one that intercepts in its network namespace.
+    #[inline(always)]
+    pub fn is_at_interceptor(self) -> bool {
+        may_be_port(self.local_port()) && is_port(self.netns(), self.local_port())
     }
 
     /// The inode number of its network namespace.

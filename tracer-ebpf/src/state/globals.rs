@@ -4,7 +4,7 @@
 use tracer_ebpf::{BtfOffsets, Settings, verifier::opaque};
 
 #[unsafe(no_mangle)]
-static SETTINGS: Settings = Settings::ISTIO;
+static SETTINGS: Settings = Settings::DEFAULT;
 
 /// The settings of this run.
 #[inline(always)]

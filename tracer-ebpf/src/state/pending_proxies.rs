@@ -1,8 +1,8 @@
 //! The namespaces in which, and the proxies to which, a request is pending, and until when. Meanwhile, the dials and first
 //! bytes of the sidecars there are recorded. False positives cost a record that is not needed; there are no false negatives.
 
-use super::hashed_array::HashedArray;
-use crate::endpoint::endpoint_hash;
+use super::{hashed_array::HashedArray, maps::PENDING_PROXIES};
+use crate::endpoint::{bytes_of, endpoint_hash, words_of};
 
 const NO_ADDRESS: [u8; 16] = [0; 16];
 
@@ -22,6 +22,12 @@ impl PendingProxies {
         }
     }
 
+    /// Whether apps have used this address as a proxy.
+    #[inline(always)]
+    pub fn is_proxy(&self, addr: [u8; 16], port: u16) -> bool {
+        self.0.get(endpoint_hash(0, addr, port)) != 0
+    }
+
     /// Whether a request is pending in this namespace. `at` returns the time, and is called only if there ever was one.
     #[inline(always)]
     pub fn has_namespace(&self, netns: u64, at: impl FnOnce() -> u64) -> bool {
@@ -39,6 +45,21 @@ impl PendingProxies {
         let until = self.0.get(hash);
         until != 0 && at() < until
     }
+}
+
+/// Notes that apps use this address as a proxy.
+#[inline(always)]
+pub fn insert_proxy(addr: [u8; 16], port: u16) {
+    let [high, low] = words_of(addr);
+    egress_insert_proxy(high, low, port.into());
+}
+
+/// A global function, which the verifier checks once, and whose values do not take the caller's stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_insert_proxy(high: u64, low: u64, port: u64) -> u64 {
+    PENDING_PROXIES.0.set(endpoint_hash(0, bytes_of([high, low]), port as u16), 1);
+    0
 }
 
 #[inline(always)]

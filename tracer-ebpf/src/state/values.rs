@@ -1,6 +1,6 @@
 //! The types of the maps' values.
 
-use tracer_ebpf::{HEAD_MAX, Role};
+use tracer_ebpf::{HEAD_MAX, Role, record::FLAG_SHARED_UPSTREAM};
 
 /// The state of a flow.
 #[repr(C)]
@@ -90,6 +90,19 @@ pub const FLOW_SYN_DATA: u8 = 8;
 pub const FLOW_OUT_OF_SCOPE: u8 = 16;
 /// Upstream: a request may wait for it. Its dial has made a record, and its first bytes will, whatever they are.
 pub const FLOW_WANTED: u8 = 32;
+
+/// Upstream: it may carry several sessions.
+pub const FLOW_SHARED: u8 = 64;
+
+/// Reply: since it was accepted, its interceptor has sent on a connection that may carry several sessions.
+pub const FLOW_BESIDE_SHARED: u8 = 128;
+
+/// The flags of a flow's records, without a branch.
+#[inline(always)]
+pub fn record_flags(flags: u8) -> u8 {
+    const SHARED: u8 = FLOW_BESIDE_SHARED / FLAG_SHARED_UPSTREAM;
+    (flags & FLOW_LATE) | (flags & FLOW_BESIDE_SHARED) / SHARED
+}
 
 /// The task that dialed, accepted or sent.
 #[repr(C)]

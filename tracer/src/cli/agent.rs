@@ -75,7 +75,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.scope.write_ready_file()?;
     health.set_ready();
     let mut enricher =
-        Enricher::new(explains.then_some(args.scope.admin_port), &args.scope.sidecar_port, &metrics);
+        Enricher::new(explains.then_some(args.scope.admin_port), &args.scope.redirect_ports(), &metrics);
     let mut sinks = Sinks { log: FlaggedLog::default(), live };
     let mut reports = Reports::new();
     loop {

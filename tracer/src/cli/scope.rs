@@ -38,14 +38,14 @@ pub(super) struct Args {
     /// How long a request may wait for its answer before it is reported as unanswered
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = super::duration)]
     deadline: Duration,
-    /// A port on which sidecars accept redirected connections; may be repeated
-    #[arg(long, value_name = "PORT", default_values_t = [DEFAULT.outbound_port])]
-    pub(super) sidecar_port: Vec<u16>,
-    /// A port on which sidecars accept connections from outside their pod; may be repeated
-    #[arg(long, value_name = "PORT", default_values_t = [DEFAULT.inbound_port])]
+    /// A hint: every pod's interceptor accepts redirected connections on this port; may be repeated [default: observed]
+    #[arg(long, value_name = "PORT")]
+    sidecar_port: Vec<u16>,
+    /// A hint: every pod's interceptor accepts connections from outside on this port; may be repeated [default: observed]
+    #[arg(long, value_name = "PORT")]
     sidecar_inbound_port: Vec<u16>,
-    /// A user id that sidecars run as, whose connections iptables does not redirect; may be repeated
-    #[arg(long, value_name = "UID", default_values_t = DEFAULT.uid_hint)]
+    /// A hint: every process of this user id is an interceptor's; may be repeated [default: observed]
+    #[arg(long, value_name = "UID")]
     sidecar_uid: Vec<u32>,
     /// How many connections, and how many upstream sockets, are followed at once; beyond that the oldest are dropped
     #[arg(long, value_name = "N", default_value_t = tracer_core::engine::Settings::DEFAULT_CAPACITY)]
@@ -102,7 +102,7 @@ impl Args {
         let cgroup = self.scope()?;
         let is_everything = cgroup == cgroup2_root()?;
         let scope = CaptureScope { cgroup, is_everything, netns: self.netns.clone() };
-        let mut settings = tracer_ebpf::Settings::ISTIO;
+        let mut settings = tracer_ebpf::Settings::DEFAULT;
         settings.default_scope = match &endpoint {
             None => NO_SCOPES,
             Some(_) if choice.is_everything() => DEFAULT_IN_SCOPE,
@@ -111,6 +111,7 @@ impl Args {
         settings.outbound_ports = slots("--sidecar-port", &self.sidecar_port, 0)?;
         settings.inbound_ports = slots("--sidecar-inbound-port", &self.sidecar_inbound_port, 0)?;
         settings.sidecar_uids = slots("--sidecar-uid", &self.sidecar_uid, NO_UID)?;
+        settings.worker_name = first_bytes(DEFAULT.thread_prefix);
         settings.watch_ns = nanoseconds(self.deadline);
         let probes = match self.family.0 {
             None => Probes::attach_best(&scope, settings),
@@ -155,6 +156,11 @@ impl Args {
         Ok(given)
     }
 
+    /// The ports on which a sidecar's configuration is asked about redirected connections.
+    pub(super) fn redirect_ports(&self) -> Vec<u16> {
+        if self.sidecar_port.is_empty() { vec![DEFAULT.outbound_port] } else { self.sidecar_port.clone() }
+    }
+
     /// The scope as `status` shows it.
     pub(super) fn summary(&self, pods: Vec<String>) -> live::StatusScope {
         live::StatusScope { cgroup: self.cgroup.clone(), netns: self.netns.clone(), pods }
@@ -192,6 +198,14 @@ pub(super) fn cgroup2_root() -> anyhow::Result<PathBuf> {
         (kind == "cgroup2").then(|| Path::new(dir).to_owned())
     });
     root.context("cgroup v2 is not mounted here; mount it, e.g. at /sys/fs/cgroup/unified")
+}
+
+/// The first eight bytes of a name, NUL-padded.
+fn first_bytes(name: &str) -> u64 {
+    let mut bytes = [0; 8];
+    let len = name.len().min(bytes.len());
+    bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+    u64::from_ne_bytes(bytes)
 }
 
 fn slots<T: Copy>(flag: &str, given: &[T], empty: T) -> anyhow::Result<[T; SLOTS]> {

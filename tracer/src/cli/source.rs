@@ -116,7 +116,7 @@ impl Args {
             server.spawn(metrics.clone());
         }
         let enricher =
-            Enricher::new(explain.then_some(self.scope.admin_port), &self.scope.sidecar_port, &metrics);
+            Enricher::new(explain.then_some(self.scope.admin_port), &self.scope.redirect_ports(), &metrics);
         let (reports, ready) = (Reports::new(), VecDeque::new());
         Ok(OwnProbes { pipeline, metrics, enricher, filter, now: Instant::now(), reports, ready })
     }

@@ -143,10 +143,10 @@ impl Sidecars {
     }
 
     fn is_due(&mut self, sidecar: Sidecar, now: Instant) -> bool {
-        let asked_lately =
-            self.known.peek(&sidecar).is_some_and(|known| {
-                !known.is_doubted && now.duration_since(known.asked) < ASK_INTERVAL
-            });
+        let asked_lately = self
+            .known
+            .peek(&sidecar)
+            .is_some_and(|known| !known.is_doubted && now.duration_since(known.asked) < ASK_INTERVAL);
         let too_soon = self.last_fetch.is_some_and(|last| now.duration_since(last) < FETCH_INTERVAL);
         if !asked_lately && too_soon {
             self.fetches.limited += 1;

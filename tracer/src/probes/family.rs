@@ -118,6 +118,7 @@ pub static CGROUP: FamilySpec = FamilySpec {
         Hook::new("egress_accept4", "getpeername4"),
         Hook::new("egress_accept6", "getpeername6"),
         Hook::new("egress_options", "setsockopt"),
+        Hook::new("egress_original_dst", "getsockopt"),
         Hook::new("egress_connect4", "connect4"),
         Hook::new("egress_connect6", "connect6"),
         Hook::new("egress_bytes", "skb egress"),

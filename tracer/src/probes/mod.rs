@@ -2,8 +2,10 @@
 //! however the process ends.
 
 pub mod btf_offsets;
+mod cgroup_owners;
 mod family;
 mod hook;
+mod interceptors;
 mod interval;
 mod kernel_log;
 mod preflight;
@@ -29,6 +31,7 @@ pub use family::FamilySpec;
 use family::{BtfNeed, SocketIdentity};
 pub use hook::Hook;
 use hook::explain;
+use interceptors::Interceptors;
 pub use kernel_log::KernelLog;
 pub use ring::Ring;
 pub use scope::CaptureScope;
@@ -42,6 +45,7 @@ pub struct Probes {
     family: &'static FamilySpec,
     ebpf: Ebpf,
     log: Option<KernelLog>,
+    interceptors: Interceptors,
 }
 
 impl Probes {
@@ -93,7 +97,10 @@ impl Probes {
         for hook in family.hooks {
             hook.load(&mut ebpf, btf.as_ref())
                 .and_then(|()| hook.attach(&mut ebpf, &cgroup))
-                .map_err(|error| anyhow!("{}", explain(&error)))
+                .map_err(|error| match cgroup_owners::exclusive(&scope.cgroup, hook.point) {
+                    Some(owners) => anyhow!("{}: {owners}", explain(&error)),
+                    None => anyhow!("{}", explain(&error)),
+                })
                 .with_context(|| {
                     format!(
                         "the kernel refused the {family} hook {} (`egress-tracer check` shows what it offers)",
@@ -102,7 +109,7 @@ impl Probes {
                 })?;
         }
         trim_heap();
-        Ok(Self { family, ebpf, log: Some(log) })
+        Ok(Self { family, ebpf, log: Some(log), interceptors: Interceptors::default() })
     }
 
     /// The attached family.
@@ -144,6 +151,11 @@ impl Probes {
     fn scopes(&mut self) -> anyhow::Result<HashMap<&mut MapData, u64, u64>> {
         let map = self.ebpf.map_mut("SCOPES").context("the kernel object has no map SCOPES")?;
         Ok(HashMap::try_from(map)?)
+    }
+
+    /// Brings the kernel's list of interceptors up to date with the processes that run. `now`: `CLOCK_MONOTONIC`, ns.
+    pub fn refresh_interceptors(&mut self, now: u64) -> anyhow::Result<()> {
+        self.interceptors.refresh(&mut self.ebpf, self.family, now)
     }
 
     /// The number of records that could not be written since the start, by reason.
@@ -211,9 +223,9 @@ fn function_types(family: &FamilySpec) -> anyhow::Result<Option<Btf>> {
 #[derive(Clone, Copy)]
 struct GlobalSettings(Settings);
 
-// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 8 + 8 + 8 + 8 + 2*4 + 2*4 + 4*4 bytes.
+// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 8 + 8 + 8 + 8 + 8 + 8 + 2*4 + 2*4 + 4*4 bytes.
 unsafe impl aya::Pod for GlobalSettings {}
-const _: () = assert!(size_of::<Settings>() == 104);
+const _: () = assert!(size_of::<Settings>() == 120);
 
 /// [`BtfOffsets`] as a type of this crate, for which it can implement aya's `Pod`.
 #[repr(transparent)]

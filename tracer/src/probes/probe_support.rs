@@ -62,7 +62,7 @@ fn try_hooks(family: &FamilySpec, cgroups: &Path, results: &mut Vec<HookSupport>
         sidecar_uids: [NO_UID - 1; SLOTS],
         cgroup: u64::MAX,
         default_scope: DEFAULT_OUT_OF_SCOPE,
-        ..Settings::ISTIO
+        ..Settings::DEFAULT
     };
     let mut ebpf = open(family, settings)?;
     let btf = function_types(family)?;

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     net::UdpSocket,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
@@ -31,15 +31,12 @@ impl CaptureScope {
             bail!("--netns can be given {SLOTS} times at most");
         }
         for (slot, path) in settings.netns.iter_mut().zip(&self.netns) {
-            let file = File::open(path)
-                .with_context(|| format!("cannot open the network namespace {}", path.display()))?;
-            *slot = match family.namespaces {
-                NamespaceIdentity::Inode => file.metadata()?.ino(),
-                NamespaceIdentity::Cookie => cookie(&file).with_context(|| {
-                    format!("cannot read the cookie of the network namespace {}", path.display())
-                })?,
-            };
+            *slot = namespace(family, path)?;
         }
+        settings.host_netns = namespace(family, Path::new(HOST_NETNS)).unwrap_or_else(|error| {
+            log::debug!("the node's own network namespace is not known: {error:#}");
+            0
+        });
         if !self.is_everything && family.cgroups == CgroupScope::Settings {
             // The inode number of a cgroup v2 directory is the cgroup's id, on 64-bit machines since 5.5:
             // https://git.kernel.org/torvalds/c/743210386c03
@@ -48,6 +45,20 @@ impl CaptureScope {
                 metadata.with_context(|| format!("cannot find the cgroup {}", self.cgroup.display()))?.ino();
         }
         Ok(settings)
+    }
+}
+
+/// The network namespace of the first process that this one sees.
+const HOST_NETNS: &str = "/proc/1/ns/net";
+
+/// The number of a network namespace, as the family's programs see it.
+pub(super) fn namespace(family: &FamilySpec, path: &Path) -> anyhow::Result<u64> {
+    let file =
+        File::open(path).with_context(|| format!("cannot open the network namespace {}", path.display()))?;
+    match family.namespaces {
+        NamespaceIdentity::Inode => Ok(file.metadata()?.ino()),
+        NamespaceIdentity::Cookie => cookie(&file)
+            .with_context(|| format!("cannot read the cookie of the network namespace {}", path.display())),
     }
 }
 
