@@ -33,7 +33,7 @@ fn flagged_report_names_the_listener_its_owner_and_the_fix() {
     let because = report["listener"]["because"].as_str().expect("a reason");
     assert!(because.contains("default/legacy") && because.contains("3128"), "{because}");
     let fix = report["fix"].as_str().expect("a fix");
-    let pid = &report["sidecar"]["pid"];
+    let pid = &report["interceptor"]["pid"];
     assert!(fix.contains("ServiceEntry"), "{fix}");
     assert!(fix.ends_with(&format!("egress-tracer explain --pid {pid} --to 10.0.0.1:3128 -o yaml")), "{fix}");
 }

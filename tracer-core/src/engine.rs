@@ -358,6 +358,8 @@ impl Engine {
 
     /// Handles an event of the leg on which the sidecar answers.
     fn reply_event(&mut self, event: &mut Event, reports: &mut Reports) {
+        let has_ended = matches!(event.kind, EventKind::Ended(_));
+        self.tables.upstreams.note_accepted(event.flow, event.link, has_ended, event.time);
         let Some(flow) = self.tables.answered_by(event) else {
             if matches!(event.kind, EventKind::Ended(_)) {
                 self.tables.keep_early_end(event);
@@ -452,15 +454,18 @@ impl Engine {
 
     /// Handles an event of a socket that a sidecar dialed.
     fn upstream_event(&mut self, event: &mut Event) {
-        let upstream = self.tables.upstreams.entry(event);
+        let link = self.tables.upstreams.entry(event).link;
         match &mut event.kind {
             EventKind::Dialed => {}
             EventKind::Ended(end) => {
-                self.tables.upstreams.set_ended(event.flow, event.time, *end);
+                let by = link.and_then(|reply| self.tables.by_reply(reply));
+                let dialed_for = by.map(|connection| connection.remote);
+                self.tables.upstreams.set_ended(event.flow, event.time, *end, dialed_for);
                 self.tables.learn_from_failure(event.flow, event.time);
                 self.tables.upstream_ended(event.flow);
             }
             EventKind::Sent { offset, total, data } => {
+                let Some(upstream) = self.tables.upstreams.get_mut(event.flow) else { return };
                 upstream.sent.get_or_insert(event.time);
                 upstream.note_tls(*offset, data);
                 upstream.bytes.append(*offset, *total, std::mem::take(data));
@@ -508,7 +513,10 @@ impl Engine {
             upstream_failed: socket.is_some_and(|upstream| upstream.ended.is_some() && !upstream.answered),
             tls_established: socket.is_some_and(|upstream| upstream.tls_established),
             shared_upstream: connection.shared_upstream,
-            nothing_lost: self.saw_all(connection) && !self.is_crowded_out(connection),
+            // A dial that failed before the sidecar accepted this connection may be why it closed it.
+            nothing_lost: self.saw_all(connection)
+                && !self.is_crowded_out(connection)
+                && (outcome != Outcome::Closed || self.knows_all_others(connection)),
             from_start: connection.opened.is_some(),
             by_proxy,
         };

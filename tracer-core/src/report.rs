@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     head::Form,
+    mesh_profile::InterceptorKind,
     pod::Pod,
     verdict::{Payload, Reason, Verdict},
 };
@@ -71,12 +72,16 @@ pub struct Report {
     pub proxy: Endpoint,
     /// Whether the sidecar is the app's own (`outbound`) or the proxy's (`inbound`).
     pub direction: Direction,
-    /// The sidecar in the path.
-    pub sidecar: Option<Sidecar>,
+    /// The interceptor in the path. Reports made before 0.1.0 call it `sidecar`.
+    #[serde(alias = "sidecar")]
+    pub interceptor: Option<Interceptor>,
     /// The request.
     pub connect: Connect,
     /// The answer. Null: there was none.
     pub reply: Option<Reply>,
+    /// The program that made the answer, by its address. Null: there was no answer, or its origin is not known.
+    #[serde(default)]
+    pub answered_by: Option<Answerer>,
     /// The sidecar's upstream connection for this request. Null: none was seen.
     pub upstream: Option<Upstream>,
     /// The evidence for the verdict, one sentence each.
@@ -173,9 +178,12 @@ pub enum Direction {
     Inbound,
 }
 
-/// The sidecar.
+/// The interceptor: the transparent proxy that accepted the app's connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sidecar {
+pub struct Interceptor {
+    /// What it is.
+    #[serde(default)]
+    pub kind: InterceptorKind,
     /// The port that accepted the connection.
     pub port: u16,
     /// Its process id on the node.
@@ -209,6 +217,29 @@ pub struct Reply {
     pub server: Option<CompactString>,
     /// Microseconds from the request to its first byte.
     pub after_us: u64,
+}
+
+/// The program that made an answer, by its address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answerer {
+    /// Its address. Null for the interceptor.
+    pub ip: Option<IpAddr>,
+    /// Its port.
+    pub port: u16,
+    /// What it is to the app.
+    pub is: AnswererKind,
+}
+
+/// What the program that made an answer is to the app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswererKind {
+    /// The interceptor itself.
+    Interceptor,
+    /// The address that the app dialed.
+    Proxy,
+    /// Another address, to which the interceptor passed the bytes on: an endpoint of a Service, or a wrong one.
+    Upstream,
 }
 
 /// The program that made an answer.

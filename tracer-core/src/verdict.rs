@@ -198,8 +198,6 @@ fn judge_connect(evidence: &Evidence) -> Judgment {
                 (Some(status), _) => handled(local_reply(status, body)),
             }
         }
-        // The sidecar closed, and its own socket was still open and silent.
-        (Outcome::Closed, Nothing) if !evidence.upstream_failed => undetermined(Reason::LegNotSeen),
         (Outcome::Closed, SameBytes | OtherBytes | Nothing) => unreachable(Reason::ClosedWithoutReply),
         (Outcome::Closed, DialFailed) => unreachable(Reason::ConnectFailed),
         (Outcome::Closed, Tls) if evidence.tls_established && !evidence.upstream_in_doubt => {
@@ -340,7 +338,7 @@ mod tests {
         for (upstream, expected) in [
             (Payload::NoConnection, Verdict::Blackholed.into()),
             (Payload::DialFailed, unreachable(Reason::ConnectFailed)),
-            (Payload::Nothing, undetermined(Reason::LegNotSeen)),
+            (Payload::Nothing, unreachable(Reason::ClosedWithoutReply)),
             (Payload::SameBytes, unreachable(Reason::ClosedWithoutReply)),
             (Payload::Tls, Verdict::WrappedInTls.into()),
         ] {

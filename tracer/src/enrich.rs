@@ -97,7 +97,7 @@ impl Enricher {
 
 /// The process to ask about a report.
 fn pid(report: &Report) -> Option<u32> {
-    report.sidecar.as_ref()?.pid
+    report.interceptor.as_ref()?.pid
 }
 
 async fn explain_all(

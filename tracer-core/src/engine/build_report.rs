@@ -56,6 +56,7 @@ impl Engine {
             }),
             Outcome::Closed | Outcome::GivenUp | Outcome::Pending | Outcome::NotAccepted => None,
         };
+        let answered_by = reply.as_ref().and_then(|reply| answerer(reply.from, connection, upstream));
         Report {
             v: 1,
             time: time_of(request.time.saturating_add(self.settings.clock_offset)),
@@ -78,7 +79,8 @@ impl Engine {
             },
             proxy: connection.remote.into(),
             direction: if inbound { report::Direction::Inbound } else { report::Direction::Outbound },
-            sidecar: connection.sidecar.map(|sidecar| report::Sidecar {
+            interceptor: connection.sidecar.map(|sidecar| report::Interceptor {
+                kind: connection.interceptor().unwrap_or_default(),
                 port: sidecar.port,
                 pid: acceptor.map(|task| task.pid),
                 comm: acceptor.map(|task| task.comm.clone()),
@@ -90,6 +92,7 @@ impl Engine {
                 user_agent: request.request.user_agent.clone(),
             },
             reply,
+            answered_by,
             upstream: upstream.map(|remote| report::Upstream {
                 ip: remote.ip(),
                 port: remote.port(),
@@ -112,6 +115,27 @@ fn replier(verdict: Verdict, upstream: Payload) -> report::Replier {
         (Verdict::HandledAsHttp | Verdict::AbsoluteFormRewritten, _) => report::Replier::Sidecar,
         (_, Payload::SameBytes) => report::Replier::Proxy,
         _ => report::Replier::Unknown,
+    }
+}
+
+fn answerer(
+    from: report::Replier,
+    connection: &Connection,
+    upstream: Option<SocketAddr>,
+) -> Option<report::Answerer> {
+    match from {
+        report::Replier::Sidecar => {
+            let port = connection.sidecar?.port;
+            Some(report::Answerer { ip: None, port, is: report::AnswererKind::Interceptor })
+        }
+        report::Replier::Proxy => {
+            let to = upstream?;
+            let is_dialed = to == connection.remote;
+            let is =
+                if is_dialed { report::AnswererKind::Proxy } else { report::AnswererKind::Upstream };
+            Some(report::Answerer { ip: Some(to.ip()), port: to.port(), is })
+        }
+        report::Replier::Unknown => None,
     }
 }
 

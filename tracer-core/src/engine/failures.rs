@@ -24,6 +24,8 @@ pub(super) struct Failure {
     pub(super) stage: FailureStage,
     /// The accepted socket that it was dialed for. `None`: not known.
     pub(super) link: Option<u64>,
+    /// The address that the app of that socket had dialed. `None`: not known when the failure came.
+    pub(super) dialed_for: Option<SocketAddr>,
 }
 
 /// How far a socket got that never carried a request.
@@ -43,7 +45,15 @@ pub(super) struct Failures {
     by_netns: HashMap<u64, VecDeque<Failure>>,
     /// Time and network namespace of each, oldest first.
     order: VecDeque<(u64, u64)>,
+    /// When accepted sockets ended.
+    ended: TtlMap<u64, u64>,
+    /// The accepted sockets by the dials that were made for them. A dial may fail before its own record can name it.
+    accepted: TtlMap<u64, u64>,
 }
+
+/// How many failures are looked at for a session. A pod that has more within a deadline gets no verdict that rests on there
+/// being none.
+const MAX_SEEN: usize = 512;
 
 impl Failures {
     pub(super) fn push(&mut self, netns: u64, failure: Failure) {
@@ -51,15 +61,43 @@ impl Failures {
         self.order.push_back((failure.time, netns));
     }
 
-    /// The failures in a network namespace from `since` on, latest first.
-    pub(super) fn since(&self, netns: u64, since: u64) -> impl Iterator<Item = &Failure> {
+    /// Records for which accepted socket a dial was made.
+    pub(super) fn set_link(&mut self, dialed: u64, reply: u64, time: u64) {
+        self.accepted.insert(time, dialed, reply);
+    }
+
+    /// The accepted socket that a failed dial was for, if it is known.
+    pub(super) fn link(&self, failure: &Failure) -> Option<u64> {
+        failure.link.or_else(|| self.accepted.get(&failure.flow).copied())
+    }
+
+    /// Records that an accepted socket ended: Envoy has handled the failure of the dial for it.
+    pub(super) fn set_ended(&mut self, reply: u64, time: u64) {
+        self.ended.insert(time, reply, time);
+    }
+
+    /// The failures in a network namespace that a session may share which the sidecar accepted at `since`, latest first.
+    ///
+    /// The kernel knows of a failure before Envoy does, and until Envoy handles it, a new stream still waits for that
+    /// connection. It has handled it once it has closed the connection that the dial was for.
+    pub(super) fn shared_since(&self, netns: u64, since: u64) -> impl Iterator<Item = &Failure> {
         let all = self.by_netns.get(&netns).into_iter().flat_map(|failures| failures.iter().rev());
-        all.take_while(move |failure| failure.time >= since)
+        all.take(MAX_SEEN).filter(move |failure| {
+            let handled = self.link(failure).and_then(|reply| self.ended.get(&reply));
+            failure.time >= since || handled.is_none_or(|handled| *handled >= since)
+        })
+    }
+
+    /// Whether a network namespace has more failures than are looked at.
+    pub(super) fn has_too_many(&self, netns: u64) -> bool {
+        self.by_netns.get(&netns).is_some_and(|failures| failures.len() > MAX_SEEN)
     }
 
     /// Drops failures from before `time`, and the oldest beyond `capacity`. Returns the network namespaces of the latter.
     #[must_use]
     pub(super) fn expire(&mut self, time: u64, capacity: usize) -> Vec<u64> {
+        self.ended.expire(time, capacity);
+        self.accepted.expire(time, capacity);
         let mut crowded_out = Vec::new();
         while let Some(&(failed, netns)) = self.order.front() {
             if failed >= time && self.order.len() <= capacity {
@@ -121,27 +159,39 @@ impl Endpoints {
 mod tests {
     use super::*;
 
-    fn failure(time: u64) -> Failure {
+    fn failure(time: u64, link: Option<u64>) -> Failure {
         let remote = SocketAddr::from(([10, 0, 0, 1], 3128));
-        Failure { time, flow: time, remote, stage: FailureStage::Dial, link: None }
+        Failure { time, flow: time, remote, stage: FailureStage::Dial, link, dialed_for: None }
+    }
+
+    fn times(failures: &Failures, netns: u64, since: u64) -> Vec<u64> {
+        failures.shared_since(netns, since).map(|failure| failure.time).collect()
     }
 
     #[test]
-    fn failure_is_found_from_its_end_on_in_its_own_namespace_until_it_expires() {
+    fn failure_is_found_in_its_own_namespace_until_it_expires() {
         let mut failures = Failures::default();
         for (netns, time) in [(1, 10), (1, 20), (2, 30), (1, 40)] {
-            failures.push(netns, failure(time));
+            failures.push(netns, failure(time, None));
         }
-        let times = |failures: &Failures, netns, since| {
-            failures.since(netns, since).map(|failure| failure.time).collect::<Vec<_>>()
-        };
-        assert_eq!(times(&failures, 1, 20), [40, 20]);
+        assert_eq!(times(&failures, 1, 0), [40, 20, 10]);
         assert_eq!(times(&failures, 2, 0), [30]);
         assert_eq!(times(&failures, 3, 0), [0; 0]);
         assert_eq!(failures.expire(20, 10), [0; 0]);
         assert_eq!(times(&failures, 1, 0), [40, 20]);
         assert_eq!(failures.expire(0, 1), [1, 2]);
         assert_eq!((times(&failures, 1, 0), times(&failures, 2, 0)), (vec![40], vec![]));
+    }
+
+    #[test]
+    fn failure_is_over_once_the_connection_that_it_was_for_has_ended() {
+        let mut failures = Failures::default();
+        failures.push(1, failure(10, Some(7)));
+        assert_eq!(times(&failures, 1, 20), [10], "not handled yet");
+        failures.set_ended(7, 30);
+        assert_eq!(times(&failures, 1, 20), [10], "accepted before it was handled");
+        assert_eq!(times(&failures, 1, 31), [0; 0], "accepted after it was handled");
+        assert_eq!(times(&failures, 1, 5), [10], "accepted before it happened");
     }
 
     #[test]

@@ -145,27 +145,37 @@ impl Engine {
     /// The failed dial that explains why the sidecar closed a connection, or the doubt that there is one.
     fn failure(&self, search: Search<'_>) -> Option<Found> {
         let Search { connection, time, .. } = search;
-        let sidecar = connection.sidecar?;
-        let since = connection.seen_since();
-        let mut doubt = None;
-        let failures = self.tables.upstreams.failures(sidecar.netns, since);
-        for failure in failures.filter(|failure| failure.time <= time) {
-            let Failure { flow, remote, stage, link, .. } = *failure;
-            let by = link.and_then(|reply| self.tables.by_reply(reply));
-            let target = match (self.tables.target(connection, remote), by) {
-                (Target::Unknown, Some(by)) if by.remote == connection.remote => Target::Own,
-                (Target::Unknown, Some(_)) => Target::Others,
-                (target, _) => target,
+        let netns = connection.sidecar?.netns;
+        let failures = self.tables.upstreams.failures();
+        let mut doubt = failures.has_too_many(netns).then_some(Found::DOUBT);
+        let shared = failures.shared_since(netns, connection.seen_since());
+        for failure in shared.filter(|failure| failure.time <= time) {
+            let Failure { flow, remote, stage, dialed_for, .. } = *failure;
+            let link = failures.link(failure);
+            let by = link.and_then(|reply| self.tables.by_reply(reply)).map(|by| by.remote);
+            let target = match (self.tables.target(connection, remote), dialed_for.or(by)) {
+                (Target::Own, _) => Target::Own,
+                (_, Some(dialed)) if dialed == connection.remote => Target::Own,
+                (_, Some(_)) => Target::Others,
+                // It was for the app that dialed that address, unless it is known to be for another connection.
+                (Target::Dialed, None) if link.is_none() => Target::Others,
+                (target, None) => target,
             };
+            // Whether Envoy had handled a failure is not known without the connection that it was for.
+            let may_be_over = link.is_none() && failure.time < connection.seen_since();
             match (target, stage) {
-                (Target::Own, FailureStage::Dial) => return Some(Found::sure((flow, Payload::DialFailed))),
-                (Target::Own, FailureStage::Open) => return Some(Found::sure((flow, Payload::Nothing))),
-                // An app may speak TLS with its proxy, so only a plaintext request shows that the TLS is the sidecar's.
-                (Target::Own, FailureStage::Tls) if by.is_some_and(|by| !by.pending.is_empty()) => {
+                (Target::Others, _) => {}
+                (Target::Own, FailureStage::Dial) if !may_be_over => {
+                    return Some(Found::sure((flow, Payload::DialFailed)));
+                }
+                (Target::Own, FailureStage::Open) if !may_be_over => {
+                    return Some(Found::sure((flow, Payload::Nothing)));
+                }
+                // An app may speak TLS with its proxy. A connection is known only if its app sent a plaintext request.
+                (Target::Own, FailureStage::Tls) if dialed_for.or(by) == Some(connection.remote) => {
                     return Some(Found::sure((flow, Payload::Tls)));
                 }
-                (Target::Own | Target::Unknown, _) => doubt = Some(Found::DOUBT),
-                (Target::Others, _) => {}
+                (Target::Own | Target::Unknown | Target::Dialed, _) => doubt = Some(Found::DOUBT),
             }
         }
         doubt

@@ -49,14 +49,14 @@ impl RequestIndex {
         }
     }
 
-    /// The flows that wait for this request without an upstream socket that carries them, in this network namespace or
-    /// where either namespace is unknown. Oldest of each namespace first.
+    /// The flows that wait for this request without an upstream socket that carries them, in this network namespace,
+    /// oldest first.
     pub(super) fn unmatched(&self, request_key: u64, netns: u64) -> impl Iterator<Item = u64> {
         self.unmatched.find(request_key, netns).take(MAX_FOUND)
     }
 
     /// The flows that wait for this request and have an upstream socket which another session may take over, in this
-    /// network namespace or where either namespace is unknown. Oldest of each namespace first.
+    /// network namespace, oldest first.
     pub(super) fn matched(&self, request_key: u64, netns: u64) -> impl Iterator<Item = u64> {
         self.matched.find(request_key, netns).take(MAX_FOUND)
     }

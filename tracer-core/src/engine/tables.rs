@@ -26,7 +26,9 @@ pub(super) enum Target {
     Own,
     /// It is known for no address that an app dialed.
     Unknown,
-    /// An app dialed it, or it serves another address.
+    /// An app dialed it lately, and may have done so for this socket.
+    Dialed,
+    /// An app has a connection to it, or it serves another address.
     Others,
 }
 
@@ -47,6 +49,8 @@ pub(super) struct Tables {
     pub(super) upstreams: UpstreamSockets,
     /// The addresses to which apps have sent requests.
     proxies: TtlMap<SocketAddr, ()>,
+    /// Those to which they did lately, by the sidecar's network namespace.
+    dialed_lately: TtlMap<(u64, SocketAddr), ()>,
     /// Upstream sockets that were claimed before they had carried a byte, by the address dialed.
     silent: HashMap<SocketAddr, Vec<u64>>,
     dropped: u64,
@@ -82,6 +86,9 @@ impl Tables {
         let (connection, is_new) = self.connections.get_or_new(event)?;
         if is_new {
             self.proxies.insert(event.time, event.remote, ());
+            if let Some(sidecar) = event.sidecar {
+                self.dialed_lately.insert(event.time, (sidecar.netns, event.remote), ());
+            }
         }
         Some(connection)
     }
@@ -277,8 +284,9 @@ impl Tables {
         match self.upstreams.endpoints.serves(sidecar.netns, upstream, connection.remote) {
             Some(true) => Target::Own,
             Some(false) => Target::Others,
-            // A socket to an address that another app of the pod has dialed is for that app.
+            // A socket to an address to which another app of the pod has a connection is for that app.
             None if self.connections.is_dialed(sidecar.netns, upstream) => Target::Others,
+            None if self.dialed_lately.get(&(sidecar.netns, upstream)).is_some() => Target::Dialed,
             None => Target::Unknown,
         }
     }
@@ -354,6 +362,9 @@ impl Tables {
     pub(super) fn expire(&mut self, time: u64, asked_before: u64, kept_after: u64, capacity: usize) {
         self.upstreams.expire(time, asked_before, kept_after, capacity);
         self.proxies.expire(kept_after, capacity);
+        // A socket for the last connection to a proxy may be one deadline younger, and is itself kept for one.
+        let lately = asked_before.saturating_sub(time.saturating_sub(asked_before));
+        self.dialed_lately.expire(lately, capacity);
         self.early_ends.expire(asked_before, capacity);
         while self.tunnels.oldest().is_some_and(|oldest| oldest < kept_after) {
             self.tunnels.remove_oldest();

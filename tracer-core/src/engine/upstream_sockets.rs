@@ -153,8 +153,8 @@ impl UpstreamSockets {
         }
     }
 
-    /// Unclaimed sockets of this network namespace, or where either is unknown, that were dialed to `remote`, or by `thread` since `begun` (or at an unknown time), or that
-    /// carry the request with this key. A socket may come more than once. Oldest of each kind first.
+    /// Unclaimed sockets of this network namespace that were dialed to `remote`, or by `thread` since `begun` (or at an
+    /// unknown time), or that carry the request with this key. A socket may come more than once. Oldest of each kind first.
     pub(super) fn candidates(
         &self,
         netns: u64,
@@ -192,7 +192,8 @@ impl UpstreamSockets {
     }
 
     /// Records how a socket ended. A failure before it carried a request may explain the end of other sessions too.
-    pub(super) fn set_ended(&mut self, flow: u64, time: u64, end: End) {
+    /// `dialed_for`: the address that the app dialed for whose connection it was, if known.
+    pub(super) fn set_ended(&mut self, flow: u64, time: u64, end: End, dialed_for: Option<SocketAddr>) {
         let Some(socket) = self.sockets.get_mut(&flow) else { return };
         socket.ended = Some(end);
         let stage = match (end, socket.bytes.as_slice()) {
@@ -201,13 +202,24 @@ impl UpstreamSockets {
             (End::ClosedByPeer | End::Reset, [0x16, 3, ..]) if !socket.tls_established => FailureStage::Tls,
             (End::ClosedHere | End::ClosedByPeer | End::Reset, _) => return,
         };
-        let failure = Failure { time, flow, remote: socket.remote, stage, link: socket.link };
+        let (remote, link) = (socket.remote, socket.link);
+        let failure = Failure { time, flow, remote, stage, link, dialed_for };
         self.failures.push(socket.netns, failure);
     }
 
-    /// The failures of the sidecar in `netns` from `since` on, latest first.
-    pub(super) fn failures(&self, netns: u64, since: u64) -> impl Iterator<Item = &Failure> {
-        self.failures.since(netns, since)
+    /// The failed dials of sidecars.
+    pub(super) fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    /// Records which dial was made for an accepted socket, and whether that has ended.
+    pub(super) fn note_accepted(&mut self, reply: u64, dialed: Option<u64>, has_ended: bool, time: u64) {
+        if let Some(dialed) = dialed {
+            self.failures.set_link(dialed, reply, time);
+        }
+        if has_ended {
+            self.failures.set_ended(reply, time);
+        }
     }
 
     /// Forgets a socket.

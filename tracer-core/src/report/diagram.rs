@@ -8,7 +8,7 @@ use crate::verdict::{Payload, Verdict};
 /// `app ──▶ sidecar:15001 ──✗ 10.0.0.1:3128   404 after 0.4 ms, proxy never dialed`
 pub(super) fn diagram(report: &Report) -> String {
     let proxy = SocketAddr::from(report.proxy);
-    let Some(sidecar) = &report.sidecar else {
+    let Some(sidecar) = &report.interceptor else {
         return format!("app ──▶ {proxy}   no sidecar in the path");
     };
     let sidecar = match report.direction {

@@ -93,6 +93,7 @@ impl Report {
         if let Some(reply) = &mut self.reply {
             reply.from = Replier::Unknown;
         }
+        self.answered_by = None;
     }
 
     fn judge_anew(&mut self, verdict: Verdict, reason: Option<Reason>) {
