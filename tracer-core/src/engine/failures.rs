@@ -76,15 +76,16 @@ impl Failures {
         self.ended.insert(time, reply, time);
     }
 
-    /// The failures in a network namespace that a session may share which the sidecar accepted at `since`, latest first.
+    /// The failures in a network namespace, latest first, and whether each was over when the sidecar accepted a connection
+    /// at `since`.
     ///
     /// The kernel knows of a failure before Envoy does, and until Envoy handles it, a new stream still waits for that
     /// connection. It has handled it once it has closed the connection that the dial was for.
-    pub(super) fn shared_since(&self, netns: u64, since: u64) -> impl Iterator<Item = &Failure> {
+    pub(super) fn shared_since(&self, netns: u64, since: u64) -> impl Iterator<Item = (&Failure, bool)> {
         let all = self.by_netns.get(&netns).into_iter().flat_map(|failures| failures.iter().rev());
-        all.take(MAX_SEEN).filter(move |failure| {
+        all.take(MAX_SEEN).map(move |failure| {
             let handled = self.link(failure).and_then(|reply| self.ended.get(&reply));
-            failure.time >= since || handled.is_none_or(|handled| *handled >= since)
+            (failure, failure.time < since && handled.is_some_and(|handled| *handled < since))
         })
     }
 
@@ -165,7 +166,8 @@ mod tests {
     }
 
     fn times(failures: &Failures, netns: u64, since: u64) -> Vec<u64> {
-        failures.shared_since(netns, since).map(|failure| failure.time).collect()
+        let shared = failures.shared_since(netns, since).filter(|(_, is_over)| !is_over);
+        shared.map(|(failure, _)| failure.time).collect()
     }
 
     #[test]

@@ -137,7 +137,9 @@ impl Engine {
         let best = self.best_candidate(search);
         let is_silent = best.is_none_or(|found| found.payload == Payload::Nothing);
         if outcome == Outcome::Closed && is_silent {
-            return self.failure(search).or(best);
+            let failure = self.failure(search);
+            // A socket of its own explains more than a doubt.
+            return failure.filter(|found| found.flow.is_some()).or(best).or(failure);
         }
         best
     }
@@ -149,7 +151,7 @@ impl Engine {
         let failures = self.tables.upstreams.failures();
         let mut doubt = failures.has_too_many(netns).then_some(Found::DOUBT);
         let shared = failures.shared_since(netns, connection.seen_since());
-        for failure in shared.filter(|failure| failure.time <= time) {
+        for (failure, is_over) in shared.filter(|(failure, _)| failure.time <= time) {
             let Failure { flow, remote, stage, dialed_for, .. } = *failure;
             let link = failures.link(failure);
             let by = link.and_then(|reply| self.tables.by_reply(reply)).map(|by| by.remote);
@@ -161,10 +163,12 @@ impl Engine {
                 (Target::Dialed, None) if link.is_none() => Target::Others,
                 (target, None) => target,
             };
-            // Whether Envoy had handled a failure is not known without the connection that it was for.
-            let may_be_over = link.is_none() && failure.time < connection.seen_since();
+            // Whether Envoy had handled a failure is not known without the connection that it was for. One towards the
+            // same address leaves a doubt even then: it may have been one of several.
+            let may_be_over = is_over || link.is_none() && failure.time < connection.seen_since();
             match (target, stage) {
                 (Target::Others, _) => {}
+                (Target::Unknown | Target::Dialed, _) if is_over => {}
                 (Target::Own, FailureStage::Dial) if !may_be_over => {
                     return Some(Found::sure((flow, Payload::DialFailed)));
                 }
@@ -172,7 +176,8 @@ impl Engine {
                     return Some(Found::sure((flow, Payload::Nothing)));
                 }
                 // An app may speak TLS with its proxy. A connection is known only if its app sent a plaintext request.
-                (Target::Own, FailureStage::Tls) if dialed_for.or(by) == Some(connection.remote) => {
+                (Target::Own, FailureStage::Tls)
+                    if !may_be_over && dialed_for.or(by) == Some(connection.remote) => {
                     return Some(Found::sure((flow, Payload::Tls)));
                 }
                 (Target::Own | Target::Unknown | Target::Dialed, _) => doubt = Some(Found::DOUBT),
