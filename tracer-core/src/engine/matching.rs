@@ -169,7 +169,8 @@ impl Engine {
             match (target, stage) {
                 (Target::Others, _) => {}
                 (Target::Unknown | Target::Dialed, _) if is_over => {}
-                (Target::Own, FailureStage::Dial) if !may_be_over => {
+                // That address cannot be reached lately. Not each dial has a record: one may fail within `connect`.
+                (Target::Own, FailureStage::Dial) => {
                     return Some(Found::sure((flow, Payload::DialFailed)));
                 }
                 (Target::Own, FailureStage::Open) if !may_be_over => {
