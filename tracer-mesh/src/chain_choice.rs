@@ -73,9 +73,11 @@ pub(crate) fn by_tree<'l>(
             return None;
         }
     };
-    let chain = name
-        .and_then(|name| listener.chains.iter().find(|chain| chain.name.as_deref() == Some(name.as_str())));
-    let chain = chain.or(listener.default_chain.as_ref());
+    // The default chain is for connections that no rule takes, not for a name that no chain has.
+    let chain = match name {
+        Some(name) => listener.chains.iter().find(|chain| chain.name.as_deref() == Some(name.as_str())),
+        None => listener.default_chain.as_ref(),
+    };
     if chain.is_none() {
         decision.step("The match tree names no filter chain; Envoy closes the connection.");
         decision.outcome = Outcome::Close;

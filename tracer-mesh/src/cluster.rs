@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use super::json::Node;
 use super::known_fields;
-use super::listener::Socket;
+use super::listener::{Socket, wrapped_socket};
 
 /// envoy.config.cluster.v3.Cluster, with the endpoints that the endpoint dump adds.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Cluster {
     pub hosts: Hosts,
     pub tls: Tls,
@@ -21,10 +22,18 @@ pub(crate) struct Cluster {
     pub port_override: Option<u16>,
     /// An internal listener of this Envoy that its hosts are.
     pub internal_listener: Option<String>,
+    /// Names that Envoy resolves to find its hosts.
+    pub names: Vec<String>,
     /// Envoy sends a PROXY protocol header before the app's bytes.
     pub sends_proxy_header: bool,
     /// `circuit_breakers`: how many connections it allows at once.
     pub max_connections: Option<i64>,
+    /// `circuit_breakers`: it allows no request at all.
+    pub allows_no_request: bool,
+    /// istiod chooses TLS for each host by its label (`transport_socket_matches`), so a host without a sidecar gets none.
+    pub is_auto_tls: bool,
+    /// A host has a sidecar: istiod labels its endpoint `tlsMode: istio`.
+    pub has_mesh_host: bool,
     /// `metadata.filter_metadata.istio.services`.
     pub services: Vec<ServiceRef>,
     /// `metadata.filter_metadata.istio.config`: the DestinationRule that shaped the cluster.
@@ -82,18 +91,26 @@ impl Cluster {
         let known = endpoints.is_some() || inline.exists();
         let mut hosts = hosts(list);
         let mut unread = known_fields::CLUSTER.unread(node);
+        if let Some(endpoints) = endpoints {
+            unread.append(&mut known_fields::LOAD_ASSIGNMENT.unread(Node::of(endpoints)));
+        }
+        unusual(node, &mut unread);
         let had_hosts = !hosts.is_empty();
         if node.field("lb_subset_config").exists() {
-            hosts.retain(in_subset(node.field("lb_subset_config"), subset, &mut unread));
+            keep_subset(&mut hosts, node.field("lb_subset_config"), subset, &mut unread);
         }
         let available = if had_hosts && hosts.is_empty() {
             Hosts::NoneInSubset
         } else {
             availability(node, &hosts, known)
         };
+        // In panic Envoy uses all of them (LoadBalancerBase::isHostSetInPanic).
+        if available == Hosts::Some && !hosts.iter().any(|host| host.usable) {
+            hosts.iter_mut().for_each(|host| host.usable = true);
+        }
         let original = node.field("original_dst_lb_config");
         for field in ["use_http_header", "http_header_name", "metadata_key"] {
-            if original.field(field).is_true() || original.field(field).members().is_some() {
+            if original.field(field).exists() {
                 unread
                     .push(format!("the cluster takes the address from {field}, which is not evaluated here"));
             }
@@ -106,6 +123,12 @@ impl Cluster {
                 .map(str::to_owned)
         });
         let thresholds = node.field("circuit_breakers").field("thresholds");
+        let threshold = |name: &str| {
+            thresholds
+                .items()
+                .filter(|threshold| matches!(threshold.field("priority").str(), None | Some("DEFAULT")))
+                .find_map(|threshold| threshold.field(name).integer())
+        };
         let istio = node.field("metadata").field("filter_metadata").key("istio");
         Self {
             hosts: available,
@@ -115,10 +138,12 @@ impl Cluster {
             port_override: original.field("upstream_port_override").port(),
             internal_listener: internal,
             sends_proxy_header: sends_proxy_header(node.field("transport_socket")),
-            max_connections: thresholds
-                .items()
-                .filter(|threshold| matches!(threshold.field("priority").str(), None | Some("DEFAULT")))
-                .find_map(|threshold| threshold.field("max_connections").integer()),
+            names: hosts.iter().filter(|host| host.usable).filter_map(Host::name).collect(),
+            max_connections: threshold("max_connections"),
+            allows_no_request: threshold("max_requests") == Some(0)
+                || threshold("max_pending_requests") == Some(0),
+            is_auto_tls: node.field("transport_socket_matches").items().next().is_some(),
+            has_mesh_host: hosts.iter().any(Host::is_in_mesh),
             services: istio.key("services").items().filter_map(ServiceRef::read).collect(),
             made_from: istio.key("config").text().map(str::to_owned),
             unread,
@@ -126,43 +151,93 @@ impl Cluster {
     }
 }
 
-/// Which hosts of a cluster with subsets a connection may use.
+impl Cluster {
+    /// The addresses that a connection to `to` can be dialed to.
+    pub(crate) fn hosts_of(&self, to: SocketAddr) -> Vec<String> {
+        if self.dials_original {
+            return vec![SocketAddr::new(to.ip(), self.port_override.unwrap_or(to.port())).to_string()];
+        }
+        self.addresses.iter().map(ToString::to_string).chain(self.names.iter().cloned()).collect()
+    }
+}
+
+/// Leaves the hosts that a connection may use, of a cluster with subsets.
 ///
-/// Source: envoy `source/extensions/load_balancing_policies/subset/subset_lb.cc` `SubsetLoadBalancer::chooseHost`.
-fn in_subset(
+/// Source: envoy `source/extensions/load_balancing_policies/subset/subset_lb.cc` `SubsetLoadBalancer::chooseHost`: the
+/// subset of the labels that are asked for, where there is one; else what the fallback policy says.
+fn keep_subset(
+    hosts: &mut Vec<Host<'_>>,
     config: Node<'_>,
     wanted: Option<&Value>,
     unread: &mut Vec<String>,
-) -> impl Fn(&Host<'_>) -> bool {
+) {
     let wanted = wanted.and_then(Value::as_object).cloned().unwrap_or_default();
     let has_selector = config.field("subset_selectors").items().any(|selector| {
         let keys = selector.field("keys").texts();
         keys.len() == wanted.len() && keys.iter().all(|key| wanted.contains_key(key))
     });
-    let fallback = config.field("fallback_policy").str().unwrap_or("NO_FALLBACK");
-    let (labels, all) = match (has_selector && !wanted.is_empty(), fallback) {
-        (true, _) | (false, "NO_FALLBACK") => (wanted, false),
-        (false, "ANY_ENDPOINT") => (wanted, true),
-        (false, _) => {
-            unread.push("the cluster falls back to a subset, which is not evaluated here".to_owned());
-            (wanted, true)
-        }
-    };
-    let none = !has_selector && !all;
-    if has_selector && fallback != "NO_FALLBACK" {
-        unread.push("the cluster may fall back to hosts outside of the subset".to_owned());
-    }
-    move |host| {
+    let fits = |host: &Host<'_>| {
         let own = host.lb_labels();
-        all || (!none && labels.iter().all(|(name, value)| own.key(name).value() == Some(value)))
+        wanted.iter().all(|(name, value)| own.key(name).value() == Some(value))
+    };
+    if has_selector && !wanted.is_empty() && hosts.iter().any(fits) {
+        hosts.retain(fits);
+        return;
+    }
+    match config.field("fallback_policy").str().unwrap_or("NO_FALLBACK") {
+        "NO_FALLBACK" => hosts.clear(),
+        "ANY_ENDPOINT" => {}
+        _ => unread.push("the cluster falls back to a subset, which is not evaluated here".to_owned()),
     }
 }
 
 /// `ProxyProtocolUpstreamTransport`, in any wrapper.
 fn sends_proxy_header(socket: Node<'_>) -> bool {
     let extension = socket.extension();
-    let inner = extension.config.field("transport_socket");
-    extension.message == "ProxyProtocolUpstreamTransport" || (inner.exists() && sends_proxy_header(inner))
+    extension.message == "ProxyProtocolUpstreamTransport"
+        || wrapped_socket(&extension).is_some_and(sends_proxy_header)
+}
+
+/// What of a cluster decides by its value, and has one that is not understood.
+fn unusual(node: Node<'_>, unread: &mut Vec<String>) {
+    let mut unread = |what: String| unread.push(format!("the cluster {what}, which is not evaluated here"));
+    // Istio's inbound clusters dial from 127.0.0.6 (pilot/pkg/networking/core/cluster.go).
+    let from = node.field("upstream_bind_config").field("source_address").field("address").str();
+    if let Some(from) = from.filter(|from| !matches!(*from, "127.0.0.6" | "::6")) {
+        unread(format!("dials from {from} (upstream_bind_config)"));
+    }
+    let policies = node.field("load_balancing_policy").field("policies").items();
+    for name in policies.filter_map(|policy| policy.field("typed_extension_config").field("name").str()) {
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let known = ["round_robin", "least_request", "random", "ring_hash", "maglev", "wrr_locality"];
+        if !known.contains(&last) && !matches!(last, "cluster_provided" | "client_side_weighted_round_robin")
+        {
+            unread(format!("balances its load by {name} (load_balancing_policy)"));
+        }
+    }
+    for name in node.field("filters").items().filter_map(|filter| filter.field("name").str()) {
+        if !name.ends_with("metadata_exchange") {
+            unread(format!("has the filter {name} (filters)"));
+        }
+    }
+    let known = ["STATIC", "STRICT_DNS", "LOGICAL_DNS", "EDS", "ORIGINAL_DST"];
+    if let Some(kind) = node.field("type").str().filter(|kind| !known.contains(kind)) {
+        unread(format!("has the type {kind}"));
+    }
+}
+
+/// Whether `ip` is an endpoint of the list, with a sidecar.
+pub(crate) fn has_mesh_host(list: Node<'_>, ip: IpAddr) -> bool {
+    hosts(list).iter().any(|host| {
+        host.is_in_mesh() && host.socket_address().is_some_and(|address| address.ip() == ip.to_canonical())
+    })
+}
+
+/// Whether `ip` is an endpoint of the list.
+pub(crate) fn has_host(list: Node<'_>, ip: IpAddr) -> bool {
+    let is_it =
+        |host: &Host<'_>| host.socket_address().is_some_and(|address| address.ip() == ip.to_canonical());
+    hosts(list).iter().any(is_it)
 }
 
 impl ServiceRef {
@@ -203,6 +278,20 @@ impl<'a> Host<'a> {
         let socket = self.address.field("socket_address");
         let ip: IpAddr = socket.field("address").str()?.parse().ok()?;
         Some(SocketAddr::new(ip.to_canonical(), socket.field("port_value").port()?))
+    }
+
+    /// `name:port`, where the host is not an address.
+    fn name(&self) -> Option<String> {
+        let socket = self.address.field("socket_address");
+        let name = socket.field("address").text().filter(|name| name.parse::<IpAddr>().is_err())?;
+        Some(format!("{name}:{}", socket.field("port_value").port()?))
+    }
+
+    /// istiod labels the endpoints whose pods have a sidecar.
+    ///
+    /// Source: istio `pilot/pkg/networking/util/util.go` `AppendLbEndpointMetadata`.
+    fn is_in_mesh(&self) -> bool {
+        self.socket_labels().key("tlsMode").str() == Some("istio")
     }
 }
 
@@ -284,9 +373,9 @@ fn of_socket(node: Node<'_>, unread: &mut Vec<String>) -> Tls {
 
 /// The `UpstreamTlsContext` inside all wrappers.
 fn innermost(socket: Node<'_>) -> Node<'_> {
-    let config = socket.extension().config;
-    let inner = config.field("transport_socket");
-    if inner.exists() { innermost(inner) } else { config }
+    let extension = socket.extension();
+    let config = extension.config;
+    wrapped_socket(&extension).map_or(config, innermost)
 }
 
 /// The mesh's own mTLS is told by what istiod alone writes: an ALPN `istio…`, or an SNI `outbound_.PORT_._.HOST`.

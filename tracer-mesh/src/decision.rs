@@ -42,6 +42,12 @@ pub struct Decision {
     /// Where the bytes go, where that is not the address that the app dialed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent_to: Option<String>,
+    /// The addresses that the bytes or the request can go to, as far as the dump has them.
+    #[serde(skip)]
+    pub hosts: Vec<String>,
+    /// What becomes of a client whose first bytes come too late for the listener filters, where that differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<Late>,
     /// Whether everything on the way of the connection is understood: there is no caveat and no early filter.
     pub certain: bool,
     /// What the decision had to leave open, a sentence each.
@@ -51,6 +57,19 @@ pub struct Decision {
     pub notes: Vec<String>,
     #[serde(skip)]
     pub(crate) inner: Inner,
+}
+
+/// What becomes of a client that sends nothing for as long as the listener filters wait (`protocolDetectionTimeout`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Late {
+    /// How long they wait, as the configuration has it: `5s`.
+    pub after: String,
+    /// What becomes of its connection.
+    pub outcome: Outcome,
+    /// The status of Envoy's own answer.
+    pub status: Option<u16>,
+    /// The verdict of a report.
+    pub verdict: Option<Verdict>,
 }
 
 /// What the search for origins and fixes needs beyond the contract.
@@ -63,8 +82,20 @@ pub(crate) struct Inner {
     pub made_from: Option<String>,
     /// The app spoke to a proxy: CONNECT, or an absolute-form request.
     pub is_connect: bool,
+    /// The request names a host in its target, as one to a proxy does: `GET http://host/`.
+    pub is_absolute_form: bool,
+    /// The app dials a listener that the kernel holds: it means to speak to the sidecar.
+    pub is_own_port: bool,
     /// Envoy speaks TLS to the cluster.
     pub wraps_tls: bool,
+    /// Envoy writes a CONNECT of its own, and the app's bytes pass inside that tunnel.
+    pub is_rewritten: bool,
+    /// Envoy writes a PROXY protocol header before the bytes.
+    pub sends_proxy_header: bool,
+    /// The TLS is the mesh's own.
+    pub is_mesh_tls: bool,
+    /// Envoy speaks TLS of another kind than the mesh's to a proxy that has a sidecar, which does not take it.
+    pub wraps_mesh_host: bool,
     /// The connection comes from outside of the pod, and the dump is of the pod that it is for.
     pub is_inbound: bool,
     /// The dump is of a gateway.
@@ -123,7 +154,7 @@ pub enum Outcome {
     LocalReply,
     /// The bytes pass as TCP.
     Tunnel,
-    /// The bytes pass as TCP, but to another address than the dialed one.
+    /// The bytes pass as TCP, but to another address than the dialed one, or inside a tunnel that Envoy opens.
     Elsewhere,
     /// A network filter sends bytes of its own and closes.
     Answered,
@@ -138,10 +169,48 @@ pub enum Outcome {
     Pending,
 }
 
+/// What the other side gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The app's bytes as they are, or inside the mesh's own mTLS, which the other side takes off.
+    AsSent,
+    /// Inside TLS that the other side does not expect.
+    InTls,
+    /// After a PROXY protocol header.
+    AfterProxyHeader,
+    /// Something that Envoy writes: a request of its own, or a tunnel for the bytes.
+    Rewritten,
+    /// Nothing of the first bytes.
+    Nothing,
+}
+
 impl Decision {
+    /// What the other side gets of the app's first bytes.
+    pub fn arrival(&self) -> Arrival {
+        let is_dialed = matches!(
+            self.outcome,
+            Outcome::Tunnel | Outcome::Elsewhere | Outcome::Forward | Outcome::Terminate
+        );
+        match self.outcome {
+            _ if !is_dialed => Arrival::Nothing,
+            _ if self.inner.wraps_tls => Arrival::InTls,
+            _ if self.inner.sends_proxy_header => Arrival::AfterProxyHeader,
+            _ if self.inner.is_rewritten => Arrival::Rewritten,
+            Outcome::Terminate => Arrival::Nothing,
+            Outcome::Forward => Arrival::Rewritten,
+            _ => Arrival::AsSent,
+        }
+    }
+
     /// Whether the outcome is that the proxy gets the app's bytes, in plaintext and unchanged.
     pub fn reaches_proxy(&self) -> bool {
         self.outcome == Outcome::Tunnel && !self.inner.wraps_tls
+    }
+
+    /// Whether something is to be changed: neither does the connection reach its proxy, nor is it meant to go another way.
+    pub fn is_fault(&self) -> bool {
+        let is_meant = self.inner.is_rewritten || self.verdict.is_none() && self.inner.is_own_port;
+        !self.reaches_proxy() && self.outcome != Outcome::Pending && !is_meant
     }
 
     pub(crate) fn step(&mut self, sentence: impl Into<String>) {
@@ -171,9 +240,19 @@ impl Decision {
             _ if !self.inner.is_connect => (None, None),
             Outcome::Close => (Some(Verdict::Blackholed), None),
             Outcome::Tunnel if self.inner.place == Place::NotRedirected => (Some(Verdict::Direct), None),
+            Outcome::Tunnel if self.inner.wraps_mesh_host => {
+                (Some(Verdict::Unreachable), Some(Reason::ClosedWithoutReply))
+            }
             Outcome::Tunnel if self.inner.wraps_tls => (Some(Verdict::WrappedInTls), None),
             Outcome::Tunnel => (Some(Verdict::Tunneled), None),
-            Outcome::Pending | Outcome::Elsewhere | Outcome::Answered => (None, None),
+            Outcome::Elsewhere if self.inner.is_rewritten => {
+                (Some(Verdict::Undetermined), Some(Reason::Rewritten))
+            }
+            Outcome::Elsewhere => (Some(Verdict::Misdirected), None),
+            Outcome::Pending | Outcome::Answered => (None, None),
+            // The sidecar is the proxy that the app means.
+            Outcome::Forward if self.inner.is_absolute_form && self.inner.is_own_port => (None, None),
+            Outcome::Forward if self.inner.is_absolute_form => (Some(Verdict::AbsoluteFormRewritten), None),
             Outcome::Forward => (Some(Verdict::HandledAsHttp), Some(Reason::Forwarded)),
             Outcome::Terminate => (Some(Verdict::HandledAsHttp), Some(Reason::Terminated)),
             Outcome::LocalReply if self.status.is_none() => (Some(Verdict::HandledAsHttp), None),

@@ -4,6 +4,9 @@ use super::http_inspector::{self, Sniff};
 use super::listener::{ListenerFilter, ListenerFilterKind};
 use super::tls_inspector::{self, Hello};
 
+/// The transport of a connection in which no listener filter found another.
+pub(crate) const RAW: &str = "raw_buffer";
+
 /// What the listener filters know of a connection.
 pub(crate) struct Seen {
     pub transport: String,
@@ -45,24 +48,57 @@ pub(crate) fn detect(filters: &[&ListenerFilter], head: &[u8]) -> Detection {
                     Sniff::TooLong => return Detection::Closes("its request line does not end"),
                 }
             }
-            // proxy_protocol.cc `Filter::onData`: a connection without the header is closed.
-            ListenerFilterKind::ProxyProtocol { optional: false } if !has_proxy_header(head) => {
-                return Detection::Closes("the listener wants a PROXY protocol header first");
-            }
+            ListenerFilterKind::ProxyProtocol { optional } => match proxy_header(head, *optional) {
+                ProxyHeader::Absent => {}
+                ProxyHeader::Undecided => return Detection::Waits,
+                ProxyHeader::Missing => {
+                    return Detection::Closes("the listener wants a PROXY protocol header first");
+                }
+            },
             ListenerFilterKind::HttpInspector
             | ListenerFilterKind::OriginalDst
-            | ListenerFilterKind::ProxyProtocol { .. }
             | ListenerFilterKind::Passive
             | ListenerFilterKind::Other(_) => {}
         }
     }
     // ActiveTcpSocket::newConnection: "raw_buffer" where nothing was detected.
     if seen.transport.is_empty() {
-        "raw_buffer".clone_into(&mut seen.transport);
+        RAW.clone_into(&mut seen.transport);
     }
     Detection::Done(seen)
 }
 
-fn has_proxy_header(head: &[u8]) -> bool {
-    head.starts_with(b"PROXY ") || head.starts_with(b"\r\n\r\n\0\r\nQUIT\n")
+/// What a PROXY protocol filter makes of the first bytes.
+enum ProxyHeader {
+    /// There is none, and none is wanted; or it is there, which an app's own bytes never have.
+    Absent,
+    /// It may still come.
+    Undecided,
+    /// It is wanted, and does not come.
+    Missing,
+}
+
+/// Source: envoy `source/extensions/filters/listener/proxy_protocol/proxy_protocol.cc` `Filter::readProxyHeader`: with fewer
+/// bytes than a header of version 2 it waits for the end of a line.
+fn proxy_header(head: &[u8], optional: bool) -> ProxyHeader {
+    const V1: &[u8] = b"PROXY ";
+    const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+    const V2_LENGTH: usize = 16;
+    const V1_LONGEST: usize = 107;
+    let may_begin = |signature: &[u8]| head.starts_with(signature) || signature.starts_with(head);
+    if head.is_empty() {
+        ProxyHeader::Undecided
+    } else if optional && !may_begin(V1) && !may_begin(V2) {
+        ProxyHeader::Absent
+    } else if head.len() >= V2_LENGTH && head.starts_with(V2) {
+        ProxyHeader::Absent
+    } else if head.len() >= V2_LENGTH && !head.starts_with(V1) {
+        ProxyHeader::Missing
+    } else if head.windows(2).any(|pair| pair == b"\r\n") {
+        if head.starts_with(V1) { ProxyHeader::Absent } else { ProxyHeader::Missing }
+    } else if head.len() > V1_LONGEST {
+        ProxyHeader::Missing
+    } else {
+        ProxyHeader::Undecided
+    }
 }

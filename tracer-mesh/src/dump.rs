@@ -5,13 +5,15 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Error;
-use super::index::{Entry, ListenerHead, Section, Sections};
-use super::json::message_name;
+use super::index::{DiscoveredFilter, Entry, ListenerHead, Section, Sections};
+use super::json::{Node, message_name};
 use super::redirect::Identity;
+use super::unsettled::Unsettled;
 use tracer_core::mesh_profile::DEFAULT;
 
 type Span = Range<usize>;
@@ -24,7 +26,15 @@ pub struct Dump {
     routes: HashMap<String, Span>,
     clusters: HashMap<String, Span>,
     endpoints: HashMap<String, Span>,
+    /// Filters that came by extension discovery (ECDS).
+    filters: HashMap<String, Span>,
     bootstrap: Option<Span>,
+    /// Entries that are warming, and updates that Envoy refused.
+    pub(crate) unsettled: Unsettled,
+    /// When the newest of its listeners was changed.
+    last_updated: Option<String>,
+    /// The time at which the dump was taken, in seconds since 1970.
+    taken_at: Option<i64>,
     /// Ports that receive redirected connections.
     pub(crate) redirect_ports: Vec<u16>,
     pub(crate) has: Present,
@@ -34,10 +44,25 @@ pub struct Dump {
 
 /// Which sections the dump holds: one fetched with `?resource=` holds one of them.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a section of its own")]
 pub(crate) struct Present {
     pub listeners: bool,
     pub routes: bool,
     pub clusters: bool,
+    pub filters: bool,
+}
+
+/// Whose dump it is, and how old its configuration is. What the dump does not say is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Subject {
+    /// `NAMESPACE/NAME` of the pod.
+    pub pod: Option<String>,
+    /// The sidecar's release.
+    pub istio_version: Option<String>,
+    /// When the newest of its listeners was changed (RFC 3339).
+    pub config_updated: Option<String>,
+    /// How long before the dump that was, in seconds; only where the time of the dump is known ([`Dump::taken_at`]).
+    pub config_age_s: Option<u64>,
 }
 
 impl Dump {
@@ -51,21 +76,44 @@ impl Dump {
         for raw in sections.0 {
             index.section(&text, raw);
         }
-        let Index { listeners, routes, clusters, endpoints, bootstrap, has, unreadable } = index;
-        if !has.listeners {
+        if !index.has.listeners {
             return Err(Error::NoListeners);
         }
         Ok(Self {
             text,
-            listeners,
-            routes,
-            clusters,
-            endpoints,
-            bootstrap,
+            listeners: index.listeners,
+            routes: index.routes,
+            clusters: index.clusters,
+            endpoints: index.endpoints,
+            filters: index.filters,
+            bootstrap: index.bootstrap,
+            unsettled: index.unsettled,
+            last_updated: index.last_updated,
+            taken_at: None,
             redirect_ports: vec![DEFAULT.outbound_port],
-            has,
-            unreadable,
+            has: index.has,
+            unreadable: index.unreadable,
         })
+    }
+
+    /// Sets the time at which the dump was taken, in seconds since 1970, so that the age of its configuration is known.
+    #[must_use]
+    pub fn taken_at(mut self, seconds: i64) -> Self {
+        self.taken_at = Some(seconds);
+        self
+    }
+
+    /// Whose dump it is, and how old.
+    pub fn subject(&self) -> Subject {
+        let identity = self.identity();
+        let updated = self.last_updated.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        let age = updated.zip(self.taken_at).map(|(updated, now)| now - updated.as_second());
+        Subject {
+            pod: identity.pod(),
+            istio_version: identity.version(),
+            config_updated: self.last_updated.clone(),
+            config_age_s: age.and_then(|age| u64::try_from(age).ok()),
+        }
     }
 
     /// Sets the ports that receive redirected connections; an empty list keeps those of the default mesh.
@@ -105,7 +153,43 @@ impl Dump {
 
     pub(crate) fn listener_entry(&self, at: usize) -> Result<Value, Error> {
         let (head, span) = self.listeners.get(at).ok_or(Error::NoListeners)?;
-        self.parse(span, || format!("listener {}", head.label()))
+        let mut listener = self.parse(span, || format!("listener {}", head.label()))?;
+        let text = self.text.get(span.clone()).unwrap_or_default();
+        if text.contains("config_discovery") || text.contains("configDiscovery") {
+            self.put_discovered_filters(&mut listener);
+        }
+        Ok(listener)
+    }
+
+    /// Puts the filters that came by extension discovery in their places; where none came, the default, which Envoy uses
+    /// until then. Without the section of discovered filters, `config_discovery` stays, and is named as not understood.
+    ///
+    /// Source: envoy `source/common/filter/config_discovery_impl.h`; the section is `EcdsConfigDump`, which a whole dump has
+    /// as soon as a filter is to be discovered.
+    fn put_discovered_filters(&self, value: &mut Value) {
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(|item| self.put_discovered_filters(item)),
+            Value::Object(members) => {
+                let key = ["config_discovery", "configDiscovery"]
+                    .into_iter()
+                    .find(|key| members.contains_key(*key));
+                if let Some(key) = key {
+                    let name = members.get("name").and_then(Value::as_str).unwrap_or_default();
+                    let came = self.filters.get(name).and_then(|span| self.parse(span, String::new).ok());
+                    let came = came.as_ref().map(|filter| Node::of(filter).field("typed_config"));
+                    let default = members.get(key).map(|source| Node::of(source).field("default_config"));
+                    let filter = came.or(default).and_then(Node::value).cloned();
+                    if self.has.filters && filter.is_some() {
+                        members.remove(key);
+                    }
+                    if let Some(filter) = filter {
+                        members.insert("typed_config".to_owned(), filter);
+                    }
+                }
+                members.values_mut().for_each(|item| self.put_discovered_filters(item));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
     }
 
     /// The text of each listener's entry, for a look at all of them.
@@ -123,6 +207,29 @@ impl Dump {
 
     pub(crate) fn endpoints_entry(&self, name: &str) -> Result<Option<Value>, Error> {
         self.endpoints.get(name).map(|span| self.parse(span, || format!("endpoints of {name}"))).transpose()
+    }
+
+    /// The text of each endpoint list, with its cluster's name, for a look at all of them.
+    pub(crate) fn endpoint_texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.endpoints.iter().filter_map(|(name, span)| Some((name.as_str(), self.text.get(span.clone())?)))
+    }
+
+    pub(crate) fn cluster_names(&self) -> impl Iterator<Item = &str> {
+        self.clusters.keys().map(String::as_str)
+    }
+
+    /// Whether its istiod labels the endpoints that have a sidecar (`tlsMode`), so that one without the label has none.
+    pub(crate) fn labels_endpoints(&self) -> bool {
+        self.identity().labels_endpoints() || self.text.contains("\"tlsMode\"")
+    }
+
+    /// Whether the rule at `path` (`/apis/…`) made clusters of other hosts than `host`.
+    pub(crate) fn is_shared_rule(&self, path: &str, host: &str) -> bool {
+        let quoted = format!("\"{path}\"");
+        self.clusters.iter().any(|(name, span)| {
+            super::origin::outbound_cluster(name).is_some_and(|(_, other)| other != host)
+                && self.text.get(span.clone()).is_some_and(|text| text.contains(&quoted))
+        })
     }
 
     /// Who the dump is from.
@@ -149,7 +256,10 @@ struct Index {
     routes: HashMap<String, Span>,
     clusters: HashMap<String, Span>,
     endpoints: HashMap<String, Span>,
+    filters: HashMap<String, Span>,
     bootstrap: Option<Span>,
+    unsettled: Unsettled,
+    last_updated: Option<String>,
     has: Present,
     unreadable: usize,
 }
@@ -188,6 +298,9 @@ impl Index {
                 for entry in section.static_clusters.0.into_iter().chain(section.dynamic_active_clusters.0) {
                     self.cluster(text, entry);
                 }
+                for entry in section.dynamic_warming_clusters.0 {
+                    self.warming_cluster(entry);
+                }
             }
             "EndpointsConfigDump" => {
                 for entry in
@@ -195,6 +308,10 @@ impl Index {
                 {
                     self.endpoint(text, entry);
                 }
+            }
+            "EcdsConfigDump" => {
+                self.has.filters = true;
+                section.ecds_filters.0.into_iter().for_each(|entry| self.filter(text, entry));
             }
             "BootstrapConfigDump" => self.bootstrap = Some(span(text, raw.get())),
             "DynamicListener" | "StaticListener" | "Listener" => {
@@ -217,17 +334,19 @@ impl Index {
                 self.has.listeners = true;
                 self.listener(text, raw);
             }
-            // Secrets, scoped routes, ECDS filters and what later versions add take no part in the decision.
+            // Secrets, scoped routes and what later versions add take no part in the decision.
             _ => {}
         }
     }
 
     fn listener(&mut self, text: &str, raw: &RawValue) {
         let Some(entry) = self.entry(raw) else { return };
-        let Some(listener) = entry.listener() else {
+        self.unsettled.listener(&entry);
+        let Some((listener, last_updated)) = entry.listener() else {
             // Warming, draining and failed listeners are not in use: no `active_state`, at times no name either.
             return;
         };
+        self.last_updated = self.last_updated.take().max(last_updated);
         match serde_json::from_str::<ListenerHead>(listener) {
             Ok(head) => self.listeners.push((head, span(text, listener))),
             Err(_) => self.unreadable += 1,
@@ -239,7 +358,24 @@ impl Index {
         let body = entry.route_config.0.unwrap_or(raw.get());
         // Static configurations are often nameless: inline ones of static listeners, which nothing looks up.
         if let Some(name) = self.name(body) {
+            self.unsettled.routes(&name, &entry);
             self.routes.insert(name, span(text, body));
+        }
+    }
+
+    fn filter(&mut self, text: &str, raw: &RawValue) {
+        let entry: Option<DiscoveredFilter<'_>> = serde_json::from_str(raw.get()).ok();
+        if let Some(body) = entry.and_then(|entry| entry.ecds_filter.0)
+            && let Some(name) = self.name(body)
+        {
+            self.filters.insert(name, span(text, body));
+        }
+    }
+
+    fn warming_cluster(&mut self, raw: &RawValue) {
+        let Some(entry) = self.entry(raw) else { return };
+        if let Some(name) = entry.cluster.0.and_then(|body| self.name(body)) {
+            self.unsettled.warming_clusters.insert(name);
         }
     }
 
@@ -247,6 +383,7 @@ impl Index {
         let Some(entry) = self.entry(raw) else { return };
         let body = entry.cluster.0.unwrap_or(raw.get());
         if let Some(name) = self.name(body) {
+            self.unsettled.cluster(&name, &entry);
             self.clusters.insert(name, span(text, body));
         }
     }

@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::chain_choice;
-use super::decision::{Decision, Detected, Kind, Outcome, Place};
-use super::detection::{self, Detection};
+use super::decision::{Decision, Detected, Kind, Late, Outcome, Place};
+use super::detection::{self, Detection, RAW, Seen};
 use super::dump::Dump;
 use super::http;
 use super::index::ListenerHead;
@@ -46,6 +46,7 @@ fn decide_on(view: View<'_>, to: SocketAddr, head: &[u8]) -> Result<Decision, Er
     } else {
         walk(view, to, head, &mut decision)?;
     }
+    view.dump.unsettled.caveats(to, &mut decision);
     decision.judge();
     Ok(decision)
 }
@@ -102,6 +103,7 @@ fn walk(view: View<'_>, to: SocketAddr, head: &[u8], decision: &mut Decision) ->
             return Ok(());
         };
         decision.step(format!("The app dials {to}, where Envoy itself listens."));
+        decision.inner.is_own_port = true;
         decision.inner.place = Place::Exact;
         return follow(view, &[], &direct.listener, to, head, decision);
     }
@@ -216,8 +218,43 @@ fn follow(
     Ok(())
 }
 
-/// Decides on one listener. Returns the internal listener that the connection goes on to, if there is one.
+/// Decides on one listener, for a client that sends at once, and for one that does not. Returns the internal listener that
+/// the connection goes on to, if there is one.
 fn on_listener(
+    view: View<'_>,
+    filters_before: &[ListenerFilter],
+    listener: &Listener,
+    to: SocketAddr,
+    head: &[u8],
+    decision: &mut Decision,
+) -> Result<Option<String>, Error> {
+    let mut late = Decision { inner: decision.inner.clone(), ..Decision::default() };
+    let next = on_first_bytes(view, filters_before, listener, to, head, decision)?;
+    // A listener filter that has waited for long enough is left out (ActiveTcpSocket::onTimeout); of protocols nothing is
+    // known then.
+    let timeout = listener.timeout.as_deref().filter(|timeout| *timeout != "0s");
+    let waits = filters_before.iter().chain(&listener.filters).any(ListenerFilter::waits);
+    if let Some(after) = timeout.filter(|_| listener.continue_on_timeout && waits && next.is_none()) {
+        let seen = Seen { transport: RAW.to_owned(), server_name: String::new(), applications: Vec::new() };
+        if let Some((chain, _)) = chain_choice::by_conditions(listener, &seen, to, &mut late) {
+            on_chain(view, chain, to, head, &mut late)?;
+        } else {
+            late.outcome = Outcome::Close;
+        }
+        late.judge();
+        if (late.outcome, late.status) != (decision.outcome, decision.status) {
+            let Decision { outcome, status, verdict, .. } = late;
+            decision.late = Some(Late { after: after.to_owned(), outcome, status, verdict });
+            decision.caveat(format!(
+                "a client whose first bytes come later than {after} (protocolDetectionTimeout) is treated otherwise"
+            ));
+        }
+    }
+    Ok(next)
+}
+
+/// Decides on one listener, for a client that sends its first bytes at once.
+fn on_first_bytes(
     view: View<'_>,
     filters_before: &[ListenerFilter],
     listener: &Listener,
@@ -229,7 +266,6 @@ fn on_listener(
     decision.caveats(&listener.unread);
     let mut filters: Vec<&ListenerFilter> = Vec::new();
     for filter in filters_before.iter().chain(&listener.filters) {
-        decision.caveats(&filter.unread);
         match filter.is_disabled(to.port()) {
             Some(true) => {}
             Some(false) => filters.push(filter),
@@ -246,7 +282,7 @@ fn on_listener(
         Detection::Done(seen) => seen,
         Detection::Waits => {
             decision.step("Its listener filters wait for more bytes before anything is decided.");
-            if listener.timeout.as_deref().is_none_or(|timeout| timeout != "0s") {
+            if listener.timeout.as_deref() != Some("0s") {
                 let timeout = listener.timeout.as_deref().unwrap_or("15s");
                 let then = if listener.continue_on_timeout { "goes on as not HTTP" } else { "is closed" };
                 decision.caveat(format!("after {timeout} without them the connection {then}"));
@@ -309,6 +345,13 @@ fn on_chain(
     };
     for filter in chain.before.iter().filter(|name| may_close(name)) {
         decision.caveat(format!("network filter {filter} may close the connection first"));
+    }
+    // RoleBasedAccessControlFilter::onData: the first byte decides.
+    if let Some(details) = chain.denied.as_ref().filter(|_| !head.is_empty()) {
+        decision.step("A network filter (RBAC) refuses every connection; Envoy closes it.");
+        decision.outcome = Outcome::Close;
+        decision.details = Some(details.clone());
+        return Ok(None);
     }
     if let Socket::Other(name) = &chain.socket {
         decision.caveat(format!("transport socket {name} of the chain is not evaluated here"));

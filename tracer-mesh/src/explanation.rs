@@ -1,17 +1,19 @@
 //! The whole answer for one proxy: the decision for each of its addresses, the objects that made it so, and the fixes;
 //! and its short form for a report.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::Serialize;
 use tracer_core::verdict::Verdict;
 
-use super::candidate::Failure;
-use super::decision::{Decision, Outcome};
-use super::dump::Dump;
+use super::candidate::{Failure, sidecar_of};
+use super::decision::{Decision, Outcome, Place};
+use super::dump::{Dump, Subject};
 use super::evaluate::decide;
+use super::finding::Finding;
 use super::fix::{self, Fix};
-use super::origin::{Origin, Origins};
+use super::origin::{self, Origin, Origins};
 use super::{Error, text};
 
 /// The answer for one address, in the form of the JSON contract.
@@ -20,6 +22,12 @@ pub struct Explanation {
     v: u8,
     /// The address that the app dials.
     pub to: SocketAddr,
+    /// The stable code of the cause, such as `ET0101`; [`Finding`] has all of them.
+    pub code: Option<&'static str>,
+    /// Whose dump it is, and how old.
+    pub subject: Subject,
+    /// What is taken for granted, because no dump has it, a sentence each.
+    pub assumed: BTreeMap<&'static str, String>,
     /// What the sidecar decides.
     #[serde(flatten)]
     pub decision: Decision,
@@ -61,13 +69,23 @@ pub struct Brief {
 pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explanation>, Error> {
     let mut parts = Vec::new();
     for address in to {
-        let decision = decide(dump, *address, head)?;
+        let mut decision = decide(dump, *address, head)?;
+        // Where the sidecars speak the mesh's mTLS to each other, the Service's own port decides for both.
+        if decision.outcome == Outcome::Tunnel
+            && decision.inner.place == Place::Entry
+            && let Some(service) = sidecar_of(dump, address.ip())?
+        {
+            decision.note(format!(
+                "the proxy's pod has a sidecar of its own ({address} is an endpoint of {service}), which decides about the bytes \
+                 next: explain that pod's dump too"
+            ));
+        }
         let origins = Origins::of(dump, &decision)?;
         parts.push((*address, decision, origins));
     }
     let failures: Vec<Failure<'_>> = parts
         .iter()
-        .filter(|(_, decision, _)| !decision.reaches_proxy() && decision.outcome != Outcome::Pending)
+        .filter(|(_, decision, _)| decision.is_fault())
         .map(|(to, decision, origins)| Failure { to: *to, decision, origins })
         .collect();
     let reached: Vec<(SocketAddr, &Decision)> = parts
@@ -76,10 +94,14 @@ pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explan
         .map(|(to, decision, _)| (*to, decision))
         .collect();
     let fixes = fix::fixes(dump, &failures, &reached, head)?;
+    let subject = dump.subject();
     let no_fix_because = (fixes.is_empty() && !failures.is_empty()).then(|| fix::no_fix_because(&failures));
     let explained = |(to, decision, origins): (SocketAddr, Decision, Origins)| Explanation {
         v: 1,
         to,
+        code: finding(dump, to, &decision, &origins).map(|finding| finding.code),
+        subject: subject.clone(),
+        assumed: assumed(dump, &decision),
         explanation: text::explanation(to, &decision, &origins),
         decision,
         origins: origins.list,
@@ -88,6 +110,26 @@ pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explan
         origins_total: origins.total,
     };
     Ok(parts.into_iter().map(explained).collect())
+}
+
+fn finding(dump: &Dump, to: SocketAddr, decision: &Decision, origins: &Origins) -> Option<Finding> {
+    let service = origin::service_at(dump, decision, to.ip()).ok().flatten();
+    Finding::of(decision, origins, service.is_some())
+}
+
+/// What the answer takes for granted.
+fn assumed(dump: &Dump, decision: &Decision) -> BTreeMap<&'static str, String> {
+    let mut assumed = BTreeMap::new();
+    let is_asked = !matches!(decision.inner.place, Place::NotRedirected) && !decision.inner.is_gateway;
+    if is_asked && !dump.identity().is_known() {
+        let text = "the connection is redirected to the sidecar: the dump has no node metadata that could say otherwise";
+        assumed.insert("redirect", text.to_owned());
+    }
+    if decision.detected.is_some() {
+        let text = "the app's own address and port match no rule of a filter chain";
+        assumed.insert("source", text.to_owned());
+    }
+    assumed
 }
 
 /// The short form, for a report.
@@ -99,7 +141,7 @@ pub fn brief(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Brief, Error> {
         (Some(because), Some(doubt)) => Some(format!("{because}; {doubt}")),
         (because, doubt) => because.or(doubt),
     };
-    let failed = !decision.reaches_proxy() && decision.outcome != Outcome::Pending;
+    let failed = decision.is_fault();
     let failure = Failure { to, decision: &decision, origins: &origins };
     let fixes = if failed { fix::fixes(dump, &[failure], &[], head)? } else { Vec::new() };
     let (fix, manifest) = fixes.into_iter().next().map(|fix| (fix.title, fix.manifest)).unzip();

@@ -21,12 +21,17 @@ pub struct Fix {
     pub apply: String,
     /// YAML.
     pub manifest: String,
+    /// What it may cost, in a few words.
+    pub risk: &'static str,
     /// What it costs, and what to watch.
     pub trade_off: String,
     /// How it was proven, or what the proof rests on.
     pub proof: String,
     /// Whether everything on the way of the connection is understood with the change applied.
     pub proven: bool,
+    /// Whose dump it was made for, how old that is, and what is not certain: lines for a comment.
+    #[serde(skip)]
+    pub about: Vec<String>,
     /// What istiod would change in the sidecar.
     #[serde(skip)]
     pub edit: Edit,
@@ -42,12 +47,31 @@ pub(crate) fn fixes(
     head: &[u8],
 ) -> Result<Vec<Fix>, Error> {
     let mut proven = Vec::new();
+    let about = about(dump, failures);
     for candidate in candidates(dump, failures, reached)? {
         if let Some(fix) = prove(dump, candidate, head)? {
-            proven.push(fix);
+            proven.push(Fix { about: about.clone(), ..fix });
         }
     }
     Ok(proven)
+}
+
+/// What a manifest was made from.
+fn about(dump: &Dump, failures: &[Failure<'_>]) -> Vec<String> {
+    let subject = dump.subject();
+    let pod = subject.pod.map_or_else(|| "a sidecar's configuration".to_owned(), |pod| format!("pod {pod}"));
+    let release = subject.istio_version.map(|version| format!(" (Istio {version})")).unwrap_or_default();
+    let changed = match (subject.config_updated, subject.config_age_s) {
+        (Some(time), Some(age)) => format!(", last changed {time}, {age} s before it was read"),
+        (Some(time), None) => format!(", last changed {time}"),
+        (None, _) => String::new(),
+    };
+    let mut lines = vec![format!("Made for {pod}{release}{changed}.")];
+    let mut caveats: Vec<&String> = failures.iter().flat_map(|failure| &failure.decision.caveats).collect();
+    caveats.sort();
+    caveats.dedup();
+    lines.extend(caveats.into_iter().map(|caveat| format!("Not certain: {caveat}.")));
+    lines
 }
 
 /// Applies a candidate to the dump and decides again; `None` unless every address it is for reaches its proxy.
@@ -66,14 +90,16 @@ fn prove(dump: &Dump, candidate: Candidate, head: &[u8]) -> Result<Option<Fix>, 
             (_, _, Place::Exact | Place::Wildcard | Place::Entry) => format!("{to} passes as TCP"),
         });
     }
+    caveats.extend(candidate.unless.clone());
     let proven = caveats.is_empty();
     let ends = ends.join("; ");
     let proof = match caveats.first() {
         None => format!("Proven on this dump: with it applied, {ends}."),
         Some(caveat) => format!("Not proven: with it applied, {ends}, unless {caveat}."),
     };
-    let Candidate { title, apply, manifest, trade_off, edit, cures: _ } = candidate;
-    Ok(Some(Fix { title, apply, manifest: manifest.yaml(), trade_off, proof, proven, edit }))
+    let Candidate { title, apply, manifest, risk, trade_off, edit, cures: _, unless: _ } = candidate;
+    let manifest = manifest.yaml();
+    Ok(Some(Fix { title, apply, manifest, risk, trade_off, proof, proven, about: Vec::new(), edit }))
 }
 
 /// Why no fix was found for `failures`.

@@ -5,7 +5,6 @@ use serde_json::Value;
 
 use super::http_filter::HttpFilter;
 use super::json::Node;
-use super::known_fields;
 
 /// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
 #[derive(Clone, Debug)]
@@ -34,7 +33,9 @@ pub(crate) struct Hcm {
     pub early_mutations: Vec<Value>,
     /// `local_reply_config.mappers`.
     pub reply_mappers: Vec<Value>,
-    /// Fields that are set and not understood.
+    /// Envoy says itself what came over TLS, whatever the app's headers say.
+    pub sets_forwarded_proto: bool,
+    /// What is set in a way that is not understood.
     pub unread: Vec<String>,
 }
 
@@ -104,11 +105,8 @@ impl Hcm {
     pub(crate) fn read(config: Node<'_>) -> Self {
         let http1 = config.field("http_protocol_options");
         let common = config.field("common_http_protocol_options");
-        let (filters, has_router, mut more) = HttpFilter::read_all(config.field("http_filters"));
-        let mut unread = known_fields::HCM.unread(config);
-        unread.append(&mut known_fields::HTTP1_OPTIONS.unread(http1));
-        unread.append(&mut known_fields::COMMON_HTTP_OPTIONS.unread(common));
-        unread.append(&mut more);
+        let (filters, has_router) = HttpFilter::read_all(config.field("http_filters"));
+        let mut unread = Vec::new();
         let mut early_mutations = Vec::new();
         for extension in config.field("early_header_mutation_extensions").items() {
             let extension = extension.extension();
@@ -121,7 +119,11 @@ impl Hcm {
             codec: match config.field("codec_type").str() {
                 Some("HTTP1") => Codec::Http1,
                 Some("HTTP2") => Codec::Http2,
-                _ => Codec::Auto,
+                None | Some("AUTO") => Codec::Auto,
+                Some(other) => {
+                    unread.push(format!("the codec {other} is not evaluated here"));
+                    Codec::Auto
+                }
             },
             routes: Routes::read(config),
             upgrades: Upgrade::read_all(config.field("upgrade_configs")),
@@ -150,6 +152,8 @@ impl Hcm {
             max_headers: unsigned(common.field("max_headers_count"), 100),
             filters,
             has_router,
+            sets_forwarded_proto: config.field("use_remote_address").is_true()
+                && config.field("xff_num_trusted_hops").integer().unwrap_or(0) == 0,
             early_mutations,
             reply_mappers: config
                 .field("local_reply_config")

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 
-use super::cluster::Hosts;
+use super::cluster::{Cluster, Hosts, Tls};
 use super::decision::{Decision, Outcome};
 use super::hcm::{Codec as CodecType, Hcm, Routes, Upgrade};
 use super::http_filter::Effect;
@@ -116,6 +116,7 @@ fn on_request(
     decision: &mut Decision,
 ) -> Result<(), Error> {
     decision.inner.is_connect = request.is_connect() || request.is_absolute_form;
+    decision.inner.is_absolute_form = request.is_absolute_form;
     // HTTP/1.1 without Host.
     if request.authority.is_none() {
         decision.step("The request names no host.");
@@ -200,7 +201,7 @@ fn on_request(
     if !hcm.has_router {
         decision.caveat("the chain has no router filter that the dump shows");
     }
-    route_request(view, route.as_ref(), &request, decision)
+    route_request(view, to, route.as_ref(), &request, decision)
 }
 
 /// A CONNECT counts as an upgrade of that name; otherwise it is the Upgrade header.
@@ -238,6 +239,7 @@ fn has_connection_upgrade(request: &Request) -> bool {
 
 fn route_request(
     view: View<'_>,
+    to: SocketAddr,
     route: Option<&Route>,
     request: &Request,
     decision: &mut Decision,
@@ -296,6 +298,15 @@ fn route_request(
                 }
                 Hosts::Dialed | Hosts::Some => {}
             }
+            if cluster.allows_no_request {
+                decision.step(format!("The limits of cluster {name} allow no request (circuit_breakers)."));
+                reply(decision, 503, "upstream_reset_before_response_started{overflow}");
+                return Ok(());
+            }
+            decision.hosts = cluster.hosts_of(to);
+            decision.inner.wraps_tls = cluster.tls == Tls::Yes;
+            decision.inner.sends_proxy_header = cluster.sends_proxy_header;
+            decision.caveats(resolved_later(&name, &cluster).as_slice());
         }
     }
     decision.outcome = forwarded(route, request);
@@ -307,6 +318,15 @@ fn route_request(
         format!("Envoy writes the request anew, as its own, to cluster {name}.")
     });
     Ok(())
+}
+
+/// What is not known of a cluster whose hosts are looked up by name.
+pub(crate) fn resolved_later(name: &str, cluster: &Cluster) -> Option<String> {
+    let hosts = (!cluster.names.is_empty()).then(|| cluster.names.join(", "))?;
+    Some(format!(
+        "cluster {name} has the addresses that Envoy finds for {hosts}, which the dump does not show; where it finds \
+         none, the connection ends there"
+    ))
 }
 
 /// `Filter::createConnPool`: `connect_config` makes an upstream of raw TCP.

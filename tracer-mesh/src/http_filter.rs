@@ -8,7 +8,6 @@
 use serde_json::Value;
 
 use super::json::{Extension, Node};
-use super::known_fields;
 
 /// A filter of the chain.
 #[derive(Clone, Debug)]
@@ -33,15 +32,13 @@ pub(crate) enum Effect {
 }
 
 impl HttpFilter {
-    /// The filters before the router, whether there is a router, and the fields that are not understood.
-    pub(crate) fn read_all(list: Node<'_>) -> (Vec<Self>, bool, Vec<String>) {
+    /// The filters before the router, and whether there is a router.
+    pub(crate) fn read_all(list: Node<'_>) -> (Vec<Self>, bool) {
         let mut filters = Vec::new();
-        let mut unread = Vec::new();
         for node in list.items() {
             let extension = node.extension();
-            unread.append(&mut known_fields::HTTP_FILTER.unread(node));
             if extension.message == "Router" || extension.name == "envoy.filters.http.router" {
-                return (filters, true, unread);
+                return (filters, true);
             }
             filters.push(Self {
                 name: extension.name.to_owned(),
@@ -49,7 +46,7 @@ impl HttpFilter {
                 disabled: node.field("disabled").is_true(),
             });
         }
-        (filters, false, unread)
+        (filters, false)
     }
 
     /// What it does, with the configuration of the route where there is one.
@@ -103,7 +100,13 @@ fn is_passive(filter: &Extension<'_>) -> bool {
         "FilterConfig" if filter.name.contains("grpc_stats") || filter.name.contains("istio.alpn")
     ) || matches!(
         filter.message,
-        "Cors" | "GrpcWeb" | "HeaderToMetadata" | "PeerMetadataConfig" | "AlpnFilter"
+        "Cors"
+            | "GrpcWeb"
+            | "Compressor"
+            | "Decompressor"
+            | "HeaderToMetadata"
+            | "PeerMetadataConfig"
+            | "AlpnFilter"
     ) || matches!(
         filter.name,
         "istio.stats"
@@ -152,7 +155,7 @@ pub(crate) fn share(percentage: Node<'_>) -> Option<f64> {
 }
 
 /// RBAC without rules and matcher lets everything pass (`RoleBasedAccessControlEngineImpl` is not made).
-fn rbac(config: Node<'_>) -> Effect {
+pub(crate) fn rbac(config: Node<'_>) -> Effect {
     let rules = config.field("rules");
     if config.field("matcher").exists() {
         return Effect::MayAnswer;

@@ -36,8 +36,19 @@ pub(crate) struct Section<'a> {
     pub(crate) static_endpoint_configs: Items<'a>,
     #[serde(alias = "dynamicEndpointConfigs", borrow, default)]
     pub(crate) dynamic_endpoint_configs: Items<'a>,
+    #[serde(alias = "dynamicWarmingClusters", borrow, default)]
+    pub(crate) dynamic_warming_clusters: Items<'a>,
+    #[serde(alias = "ecdsFilters", borrow, default)]
+    pub(crate) ecds_filters: Items<'a>,
     #[serde(alias = "filterChains", default)]
     pub(crate) filter_chains: Option<IgnoredAny>,
+}
+
+/// A listener filter, network filter or HTTP filter that came by extension discovery.
+#[derive(Deserialize)]
+pub(crate) struct DiscoveredFilter<'a> {
+    #[serde(alias = "ecdsFilter", borrow, default)]
+    pub(crate) ecds_filter: Part<'a>,
 }
 
 /// One entry of a section, with the resource inside it.
@@ -45,12 +56,16 @@ pub(crate) struct Section<'a> {
 pub(crate) struct Entry<'a> {
     #[serde(alias = "activeState", borrow, default)]
     active_state: Part<'a>,
-    #[serde(alias = "warmingState", default)]
-    warming_state: Option<IgnoredAny>,
+    #[serde(alias = "warmingState", borrow, default)]
+    pub(crate) warming_state: Part<'a>,
     #[serde(alias = "drainingState", default)]
     draining_state: Option<IgnoredAny>,
-    #[serde(alias = "errorState", default)]
-    error_state: Option<IgnoredAny>,
+    #[serde(alias = "errorState", borrow, default)]
+    pub(crate) error_state: Part<'a>,
+    #[serde(alias = "lastUpdated", default)]
+    last_updated: Lenient<String>,
+    #[serde(default)]
+    name: Lenient<String>,
     #[serde(borrow, default)]
     listener: Part<'a>,
     #[serde(borrow, default)]
@@ -63,6 +78,17 @@ pub(crate) struct Entry<'a> {
     pub(crate) endpoint_config: Part<'a>,
     #[serde(skip)]
     whole: &'a str,
+}
+
+/// envoy.admin.v3.UpdateFailureState.
+#[derive(Deserialize)]
+pub(crate) struct ErrorState<'a> {
+    #[serde(alias = "failedConfiguration", borrow, default)]
+    pub(crate) failed_configuration: Part<'a>,
+    #[serde(alias = "lastUpdateAttempt", default)]
+    pub(crate) last_update_attempt: Lenient<String>,
+    #[serde(default)]
+    pub(crate) details: Lenient<String>,
 }
 
 /// What tells listeners apart, and which of them accepts.
@@ -204,16 +230,33 @@ impl AddressHead {
 }
 
 impl<'a> Entry<'a> {
-    /// The listener in use, as text: of a dynamic one its active state, of a static one itself.
-    pub(crate) fn listener(&self) -> Option<&'a str> {
+    /// The listener in use, as text, and when it was last changed: of a dynamic one its active state, of a static one
+    /// itself.
+    pub(crate) fn listener(&self) -> Option<(&'a str, Option<String>)> {
         if let Some(state) = self.active_state.0 {
             let state: Entry<'a> = serde_json::from_str(state).ok()?;
-            return state.listener.0;
+            return state.listener.0.map(|listener| (listener, state.last_updated.0));
         }
-        if self.warming_state.is_some() || self.draining_state.is_some() || self.error_state.is_some() {
+        let is_dynamic = self.warming_state.0.is_some() || self.error_state.0.is_some();
+        if is_dynamic || self.draining_state.is_some() {
             return None;
         }
-        self.listener.0.or(self.address.0.map(|_| self.whole))
+        let listener = self.listener.0.or(self.address.0.map(|_| self.whole))?;
+        Some((listener, self.last_updated.0.clone()))
+    }
+
+    /// The listener that is warming, as text.
+    pub(crate) fn warming_listener(&self) -> Option<&'a str> {
+        let state: Entry<'a> = serde_json::from_str(self.warming_state.0?).ok()?;
+        state.listener.0
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.active_state.0.is_some()
+    }
+
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.0.as_deref().filter(|name| !name.is_empty())
     }
 
     /// The entry whose text is `raw`.

@@ -15,6 +15,8 @@ pub(crate) struct Extension<'a> {
     pub name: &'a str,
     /// The message's own name, e.g. `HttpConnectionManager`; of old configurations, what the name says.
     pub message: &'a str,
+    /// The message's whole type, where it says one.
+    pub type_url: &'a str,
     /// The message itself.
     pub config: Node<'a>,
 }
@@ -104,20 +106,17 @@ impl<'a> Node<'a> {
     /// This node as an extension: its `typed_config`, unwrapped from a `TypedStruct`, or its old `config`.
     pub(crate) fn extension(self) -> Extension<'a> {
         let name = self.field("name").str().unwrap_or_default();
-        let own = self.field("typed_config");
-        // Extension discovery (ECDS) may replace its default, which Envoy uses until then.
-        let typed = if own.exists() { own } else { self.field("config_discovery").field("default_config") };
+        let typed = self.field("typed_config");
         if !typed.exists() {
-            let config = self.field("config");
-            return Extension { name, message: old_message(name), config };
+            let message = old_message(name);
+            return Extension { name, message, type_url: message, config: self.field("config") };
         }
-        match typed.message() {
-            Some("TypedStruct") => {
-                let message = typed.field("type_url").str().map_or("", message_name);
-                Extension { name, message, config: typed.field("value") }
-            }
-            message => Extension { name, message: message.unwrap_or(""), config: typed },
-        }
+        let (type_url, config) = match typed.message() {
+            Some("TypedStruct") => (typed.field("type_url").str(), typed.field("value")),
+            _ => (typed.key("@type").str(), typed),
+        };
+        let type_url = type_url.unwrap_or_default();
+        Extension { name, message: message_name(type_url), type_url, config }
     }
 }
 

@@ -61,6 +61,7 @@ mod detection;
 mod dump;
 mod evaluate;
 mod explanation;
+mod finding;
 mod fix;
 mod h2;
 mod hcm;
@@ -88,15 +89,17 @@ mod tcp;
 mod tcp_proxy;
 mod text;
 mod tls_inspector;
+mod unsettled;
 
 use std::net::SocketAddr;
 
 use tracer_core::mesh_profile::DEFAULT;
 
-pub use decision::{Decision, Detected, Kind, Outcome};
-pub use dump::Dump;
+pub use decision::{Arrival, Decision, Detected, Kind, Late, Outcome};
+pub use dump::{Dump, Subject};
 pub use evaluate::{decide, decide_with};
 pub use explanation::{Brief, Explanation, brief, explain};
+pub use finding::Finding;
 pub use fix::Fix;
 pub use origin::Origin;
 pub use overlay::Edit;

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::chain_match::ChainMatch;
 use super::hcm::Hcm;
+use super::http_filter::{Effect, rbac};
 use super::json::{Extension, Node};
 use super::known_fields;
 use super::tcp_proxy::TcpProxy;
@@ -30,8 +31,6 @@ pub(crate) struct ListenerFilter {
     pub kind: ListenerFilterKind,
     /// `filter_disabled`, a `ListenerFilterChainMatchPredicate`.
     pub disabled: Option<Value>,
-    /// Fields that are set and not understood.
-    pub unread: Vec<String>,
 }
 
 /// What a listener filter does.
@@ -59,6 +58,8 @@ pub(crate) struct FilterChain {
     pub handler: Handler,
     /// Network filters before the one that handles the connection, by name.
     pub before: Vec<String>,
+    /// An RBAC filter refuses every connection, and what Envoy logs of it.
+    pub denied: Option<String>,
     /// The cluster that a `set_filter_state` filter puts in the place of the TCP proxy's.
     pub cluster_override: Option<String>,
     pub socket: Socket,
@@ -121,11 +122,12 @@ impl ListenerFilter {
             _ if extension.name.ends_with("original_dst") => ListenerFilterKind::OriginalDst,
             _ => ListenerFilterKind::Other(extension.name.to_owned()),
         };
-        Self {
-            kind,
-            disabled: node.field("filter_disabled").value().cloned(),
-            unread: known_fields::LISTENER_FILTER.unread(node),
-        }
+        Self { kind, disabled: node.field("filter_disabled").value().cloned() }
+    }
+
+    /// Whether it waits for the first bytes.
+    pub(crate) fn waits(&self) -> bool {
+        !matches!(self.kind, ListenerFilterKind::OriginalDst | ListenerFilterKind::Passive)
     }
 
     /// Whether the filter is left out on `port`; `None` where its predicate is not understood.
@@ -167,10 +169,10 @@ impl FilterChain {
         let mut before = Vec::new();
         let mut handler = Handler::None;
         let mut cluster_override = None;
+        let mut denied = None;
         let mut unread = known_fields::FILTER_CHAIN.unread(node);
         for filter in node.field("filters").items() {
             let extension = filter.extension();
-            unread.append(&mut known_fields::NETWORK_FILTER.unread(filter));
             match extension.message {
                 "HttpConnectionManager" => handler = Handler::Http(Box::new(Hcm::read(extension.config))),
                 "TcpProxy" => handler = Handler::Tcp(TcpProxy::read(extension.config)),
@@ -179,6 +181,17 @@ impl FilterChain {
                     handler =
                         Handler::Answer(response.field("inline_string").str().unwrap_or_default().to_owned());
                 }
+                "RBAC" => match rbac(extension.config) {
+                    Effect::Passes => continue,
+                    Effect::Answers { details, .. } => {
+                        denied = denied.or(Some(details));
+                        continue;
+                    }
+                    Effect::MayAnswer => {
+                        before.push(extension.name.to_owned());
+                        continue;
+                    }
+                },
                 _ => {
                     if extension.name.ends_with("set_filter_state") {
                         cluster_override =
@@ -202,6 +215,7 @@ impl FilterChain {
             matches: ChainMatch::read(node.field("filter_chain_match")),
             handler,
             before,
+            denied,
             cluster_override,
             socket: if node.field("tls_context").exists() {
                 Socket::Tls
@@ -240,9 +254,7 @@ impl Socket {
             return Self::Plaintext;
         }
         let extension = node.extension();
-        // Wrappers (tcp_stats, proxy protocol, tap, the internal upstream) hold the real socket.
-        let inner = extension.config.field("transport_socket");
-        if inner.exists() {
+        if let Some(inner) = wrapped_socket(&extension) {
             return Self::read(inner);
         }
         match extension.message {
@@ -253,4 +265,16 @@ impl Socket {
             _ => Self::Other(extension.name.to_owned()),
         }
     }
+}
+
+/// The socket inside a wrapper that leaves the bytes as they are. Others (`http_11_proxy`, `starttls`) do not.
+pub(crate) fn wrapped_socket<'a>(extension: &Extension<'a>) -> Option<Node<'a>> {
+    let wrappers = [
+        "tcp_stats.v3.Config",
+        "proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+        "internal_upstream.v3.InternalUpstreamTransport",
+        "tap.v3.Tap",
+    ];
+    let inner = extension.config.field("transport_socket");
+    (inner.exists() && wrappers.iter().any(|name| extension.type_url.ends_with(name))).then_some(inner)
 }

@@ -13,7 +13,7 @@ pub(crate) enum Manifest {
     EntryPart(EntryPart),
     Service(Service),
     DestinationRule(DestinationRule),
-    Sidecar(Sidecar),
+    TlsPatch(TlsPatch),
     PodTemplate(PodTemplate),
 }
 
@@ -93,6 +93,41 @@ pub(crate) struct DestinationRule {
 #[serde(rename_all = "camelCase")]
 struct DestinationRuleSpec {
     host: String,
+}
+
+/// How Envoy speaks to a host, as a DestinationRule says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsMode {
+    Disable,
+    IstioMutual,
+}
+
+impl TlsMode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Disable => "DISABLE",
+            Self::IstioMutual => "ISTIO_MUTUAL",
+        }
+    }
+
+    /// What it does, for a title.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Disable => "no TLS",
+            Self::IstioMutual => "the mesh's own mTLS",
+        }
+    }
+}
+
+/// A patch of a DestinationRule's TLS; its other settings stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct TlsPatch {
+    spec: TlsPatchSpec,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TlsPatchSpec {
     traffic_policy: TrafficPolicy,
 }
 
@@ -104,32 +139,6 @@ struct TrafficPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct TlsSettings {
     mode: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Sidecar {
-    api_version: &'static str,
-    kind: &'static str,
-    metadata: Metadata,
-    spec: SidecarSpec,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct SidecarSpec {
-    workload_selector: WorkloadSelector,
-    egress: Vec<Egress>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct WorkloadSelector {
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Egress {
-    hosts: Vec<&'static str>,
 }
 
 /// A patch of a workload's pod template.
@@ -198,16 +207,20 @@ impl Manifest {
         })
     }
 
-    pub(crate) fn no_tls(name: String, namespace: String, host: String) -> Self {
+    /// A rule for one host that says nothing of TLS, so that the mesh chooses.
+    pub(crate) fn auto_tls(name: String, namespace: String, host: String) -> Self {
         Self::DestinationRule(DestinationRule {
             api_version: NETWORKING,
             kind: "DestinationRule",
             metadata: Metadata { name, namespace },
-            spec: DestinationRuleSpec {
-                host,
-                traffic_policy: TrafficPolicy { tls: TlsSettings { mode: "DISABLE" } },
-            },
+            spec: DestinationRuleSpec { host },
         })
+    }
+
+    /// A patch of an existing DestinationRule.
+    pub(crate) fn tls_mode(mode: TlsMode) -> Self {
+        let tls = TlsSettings { mode: mode.name() };
+        Self::TlsPatch(TlsPatch { spec: TlsPatchSpec { traffic_policy: TrafficPolicy { tls } } })
     }
 
     /// The addresses that an existing ServiceEntry lacks.
@@ -222,22 +235,16 @@ impl Manifest {
         Self::EntryPart(EntryPart { spec: EntryPartSpec { addresses: Vec::new(), ports: vec![port] } })
     }
 
-    /// A Sidecar that shows one workload only its own namespace's services and the control plane's.
-    pub(crate) fn own_namespace_only(name: String, namespace: &str, (key, value): (String, String)) -> Self {
-        Self::Sidecar(Sidecar {
-            api_version: NETWORKING,
-            kind: "Sidecar",
-            metadata: Metadata { name, namespace: namespace.to_owned() },
-            spec: SidecarSpec {
-                workload_selector: WorkloadSelector { labels: BTreeMap::from([(key, value)]) },
-                egress: vec![Egress { hosts: vec!["./*", "istio-system/*"] }],
-            },
-        })
-    }
-
-    pub(crate) fn exclude(ips: &[IpAddr]) -> Self {
-        let range = |ip: &IpAddr| format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 });
-        let ranges: Vec<String> = ips.iter().map(range).collect();
+    /// The annotation that leaves `ips` out of the redirect, beside the ranges that it has already.
+    pub(crate) fn exclude(existing: &str, ips: &[IpAddr]) -> Self {
+        let mut ranges: Vec<String> =
+            existing.split(',').map(str::trim).filter(|range| !range.is_empty()).map(str::to_owned).collect();
+        for ip in ips {
+            let range = format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 });
+            if !ranges.contains(&range) {
+                ranges.push(range);
+            }
+        }
         let annotations =
             BTreeMap::from([("traffic.sidecar.istio.io/excludeOutboundIPRanges", ranges.join(","))]);
         Self::PodTemplate(PodTemplate {

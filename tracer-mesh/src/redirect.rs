@@ -32,12 +32,50 @@ impl Identity {
         self.metadata().key("NAMESPACE").text().map(str::to_owned)
     }
 
-    /// The labels that can select this workload, `app` first.
-    pub(crate) fn label(&self) -> Option<(String, String)> {
-        let labels = self.metadata().key("LABELS");
-        ["app", "app.kubernetes.io/name"]
-            .into_iter()
-            .find_map(|name| Some((name.to_owned(), labels.key(name).text()?.to_owned())))
+    /// Whether the dump says anything of its pod.
+    pub(crate) fn is_known(&self) -> bool {
+        self.metadata().exists()
+    }
+
+    /// `NAMESPACE/NAME` of the pod: the second part of an id `sidecar~IP~NAME.NAMESPACE~DOMAIN`.
+    pub(crate) fn pod(&self) -> Option<String> {
+        let pod = self.node().field("id").text()?.split('~').nth(2)?;
+        let (name, namespace) = pod.rsplit_once('.')?;
+        Some(format!("{namespace}/{name}"))
+    }
+
+    /// The sidecar's release.
+    pub(crate) fn version(&self) -> Option<String> {
+        self.metadata().key("ISTIO_VERSION").text().filter(|version| *version != "unknown").map(str::to_owned)
+    }
+
+    /// Whether the release is one that labels the endpoints with a sidecar (`tlsMode`), as istiod does since Istio 1.4.
+    pub(crate) fn labels_endpoints(&self) -> bool {
+        let version = self.version().unwrap_or_default();
+        let mut parts = version.split(['.', '-']).map(str::parse::<u32>);
+        matches!((parts.next(), parts.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (1, 5))
+    }
+
+    /// The workload that owns the pod: namespace, kind and name, from an owner
+    /// `kubernetes://apis/apps/v1/namespaces/NAMESPACE/deployments/NAME`.
+    pub(crate) fn workload(&self) -> Option<(String, String, String)> {
+        let Some(owner) = self.metadata().key("OWNER").text() else {
+            // Most workloads are Deployments.
+            let name = self.metadata().key("WORKLOAD_NAME").text()?;
+            return Some((self.namespace()?, "deployment".to_owned(), name.to_owned()));
+        };
+        let mut parts = owner.rsplit('/');
+        let (name, kinds, namespace) = (parts.next()?, parts.next()?, parts.next()?);
+        let kind = kinds
+            .strip_suffix('s')
+            .filter(|kind| matches!(*kind, "deployment" | "statefulset" | "daemonset" | "replicaset"))?;
+        Some((namespace.to_owned(), kind.to_owned(), name.to_owned()))
+    }
+
+    /// The value of a `traffic.sidecar.istio.io/…` annotation.
+    pub(crate) fn annotation(&self, name: &str) -> Option<String> {
+        let key = format!("{}{name}", ISTIO.annotation_prefix);
+        self.metadata().key("ANNOTATIONS").key(&key).text().map(str::to_owned)
     }
 
     /// `sidecar`, `router` (a gateway), `waypoint`, `ztunnel`: the first part of an id `TYPE~IP~NAME~DOMAIN`.

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use crate::decision::{Late, Outcome};
 use crate::{Explanation, Fix};
 use tracer_core::escape::escape;
 use tracer_core::verdict::{Reason, Verdict};
@@ -16,7 +17,7 @@ pub fn text(explanations: &[Explanation], unreadable: usize) -> String {
     for explanation in explanations {
         one(&mut text, explanation);
     }
-    let all_well = explanations.iter().all(|explanation| explanation.decision.reaches_proxy());
+    let all_well = explanations.iter().all(|explanation| !explanation.decision.is_fault());
     let fixes = explanations.first().map_or(&[][..], |first| &first.fixes);
     if fixes.is_empty() && !all_well {
         let why = explanations.iter().find_map(|explanation| explanation.no_fix_because);
@@ -48,6 +49,9 @@ fn one(text: &mut String, explanation: &Explanation) {
     {
         let _ = write!(title, "  {details}");
     }
+    if let Some(code) = explanation.code {
+        let _ = write!(title, "  {code}");
+    }
     line(text, 0, &title);
     text.push('\n');
     for (number, step) in decision.steps.iter().enumerate() {
@@ -67,10 +71,15 @@ fn one(text: &mut String, explanation: &Explanation) {
     if explanation.origins_total > shown {
         line(text, 0, &format!("          and {} more", explanation.origins_total - shown));
     }
+    if let Some(late) = &decision.late {
+        line(text, 0, &self::late(late));
+    }
     for note in &decision.notes {
         line(text, 0, &format!("Note: {note}."));
     }
-    if !decision.certain {
+    if decision.certain {
+        line(text, 0, "Everything on the way of the connection is understood: this answer is certain.");
+    } else {
         line(text, 0, "This answer is not certain:");
         for caveat in &decision.caveats {
             line(text, 1, &format!("{caveat}."));
@@ -82,10 +91,26 @@ fn one(text: &mut String, explanation: &Explanation) {
     text.push('\n');
 }
 
+/// What becomes of a client that is slow to send.
+fn late(late: &Late) -> String {
+    let becomes = match (late.outcome, late.status) {
+        (Outcome::LocalReply, Some(status)) => format!("is answered {status} by Envoy itself"),
+        (Outcome::Tunnel, _) => "is passed on as TCP".to_owned(),
+        (Outcome::Elsewhere, _) => "is passed on as TCP to another address".to_owned(),
+        (Outcome::Close, _) => "is closed without a byte".to_owned(),
+        _ => "is treated in another way".to_owned(),
+    };
+    format!(
+        "Mind the time: this is for a client that sends within {} (protocolDetectionTimeout); one that sends later {becomes}.",
+        late.after
+    )
+}
+
 fn one_fix(text: &mut String, index: usize, all: usize, fix: &Fix) {
     let rank = if all == 1 { "Fix".to_owned() } else { format!("Fix {}", index + 1) };
     line(text, 0, &format!("{rank}: {}", fix.title));
     line(text, 1, &fix.proof);
+    line(text, 1, &format!("Risk: {}.", fix.risk));
     line(text, 1, &format!("Mind: {}", fix.trade_off));
     line(text, 1, &format!("{}:", fix.apply));
     for row in fix.manifest.lines() {
@@ -104,11 +129,16 @@ fn line(text: &mut String, depth: usize, content: &str) {
 
 /// A fix's manifest under a comment that says what it does, how it is applied and what it rests on.
 pub fn manifest(fix: &Fix) -> String {
-    let comments = [&fix.title, &fix.apply, &fix.proof, &fix.trade_off];
     let mut text = String::new();
-    for comment in comments {
-        let _ = writeln!(text, "# {}", escape(comment));
-    }
+    let mut comment = |label: &str, content: &str| {
+        let _ = writeln!(text, "# {label}{}", escape(content));
+    };
+    comment("", &fix.title);
+    fix.about.iter().for_each(|about| comment("", about));
+    comment("Apply, saved as fix.yaml: ", &fix.apply);
+    comment("", &fix.proof);
+    comment("Risk: ", fix.risk);
+    comment("", &fix.trade_off);
     text + &escape_lines(&fix.manifest)
 }
 

@@ -32,7 +32,10 @@ pub(crate) fn change_headers(request: &mut Request, hcm: &Hcm, is_upgrade: bool,
     let removed =
         |name: &str| HOP_HEADERS.contains(&name) || (!is_upgrade && UPGRADE_HEADERS.contains(&name));
     request.headers.retain(|(name, _)| !removed(name));
-    // The sidecar's listener is plaintext.
+    // The sidecar's listener is plaintext. An edge (`use_remote_address`) does not believe what the client says of it.
+    if hcm.sets_forwarded_proto {
+        request.headers.retain(|(name, _)| name != "x-forwarded-proto");
+    }
     if request.header("x-forwarded-proto").is_none() {
         request.headers.push(("x-forwarded-proto".to_owned(), "http".to_owned()));
     }
@@ -55,6 +58,10 @@ fn mutate(request: &mut Request, mutation: Node<'_>, unread: &mut Vec<String>) {
     let name = name.to_ascii_lowercase();
     if value.contains('%') || name.starts_with(':') || name == "host" {
         unread.push(format!("the early header mutation of {name} is not evaluated here"));
+        return;
+    }
+    // A header with an empty value is left out (`keep_empty_value`).
+    if value.is_empty() {
         return;
     }
     let exists = request.header(&name).is_some();

@@ -29,6 +29,9 @@ pub(crate) struct RouteConfig<'a> {
     /// Fields that are not understood.
     #[serde(skip)]
     pub(crate) unread: Vec<String>,
+    /// Its `typed_per_filter_config`.
+    #[serde(skip)]
+    filter_configs: Option<Value>,
 }
 
 /// The members of a route configuration, for the look at their names.
@@ -49,6 +52,8 @@ pub(crate) struct VirtualHostHead {
 pub(crate) struct VirtualHost {
     pub name: String,
     routes: Value,
+    /// `typed_per_filter_config` of the route configuration.
+    filter_configs: Option<Value>,
 }
 
 /// The route that was chosen.
@@ -61,7 +66,7 @@ pub(crate) struct Route {
     pub made_from: Option<String>,
     /// What could not be judged or is not understood, of this route and of those before it.
     pub caveats: Vec<String>,
-    /// `typed_per_filter_config` of the route and its virtual host, by filter; the route's goes first.
+    /// `typed_per_filter_config` of the route, its virtual host and the route configuration; the first that has it counts.
     filter_configs: Vec<Value>,
     /// `metadata_match`: the labels that a host of the cluster must have.
     pub subset: Option<Value>,
@@ -90,8 +95,10 @@ impl<'a> RouteConfig<'a> {
         let small: serde_json::Map<String, Value> = small
             .map(|(name, raw)| (name.into_owned(), serde_json::from_str(raw.get()).unwrap_or_default()))
             .collect();
-        let unread = known_fields::ROUTE_CONFIG.unread(Node::of(&Value::Object(small)));
-        Ok(Self { unread, ..config })
+        let small = Value::Object(small);
+        let node = Node::of(&small);
+        let unread = known_fields::ROUTE_CONFIG.unread(node);
+        Ok(Self { unread, filter_configs: node.field("typed_per_filter_config").value().cloned(), ..config })
     }
 
     /// The heads of all virtual hosts, with their text.
@@ -119,7 +126,8 @@ impl<'a> RouteConfig<'a> {
         if host.is_none() && only_default {
             best = self.heads().next().map(|(_, raw)| (Rank::Default, raw));
         }
-        best.map(|(_, raw)| VirtualHost::read(raw)).transpose()
+        let filter_configs = self.filter_configs.clone();
+        best.map(|(_, raw)| Ok(VirtualHost { filter_configs, ..VirtualHost::read(raw)? })).transpose()
     }
 
     /// `ignore_port_in_host_matching` and lower case; `HeaderUtility::getPortStart` for the port.
@@ -167,7 +175,8 @@ impl VirtualHost {
     fn read(raw: &RawValue) -> Result<Self, Error> {
         let routes: Value = serde_json::from_str(raw.get())
             .map_err(|source| Error::Entry { entry: "virtual host".to_owned(), source })?;
-        Ok(Self { name: Node::of(&routes).field("name").str().unwrap_or_default().to_owned(), routes })
+        let name = Node::of(&routes).field("name").str().unwrap_or_default().to_owned();
+        Ok(Self { name, routes, filter_configs: None })
     }
 
     /// The first route that takes `request`, in configuration order, with what could not be judged on the way there.
@@ -199,12 +208,12 @@ impl VirtualHost {
             }
             let name = || route.field("name").text().unwrap_or("without a name").to_owned();
             match route_match::judge(matching, request) {
-                Match::Yes => return (Some(Route::read(route, node)), caveats),
+                Match::Yes => return (Some(self.chosen(route)), caveats),
                 Match::No => {}
                 Match::Unknown { why, likely } => {
                     caveats.push(format!("route {} depends on {why}, which no dump shows", name()));
                     if likely {
-                        return (Some(Route::read(route, node)), caveats);
+                        return (Some(self.chosen(route)), caveats);
                     }
                 }
             }
@@ -244,7 +253,13 @@ impl VirtualHost {
         }
         // RouteMatchAction: the route's own match counts too.
         let fits = route_match::judge(action.config.field("match"), request) == Match::Yes;
-        (fits.then(|| Route::read(action.config, Node::of(&self.routes))), caveats)
+        (fits.then(|| self.chosen(action.config)), caveats)
+    }
+
+    fn chosen(&self, route: Node<'_>) -> Route {
+        let mut route = Route::read(route, Node::of(&self.routes));
+        route.filter_configs.extend(self.filter_configs.clone());
+        route
     }
 }
 
@@ -264,8 +279,6 @@ impl Route {
     fn read(node: Node<'_>, host: Node<'_>) -> Self {
         let forward = node.field("route");
         let mut caveats = known_fields::ROUTE.unread(node);
-        caveats.append(&mut known_fields::ROUTE_MATCH.unread(node.field("match")));
-        caveats.append(&mut known_fields::ROUTE_ACTION.unread(forward));
         // A weighted cluster may have filter configurations of its own.
         let has_more = forward
             .field("weighted_clusters")

@@ -22,23 +22,23 @@ pub(crate) fn find_route(
     decision: &mut Decision,
 ) -> Result<ControlFlow<(), Option<Route>>, Error> {
     let text = match &hcm.routes {
-        Routes::Named(name) => match view.dump.route_text(name) {
-            Some(text) => text.to_owned(),
-            None if !view.dump.has.routes => {
-                decision.caveat("the dump holds no route configurations");
+        Routes::Named(name) => {
+            // A listener is warming until its routes are there, so those of one in use are only missing from the dump.
+            let Some(text) = view.dump.route_text(name) else {
+                decision.caveat(if view.dump.has.routes {
+                    format!("route configuration {name} is not in this dump")
+                } else {
+                    "the dump holds no route configurations".to_owned()
+                });
                 decision.step(format!(
-                    "What it answers depends on route configuration {name}, which this dump lacks."
+                    "What it answers depends on route configuration {name}, which is not in this dump."
                 ));
                 decision.inner.routes_missing = true;
                 decision.outcome = Outcome::LocalReply;
                 return Ok(ControlFlow::Break(()));
-            }
-            None => {
-                // RdsRouteConfigProviderImpl starts with a NullConfigImpl, which has no route.
-                decision.step(format!("Route configuration {name} is not there."));
-                return Ok(ControlFlow::Continue(None));
-            }
-        },
+            };
+            text.to_owned()
+        }
         Routes::Inline(value) => value.to_string(),
         Routes::Scoped(value) => match scoped(view, Node::of(value), request, decision) {
             Some(text) => text,

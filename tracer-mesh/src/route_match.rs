@@ -23,8 +23,14 @@ pub(crate) enum Match {
 }
 
 /// Headers that Envoy sets by itself, from the peer's address or by chance.
-const SET_BY_ENVOY: [&str; 4] =
-    ["x-request-id", "x-forwarded-for", "x-envoy-internal", "x-envoy-external-address"];
+const SET_BY_ENVOY: [&str; 6] = [
+    "x-request-id",
+    "x-forwarded-for",
+    "x-forwarded-client-cert",
+    "x-forwarded-port",
+    "x-envoy-internal",
+    "x-envoy-external-address",
+];
 
 /// Judges `matching` (envoy.config.route.v3.RouteMatch) on `request`.
 pub(crate) fn judge(matching: Node<'_>, request: &Request) -> Match {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::Error;
 use super::cluster::{Cluster, Hosts, Tls};
 use super::decision::{Decision, Outcome, Place};
+use super::http::resolved_later;
 use super::overlay::View;
 use super::tcp_proxy::TcpProxy;
 
@@ -19,7 +20,6 @@ pub(crate) fn on_tcp_proxy(
     to: SocketAddr,
     decision: &mut Decision,
 ) -> Result<Option<String>, Error> {
-    decision.caveats(&proxy.unread);
     let name = match (cluster_override, proxy.clusters.as_slice()) {
         (Some(name), _) => {
             decision.step(format!("A filter before it puts cluster {name} in the place of its own."));
@@ -42,7 +42,14 @@ pub(crate) fn on_tcp_proxy(
     decision.cluster = Some(name.clone());
     let Some(cluster) = view.cluster(name, proxy.subset.as_ref())? else {
         if view.knows_clusters() {
-            decision.step(format!("Cluster {name} does not exist; Envoy closes the connection."));
+            let is_warming = view.dump.unsettled.warming_clusters.contains(name);
+            if is_warming {
+                decision.caveat(format!("cluster {name} is warming and not yet in use"));
+            }
+            decision.step(format!(
+                "Cluster {name} is {}; Envoy closes the connection.",
+                if is_warming { "not yet in use" } else { "none of those that the dump has" }
+            ));
             decision.outcome = Outcome::Close;
         } else {
             decision.caveat(format!("the dump has no clusters, so cluster {name} is taken to exist"));
@@ -64,17 +71,59 @@ pub(crate) fn on_tcp_proxy(
         Hosts::Unknown => decision.caveat(format!("the dump does not show the hosts of cluster {name}")),
         Hosts::Dialed | Hosts::Some => {}
     }
+    if cluster.max_connections == Some(0) {
+        // Filter::establishUpstreamConnection: flag UO.
+        decision.step(format!(
+            "The limits of cluster {name} allow no connection (circuit_breakers); Envoy closes it."
+        ));
+        decision.inner.no_host = true;
+        decision.outcome = Outcome::Close;
+        return Ok(None);
+    }
     if let Some(internal) = &cluster.internal_listener {
         return Ok(Some(internal.clone()));
     }
+    decision.caveats(resolved_later(name, &cluster).as_slice());
+    decision.hosts = cluster.hosts_of(to);
+    decision.inner.sends_proxy_header = cluster.sends_proxy_header;
+    match &proxy.tunnels_to {
+        Some(host) if is_hbone(host, name) => {
+            decision.step("Envoy sends the bytes inside the mesh's own tunnel (HBONE), which the proxy's side takes off.");
+            decision.outcome = Outcome::Tunnel;
+            return Ok(None);
+        }
+        Some(host) => {
+            decision.step(format!(
+                "Envoy opens a tunnel of its own through cluster {name} to {host}, for the bytes."
+            ));
+            decision.outcome = Outcome::Elsewhere;
+            decision.inner.is_rewritten = true;
+            decision.inner.wraps_tls = cluster.tls == Tls::Yes;
+            decision.sent_to = Some(host.clone());
+            return Ok(None);
+        }
+        None => {}
+    }
     decision.outcome = Outcome::Tunnel;
+    // Since Istio 1.4 endpoints say whether they have a sidecar; the mesh's TLS to another one is TLS to a stranger.
+    let is_stranger = cluster.tls == Tls::Mesh
+        && !cluster.has_mesh_host
+        && !cluster.addresses.is_empty()
+        && view.dump.labels_endpoints();
     match cluster.tls {
-        Tls::Yes => decision.inner.wraps_tls = true,
+        Tls::Yes => {
+            decision.inner.wraps_tls = true;
+            decision.inner.wraps_mesh_host = cluster.has_mesh_host;
+        }
+        Tls::Mesh if is_stranger && !cluster.is_auto_tls => {
+            decision.inner.wraps_tls = true;
+            decision.inner.is_mesh_tls = true;
+        }
+        Tls::Mesh if !cluster.is_auto_tls && !cluster.has_mesh_host => decision.caveat(format!(
+            "the dump does not show whether the hosts of cluster {name} have a sidecar that takes off the mesh's mTLS"
+        )),
         Tls::Perhaps => decision.caveat(format!("Envoy may speak TLS to hosts of cluster {name}")),
         Tls::No | Tls::Mesh => {}
-    }
-    if let Some(host) = &proxy.tunnels_to {
-        decision.caveat(format!("Envoy opens a tunnel of its own to {host} and sends the bytes inside it"));
     }
     if cluster.sends_proxy_header {
         decision
@@ -104,6 +153,15 @@ pub(crate) fn on_tcp_proxy(
     }
     decision.sent_to = elsewhere;
     Ok(None)
+}
+
+/// istiod's tunnel between members of the mesh, whose target is not written in the configuration.
+///
+/// Source: istio `pilot/pkg/networking/core/waypoint.go` `buildConnectOriginateListener`.
+fn is_hbone(host: &str, cluster: &str) -> bool {
+    cluster == "connect_originate"
+        || host.contains("tunnel:destination")
+        || host.contains("TUNNEL_DESTINATION")
 }
 
 /// Where the bytes go, where that is neither the dialed address nor an endpoint of the dialed service.

@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use super::json::Node;
-use super::known_fields;
 
 /// `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`.
 #[derive(Clone, Debug)]
@@ -14,8 +13,6 @@ pub(crate) struct TcpProxy {
     pub tunnels_to: Option<String>,
     /// `metadata_match`: the labels that a host of the cluster must have.
     pub subset: Option<Value>,
-    /// Fields that are set and not understood.
-    pub unread: Vec<String>,
 }
 
 impl TcpProxy {
@@ -27,12 +24,7 @@ impl TcpProxy {
         let tunneling = config.field("tunneling_config");
         let tunnels_to =
             tunneling.exists().then(|| tunneling.field("hostname").str().unwrap_or_default().to_owned());
-        Self {
-            clusters,
-            tunnels_to,
-            subset: subset(config.field("metadata_match")),
-            unread: known_fields::TCP_PROXY.unread(config),
-        }
+        Self { clusters, tunnels_to, subset: subset(config.field("metadata_match")) }
     }
 }
 
@@ -41,12 +33,14 @@ pub(crate) fn weighted(weighted: Node<'_>) -> Vec<String> {
     let clusters = weighted.field("clusters");
     let weight = |cluster: &Node<'_>| cluster.field("weight").integer().unwrap_or(0);
     let has_weights = clusters.items().any(|cluster| weight(&cluster) > 0);
-    clusters
+    let mut names: Vec<String> = clusters
         .items()
         .filter(|cluster| !has_weights || weight(cluster) > 0)
         .filter_map(|cluster| cluster.field("name").text())
         .map(str::to_owned)
-        .collect()
+        .collect();
+    names.dedup();
+    names
 }
 
 /// The `envoy.lb` part of a `metadata_match`.

@@ -49,7 +49,7 @@ pub(crate) fn explanation(to: SocketAddr, decision: &Decision, origins: &Origins
             if decision.inner.routes_missing {
                 return format!(
                     "Envoy's HTTP listener {listener}{cause} reads the connection to {to} as HTTP; what it answers depends \
-                     on routes that this dump lacks."
+                     on routes that are not in this dump."
                 );
             }
             let why = match decision.details.as_deref() {
@@ -93,6 +93,11 @@ pub(crate) fn explanation(to: SocketAddr, decision: &Decision, origins: &Origins
         ),
         Outcome::Tunnel => format!(
             "Envoy passes the connection to {to} on as TCP ({cluster}), so any answer is the proxy's own."
+        ),
+        Outcome::Elsewhere if decision.inner.is_rewritten => format!(
+            "Envoy does not pass the connection to {to} on as it is: it opens a CONNECT of its own through {cluster}{cause} to {} \
+             and sends the bytes inside it, so any answer comes from there.",
+            decision.sent_to.as_deref().unwrap_or("another host")
         ),
         Outcome::Elsewhere => format!(
             "Envoy passes the connection to {to} on as TCP, but to {} ({cluster}){cause}, so the answer is not the proxy's.",

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use tracer_mesh::{CURL_CONNECT, Dump, decide_with, explain, render};
+use tracer_mesh::{CURL_CONNECT, Dump, Finding, decide_with, explain, render};
 
 fn dump_of(case: &str) -> Dump {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases").join(case);
@@ -71,5 +71,19 @@ fn a_connection_that_reaches_its_proxy_has_no_fix_and_no_origin() {
         let dump = dump_of(case);
         let explanations = explain(&dump, &["10.0.0.1:3128".parse().unwrap()], CURL_CONNECT).unwrap();
         assert!(explanations[0].fixes.is_empty() && explanations[0].origins.is_empty(), "{case}");
+    }
+}
+
+#[test]
+fn every_code_is_unique_and_has_its_section_in_the_page_of_findings() {
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/findings.md")).unwrap();
+    let sections: Vec<&str> = page.split("\n## ").skip(1).collect();
+    assert_eq!(sections.len(), Finding::ALL.len());
+    for (finding, section) in Finding::ALL.iter().zip(sections) {
+        let (code, text) = section.split_once('\n').unwrap();
+        assert_eq!(code, finding.code);
+        let title = text.trim_start().trim_start_matches("**").to_lowercase();
+        assert!(title.starts_with(&format!("{}.**", finding.title.to_lowercase())), "{code}: {title}");
     }
 }

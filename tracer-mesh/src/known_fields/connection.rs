@@ -1,18 +1,18 @@
-//! The understood fields of the messages that decide on a connection: listeners, filter chains, TCP proxies, clusters.
+//! The understood fields of the messages that decide on a connection: listeners, filter chains, TCP proxies.
 
+use super::common::{ADDRESS, CIDR_RANGE, METADATA_MATCH, TRANSPORT_SOCKET};
+use super::http::RBAC_RULES;
 use crate::closed_world::Message;
 
 pub(crate) const LISTENER: Message = Message {
     name: "listener",
+    proto: "envoy.config.listener.v3.Listener",
     read: &[
         "name",
-        "address",
-        "additional_addresses",
         "filter_chains",
         "filter_chain_matcher",
         "use_original_dst",
         "default_filter_chain",
-        "listener_filters",
         "listener_filters_timeout",
         "continue_on_listener_filters_timeout",
         "traffic_direction",
@@ -23,6 +23,7 @@ pub(crate) const LISTENER: Message = Message {
     inert: &[
         "stat_prefix",
         "per_connection_buffer_limit_bytes",
+        "per_connection_buffer_high_watermark_timeout",
         "metadata",
         "access_log",
         "drain_type",
@@ -31,6 +32,7 @@ pub(crate) const LISTENER: Message = Message {
         "socket_options",
         "tcp_fast_open_queue_length",
         "tcp_backlog_size",
+        "tcp_keepalive",
         "reuse_port",
         "enable_reuse_port",
         "connection_balance_config",
@@ -38,45 +40,114 @@ pub(crate) const LISTENER: Message = Message {
         "enable_mptcp",
         "bypass_overload_manager",
     ],
+    parts: &[
+        ("address", &ADDRESS),
+        ("additional_addresses", &ADDITIONAL_ADDRESS),
+        ("listener_filters", &LISTENER_FILTER),
+    ],
+    ..Message::EMPTY
+};
+
+pub(crate) const ADDITIONAL_ADDRESS: Message = Message {
+    name: "additional address",
+    proto: "envoy.config.listener.v3.AdditionalAddress",
+    inert: &["socket_options", "tcp_keepalive"],
+    parts: &[("address", &ADDRESS)],
+    ..Message::EMPTY
 };
 
 pub(crate) const LISTENER_FILTER: Message = Message {
     name: "listener filter",
-    read: &["name", "typed_config", "config", "config_discovery", "filter_disabled"],
-    inert: &[],
+    proto: "envoy.config.listener.v3.ListenerFilter",
+    read: &["name", "typed_config", "config"],
+    parts: &[("filter_disabled", &FILTER_PREDICATE)],
+    ..Message::EMPTY
+};
+
+pub(crate) const FILTER_PREDICATE: Message = Message {
+    name: "rule that disables a listener filter",
+    proto: "envoy.config.listener.v3.ListenerFilterChainMatchPredicate",
+    read: &["or_match", "and_match", "not_match", "any_match", "destination_port_range"],
+    ..Message::EMPTY
+};
+
+pub(crate) const TLS_INSPECTOR: Message = Message {
+    name: "TLS inspector",
+    proto: "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+    inert: &["enable_ja3_fingerprinting", "enable_ja4_fingerprinting", "initial_read_buffer_size"],
+    ..Message::EMPTY
+};
+
+pub(crate) const HTTP_INSPECTOR: Message = Message {
+    name: "HTTP inspector",
+    proto: "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+    ..Message::EMPTY
+};
+
+pub(crate) const ORIGINAL_DST: Message = Message {
+    name: "original destination filter",
+    proto: "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    ..Message::EMPTY
+};
+
+pub(crate) const ORIGINAL_SRC: Message = Message {
+    name: "original source filter",
+    proto: "envoy.extensions.filters.listener.original_src.v3.OriginalSrc",
+    inert: &["bind_port", "mark"],
+    ..Message::EMPTY
+};
+
+pub(crate) const PROXY_PROTOCOL: Message = Message {
+    name: "PROXY protocol filter",
+    proto: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+    read: &["allow_requests_without_proxy_protocol"],
+    inert: &["rules", "pass_through_tlvs", "stat_prefix", "tlv_location"],
+    ..Message::EMPTY
 };
 
 pub(crate) const FILTER_CHAIN: Message = Message {
     name: "filter chain",
-    read: &["name", "filter_chain_match", "filters", "transport_socket", "tls_context", "metadata"],
+    proto: "envoy.config.listener.v3.FilterChain",
+    read: &["name", "tls_context", "metadata"],
     inert: &["transport_socket_connect_timeout"],
+    parts: &[
+        ("filter_chain_match", &CHAIN_MATCH),
+        ("filters", &NETWORK_FILTER),
+        ("transport_socket", &TRANSPORT_SOCKET),
+    ],
+    ..Message::EMPTY
 };
 
 pub(crate) const CHAIN_MATCH: Message = Message {
     name: "filter chain match",
+    proto: "envoy.config.listener.v3.FilterChainMatch",
     read: &[
         "destination_port",
-        "prefix_ranges",
         "server_names",
         "transport_protocol",
         "application_protocols",
-        "direct_source_prefix_ranges",
         "source_type",
-        "source_prefix_ranges",
         "source_ports",
     ],
-    inert: &[],
+    parts: &[
+        ("prefix_ranges", &CIDR_RANGE),
+        ("direct_source_prefix_ranges", &CIDR_RANGE),
+        ("source_prefix_ranges", &CIDR_RANGE),
+    ],
+    ..Message::EMPTY
 };
 
 pub(crate) const NETWORK_FILTER: Message = Message {
     name: "network filter",
-    read: &["name", "typed_config", "config", "config_discovery"],
-    inert: &[],
+    proto: "envoy.config.listener.v3.Filter",
+    read: &["name", "typed_config", "config"],
+    ..Message::EMPTY
 };
 
 pub(crate) const TCP_PROXY: Message = Message {
     name: "TCP proxy",
-    read: &["cluster", "weighted_clusters", "tunneling_config", "metadata_match"],
+    proto: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+    read: &["cluster", "tunneling_config"],
     inert: &[
         "stat_prefix",
         "access_log",
@@ -91,66 +162,63 @@ pub(crate) const TCP_PROXY: Message = Message {
         "max_downstream_connection_duration_jitter_percentage",
         "access_log_flush_interval",
         "flush_access_log_on_connected",
+        "proxy_protocol_tlvs",
+        "proxy_protocol_tlv_merge_policy",
+        "check_drain_close",
     ],
+    parts: &[("weighted_clusters", &TCP_WEIGHTED_CLUSTERS), ("metadata_match", &METADATA_MATCH)],
+    ..Message::EMPTY
 };
 
-pub(crate) const CLUSTER: Message = Message {
-    name: "cluster",
-    read: &[
-        "name",
-        "type",
-        "cluster_type",
-        "load_assignment",
-        "hosts",
-        "transport_socket",
-        "transport_socket_matches",
-        "tls_context",
-        "metadata",
-        "common_lb_config",
-        "circuit_breakers",
-        "lb_subset_config",
-        "original_dst_lb_config",
-    ],
+pub(crate) const TCP_WEIGHTED_CLUSTERS: Message = Message {
+    name: "list of weighted clusters",
+    proto: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster",
+    parts: &[("clusters", &TCP_WEIGHTED_CLUSTER)],
+    ..Message::EMPTY
+};
+
+pub(crate) const TCP_WEIGHTED_CLUSTER: Message = Message {
+    name: "weighted cluster",
+    proto: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
+    read: &["name", "weight"],
+    ..Message::EMPTY
+};
+
+pub(crate) const DIRECT_RESPONSE: Message = Message {
+    name: "direct response filter",
+    proto: "envoy.extensions.filters.network.direct_response.v3.Config",
+    read: &["response"],
+    ..Message::EMPTY
+};
+
+pub(crate) const SET_FILTER_STATE: Message = Message {
+    name: "filter state filter",
+    proto: "envoy.extensions.filters.network.set_filter_state.v3.Config",
+    inert: &["on_downstream_tls_handshake"],
+    parts: &[("on_new_connection", &FILTER_STATE_VALUE)],
+    ..Message::EMPTY
+};
+
+pub(crate) const FILTER_STATE_VALUE: Message = Message {
+    name: "filter state value",
+    proto: "envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue",
+    read: &["object_key", "factory_key", "format_string"],
+    inert: &["read_only", "shared_with_upstream", "skip_if_empty"],
+    ..Message::EMPTY
+};
+
+pub(crate) const NETWORK_RBAC: Message = Message {
+    name: "network RBAC filter",
+    proto: "envoy.extensions.filters.network.rbac.v3.RBAC",
+    read: &["matcher"],
     inert: &[
-        "alt_stat_name",
-        "connect_timeout",
-        "per_connection_buffer_limit_bytes",
-        "http_protocol_options",
-        "http2_protocol_options",
-        "common_http_protocol_options",
-        "upstream_http_protocol_options",
-        "typed_extension_protocol_options",
-        "extension_protocol_options",
-        "dns_refresh_rate",
-        "dns_failure_refresh_rate",
-        "dns_jitter",
-        "dns_lookup_family",
-        "dns_resolvers",
-        "dns_resolution_config",
-        "typed_dns_resolver_config",
-        "use_tcp_for_dns_lookups",
-        "respect_dns_ttl",
-        "wait_for_warm_on_init",
-        "outlier_detection",
-        "cleanup_interval",
-        "lb_policy",
-        "eds_cluster_config",
-        "ring_hash_lb_config",
-        "maglev_lb_config",
-        "round_robin_lb_config",
-        "least_request_lb_config",
-        "load_balancing_policy",
-        "track_timeout_budgets",
-        "track_cluster_stats",
-        "preconnect_policy",
-        "protocol_selection",
-        "connection_pool_per_downstream_connection",
-        "upstream_connection_options",
-        "upstream_bind_config",
-        "max_requests_per_connection",
-        "close_connections_on_host_health_failure",
-        "ignore_health_on_host_removal",
-        "health_checks",
-        "upstream_config",
+        "shadow_rules",
+        "shadow_matcher",
+        "shadow_rules_stat_prefix",
+        "stat_prefix",
+        "enforcement_type",
+        "delay_deny",
     ],
+    parts: &[("rules", &RBAC_RULES)],
+    ..Message::EMPTY
 };
