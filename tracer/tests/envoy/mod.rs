@@ -5,14 +5,15 @@ pub(crate) mod generate;
 pub(crate) mod head;
 pub(crate) mod world;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
-use std::sync::{Barrier, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::fd::AsFd;
@@ -43,7 +44,15 @@ pub(crate) fn binary() -> PathBuf {
 pub(crate) struct Pod {
     name: String,
     folder: tempfile::TempDir,
+    /// What arrived for each connection that Envoy dialed.
+    captured: Option<Captured>,
 }
+
+/// First bytes, by the address that a connection was dialed from, and the one that was dialed.
+type Captured = Arc<Mutex<HashMap<(SocketAddr, SocketAddr), Vec<u8>>>>;
+
+/// Ports of the hosts of the clusters that all worlds share.
+pub(crate) const HOST_PORTS: [u16; 3] = [9, 3128, 4000];
 
 /// What Envoy wrote about one connection.
 pub(crate) type LogLines = Vec<Value>;
@@ -78,12 +87,31 @@ pub(crate) struct Envoy<'p> {
 }
 
 impl Pod {
+    /// A pod in which a server takes whatever Envoy dials on these ports, keeps the first bytes, and answers 200.
+    pub(crate) fn capturing(ports: impl Iterator<Item = u16>) -> Self {
+        let mut pod = Self::new();
+        let captured = Captured::default();
+        pod.captured = Some(Arc::clone(&captured));
+        for port in ports {
+            // A socket on `[::]` takes both families, and every address is here.
+            let listener = pod.within(|| TcpListener::bind(("::", port)).unwrap());
+            let captured = Arc::clone(&captured);
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let captured = Arc::clone(&captured);
+                    std::thread::spawn(move || capture(stream, &captured));
+                }
+            });
+        }
+        pod
+    }
+
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("etm-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         run("ip", &["netns", "add", &name]);
         let folder = tempfile::Builder::new().prefix("etm-").tempdir().unwrap();
-        let pod = Self { name, folder };
+        let pod = Self { name, folder, captured: None };
         fs::set_permissions(pod.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::copy(binary(), pod.file("envoy")).unwrap();
         fs::set_permissions(pod.file("envoy"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -196,6 +224,11 @@ impl Envoy<'_> {
         tracer_mesh::Dump::from_bytes(tracer::explain::fetch(self.pid(), 15000).unwrap()).unwrap()
     }
 
+    /// What arrived on the connection that Envoy dialed from one address to another.
+    pub(crate) fn captured(&self, from: SocketAddr, to: SocketAddr) -> Option<Vec<u8>> {
+        self.pod.captured.as_ref()?.lock().unwrap().get(&(from, to)).cloned()
+    }
+
     /// Dials every address at once, sends, waits for an answer or the end, closes; gives what each client received and
     /// what the access log says of it.
     pub(crate) fn dial(&self, clients: &[(SocketAddr, Vec<u8>)]) -> Vec<(Talk, LogLines)> {
@@ -257,10 +290,40 @@ pub(crate) fn access_log(path: &Path, kind: &str, listener: &str) -> Value {
                 "kind": kind, "listener": listener, "chain": "%FILTER_CHAIN_NAME%", "status": "%RESPONSE_CODE%",
                 "details": "%RESPONSE_CODE_DETAILS%", "flags": "%RESPONSE_FLAGS%", "cluster": "%UPSTREAM_CLUSTER_RAW%",
                 "route": "%ROUTE_NAME%", "peer": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
-                "to": "%DOWNSTREAM_LOCAL_ADDRESS%",
+                "to": "%DOWNSTREAM_LOCAL_ADDRESS%", "host": "%UPSTREAM_REMOTE_ADDRESS%",
+                "from": "%UPSTREAM_LOCAL_ADDRESS%",
             }},
         },
     }])
+}
+
+/// Keeps the first bytes of a connection and answers, so that Envoy has something to pass back.
+fn capture(mut stream: TcpStream, captured: &Captured) {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let (Ok(from), Ok(to)) = (stream.peer_addr().map(canonical), stream.local_addr().map(canonical)) else {
+        return;
+    };
+    captured.lock().unwrap().insert((from, to), Vec::new());
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(300)));
+    let mut buffer = [0; 4096];
+    let mut has_answered = false;
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(length) => {
+                captured.lock().unwrap().entry((from, to)).or_default().extend_from_slice(&buffer[..length]);
+                has_answered = false;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock && !has_answered => {
+                has_answered = true;
+                let is_connect = captured.lock().unwrap()[&(from, to)].starts_with(b"CONNECT");
+                let length = if is_connect { "" } else { "content-length: 0\r\n" };
+                let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{length}\r\n").as_bytes());
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// A port that no other client has: the redirect maps all destinations to one, where two flows of one port would clash,
@@ -276,7 +339,12 @@ fn talk(to: SocketAddr, head: &[u8], done: &Barrier) -> Talk {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
     rustix::net::bind(&socket, &from).unwrap();
-    rustix::net::connect(&socket, &to).unwrap();
+    // Where Envoy refused the whole configuration nothing listens.
+    if rustix::net::connect(&socket, &to).is_err() {
+        done.wait();
+        done.wait();
+        return talk;
+    }
     let mut stream = TcpStream::from(socket);
     talk.ends = Some((from, to));
     // The client ends by a reset: an end of its data could move Envoy to decide what it had left open.

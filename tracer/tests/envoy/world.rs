@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
-use super::Talk;
+use super::{Envoy, Talk};
 use serde_json::Value;
-use tracer_mesh::{Decision, Dump, Outcome, decide};
+use tracer_mesh::{Arrival, Decision, Dump, Outcome, decide};
 
 /// Stands for the world's own port in its listeners and names.
 pub(crate) const PORT: u16 = 4242;
@@ -17,6 +17,8 @@ pub(crate) struct World {
     pub(crate) listeners: Value,
     pub(crate) to: SocketAddr,
     pub(crate) head: Vec<u8>,
+    /// A field of the first listener that the evaluator does not know.
+    pub(crate) unmodeled: Option<&'static str>,
 }
 
 /// What became of a connection.
@@ -27,7 +29,13 @@ pub(crate) struct Seen {
     pub(crate) end: End,
 }
 
-/// The end, as far as an access log tells.
+/// What the evaluator says, in the words of an access log.
+pub(crate) struct Said {
+    pub(crate) seen: Seen,
+    pub(crate) decision: Decision,
+}
+
+/// The end, as far as an access log and the other side tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Reply {
@@ -40,6 +48,9 @@ pub(crate) enum End {
         tcp: bool,
         cluster: String,
         route: Option<String>,
+        /// The host that was dialed; of the evaluator, all that can be.
+        hosts: Vec<String>,
+        arrival: Arrival,
     },
     Closed,
     Nothing,
@@ -55,27 +66,61 @@ impl World {
 }
 
 /// What the evaluator says, or its error.
-pub(crate) fn evaluated(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Seen, String> {
+pub(crate) fn evaluated(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Said, String> {
     let decision = decide(dump, to, head).map_err(|error| error.to_string())?;
-    let Decision { listener, filter_chain: chain, route, cluster, outcome, status, details, .. } = decision;
+    let arrival = if head.is_empty() { Arrival::Nothing } else { decision.arrival() };
+    let Decision { listener, filter_chain: chain, route, cluster, outcome, status, details, hosts, .. } =
+        decision.clone();
     let end = match outcome {
         Outcome::LocalReply => {
             End::Reply { status: status.unwrap_or(0), details: details.unwrap_or_default(), route }
         }
         Outcome::Tunnel | Outcome::Elsewhere => {
-            End::Sent { tcp: true, cluster: cluster.unwrap_or_default(), route: None }
+            End::Sent { tcp: true, cluster: cluster.unwrap_or_default(), route: None, hosts, arrival }
         }
         Outcome::Forward | Outcome::Terminate => {
-            End::Sent { tcp: false, cluster: cluster.unwrap_or_default(), route }
+            End::Sent { tcp: false, cluster: cluster.unwrap_or_default(), route, hosts, arrival }
         }
         Outcome::Close | Outcome::Answered => End::Closed,
         Outcome::Pending => End::Nothing,
     };
-    Ok(Seen { listener, chain, end }.comparable())
+    Ok(Said { seen: Seen { listener, chain, end }.comparable(), decision })
 }
 
-/// What the access log and the client say of one connection.
-pub(crate) fn observed(lines: &[Value], talk: &Talk) -> Seen {
+/// What is wrong with what the evaluator says; `None` where it is right, or says that it is not certain.
+pub(crate) fn fault(world: &World, envoy: &Seen, ours: &Result<Said, String>) -> Option<String> {
+    let said = match ours {
+        Err(error) => return Some(error.clone()),
+        Ok(said) => said,
+    };
+    let Decision { certain, caveats, listener, filter_chain, .. } = &said.decision;
+    if let Some(field) = world.unmodeled {
+        let first = &world.listeners[0];
+        let is_on_the_way = listener.as_deref() == first["name"].as_str()
+            && filter_chain.as_deref() == Some("chain-0")
+            && first["filter_chains"][0]["name"] == "chain-0";
+        if is_on_the_way && (*certain || !caveats.iter().any(|caveat| caveat.contains(field))) {
+            return Some(format!("{field} is not named: {caveats:?}"));
+        }
+    }
+    (*certain && !said.seen.agrees(envoy)).then(|| format!("certain of {:?}", said.seen))
+}
+
+impl Seen {
+    /// Whether `envoy` did what this says: of several hosts, one is dialed.
+    fn agrees(&self, envoy: &Self) -> bool {
+        let mut ours = self.clone();
+        if let (End::Sent { hosts, .. }, End::Sent { hosts: dialed, .. }) = (&mut ours.end, &envoy.end)
+            && dialed.iter().all(|host| hosts.contains(host))
+        {
+            hosts.clone_from(dialed);
+        }
+        ours == *envoy
+    }
+}
+
+/// What the access log, the client and the other side say of one connection.
+pub(crate) fn observed(envoy: &Envoy<'_>, head: &[u8], lines: &[Value], talk: &Talk) -> Seen {
     // Envoy did nothing while the client waited. What it logs when the client resets the connection is another matter:
     // then it may choose a chain for what it had left open.
     if talk.received.is_empty() && !talk.is_ended() {
@@ -84,6 +129,15 @@ pub(crate) fn observed(lines: &[Value], talk: &Talk) -> Seen {
     let text = |line: &Value, key: &str| line[key].as_str().filter(|text| *text != "-").map(str::to_owned);
     let of_kind = |kind: &str| lines.iter().find(|line| line["kind"] == kind);
     let flags = |line: &Value| text(line, "flags").unwrap_or_default();
+    let hosts = |line: &Value| text(line, "host").into_iter().collect::<Vec<_>>();
+    let bytes = |line: &Value| {
+        let address = |key: &str| text(line, key).and_then(|text| text.parse().ok());
+        let bytes = address("from").zip(address("host")).and_then(|(from, to)| envoy.captured(from, to));
+        bytes.unwrap_or_default()
+    };
+    // Every dial succeeds here, so that one fails is the end of a TLS handshake, of which the log has no address.
+    let has_failed = |line: &Value| flags(line).split(',').any(|flag| flag == "UF");
+    let arrival = |line: &Value| if has_failed(line) { Arrival::InTls } else { arrival(head, &bytes(line)) };
     let Some(line) = of_kind("http").or_else(|| of_kind("tcp")).or_else(|| of_kind("listener")) else {
         return Seen { listener: None, chain: None, end: End::Nothing };
     };
@@ -93,20 +147,30 @@ pub(crate) fn observed(lines: &[Value], talk: &Talk) -> Seen {
         let details = text(line, "details").unwrap_or_default();
         let cluster = text(line, "cluster").unwrap_or_default();
         let route = text(line, "route");
-        if details.starts_with("via_upstream") || details.starts_with("upstream_reset") {
-            End::Sent { tcp: false, cluster, route }
+        let sent = |cluster| {
+            let (hosts, arrival) = (hosts(line), arrival(line));
+            End::Sent { tcp: false, cluster, route: route.clone(), hosts, arrival }
+        };
+        let is_reset = details.starts_with("upstream_reset") && !details.contains("{overflow}");
+        if details.starts_with("via_upstream") || is_reset {
+            sent(cluster)
         } else if status == 0 || details.starts_with("downstream_remote_disconnect") {
             // The client gave up waiting: sent on if there was a cluster, undecided if not.
-            if cluster.is_empty() { End::Nothing } else { End::Sent { tcp: false, cluster, route } }
+            if cluster.is_empty() { End::Nothing } else { sent(cluster) }
         } else {
             End::Reply { status: u16::try_from(status).unwrap(), details, route }
         }
     } else if line["kind"] == "tcp" {
         let flags = flags(line);
-        if flags.split(',').any(|flag| matches!(flag, "UH" | "NC")) {
+        if flags.split(',').any(|flag| matches!(flag, "UH" | "NC" | "UO")) {
             End::Closed
         } else {
-            End::Sent { tcp: true, cluster: text(line, "cluster").unwrap_or_default(), route: None }
+            let cluster = text(line, "cluster").unwrap_or_default();
+            // It dialed when the connection came, and another filter refused the first bytes.
+            if !has_failed(line) && !head.is_empty() && has_nothing_of(head, &bytes(line)) {
+                return Seen { listener, chain, end: End::Closed };
+            }
+            End::Sent { tcp: true, cluster, route: None, hosts: hosts(line), arrival: arrival(line) }
         }
     } else if flags(line).contains("NR") || talk.is_ended() {
         // A chain without its own line in the log: HTTP/2 that is none.
@@ -115,6 +179,22 @@ pub(crate) fn observed(lines: &[Value], talk: &Talk) -> Seen {
         End::Nothing
     };
     Seen { listener, chain, end }.comparable()
+}
+
+/// Whether nothing of the app's bytes came to the other side: not a byte, or a PROXY protocol header alone.
+fn has_nothing_of(head: &[u8], bytes: &[u8]) -> bool {
+    bytes.is_empty() || (bytes.starts_with(b"PROXY ") && bytes.ends_with(b"\r\n") && !bytes.ends_with(head))
+}
+
+/// How the first bytes came to the other side.
+fn arrival(head: &[u8], bytes: &[u8]) -> Arrival {
+    match bytes {
+        [] => Arrival::Nothing,
+        _ if bytes == head => Arrival::AsSent,
+        [0x16, 3, ..] => Arrival::InTls,
+        _ if bytes.starts_with(b"PROXY ") => Arrival::AfterProxyHeader,
+        _ => Arrival::Rewritten,
+    }
 }
 
 impl Seen {
@@ -145,32 +225,38 @@ pub(crate) fn smaller(world: &World) -> Vec<World> {
         .collect()
 }
 
-/// Members that a configuration can do without; Envoy refuses a whole file for the lack of some others.
-const OPTIONAL: [&str; 24] = [
-    "default_filter_chain",
-    "destination_port",
-    "prefix_ranges",
-    "server_names",
-    "transport_protocol",
-    "application_protocols",
-    "source_type",
-    "upgrade_configs",
-    "http_protocol_options",
-    "accept_http_10",
-    "default_host_for_http_10",
-    "allow_absolute_url",
-    "codec_type",
-    "headers",
-    "enabled",
-    "connect_config",
-    "ignore_port_in_host_matching",
-    "cluster_not_found_response_code",
-    "timeout",
-    "ipv4_compat",
-    "response_code",
-    "bind_to_port",
-    "continue_on_listener_filters_timeout",
-    "validate_clusters",
+/// Members without which Envoy refuses a whole file, or nothing is seen.
+const NEEDED: [&str; 30] = [
+    "@type",
+    "name",
+    "address",
+    "socket_address",
+    "port_value",
+    "filter_chains",
+    "filters",
+    "typed_config",
+    "stat_prefix",
+    "http_filters",
+    "route_config",
+    "virtual_hosts",
+    "domains",
+    "routes",
+    "match",
+    "route",
+    "cluster",
+    "status",
+    "host_redirect",
+    "input",
+    "key",
+    "value",
+    "header",
+    "upgrade_type",
+    "access_log",
+    "prefix",
+    "path",
+    "connect_matcher",
+    "weighted_clusters",
+    "cluster_header",
 ];
 
 fn collect(value: &Value, path: &mut Vec<String>, into: &mut Vec<(Vec<String>, usize)>) {
@@ -192,7 +278,7 @@ fn collect(value: &Value, path: &mut Vec<String>, into: &mut Vec<(Vec<String>, u
         Value::Object(members) => members
             .iter()
             .filter(|(key, _)| *key != "access_log")
-            .for_each(|(key, child)| visit(key.clone(), child, OPTIONAL.contains(&key.as_str()))),
+            .for_each(|(key, child)| visit(key.clone(), child, !NEEDED.contains(&key.as_str()))),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
