@@ -186,7 +186,9 @@ fn same(said: &Verdict, right: &Verdict) -> bool {
 fn predicts(said: &Verdict, right: &Verdict) -> bool {
     let beyond = ["refused_by_proxy", "unreachable", "unanswered"].contains(&right.name.as_str());
     if right.direction == "inbound" || beyond {
-        return said.name == "tunneled";
+        // A sidecar that the proxy has closes what is neither plaintext nor the mesh's mTLS.
+        let closed = right.reason.as_deref() == Some("closed_without_reply");
+        return said.name == "tunneled" || (closed && said.name == "wrapped_in_tls");
     }
     same(said, right)
 }
