@@ -106,7 +106,9 @@ impl Cluster {
         };
         // In panic Envoy uses all of them (LoadBalancerBase::isHostSetInPanic).
         if available == Hosts::Some && !hosts.iter().any(|host| host.usable) {
-            hosts.iter_mut().for_each(|host| host.usable = true);
+            for host in &mut hosts {
+                host.usable = true;
+            }
         }
         let original = node.field("original_dst_lb_config");
         for field in ["use_http_header", "http_header_name", "metadata_key"] {

@@ -87,18 +87,17 @@ fn proxy_header(head: &[u8], optional: bool) -> ProxyHeader {
     const V1_LONGEST: usize = 107;
     let may_begin = |signature: &[u8]| head.starts_with(signature) || signature.starts_with(head);
     if head.is_empty() {
-        ProxyHeader::Undecided
-    } else if optional && !may_begin(V1) && !may_begin(V2) {
-        ProxyHeader::Absent
-    } else if head.len() >= V2_LENGTH && head.starts_with(V2) {
-        ProxyHeader::Absent
-    } else if head.len() >= V2_LENGTH && !head.starts_with(V1) {
-        ProxyHeader::Missing
-    } else if head.windows(2).any(|pair| pair == b"\r\n") {
-        if head.starts_with(V1) { ProxyHeader::Absent } else { ProxyHeader::Missing }
-    } else if head.len() > V1_LONGEST {
-        ProxyHeader::Missing
-    } else {
-        ProxyHeader::Undecided
+        return ProxyHeader::Undecided;
+    }
+    let has_v2 = head.len() >= V2_LENGTH && head.starts_with(V2);
+    if has_v2 || (optional && !may_begin(V1) && !may_begin(V2)) {
+        return ProxyHeader::Absent;
+    }
+    let has_line = head.windows(2).any(|pair| pair == b"\r\n");
+    match head.starts_with(V1) {
+        true if has_line => ProxyHeader::Absent,
+        true if head.len() > V1_LONGEST => ProxyHeader::Missing,
+        false if has_line || head.len() >= V2_LENGTH => ProxyHeader::Missing,
+        _ => ProxyHeader::Undecided,
     }
 }

@@ -2,19 +2,23 @@
 //! and endpoint list. A decision parses only the entries that it needs, so a dump of thousands of services costs little
 //! more than its own text.
 
+mod discovered;
+mod subject;
+
 use std::collections::HashMap;
 use std::ops::Range;
 
-use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Error;
 use super::index::{DiscoveredFilter, Entry, ListenerHead, Section, Sections};
-use super::json::{Node, message_name};
+use super::json::message_name;
 use super::redirect::Identity;
 use super::unsettled::Unsettled;
 use tracer_core::mesh_profile::DEFAULT;
+
+pub use subject::Subject;
 
 type Span = Range<usize>;
 
@@ -50,19 +54,6 @@ pub(crate) struct Present {
     pub routes: bool,
     pub clusters: bool,
     pub filters: bool,
-}
-
-/// Whose dump it is, and how old its configuration is. What the dump does not say is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Subject {
-    /// `NAMESPACE/NAME` of the pod.
-    pub pod: Option<String>,
-    /// The sidecar's release.
-    pub istio_version: Option<String>,
-    /// When the newest of its listeners was changed (RFC 3339).
-    pub config_updated: Option<String>,
-    /// How long before the dump that was, in seconds; only where the time of the dump is known ([`Dump::taken_at`]).
-    pub config_age_s: Option<u64>,
 }
 
 impl Dump {
@@ -101,19 +92,6 @@ impl Dump {
     pub fn taken_at(mut self, seconds: i64) -> Self {
         self.taken_at = Some(seconds);
         self
-    }
-
-    /// Whose dump it is, and how old.
-    pub fn subject(&self) -> Subject {
-        let identity = self.identity();
-        let updated = self.last_updated.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-        let age = updated.zip(self.taken_at).map(|(updated, now)| now - updated.as_second());
-        Subject {
-            pod: identity.pod(),
-            istio_version: identity.version(),
-            config_updated: self.last_updated.clone(),
-            config_age_s: age.and_then(|age| u64::try_from(age).ok()),
-        }
     }
 
     /// Sets the ports that receive redirected connections; an empty list keeps those of the default mesh.
@@ -159,37 +137,6 @@ impl Dump {
             self.put_discovered_filters(&mut listener);
         }
         Ok(listener)
-    }
-
-    /// Puts the filters that came by extension discovery in their places; where none came, the default, which Envoy uses
-    /// until then. Without the section of discovered filters, `config_discovery` stays, and is named as not understood.
-    ///
-    /// Source: envoy `source/common/filter/config_discovery_impl.h`; the section is `EcdsConfigDump`, which a whole dump has
-    /// as soon as a filter is to be discovered.
-    fn put_discovered_filters(&self, value: &mut Value) {
-        match value {
-            Value::Array(items) => items.iter_mut().for_each(|item| self.put_discovered_filters(item)),
-            Value::Object(members) => {
-                let key = ["config_discovery", "configDiscovery"]
-                    .into_iter()
-                    .find(|key| members.contains_key(*key));
-                if let Some(key) = key {
-                    let name = members.get("name").and_then(Value::as_str).unwrap_or_default();
-                    let came = self.filters.get(name).and_then(|span| self.parse(span, String::new).ok());
-                    let came = came.as_ref().map(|filter| Node::of(filter).field("typed_config"));
-                    let default = members.get(key).map(|source| Node::of(source).field("default_config"));
-                    let filter = came.or(default).and_then(Node::value).cloned();
-                    if self.has.filters && filter.is_some() {
-                        members.remove(key);
-                    }
-                    if let Some(filter) = filter {
-                        members.insert("typed_config".to_owned(), filter);
-                    }
-                }
-                members.values_mut().for_each(|item| self.put_discovered_filters(item));
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        }
     }
 
     /// The text of each listener's entry, for a look at all of them.

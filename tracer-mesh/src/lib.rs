@@ -51,6 +51,7 @@
 )]
 
 mod candidate;
+mod chain;
 mod chain_choice;
 mod chain_match;
 mod closed_world;
