@@ -102,7 +102,7 @@ fn pid(report: &Report) -> Option<u32> {
 
 async fn explain_all(
     admin_port: u16,
-    mut sidecars: Sidecars,
+    sidecars: Sidecars,
     metrics: Metrics,
     mut requests: Receiver<Box<Report>>,
     done: Sender<Box<Report>>,
@@ -117,15 +117,15 @@ async fn explain_all(
             is_flagged: report.flagged,
             is_inbound: report.direction == Direction::Inbound,
         };
-        let witness = ask(&mut sidecars, question);
-        let attach = |report, witness| attach(report, witness, &metrics);
-        if answer(report, witness, attach, &mut requests, &done).await.is_err() {
-            return; // the receiver is closed
-        }
-        let Fetches { ok, failed, limited: _ } = sidecars.fetches;
-        (counted.ok..ok).for_each(|_| metrics.count_config_fetch(true));
-        (counted.failed..failed).for_each(|_| metrics.count_config_fetch(false));
-        counted = sidecars.fetches;
+        let fetches = sidecars.fetches();
+        (counted.ok..fetches.ok).for_each(|_| metrics.count_config_fetch(true));
+        (counted.failed..fetches.failed).for_each(|_| metrics.count_config_fetch(false));
+        counted = fetches;
+        // Each on its own: one that waits for a slow sidecar keeps no other waiting.
+        let (sidecars, metrics, done) = (sidecars.clone(), metrics.clone(), done.clone());
+        tokio::task::spawn_local(
+            async move { answer(report, ask(&sidecars, question), &metrics, &done).await },
+        );
     }
 }
 
@@ -146,7 +146,7 @@ struct Question {
 
 /// Asks a sidecar's configuration about a report. Where it contradicts the report, it is asked again, unless it was known to
 /// be the current one when the report was made.
-async fn ask(sidecars: &mut Sidecars, question: Question) -> Option<Witness> {
+async fn ask(sidecars: &Sidecars, question: Question) -> Option<Witness> {
     let Question { sidecar, to, head, is_flagged, is_inbound } = question;
     let made = Instant::now();
     let mut answer = sidecars.brief(sidecar, to, &head).await?;
@@ -168,31 +168,24 @@ async fn ask(sidecars: &mut Sidecars, question: Question) -> Option<Witness> {
     Some(Witness { brief, testimony })
 }
 
-/// The receiver of finished reports is closed.
-struct Closed;
-
-/// Sends the report on with its explanation, or without it after [`PATIENCE`]. The question then still runs to its end,
-/// and reports that arrive meanwhile do not wait for it.
+/// Sends the report on with its explanation, or without it after [`PATIENCE`]. The question then still runs to its end, so
+/// that the next report finds what it learned.
 async fn answer(
     report: Box<Report>,
     witness: impl Future<Output = Option<Witness>>,
-    attach: impl FnOnce(Box<Report>, Option<Witness>) -> Box<Report>,
-    requests: &mut Receiver<Box<Report>>,
+    metrics: &Metrics,
     done: &Sender<Box<Report>>,
-) -> Result<(), Closed> {
+) {
     let mut witness = pin!(witness);
-    tokio::select! {
-        witness = &mut witness => return done.send(attach(report, witness)).await.map_err(|_| Closed),
-        () = tokio::time::sleep(PATIENCE) => done.send(report).await.map_err(|_| Closed)?,
-    }
-    loop {
-        tokio::select! {
-            _ = &mut witness => return Ok(()),
-            report = requests.recv() => match report {
-                Some(report) => done.send(report).await.map_err(|_| Closed)?,
-                None => return Err(Closed),
-            },
-        }
+    let early = tokio::select! {
+        witness = &mut witness => Some(witness),
+        () = tokio::time::sleep(PATIENCE) => None,
+    };
+    // The receiver is closed where the agent ends.
+    let is_late = early.is_none();
+    let sent = done.send(attach(report, early.flatten(), metrics)).await;
+    if is_late && sent.is_ok() {
+        witness.await;
     }
 }
 

@@ -64,7 +64,7 @@ fn write(root: &Path, target: &str, name: &str, bytes: &[u8]) {
 fn steps(inputs: &[Input]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let (mut flows, mut pods, mut last) = (HashMap::new(), HashMap::new(), None);
-    let mut small = |of: &mut HashMap<u64, u8>, key: u64| {
+    let small = |of: &mut HashMap<u64, u8>, key: u64| {
         let next = u8::try_from(of.len() + 1).unwrap_or(255);
         *of.entry(key).or_insert(next)
     };

@@ -35,9 +35,25 @@ pub(super) fn config_dump(port: u16) -> anyhow::Result<Vec<u8>> {
     block_on(async { get(port, CONFIG_DUMP, MAX_DUMP).await })
 }
 
-/// Fetches the versions of what is loaded, in the calling thread's network namespace: text that changes when they do.
-pub(super) fn versions(port: u16) -> anyhow::Result<Vec<u8>> {
-    block_on(async { get(port, VERSIONS, MAX_VERSIONS).await })
+/// The versions and, if they differ from `known`, the dump, in the calling thread's network namespace. Both together take at
+/// most `time`, and the dump at most `limit` bytes. `None`: the versions are known, and there are some.
+pub(super) fn changed_dump(
+    port: u16,
+    known: Option<&[u8]>,
+    limit: u64,
+    time: Duration,
+) -> anyhow::Result<(Vec<u8>, Option<Vec<u8>>)> {
+    let ask = async {
+        let versions = get(port, VERSIONS, MAX_VERSIONS).await.unwrap_or_default();
+        if !versions.is_empty() && known == Some(&versions) {
+            return Ok((versions, None));
+        }
+        let dump = get(port, CONFIG_DUMP, limit).await?;
+        Ok((versions, Some(dump)))
+    };
+    block_on(async {
+        timeout(time, ask).await.unwrap_or_else(|_| bail!("no whole answer within {} s", time.as_secs()))
+    })
 }
 
 fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -91,15 +107,20 @@ async fn exchange(stream: TcpStream, address: SocketAddr, path: &str, limit: u64
             bail!("it answered {status}");
         }
         let limit = usize::try_from(limit)?;
-        let body = Limited::new(answer.into_body(), limit).collect().await;
-        let body = body.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                anyhow!("the answer is larger than {limit} bytes, the most that is read")
-            } else {
-                anyhow!("the answer broke off: {error}")
-            }
-        })?;
-        Ok(Vec::from(body.to_bytes()))
+        let mut body = Limited::new(answer.into_body(), limit);
+        // Frame by frame: a dump is large, and stands in memory once.
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                if error.is::<http_body_util::LengthLimitError>() {
+                    anyhow!("the answer is larger than {limit} bytes, the most that is read")
+                } else {
+                    anyhow!("the answer broke off: {error}")
+                }
+            })?;
+            bytes.extend(frame.data_ref().into_iter().flatten());
+        }
+        Ok(bytes)
     };
     // The connection must be driven while the answer is read. It may end first: what it read is then still in the answer.
     let mut ask = std::pin::pin!(ask);

@@ -1,11 +1,18 @@
-//! Cache of the sidecars' configurations, for the explanations of flagged sessions. One task owns it. A slow, hostile
-//! or absent admin port costs a report its explanation and nothing else.
+//! Cache of the sidecars' configurations, for the explanations of flagged sessions. A slow, hostile or absent admin port
+//! costs the reports of its own pod their explanation, and other pods nothing.
 
+mod bounds;
+
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
+use tokio::sync::{Mutex, Semaphore};
 use tracer_mesh::{Brief, Dump};
 
 use super::admin;
@@ -33,15 +40,18 @@ pub struct Answer {
     pub asked: Instant,
 }
 
-/// The configurations of this node's sidecars.
+/// The configurations of this node's sidecars. Clones are handles to one cache.
+#[derive(Clone, Debug)]
+pub struct Sidecars(Rc<Cache>);
+
 #[derive(Debug)]
-pub struct Sidecars {
-    known: LruCache<Sidecar, Known>,
+struct Cache {
+    known: RefCell<LruCache<Sidecar, Rc<Known>>>,
+    /// Permits to fetch and decide. A thread holds its permit until it ends, however long that takes.
+    running: Arc<Semaphore>,
     /// Ports that receive redirected connections; empty: those of the default mesh.
     redirect_ports: Vec<u16>,
-    /// How the fetches went, for a metric.
-    pub fetches: Fetches,
-    last_fetch: Option<Instant>,
+    fetches: Cell<Fetches>,
 }
 
 /// How many fetches ended how.
@@ -49,160 +59,249 @@ pub struct Sidecars {
 pub struct Fetches {
     /// A dump was fetched and could be used.
     pub ok: u64,
-    /// It could not be fetched or used.
+    /// It could not be fetched or used in time.
     pub failed: u64,
-    /// Left out, because the last one was too recent.
-    pub limited: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
-    dump: Option<Dump>,
+    /// One question at a time.
+    state: Mutex<State>,
+    /// How many questions wait or are being answered.
+    asking: Cell<usize>,
+    /// The length of the dump, in bytes.
+    size: Cell<usize>,
+    /// What it said is doubted, so that the sidecar is to be asked again.
+    is_doubted: Cell<bool>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    config: Option<Config>,
     /// Answers by question: an app that fails asks again.
     briefs: HashMap<(SocketAddr, Vec<u8>), Option<Brief>>,
-    versions: Option<Vec<u8>>,
-    /// The version of `dump`.
-    version: Option<String>,
-    asked: Instant,
-    fetched: Instant,
-    /// What it said is doubted, so that the sidecar is to be asked again.
-    is_doubted: bool,
+    /// When the sidecar may be asked again.
+    next_ask: Option<Instant>,
+    /// How many of its latest answers in succession could not be used.
+    failures: u32,
 }
 
-/// Least time between two questions to one sidecar.
+#[derive(Clone, Debug)]
+struct Config {
+    dump: Arc<Dump>,
+    versions: Vec<u8>,
+    /// Its version, as the control plane numbers it.
+    version: Option<String>,
+    fetched: Instant,
+    /// When the sidecar was last asked whether it still has it.
+    asked: Instant,
+}
+
+/// Least time between two questions to one sidecar. It doubles with each failure, up to [`MAX_BACKOFF`].
 const ASK_INTERVAL: Duration = Duration::from_secs(10);
+const MAX_BACKOFF: Duration = Duration::from_mins(10);
+/// Least time between two questions to one sidecar whose configuration is doubted.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Routes may change without a new listener or cluster: a dump is fetched anew after this time in any case.
 const MAX_AGE: Duration = Duration::from_mins(5);
 
-/// Least time between two fetches, over all sidecars.
-const FETCH_INTERVAL: Duration = Duration::from_millis(500);
+/// Limit for one explanation: the questions to the admin port, and the decision. Envoy writes some 100 MB a second.
+const EXPLAIN_TIME: Duration = Duration::from_secs(2);
+
+/// How many explanations run at a time.
+const RUNNING: usize = 2;
+
+/// How many questions about one sidecar may wait; further ones go without an answer.
+const MAX_ASKING: usize = 64;
 
 /// Answers kept for each dump; when full, all are dropped.
 const BRIEFS: usize = 256;
 
-/// Limit on the text of all cached dumps, in bytes.
-const MAX_KEPT: usize = 256 << 20;
+/// The largest dump that the agent reads, in bytes, and the most that it keeps. A mesh of 5,000 services makes about 50 MB.
+const MAX_DUMP: u64 = 56 << 20;
+const MAX_KEPT: usize = 56 << 20;
+
+/// The most sidecars that are known; those of a node are fewer.
+const SIDECARS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+impl Default for Sidecars {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Sidecars {
     /// An empty cache.
     pub fn new() -> Self {
-        Self {
-            known: LruCache::unbounded(),
+        Self(Rc::new(Cache {
+            known: RefCell::new(LruCache::new(SIDECARS)),
+            running: Arc::new(Semaphore::new(RUNNING)),
             redirect_ports: Vec::new(),
-            fetches: Fetches::default(),
-            last_fetch: None,
-        }
+            fetches: Cell::default(),
+        }))
     }
 
-    /// Tells which ports receive redirected connections on this node.
+    /// An empty cache that knows which ports receive redirected connections on this node.
     #[must_use]
     pub fn redirected_to(self, ports: &[u16]) -> Self {
-        Self { redirect_ports: ports.to_vec(), ..self }
+        let Cache { running, .. } = &*self.0;
+        Self(Rc::new(Cache {
+            known: RefCell::new(LruCache::new(SIDECARS)),
+            running: Arc::clone(running),
+            redirect_ports: ports.to_vec(),
+            fetches: Cell::default(),
+        }))
+    }
+
+    /// How the fetches went, for a metric.
+    pub fn fetches(&self) -> Fetches {
+        self.0.fetches.get()
     }
 
     /// What the configuration of `sidecar` says about a connection to `to` with first bytes `head`.
     ///
-    /// `None` where the configuration could not be fetched. A fetch takes at most the admin client's limits (about
-    /// 20 s), and a failed one is repeated after ten seconds at the earliest. Call it off the hot path.
-    pub async fn brief(&mut self, sidecar: Sidecar, to: SocketAddr, head: &[u8]) -> Option<Answer> {
+    /// `None` where the configuration could not be fetched or decided on in [`EXPLAIN_TIME`], or where this sidecar has
+    /// lately failed to answer. Call it off the hot path, and let it run to its end: what it learns is for later questions.
+    pub async fn brief(&self, sidecar: Sidecar, to: SocketAddr, head: &[u8]) -> Option<Answer> {
+        let known = Rc::clone(self.0.known.borrow_mut().get_or_insert(sidecar, Rc::default));
+        if known.asking.get() >= MAX_ASKING {
+            return None;
+        }
+        known.asking.set(known.asking.get() + 1);
+        let brief = self.ask(sidecar, &known, to, head).await;
+        known.asking.set(known.asking.get() - 1);
+        brief
+    }
+
+    /// Lets the next question ask the sidecar whether it still has its configuration, unless it was asked a moment ago.
+    pub fn doubt(&self, sidecar: Sidecar) {
+        if let Some(known) = self.0.known.borrow_mut().get(&sidecar) {
+            known.is_doubted.set(true);
+        }
+    }
+
+    async fn ask(&self, sidecar: Sidecar, known: &Known, to: SocketAddr, head: &[u8]) -> Option<Answer> {
+        let mut state = known.state.lock().await;
         let now = Instant::now();
-        if self.is_due(sidecar, now) {
-            self.refresh(sidecar, now).await;
-        }
-        let known = self.known.get_mut(&sidecar)?;
-        let dump = known.dump.as_ref()?;
+        let is_doubted = known.is_doubted.take()
+            && state.config.as_ref().is_some_and(|config| now - config.asked >= DOUBT_INTERVAL);
+        let is_due = is_doubted || state.next_ask.is_none_or(|at| at <= now);
         let question = (to, head.to_vec());
-        let answer = |known: &Known, brief: &Brief| Answer {
-            brief: brief.clone(),
-            version: known.version.clone(),
-            fetched: known.fetched,
-            asked: known.asked,
-        };
-        if let Some(brief) = known.briefs.get(&question) {
-            return brief.as_ref().map(|brief| answer(known, brief));
-        }
-        if known.briefs.len() >= BRIEFS {
-            known.briefs.clear();
-        }
-        let brief = tracer_mesh::brief(dump, to, head).ok();
-        known.briefs.insert(question, brief.clone());
-        brief.as_ref().map(|brief| answer(known, brief))
-    }
-
-    /// Lets the next question ask the sidecar whether it still has its configuration, however lately it was asked.
-    pub fn doubt(&mut self, sidecar: Sidecar) {
-        if let Some(known) = self.known.get_mut(&sidecar) {
-            known.is_doubted = true;
-        }
-    }
-
-    /// Forgets a sidecar, for example when its pod has ended.
-    pub fn forget(&mut self, sidecar: Sidecar) {
-        self.known.pop(&sidecar);
-    }
-
-    fn is_due(&mut self, sidecar: Sidecar, now: Instant) -> bool {
-        let asked_lately = self
-            .known
-            .peek(&sidecar)
-            .is_some_and(|known| !known.is_doubted && now.duration_since(known.asked) < ASK_INTERVAL);
-        let too_soon = self.last_fetch.is_some_and(|last| now.duration_since(last) < FETCH_INTERVAL);
-        if !asked_lately && too_soon {
-            self.fetches.limited += 1;
-        }
-        !asked_lately && !too_soon
-    }
-
-    async fn refresh(&mut self, sidecar: Sidecar, now: Instant) {
-        self.last_fetch = Some(now);
-        let old = self.known.pop(&sidecar);
-        let versions = ask(sidecar, admin::versions).await.ok().filter(|text| !text.is_empty());
-        if let Some(old) = old {
-            let is_current = old.dump.is_some()
-                && versions.is_some()
-                && old.versions == versions
-                && now.duration_since(old.fetched) < MAX_AGE;
-            if is_current {
-                self.known.put(sidecar, Known { asked: now, is_doubted: false, ..old });
-                return;
+        if !is_due {
+            if let Some((brief, config)) = state.briefs.get(&question).zip(state.config.as_ref()) {
+                return brief.clone().map(|brief| config.answer(brief));
+            }
+            if state.failures > 0 {
+                return None;
             }
         }
-        let dump = ask(sidecar, admin::config_dump).await.ok().and_then(|bytes| Dump::from_bytes(bytes).ok());
-        let dump = dump.map(|dump| dump.redirected_to(&self.redirect_ports));
-        if dump.is_some() {
-            self.fetches.ok += 1;
-        } else {
-            self.fetches.failed += 1;
-        }
-        let version = dump.as_ref().and_then(Dump::version);
-        let known = Known {
-            dump,
-            briefs: HashMap::new(),
-            versions,
-            version,
-            asked: now,
-            fetched: now,
-            is_doubted: false,
+        let permit = Arc::clone(&self.0.running).acquire_owned().await.ok()?;
+        let (config, ports) = (state.config.clone(), self.0.redirect_ports.clone());
+        let running = tokio::task::spawn_blocking({
+            let head = head.to_vec();
+            move || {
+                let _permit = permit;
+                explain(sidecar, config, is_due, &ports, to, &head)
+            }
+        });
+        let Ok(Ok(Ok(Explained { config, is_new, brief }))) =
+            tokio::time::timeout(EXPLAIN_TIME, running).await
+        else {
+            self.failed(&mut state, known);
+            return None;
         };
-        self.known.put(sidecar, known);
-        self.shed();
+        if is_due {
+            state.next_ask = Some(Instant::now() + ASK_INTERVAL);
+        }
+        state.failures = 0;
+        if is_new {
+            self.count(|fetches| fetches.ok += 1);
+            state.briefs.clear();
+        }
+        if state.briefs.len() >= BRIEFS {
+            state.briefs.clear();
+        }
+        state.briefs.insert(question, brief.clone());
+        known.size.set(config.dump.size());
+        let answer = brief.map(|brief| config.answer(brief));
+        state.config = Some(config);
+        self.shed(sidecar);
+        answer
     }
 
-    /// Drops the least recently used dumps until the rest is small enough.
-    fn shed(&mut self) {
-        let size = |known: &Known| known.dump.as_ref().map_or(0, Dump::size);
-        while self.known.len() > 1
-            && self.known.iter().map(|(_, known)| size(known)).sum::<usize>() > MAX_KEPT
-        {
-            self.known.pop_lru();
+    fn failed(&self, state: &mut State, known: &Known) {
+        let backoff = ASK_INTERVAL.saturating_mul(1 << state.failures.min(6)).min(MAX_BACKOFF);
+        *state = State {
+            failures: state.failures + 1,
+            next_ask: Some(Instant::now() + backoff),
+            ..State::default()
+        };
+        known.size.set(0);
+        self.count(|fetches| fetches.failed += 1);
+    }
+
+    fn count(&self, add: impl Fn(&mut Fetches)) {
+        let mut fetches = self.0.fetches.get();
+        add(&mut fetches);
+        self.0.fetches.set(fetches);
+    }
+
+    /// Drops the least recently used other dumps until the rest is small enough.
+    fn shed(&self, keep: Sidecar) {
+        let mut known = self.0.known.borrow_mut();
+        known.promote(&keep);
+        while known.len() > 1 && known.iter().map(|(_, known)| known.size.get()).sum::<usize>() > MAX_KEPT {
+            known.pop_lru();
         }
     }
 }
 
-/// Asks off the runtime's own threads: entering a namespace and waiting for an answer both block.
-async fn ask(sidecar: Sidecar, question: fn(u16) -> anyhow::Result<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
-    let Sidecar { pid, admin_port } = sidecar;
-    tokio::task::spawn_blocking(move || netns::run_in(&netns::of_process(pid)?, || question(admin_port)))
-        .await??
+impl Config {
+    fn answer(&self, brief: Brief) -> Answer {
+        Answer { brief, version: self.version.clone(), fetched: self.fetched, asked: self.asked }
+    }
 }
+
+/// What one look at a sidecar gave.
+struct Explained {
+    config: Config,
+    /// It was fetched now.
+    is_new: bool,
+    brief: Option<Brief>,
+}
+
+/// Fetches what is not known, and decides. Blocks: entering a namespace, waiting for an answer and deciding all do.
+fn explain(
+    sidecar: Sidecar,
+    known: Option<Config>,
+    is_due: bool,
+    redirect_ports: &[u16],
+    to: SocketAddr,
+    head: &[u8],
+) -> anyhow::Result<Explained> {
+    let Sidecar { pid, admin_port } = sidecar;
+    let known = known.filter(|known| known.fetched.elapsed() < MAX_AGE || !is_due);
+    let (config, is_new) = match known {
+        Some(known) if !is_due => (known, false),
+        known => {
+            let (netns, asked) = (netns::of_process(pid)?, Instant::now());
+            let versions = known.as_ref().map(|known| &known.versions[..]);
+            let ask = || admin::changed_dump(admin_port, versions, MAX_DUMP, EXPLAIN_TIME);
+            let (versions, dump) = netns::run_in(&netns, ask)??;
+            match (dump, known) {
+                (None, Some(known)) => (Config { asked, ..known }, false),
+                (dump, _) => {
+                    let dump = Dump::from_bytes(dump.unwrap_or_default())?.redirected_to(redirect_ports);
+                    let version = dump.version().map(bounds::cut);
+                    (Config { dump: Arc::new(dump), versions, version, fetched: asked, asked }, true)
+                }
+            }
+        }
+    };
+    let brief = tracer_mesh::brief(&config.dump, to, head).ok().map(bounds::bounded);
+    Ok(Explained { config, is_new, brief })
+}
+
+#[cfg(test)]
+mod tests;
