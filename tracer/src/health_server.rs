@@ -179,11 +179,13 @@ mod tests {
         assert_eq!(health.answer("/healthz", later).0, StatusCode::OK);
     }
 
+    /// The kubelet waits for five seconds (`timeoutSeconds` in `deploy/base`). Half of the answers must come within one even
+    /// where all processors are busy with other tests.
     #[test]
-    fn health_is_answered_within_a_second_while_three_clients_flood_the_port() {
+    fn health_is_answered_while_three_clients_flood_the_port() {
         let (address, _) = served();
         let is_over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
+        let times = std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
                     let mut held = Vec::new();
@@ -198,21 +200,28 @@ mod tests {
                     }
                 });
             }
-            for n in 0..120 {
-                let start = Instant::now();
-                let mut stream = connect_from_elsewhere(address);
-                stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
-                stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").expect("a request");
-                let mut answer = String::new();
-                let read = stream.read_to_string(&mut answer);
-                let took = start.elapsed();
-                if !answer.starts_with("HTTP/1.1 200 ") || took > Duration::from_secs(1) {
-                    is_over.store(true, Ordering::Relaxed);
-                    panic!("check {n}: {read:?} {answer:?} after {took:?}");
-                }
-            }
+            let checks = std::iter::repeat_with(|| check_from_elsewhere(address)).take(120);
+            let times: Result<Vec<Duration>, String> = checks.collect();
             is_over.store(true, Ordering::Relaxed);
+            times
         });
+        let mut times = times.expect("each check is answered");
+        times.sort();
+        assert!(times[60] < Duration::from_secs(1), "{times:?}");
+    }
+
+    /// How long a health check takes.
+    fn check_from_elsewhere(address: SocketAddr) -> Result<Duration, String> {
+        let start = Instant::now();
+        let mut stream = connect_from_elsewhere(address);
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").expect("a request");
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        let is_right = answer.starts_with("HTTP/1.1 200 ");
+        is_right
+            .then(|| start.elapsed())
+            .ok_or_else(|| format!("{read:?} {answer:?} after {:?}", start.elapsed()))
     }
 
     /// A connection from 127.0.0.2, as the kubelet's address differs from a neighbor's.

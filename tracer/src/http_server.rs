@@ -51,7 +51,12 @@ pub async fn accept_loop<S>(
 ) -> Infallible {
     loop {
         match accept().await {
-            Ok(stream) => serve(stream),
+            Ok(stream) => {
+                serve(stream);
+                // In a flood a connection is always ready. Without this, connections would be accepted faster than they are
+                // served, and a request would wait for more and more of them.
+                tokio::task::yield_now().await;
+            }
             Err(error) => {
                 log::warn!("cannot accept a connection of {what}: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -93,7 +93,7 @@ pub(super) struct UpstreamSockets {
     by_request: NamespaceIndex<u64>,
     /// Unclaimed flows, in the order in which they were first seen.
     unclaimed: DeadlineQueue,
-    /// The same, by tenant.
+    /// Unclaimed flows by tenant, oldest first.
     tenants: Tenants,
     /// When an unclaimed socket was last dropped for lack of room, by network namespace.
     crowded_out: TtlMap<u64, u64>,

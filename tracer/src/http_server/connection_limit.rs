@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
 };
 
@@ -13,12 +13,19 @@ use tokio::task::AbortHandle;
 pub struct ConnectionLimit {
     maximum: usize,
     next_id: Cell<u64>,
-    /// Counts requests and connections: the order in which connections were last used.
-    clock: Cell<u64>,
-    open: RefCell<HashMap<u64, Open>>,
+    open: RefCell<Open>,
 }
 
+#[derive(Default)]
 struct Open {
+    connections: HashMap<u64, Connection>,
+    /// Connections by peer, in the order in which they were last used.
+    by_peer: HashMap<IpAddr, BTreeMap<u64, u64>>,
+    /// Counts requests and connections.
+    clock: u64,
+}
+
+struct Connection {
     peer: IpAddr,
     used: u64,
     task: AbortHandle,
@@ -27,7 +34,7 @@ struct Open {
 impl ConnectionLimit {
     /// At most `maximum` connections.
     pub fn new(maximum: usize) -> Self {
-        Self { maximum, next_id: Cell::default(), clock: Cell::default(), open: RefCell::default() }
+        Self { maximum, next_id: Cell::default(), open: RefCell::default() }
     }
 
     /// An id for a new connection.
@@ -38,39 +45,54 @@ impl ConnectionLimit {
     /// Adds a connection; `true`: another one was closed for it.
     pub fn add(&self, id: u64, peer: IpAddr, task: AbortHandle) -> bool {
         let mut open = self.open.borrow_mut();
-        let closed = (open.len() >= self.maximum).then(|| least_entitled(&open)).flatten();
-        if let Some(closed) = closed.and_then(|id| open.remove(&id)) {
+        let is_full = open.connections.len() >= self.maximum;
+        let closed = is_full.then(|| open.least_entitled()).flatten().and_then(|id| open.remove(id));
+        if let Some(closed) = &closed {
             closed.task.abort();
         }
-        open.insert(id, Open { peer, used: self.now(), task });
+        let used = open.use_now(peer, id);
+        open.connections.insert(id, Connection { peer, used, task });
         closed.is_some()
     }
 
     /// Notes a request.
     pub fn touch(&self, id: u64) {
-        if let Some(open) = self.open.borrow_mut().get_mut(&id) {
-            open.used = self.now();
+        let mut open = self.open.borrow_mut();
+        if let Some(Connection { peer, task, .. }) = open.remove(id) {
+            let used = open.use_now(peer, id);
+            open.connections.insert(id, Connection { peer, used, task });
         }
     }
 
     /// Removes a connection that has ended.
     pub fn remove(&self, id: u64) {
-        self.open.borrow_mut().remove(&id);
-    }
-
-    fn now(&self) -> u64 {
-        self.clock.replace(self.clock.get() + 1)
+        self.open.borrow_mut().remove(id);
     }
 }
 
-/// Of the peer with the most connections, the one that was silent for longest.
-fn least_entitled(open: &HashMap<u64, Open>) -> Option<u64> {
-    let mut connections: HashMap<IpAddr, usize> = HashMap::new();
-    for Open { peer, .. } in open.values() {
-        *connections.entry(*peer).or_default() += 1;
+impl Open {
+    fn use_now(&mut self, peer: IpAddr, id: u64) -> u64 {
+        self.clock += 1;
+        self.by_peer.entry(peer).or_default().insert(self.clock, id);
+        self.clock
     }
-    let rank = |each: &Open| (connections.get(&each.peer).copied(), std::cmp::Reverse(each.used));
-    open.iter().max_by_key(|(_, each)| rank(each)).map(|(id, _)| *id)
+
+    fn remove(&mut self, id: u64) -> Option<Connection> {
+        let connection = self.connections.remove(&id)?;
+        if let Some(of_peer) = self.by_peer.get_mut(&connection.peer) {
+            of_peer.remove(&connection.used);
+            if of_peer.is_empty() {
+                self.by_peer.remove(&connection.peer);
+            }
+        }
+        Some(connection)
+    }
+
+    /// Of the peer with the most connections, the one that was silent for longest.
+    fn least_entitled(&self) -> Option<u64> {
+        let most = self.by_peer.values().max_by_key(|of_peer| of_peer.len())?;
+        most.values().next().copied()
+    }
 }
 
 #[cfg(test)]
@@ -89,8 +111,9 @@ mod tests {
             for n in 0..1000 {
                 assert_eq!(limit.add(limit.new_id(), peer(2), task()), n >= 7);
             }
-            assert!(limit.open.borrow().contains_key(&quiet));
-            assert_eq!(limit.open.borrow().len(), 8);
+            let open = limit.open.borrow();
+            assert!(open.connections.contains_key(&quiet));
+            assert_eq!((open.connections.len(), open.by_peer.values().map(BTreeMap::len).sum()), (8, 8));
         });
     }
 }
