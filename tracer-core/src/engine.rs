@@ -366,6 +366,9 @@ impl Engine {
             }
             return;
         };
+        if let Some(remote) = self.tables.connection(flow).map(|connection| connection.remote) {
+            self.tables.upstreams.note_dialed(event.flow, remote, event.time);
+        }
         if let Some(dialed) = event.link {
             self.claim_by_link(dialed);
             self.tables.learn_from_failure(dialed, event.time);

@@ -49,6 +49,8 @@ pub(super) struct Failures {
     ended: TtlMap<u64, u64>,
     /// The accepted sockets by the dials that were made for them. A dial may fail before its own record can name it.
     accepted: TtlMap<u64, u64>,
+    /// The addresses that apps had dialed, by the accepted socket.
+    dialed: TtlMap<u64, SocketAddr>,
 }
 
 /// How many failures are looked at for a session. A pod that has more within a deadline gets no verdict that rests on there
@@ -64,6 +66,16 @@ impl Failures {
     /// Records for which accepted socket a dial was made.
     pub(super) fn set_link(&mut self, dialed: u64, reply: u64, time: u64) {
         self.accepted.insert(time, dialed, reply);
+    }
+
+    /// Records which address the app had dialed whose connection was accepted with this socket.
+    pub(super) fn set_dialed(&mut self, reply: u64, dialed: SocketAddr, time: u64) {
+        self.dialed.insert(time, reply, dialed);
+    }
+
+    /// The address that the app had dialed for whose connection a failed dial was, if it is known.
+    pub(super) fn dialed_for(&self, failure: &Failure) -> Option<SocketAddr> {
+        failure.dialed_for.or_else(|| self.dialed.get(&self.link(failure)?).copied())
     }
 
     /// The accepted socket that a failed dial was for, if it is known.
@@ -99,6 +111,7 @@ impl Failures {
     pub(super) fn expire(&mut self, time: u64, capacity: usize) -> Vec<u64> {
         self.ended.expire(time, capacity);
         self.accepted.expire(time, capacity);
+        self.dialed.expire(time, capacity);
         let mut crowded_out = Vec::new();
         while let Some(&(failed, netns)) = self.order.front() {
             if failed >= time && self.order.len() <= capacity {

@@ -152,7 +152,8 @@ impl Engine {
         let mut doubt = failures.has_too_many(netns).then_some(Found::DOUBT);
         let shared = failures.shared_since(netns, connection.seen_since());
         for (failure, is_over) in shared.filter(|(failure, _)| failure.time <= time) {
-            let Failure { flow, remote, stage, dialed_for, .. } = *failure;
+            let Failure { flow, remote, stage, .. } = *failure;
+            let dialed_for = failures.dialed_for(failure);
             let link = failures.link(failure);
             let by = link.and_then(|reply| self.tables.by_reply(reply)).map(|by| by.remote);
             let target = match (self.tables.target(connection, remote), dialed_for.or(by)) {
@@ -228,8 +229,10 @@ impl Engine {
                 Payload::Nothing | Payload::DialFailed => {
                     match outcome {
                         // A filter that terminates a CONNECT has read the request before it dials.
+                        // A TCP filter's dial is linked, and its connection may be another's by now.
                         Outcome::Replied { status: Some(200..300), .. } => {
                             same_remote
+                                && upstream.link.is_none()
                                 && !failed
                                 && upstream.dialed.is_none_or(|dialed| dialed >= request.time)
                         }

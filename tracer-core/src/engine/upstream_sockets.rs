@@ -212,6 +212,11 @@ impl UpstreamSockets {
         &self.failures
     }
 
+    /// Records which address the app had dialed whose connection was accepted with this socket.
+    pub(super) fn note_dialed(&mut self, reply: u64, dialed: SocketAddr, time: u64) {
+        self.failures.set_dialed(reply, dialed, time);
+    }
+
     /// Records which dial was made for an accepted socket, and whether that has ended.
     pub(super) fn note_accepted(&mut self, reply: u64, dialed: Option<u64>, has_ended: bool, time: u64) {
         if let Some(dialed) = dialed {

@@ -170,16 +170,9 @@ fn may_be_doubted(session: &Session, all: &[Session], links: bool) -> bool {
         // While a sidecar's thread begins TLS, its answer on another connection may have come through that, unless the
         // thread's links show for which connection it dialed.
         Kind::Local404 => !links && beside.any(|other| has(other, &[Hello])),
-        // Sockets to one proxy that are silent until their CONNECT is granted are told apart only by their first bytes.
-        // Until then, one grant may look as if it had come through another's socket.
-        Kind::Terminated => {
-            (!links && beside.any(|other| has(other, &[Hello])))
-                || all
-                    .iter()
-                    .filter(|other| other.pod == session.pod && other.kind == Kind::Terminated)
-                    .count()
-                    > 1
-        }
+        // Sockets to one proxy that are silent until their CONNECT is granted are told apart only by their first bytes, and
+        // a thread's dial for a request may be taken for that of its next connection.
+        Kind::Terminated => beside.next().is_some(),
         // An app may speak TLS with its proxy.
         Kind::WrappedInTls | Kind::MeshClosed => !links,
         // A dial that failed for a connection of which nothing else is known may have been for this one too.
