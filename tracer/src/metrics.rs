@@ -386,10 +386,8 @@ mod tests {
         for report in reports() {
             metrics.count(&report, Instant::now());
         }
-        let (text, open) = (
-            metrics.exposition(ExpositionFormat::Text).unwrap(),
-            metrics.exposition(ExpositionFormat::OpenMetrics).unwrap(),
-        );
+        let exposition = |format| metrics.exposition(format).unwrap();
+        let [text, open] = [ExpositionFormat::Text, ExpositionFormat::OpenMetrics].map(exposition);
         for line in lines(&text, "connect_sessions_total").chain(lines(&text, "connect_refused_total")) {
             assert!(open.contains(line), "{line} is not in {open}");
         }

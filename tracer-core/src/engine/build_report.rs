@@ -131,8 +131,7 @@ fn answerer(
         report::Replier::Proxy => {
             let to = upstream?;
             let is_dialed = to == connection.remote;
-            let is =
-                if is_dialed { report::AnswererKind::Proxy } else { report::AnswererKind::Upstream };
+            let is = if is_dialed { report::AnswererKind::Proxy } else { report::AnswererKind::Upstream };
             Some(report::Answerer { ip: Some(to.ip()), port: to.port(), is })
         }
         report::Replier::Unknown => None,

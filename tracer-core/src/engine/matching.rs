@@ -179,7 +179,8 @@ impl Engine {
                 }
                 // An app may speak TLS with its proxy. A connection is known only if its app sent a plaintext request.
                 (Target::Own, FailureStage::Tls)
-                    if !may_be_over && dialed_for.or(by) == Some(connection.remote) => {
+                    if !may_be_over && dialed_for.or(by) == Some(connection.remote) =>
+                {
                     return Some(Found::sure((flow, Payload::Tls)));
                 }
                 (Target::Own | Target::Unknown | Target::Dialed, _) => doubt = Some(Found::DOUBT),
