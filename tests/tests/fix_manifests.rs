@@ -81,7 +81,8 @@ mod real_mesh {
             .filter(|(_, object)| object["kind"].is_string())
             .collect();
         let mut names: BTreeMap<String, &str> = BTreeMap::new();
-        for (printed, object) in &objects {
+        // A Service is patched; it is there already.
+        for (printed, object) in objects.iter().filter(|(_, object)| object["kind"] != "Service") {
             let name = format!(
                 "{} {}/{}",
                 object["kind"], object["metadata"]["namespace"], object["metadata"]["name"]
