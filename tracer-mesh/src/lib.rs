@@ -90,6 +90,7 @@ mod tcp;
 mod tcp_proxy;
 mod text;
 mod tls_inspector;
+mod tryout;
 mod unsettled;
 
 use std::net::SocketAddr;
@@ -104,6 +105,7 @@ pub use finding::Finding;
 pub use fix::Fix;
 pub use origin::Origin;
 pub use overlay::Edit;
+pub use tryout::{TryError, Tryout, try_objects};
 
 /// The first bytes of an app that uses a proxy as curl does.
 pub const CURL_CONNECT: &[u8] = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\

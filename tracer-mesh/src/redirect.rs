@@ -83,6 +83,22 @@ impl Identity {
         self.node().field("id").text()?.split_once('~').map(|(kind, _)| kind)
     }
 
+    /// Whether the workload has this label.
+    pub(crate) fn has_label(&self, name: &str, value: &str) -> bool {
+        self.metadata().key("LABELS").key(name).str() == Some(value)
+    }
+
+    /// The identity after the pod got more annotations.
+    pub(crate) fn with_annotations(&self, more: &serde_json::Map<String, Value>) -> Self {
+        let mut annotations = self.metadata().key("ANNOTATIONS").members().cloned().unwrap_or_default();
+        annotations.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let mut metadata = self.metadata().members().cloned().unwrap_or_default();
+        metadata.insert("ANNOTATIONS".to_owned(), Value::Object(annotations));
+        let mut node = self.node().members().cloned().unwrap_or_default();
+        node.insert("metadata".to_owned(), Value::Object(metadata));
+        Self(Some(Value::Object(node)))
+    }
+
     /// Whether the address is one of the pod's own.
     pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
         let id = self.node().field("id").text().and_then(|id| id.split('~').nth(1));

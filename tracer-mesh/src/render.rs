@@ -92,7 +92,7 @@ fn one(text: &mut String, explanation: &Explanation) {
 }
 
 /// What becomes of a client that is slow to send.
-fn late(late: &Late) -> String {
+pub fn late(late: &Late) -> String {
     let becomes = match (late.outcome, late.status) {
         (Outcome::LocalReply, Some(status)) => format!("is answered {status} by Envoy itself"),
         (Outcome::Tunnel, _) => "is passed on as TCP".to_owned(),

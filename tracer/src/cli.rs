@@ -56,7 +56,7 @@ enum Command {
     Replay(record::ReplayArgs),
     /// Explain from a sidecar's configuration what becomes of a CONNECT, whose object decides it, and what to apply
     #[command(after_help = crate::explain::EXAMPLES)]
-    Explain(crate::explain::Args),
+    Explain(Box<crate::explain::Args>),
     /// Show whether an agent runs on this node, since when, and what it has seen and lost
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
         Command::Record(args) => block_on(record::run(args)),
         Command::Replay(args) => record::replay(&args),
         Command::Explain(args) => {
-            pods::resolve(args, scope::cgroup2_root).and_then(|args| crate::explain::run(&args))
+            pods::resolve(*args, scope::cgroup2_root).and_then(|args| crate::explain::run(&args))
         }
         Command::Status(args) => block_on(status::run(args)),
         Command::Top(args) => block_on(top::run(*args)),

@@ -3,6 +3,7 @@
 //! modules above it.
 
 pub mod files;
+pub mod terminal;
 pub mod recording;
 pub mod netns;
 pub mod pid_namespace;

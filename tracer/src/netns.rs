@@ -1,6 +1,11 @@
 //! Runs code in another network namespace.
 
-use std::{fs::File, os::fd::AsFd as _, thread};
+use std::{
+    fs::{self, File},
+    io::ErrorKind,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    thread,
+};
 
 use anyhow::{Context as _, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -11,12 +16,19 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// The process is gone, or belongs to another user and this one lacks `CAP_SYS_PTRACE`.
 pub fn of_process(pid: u32) -> anyhow::Result<File> {
     let path = format!("/proc/{pid}/ns/net");
-    File::open(&path).with_context(|| {
-        format!("cannot open the network namespace of process {pid} ({path}): is it still running, and are you root?")
+    File::open(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => anyhow!(
+            "there is no process {pid} here: is it still running? In a container, other processes are seen with hostPID only"
+        ),
+        ErrorKind::PermissionDenied => anyhow!(
+            "process {pid} belongs to another user, and finding its network namespace ({path}) then needs CAP_SYS_PTRACE: run \
+             this as root"
+        ),
+        _ => anyhow!("cannot open the network namespace of process {pid} ({path}): {error}"),
     })
 }
 
-/// Runs `task` in the network namespace `netns`, and waits for it. Needs `CAP_SYS_ADMIN`.
+/// Runs `task` in the network namespace `netns`, and waits for it. Needs `CAP_SYS_ADMIN`, unless that is the caller's own.
 ///
 /// A network namespace belongs to a thread ([setns(2)]). The task gets a thread of its own, which ends with it, so no other
 /// code runs in the wrong namespace and nothing has to be restored.
@@ -26,6 +38,9 @@ pub fn of_process(pid: u32) -> anyhow::Result<File> {
 /// # Errors
 /// `netns` is no network namespace, it may not be entered, or the task panicked.
 pub fn run_in<T: Send>(netns: &File, task: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    if is_own(netns) {
+        return Ok(task());
+    }
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, move || {
             move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).context(
@@ -35,6 +50,14 @@ pub fn run_in<T: Send>(netns: &File, task: impl FnOnce() -> T + Send) -> anyhow:
         });
         let thread = thread.context("cannot start a thread")?;
         thread.join().map_err(|_| anyhow!("the thread in the network namespace panicked"))?
+    })
+}
+
+/// Whether the calling thread is in this namespace already.
+fn is_own(netns: &File) -> bool {
+    let own = fs::metadata("/proc/thread-self/ns/net");
+    own.is_ok_and(|own| {
+        netns.metadata().is_ok_and(|other| (own.dev(), own.ino()) == (other.dev(), other.ino()))
     })
 }
 
@@ -53,5 +76,12 @@ mod tests {
     fn namespace_of_a_process_that_is_gone_is_an_error_that_names_it() {
         let error = of_process(u32::MAX).expect_err("no process has this id").to_string();
         assert!(error.contains("process 4294967295"), "{error}");
+    }
+
+    #[test]
+    fn own_namespace_is_not_entered() {
+        let own = of_process(std::process::id()).expect("a namespace");
+        let thread = thread::current().id();
+        assert_eq!(run_in(&own, || thread::current().id()).expect("it runs"), thread);
     }
 }

@@ -9,8 +9,8 @@ use std::{
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
 
-use crate::files::OutputFile;
-use tracer_core::report::{Colors, Compact, Gap, Message, Report, Table};
+use crate::{files::OutputFile, terminal::Color};
+use tracer_core::report::{Compact, Gap, Message, Report, Table};
 
 /// How reports are printed.
 #[derive(clap::Args, Debug)]
@@ -68,29 +68,6 @@ pub(super) enum Format {
     Json,
     /// Indented
     Jsonpretty,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Color {
-    /// On a terminal, unless `NO_COLOR` is set
-    #[default]
-    Auto,
-    /// Always
-    Always,
-    /// Never
-    Never,
-}
-
-impl Color {
-    /// Resolves the choice for an output that is a terminal or not.
-    pub(super) fn colors(self, terminal: bool) -> Colors {
-        match self {
-            Self::Always => Colors::On,
-            // https://no-color.org
-            Self::Auto if terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) => Colors::On,
-            Self::Auto | Self::Never => Colors::Off,
-        }
-    }
 }
 
 /// Bytes written at once, at most: a pipe holds as many.

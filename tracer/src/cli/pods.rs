@@ -8,24 +8,39 @@ use crate::{
 };
 use tracer_core::selector::{Namespace, PodChoice, Selector};
 
-/// Where pods' names come from.
+/// Which container runtime knows the pods.
 #[derive(clap::Args, Debug)]
 #[group(skip)]
-pub(super) struct Args {
+pub(super) struct RuntimeArgs {
     /// The container runtime's socket, which knows pods by name, such as
     /// /run/containerd/containerd.sock
     /// [default: found]
     #[arg(long, value_name = "SOCKET", env = "CONTAINER_RUNTIME_ENDPOINT")]
     runtime_endpoint: Option<Endpoint>,
+}
+
+/// Where pods' names come from.
+#[derive(clap::Args, Debug)]
+#[group(skip)]
+pub(super) struct Args {
+    #[command(flatten)]
+    runtime: RuntimeArgs,
     /// How long the name and the metric series of a pod are kept after the pod ended
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = super::duration)]
     pub(super) remember_pods: Duration,
 }
 
-impl Args {
+impl RuntimeArgs {
     /// The endpoint that was given, else the one found.
     pub(super) fn endpoint(&self) -> Option<Endpoint> {
         self.runtime_endpoint.clone().or_else(Endpoint::find)
+    }
+}
+
+impl Args {
+    /// The endpoint that was given, else the one found.
+    pub(super) fn endpoint(&self) -> Option<Endpoint> {
+        self.runtime.endpoint()
     }
 }
 
@@ -63,7 +78,8 @@ pub(super) fn resolve(
     args: explain::Args,
     cgroup2_root: impl FnOnce() -> anyhow::Result<PathBuf>,
 ) -> anyhow::Result<explain::Args> {
-    let (Some(pod), Some(endpoint)) = (&args.pod, args.runtime_endpoint.clone().or_else(Endpoint::find))
+    let (Some(pod), Some(endpoint)) =
+        (args.pod_to_find(), args.runtime_endpoint.clone().or_else(Endpoint::find))
     else {
         return Ok(args);
     };

@@ -15,12 +15,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::{
-    output::Color,
-    source::{self, Source},
-};
+use super::source::{self, Source};
 use crate::{
     live::Query,
+    terminal::Color,
     top::{Outcome, Screen, State, Theme, ViewState, draw},
 };
 use tracer_core::filter::Filter;

@@ -30,9 +30,39 @@ const VERSIONS: &str =
 
 const MAX_VERSIONS: u64 = 64 << 10;
 
-/// Fetches the dump, in the calling thread's network namespace. Blocks for at most about 20 s.
+/// Limit for the first byte of a small answer. A port that takes longer will not answer the large question either.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// A page that Envoy answers at once, whatever it says.
+const READY: &str = "/ready";
+
+/// Fetches the dump, in the calling thread's network namespace. Blocks for at most about 20 s, and for two against a port
+/// that answers nothing.
 pub(super) fn config_dump(port: u16) -> anyhow::Result<Vec<u8>> {
-    block_on(async { get(port, CONFIG_DUMP, MAX_DUMP).await })
+    block_on(async {
+        is_answering(port).await?;
+        get(port, CONFIG_DUMP, MAX_DUMP).await
+    })
+}
+
+/// Fetches the versions of what is loaded, in the calling thread's network namespace: text that changes when they do.
+pub(super) fn versions(port: u16) -> anyhow::Result<Vec<u8>> {
+    block_on(async { get(port, VERSIONS, MAX_VERSIONS).await })
+}
+
+/// Fails where the port accepts a connection and answers nothing.
+async fn is_answering(port: u16) -> anyhow::Result<()> {
+    let (address, stream) = connect(port).await?;
+    // What it answers, and whether that is HTTP, the next request tells.
+    match timeout(SILENCE, exchange(stream, address, READY, MAX_VERSIONS)).await {
+        Ok(_) => Ok(()),
+        Err(_) => bail!(
+            "http://{address} accepts a connection and answers nothing within {} s: is that the sidecar's admin port, and is \
+             its Envoy alive? (--admin-port, default {})",
+            SILENCE.as_secs(),
+            DEFAULT.admin_port
+        ),
+    }
 }
 
 /// The versions and, if they differ from `known`, the dump, in the calling thread's network namespace. Both together take at

@@ -1,81 +1,143 @@
-//! Reads the configuration from a file or from the admin port of a running sidecar, in bounded amounts.
+//! Reads one proxy's configuration from files or from the admin port of a running sidecar, in bounded amounts.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use tracer_core::escape::escape;
+use tracer_mesh::Dump;
 
 use super::Args;
-use super::admin::{self, MAX_DUMP};
+use super::admin;
+use super::archive::{self, FoundDump};
+use super::input;
 use crate::netns;
 
-/// The largest `--head`: `http_inspector` looks at 64 KiB.
-const MAX_HEAD: u64 = 64 << 10;
-
-/// A place that a configuration dump comes from.
-pub(super) enum Source {
-    File(PathBuf),
-    Process { pid: u32, admin_port: u16 },
+/// A place that a configuration comes from.
+pub(super) enum Source<'a> {
+    /// Files, each a whole dump or a part; `pod` chooses one of several dumps.
+    Files {
+        paths: &'a [PathBuf],
+        pod: Option<&'a str>,
+    },
+    Process {
+        pid: u32,
+        admin_port: u16,
+    },
+    /// This process's own network namespace, as in an ephemeral container of the pod. It needs no right.
+    Own {
+        admin_port: u16,
+    },
 }
 
-impl Source {
-    pub(super) fn of(args: &Args) -> anyhow::Result<Self> {
-        match (&args.config_dump, args.pid, &args.pod) {
-            (Some(path), ..) => Ok(Self::File(path.clone())),
-            (None, Some(pid), _) => Ok(Self::Process { pid, admin_port: args.admin_port }),
-            (None, None, Some(pod)) => bail!(
+/// How many pods a message lists.
+const LISTED: usize = 8;
+
+impl<'a> Source<'a> {
+    pub(super) fn of(args: &'a Args) -> anyhow::Result<Self> {
+        match (args.config_dump.as_slice(), args.pid, &args.pod) {
+            ([], Some(pid), _) => Ok(Self::Process { pid, admin_port: args.admin_port }),
+            ([], None, Some(pod)) => bail!(
                 "--pod {} needs the container runtime of the pod's node, and none is found here; name its socket with \
                  --runtime-endpoint, or use --pid with any process of the pod, or --config-dump with a saved dump",
-                tracer_core::escape::escape(pod)
+                escape(pod)
             ),
-            (None, None, None) => {
-                bail!("say where the configuration is: --config-dump FILE, --pid PID or --pod NS/NAME")
-            }
+            ([], None, None) => Ok(Self::Own { admin_port: args.admin_port }),
+            (paths, _, pod) => Ok(Self::Files { paths, pod: pod.as_deref() }),
         }
     }
 
-    pub(super) fn read(&self) -> anyhow::Result<Vec<u8>> {
-        match self {
-            Self::File(path) if path == Path::new("-") => {
-                bounded(std::io::stdin().lock(), MAX_DUMP).context("cannot read the dump from standard input")
-            }
-            Self::File(path) => {
-                let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-                bounded(file, MAX_DUMP).with_context(|| format!("cannot read {}", path.display()))
-            }
+    /// The configuration.
+    pub(super) fn load(&self) -> anyhow::Result<Dump> {
+        let parts = match self {
+            Self::Files { paths, pod } => files(paths, *pod)?,
             Self::Process { pid, admin_port } => {
                 let admin_port = *admin_port;
-                netns::run_in(&netns::of_process(*pid)?, || admin::config_dump(admin_port))?
+                vec![netns::run_in(&netns::of_process(*pid)?, || admin::config_dump(admin_port))??]
             }
-        }
+            Self::Own { admin_port } => {
+                let answer = admin::config_dump(*admin_port).context(
+                    "this network namespace has no sidecar; say where the configuration is: --config-dump FILE, --pid PID or \
+                     --pod NS/NAME",
+                );
+                vec![answer?]
+            }
+        };
+        load(parts).with_context(|| format!("cannot use {self}"))
     }
 }
 
-impl fmt::Display for Source {
+/// Reads the parts of one proxy's configuration.
+pub(super) fn load(parts: Vec<Vec<u8>>) -> anyhow::Result<Dump> {
+    let text = input::dump_text(parts).map_err(|error| anyhow!("it {error}"))?;
+    match Dump::load(text) {
+        Err(tracer_mesh::Error::Json(error)) => Err(anyhow!("it {}", input::json_error(error))),
+        other => Ok(other?),
+    }
+}
+
+/// The parts in all of the files, where each is of the same proxy.
+fn files(paths: &[PathBuf], pod: Option<&str>) -> anyhow::Result<Vec<Vec<u8>>> {
+    let mut parts = Vec::new();
+    for path in paths {
+        let mut found: Vec<FoundDump> = Vec::new();
+        let mut errors = Vec::new();
+        archive::find(path, &mut |dump| match dump {
+            Ok(dump) => found.push(dump),
+            Err(error) => errors.push(error),
+        })?;
+        if let Some(pod) = pod
+            && found.iter().any(|dump| dump.pod.is_some())
+        {
+            let known = listed(&found);
+            found.retain(|dump| dump.pod.as_deref() == Some(pod));
+            if found.is_empty() {
+                bail!("{} has no dump of pod {}; it has {known}", path.display(), escape(pod));
+            }
+        }
+        match (found.len(), errors.pop()) {
+            (0, Some(error)) => return Err(error),
+            (1, _) => {}
+            (count, _) => bail!(
+                "{} has {count} dumps: choose one with --pod NS/NAME, or ask about all with `egress-tracer audit`; it has \
+                 {}",
+                path.display(),
+                listed(&found)
+            ),
+        }
+        parts.extend(found.into_iter().map(|dump| dump.bytes));
+    }
+    Ok(parts)
+}
+
+fn listed(found: &[FoundDump]) -> String {
+    let names: Vec<&str> =
+        found.iter().take(LISTED).map(|dump| dump.pod.as_deref().unwrap_or(&dump.label)).collect();
+    match found.len().saturating_sub(LISTED) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+impl fmt::Display for Source<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) if path == Path::new("-") => formatter.write_str("standard input"),
-            Self::File(path) => write!(formatter, "{}", path.display()),
+            Self::Files { paths, .. } => {
+                let name = |path: &PathBuf| {
+                    if path == Path::new("-") {
+                        "standard input".to_owned()
+                    } else {
+                        path.display().to_string()
+                    }
+                };
+                formatter.write_str(&paths.iter().map(name).collect::<Vec<_>>().join(", "))
+            }
             Self::Process { pid, admin_port } => {
                 write!(formatter, "what port {admin_port} in the namespace of process {pid} answered")
             }
+            Self::Own { admin_port } => {
+                write!(formatter, "what port {admin_port} in this network namespace answered")
+            }
         }
     }
-}
-
-/// The bytes of `--head`.
-pub(super) fn read_head(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    bounded(file, MAX_HEAD).with_context(|| format!("cannot read {}", path.display()))
-}
-
-fn bounded(reader: impl Read, limit: u64) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    reader.take(limit + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
-        bail!("it is larger than {limit} bytes, the most that is read");
-    }
-    Ok(bytes)
 }

@@ -221,7 +221,7 @@ impl Envoy<'_> {
 
     /// The dump, as `explain --pid` gets it.
     pub(crate) fn dump(&self) -> tracer_mesh::Dump {
-        tracer_mesh::Dump::from_bytes(tracer::explain::fetch(self.pid(), 15000).unwrap()).unwrap()
+        tracer::explain::fetch(self.pid(), 15000).unwrap()
     }
 
     /// What arrived on the connection that Envoy dialed from one address to another.
