@@ -2,11 +2,13 @@
 //! Exit code 1 is a failure, 2 wrong usage.
 
 mod agent;
+mod audit;
 mod check;
 mod manual;
 mod observe;
 mod output;
 mod pods;
+mod probe;
 mod record;
 mod scope;
 mod source;
@@ -57,6 +59,12 @@ enum Command {
     /// Explain from a sidecar's configuration what becomes of a CONNECT, whose object decides it, and what to apply
     #[command(after_help = crate::explain::EXAMPLES)]
     Explain(Box<crate::explain::Args>),
+    /// Send one CONNECT from an app's pod, and show what came of it beside what the configuration predicts
+    #[command(after_help = probe::EXAMPLES)]
+    Probe(Box<probe::Args>),
+    /// Say for every sidecar and every proxy of its apps what would become of a CONNECT, before one fails
+    #[command(after_help = audit::EXAMPLES)]
+    Audit(Box<audit::Args>),
     /// Show whether an agent runs on this node, since when, and what it has seen and lost
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
@@ -94,6 +102,8 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => {
             pods::resolve(*args, scope::cgroup2_root).and_then(|args| crate::explain::run(&args))
         }
+        Command::Probe(args) => probe::run(*args),
+        Command::Audit(args) => block_on(audit::run(*args)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Top(args) => block_on(top::run(*args)),
         Command::Completions(args) => manual::completions(&args, Cli::command()),

@@ -17,6 +17,7 @@ pub mod pipeline;
 pub mod metrics;
 pub mod explain;
 pub mod enrich;
+pub mod audit;
 pub mod live;
 pub mod flagged_log;
 pub mod top;

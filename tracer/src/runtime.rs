@@ -15,7 +15,7 @@ use tokio::{
 };
 
 pub use endpoint::Endpoint;
-pub use find::process_of;
+pub use find::{ContainerName, app_process_of, container_names, process_of};
 
 use cgroups::CgroupTree;
 use client::Client;

@@ -6,6 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{pods, scope};
 use crate::{
+    audit::{Question, Watch},
     enrich::Enricher,
     flagged_log::FlaggedLog,
     health_server::{self, Health},
@@ -51,6 +52,7 @@ const HEALTH_ADDRESS: &str = "[::]:9476";
 struct Sinks {
     log: FlaggedLog,
     live: Live,
+    watch: Watch,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -76,7 +78,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     health.set_ready();
     let mut enricher =
         Enricher::new(explains.then_some(args.scope.admin_port), &args.scope.redirect_ports(), &metrics);
-    let mut sinks = Sinks { log: FlaggedLog::default(), live };
+    let watch = if explains {
+        let question = Question {
+            head: tracer_mesh::CURL_CONNECT.to_vec(),
+            redirect_ports: args.scope.redirect_ports(),
+        };
+        Watch::spawn(args.scope.processes(), question, args.scope.pods.endpoint(), metrics.clone())
+    } else {
+        Watch::default()
+    };
+    let mut sinks = Sinks { log: FlaggedLog::default(), live, watch };
     let mut reports = Reports::new();
     loop {
         tokio::select! {
@@ -121,6 +132,7 @@ impl Sinks {
         now: Instant,
     ) -> std::io::Result<()> {
         for report in reports.drain(..) {
+            self.watch.note(&report);
             // A flag that the sidecar's configuration contradicts is withdrawn before it is counted.
             if let Some(report) = enricher.enrich(report) {
                 metrics.count(&report, now);

@@ -11,6 +11,7 @@ use tracer_ebpf::settings::{DEFAULT_IN_SCOPE, DEFAULT_OUT_OF_SCOPE, NO_SCOPES, N
 
 use super::pods;
 use crate::{
+    audit::ProcessScope,
     files::{OutputFile, write_ready_file},
     live, metrics,
     pipeline::{Pipeline, clock_offset},
@@ -159,6 +160,18 @@ impl Args {
     /// The ports on which a sidecar's configuration is asked about redirected connections.
     pub(super) fn redirect_ports(&self) -> Vec<u16> {
         if self.sidecar_port.is_empty() { vec![DEFAULT.outbound_port] } else { self.sidecar_port.clone() }
+    }
+
+    /// Limits the scope to a network namespace, unless one was given.
+    pub(super) fn limit_to(&mut self, netns: PathBuf) {
+        if self.cgroup.is_none() && self.netns.is_empty() {
+            self.netns.push(netns);
+        }
+    }
+
+    /// Which processes an audit looks at.
+    pub(super) fn processes(&self) -> ProcessScope {
+        ProcessScope { pids: Vec::new(), cgroup: self.cgroup.clone(), admin_port: self.admin_port }
     }
 
     /// The scope as `status` shows it.

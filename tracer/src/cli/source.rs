@@ -1,6 +1,6 @@
 //! Where sessions come from: the agent of this node, or probes of this process where no agent runs.
 
-use std::{collections::VecDeque, io::IsTerminal as _, time::Instant};
+use std::{collections::VecDeque, io::IsTerminal as _, path::PathBuf, time::Instant};
 
 use anyhow::bail;
 
@@ -11,6 +11,7 @@ use crate::{
     live::{self, Client, ConnectError, Query, Stream},
     metrics::{self, Metrics},
     pipeline::Pipeline,
+    runtime::Endpoint,
 };
 use tracer_core::{
     filter::Filter,
@@ -79,6 +80,27 @@ impl Args {
             }
         }
         Ok(source)
+    }
+
+    /// Opens the source; probes of this process see only the network namespace `netns`, unless a scope was given.
+    pub(super) async fn open_within(&mut self, query: &Query, netns: PathBuf) -> anyhow::Result<Source> {
+        if let Some(client) = self.reach(None).await? {
+            return Ok(Source::Agent(client.sessions(query).await?));
+        }
+        self.scope.limit_to(netns);
+        let own = self.load(query.filter.clone(), false, None).await?;
+        self.scope.write_ready_file()?;
+        Ok(Source::Own(Box::new(own)))
+    }
+
+    /// The admin port of sidecars, and the ports that receive redirected connections.
+    pub(super) fn sidecar_ports(&self) -> (u16, Vec<u16>) {
+        (self.scope.admin_port, self.scope.redirect_ports())
+    }
+
+    /// The container runtime.
+    pub(super) fn runtime_endpoint(&self) -> Option<Endpoint> {
+        self.scope.pods.endpoint()
     }
 
     /// A client of the agent, where one runs and can serve what was asked for.

@@ -209,6 +209,17 @@ pub(super) const WITNESS_DISAGREEMENTS: MetricFamily = family(
     "Flags that were withdrawn, because the sidecar's configuration contradicts what was captured",
     &[],
 );
+pub(super) const AUDIT: MetricFamily = family(
+    "audit_workloads",
+    MetricKind::Gauge,
+    "Pods with a sidecar and a known proxy, by what the sidecar's configuration would do with a CONNECT; the worst of several \
+     proxies counts. Not with --no-explain",
+    &[label(
+        "verdict",
+        VERDICTS + 1,
+        "the verdict that a session would get; `~unknown` if the configuration does not say",
+    )],
+);
 pub(super) const ENRICHMENT_MISSES: MetricFamily =
     family("enrichment_misses_total", MetricKind::Counter, "Sessions whose pod is unknown", &[]);
 pub(super) const UNTRACKED: MetricFamily = family(
@@ -249,7 +260,7 @@ pub(super) const BUILD: MetricFamily = family(
 );
 
 /// Every metric, in the order of the documentation.
-pub(super) const ALL: [&MetricFamily; 24] = [
+pub(super) const ALL: [&MetricFamily; 25] = [
     &SESSIONS,
     &REFUSED,
     &REPLY_SECONDS,
@@ -269,6 +280,7 @@ pub(super) const ALL: [&MetricFamily; 24] = [
     &PROGRAM_RUNS,
     &CONFIG_FETCHES,
     &WITNESS_DISAGREEMENTS,
+    &AUDIT,
     &ENRICHMENT_MISSES,
     &EXPIRED,
     &FOLDED,

@@ -1,17 +1,29 @@
 //! The tracer's own health: counters of the pipeline and the kernel, copied once a second.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::catalogue;
+use super::{Metrics, catalogue};
 use crate::{
     pipeline::Pipeline,
     probes::{Probes, ProgramTiming},
 };
+use tracer_core::verdict::Verdict;
 
 /// The shortest time between two copies.
 const REFRESH: Duration = Duration::from_secs(1);
+
+/// The verdict label of sidecars whose answer to an audit is not known.
+const UNKNOWN: &str = "~unknown";
+
+impl Metrics {
+    /// Sets how many sidecars there are by what their configuration would do, from the verdict of each; `None`: not known.
+    pub fn set_audit(&self, verdicts: impl Iterator<Item = Option<Verdict>>) {
+        self.0.health.borrow().set_audit(verdicts);
+    }
+}
 
 /// The metrics of the tracer's health.
 pub(super) struct Health {
@@ -27,6 +39,7 @@ pub(super) struct Health {
     attached: IntGaugeVec,
     program_seconds: CounterVec,
     program_runs: IntCounterVec,
+    audit: IntGaugeVec,
     refreshed: Option<Instant>,
     timing: Option<ProgramTiming>,
 }
@@ -48,9 +61,24 @@ impl Health {
             attached: catalogue::ATTACHED.gauges(registry)?,
             program_seconds: catalogue::PROGRAM_SECONDS.seconds(registry)?,
             program_runs: catalogue::PROGRAM_RUNS.counters(registry)?,
+            audit: catalogue::AUDIT.gauges(registry)?,
             refreshed: None,
             timing: None,
         })
+    }
+
+    /// Counts sidecars by their verdict.
+    fn set_audit(&self, verdicts: impl Iterator<Item = Option<Verdict>>) {
+        let mut counts: BTreeMap<&str, i64> =
+            Verdict::ALL.iter().map(|verdict| (verdict.name(), 0)).collect();
+        counts.insert(UNKNOWN, 0);
+        for verdict in verdicts {
+            *counts.entry(verdict.map_or(UNKNOWN, Verdict::name)).or_default() += 1;
+        }
+        // All of them, so that a count that falls to nothing is seen to fall.
+        for (verdict, count) in counts {
+            self.audit.with_label_values(&[verdict]).set(count);
+        }
     }
 
     /// Sets what is constant while these probes are attached.

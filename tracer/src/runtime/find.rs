@@ -1,31 +1,46 @@
-//! Finds a process of a pod by the pod's name, with one list from the runtime.
+//! Finds a process of a pod by the pod's name, and the names of containers, with one list from the runtime.
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use anyhow::{Context as _, bail};
 use tokio::time::timeout;
 
-use super::{Endpoint, LIST_TIMEOUT, cgroups::CgroupTree, client::Client};
+use super::{
+    Endpoint, LIST_TIMEOUT,
+    cgroups::CgroupTree,
+    client::{Client, List},
+};
 use tracer_core::mesh_profile::MeshProfile;
 
 /// The id of a process in the pod `NAMESPACE/NAME` of this node, of its sidecar where it has one. `cgroups` is the mount point
 /// of cgroup v2.
 pub async fn process_of(endpoint: &Endpoint, cgroups: &Path, pod: &str) -> anyhow::Result<u32> {
+    // A process of the sidecar lives as long as the sidecar.
+    find(endpoint, cgroups, pod, |container| !MeshProfile::is_proxy_container(container)).await
+}
+
+/// The id of a process of the app in the pod `NAMESPACE/NAME` of this node. `cgroups` is the mount point of cgroup v2.
+pub async fn app_process_of(endpoint: &Endpoint, cgroups: &Path, pod: &str) -> anyhow::Result<u32> {
+    find(endpoint, cgroups, pod, MeshProfile::is_proxy_container).await
+}
+
+/// A process of the first container in the order of `rank`.
+async fn find(
+    endpoint: &Endpoint,
+    cgroups: &Path,
+    pod: &str,
+    rank: impl Fn(&str) -> bool,
+) -> anyhow::Result<u32> {
     let Some((namespace, name)) = pod.split_once('/') else {
         bail!("--pod wants NAMESPACE/NAME");
     };
-    let asked = async { Client::connect(endpoint).await?.list(|_| true).await };
-    let list = timeout(LIST_TIMEOUT, asked)
-        .await
-        .unwrap_or_else(|_| bail!("it did not answer within {LIST_TIMEOUT:?}"));
-    let list = list.with_context(|| format!("cannot ask the container runtime at {endpoint} for pods"))?;
+    let list = list(endpoint).await?;
     let mut pods = list.sandboxes.iter().filter(|pod| pod.namespace == namespace && pod.name == name);
     let sandbox = pods.next().with_context(|| {
         format!("no pod {namespace}/{name} runs on this node; ask on the node that it runs on")
     })?;
     let mut containers: Vec<_> = list.containers.iter().filter(|one| one.sandbox == sandbox.id).collect();
-    // A process of the sidecar lives as long as the sidecar.
-    containers.sort_by_key(|container| !MeshProfile::is_proxy_container(&container.name));
+    containers.sort_by_key(|container| rank(&container.name));
     let tree = CgroupTree::new(cgroups.to_owned());
     let dirs = tree.directories();
     let pid = containers.iter().filter_map(|container| dirs.get(&container.id)).find_map(|dir| {
@@ -38,4 +53,39 @@ pub async fn process_of(endpoint: &Endpoint, cgroups: &Path, pod: &str) -> anyho
             cgroups.display()
         )
     })
+}
+
+/// Which container of which pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerName {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The container runs a mesh's proxy.
+    pub is_proxy: bool,
+}
+
+/// The containers of this node, by their id.
+pub async fn container_names(endpoint: &Endpoint) -> anyhow::Result<HashMap<String, ContainerName>> {
+    let list = list(endpoint).await?;
+    let name = |sandbox: &str| list.sandboxes.iter().find(|pod| pod.id == sandbox);
+    let containers = list.containers.iter().filter_map(|container| {
+        let pod = name(&container.sandbox)?;
+        let name = ContainerName {
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            is_proxy: MeshProfile::is_proxy_container(&container.name),
+        };
+        Some((container.id.clone(), name))
+    });
+    Ok(containers.collect())
+}
+
+async fn list(endpoint: &Endpoint) -> anyhow::Result<List> {
+    let asked = async { Client::connect(endpoint).await?.list(|_| true).await };
+    let list = timeout(LIST_TIMEOUT, asked)
+        .await
+        .unwrap_or_else(|_| bail!("it did not answer within {LIST_TIMEOUT:?}"));
+    list.with_context(|| format!("cannot ask the container runtime at {endpoint} for pods"))
 }
