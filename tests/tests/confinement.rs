@@ -9,7 +9,7 @@ use lab::{Agent, Envoy, Lab, Process, Script, full_sidecar, proxy_addr, spawn_re
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The system calls that the profile allows.
 fn allowed() -> BTreeSet<String> {

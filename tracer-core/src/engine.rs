@@ -1,6 +1,7 @@
 //! The pure engine: takes events in order and returns one report for each request, exactly once. It does no IO and has
 //! no clock: time arrives inside its inputs.
 
+mod app_leg;
 mod attribution;
 mod build_report;
 mod connection;
@@ -11,6 +12,7 @@ mod leg_bytes;
 mod matching;
 mod namespace_index;
 mod payload;
+mod reply_leg;
 mod request_index;
 mod tables;
 mod tenants;
@@ -31,8 +33,7 @@ use self::{
     upstream_sockets::ClaimBasis,
 };
 use crate::{
-    event::{End, Event, EventKind, Role},
-    head::{Form, Reply},
+    event::{Event, EventKind, Role},
     pod::{Fact, Key, Pod},
     report::Reports,
     verdict::{Evidence, Outcome, Payload, judge},
@@ -239,220 +240,6 @@ impl Engine {
         self.attribution.advance(time, reports);
         let kept_after = time.saturating_sub(self.settings.keep);
         self.tables.expire(time, asked_before, kept_after, self.settings.capacity);
-    }
-
-    /// Handles an event of the app's leg.
-    fn app_event(&mut self, event: &mut Event, reports: &mut Reports) {
-        match &mut event.kind {
-            EventKind::Dialed => {}
-            EventKind::Ended(End::DialFailed) => self.app_refused(event, reports),
-            EventKind::Ended(_) => self.app_ended(event, reports),
-            EventKind::Sent { offset, total, data } => {
-                let (offset, total, data) = (*offset, *total, std::mem::take(data));
-                let Some(connection) = self.tables.connection_or_new(event) else { return };
-                let added = connection.app_sent(event, offset, total, data);
-                if connection.is_idle() {
-                    self.tables.remove_connection(event.flow);
-                    return;
-                }
-                let is_direct = connection.sidecar.is_none();
-                self.tables.charge(event.flow);
-                self.attribution.announce(Key::of(event.task.as_ref(), event.cgroup), event.time);
-                if is_direct {
-                    self.settle_direct(event.flow, event, false, reports);
-                } else if added > 0 {
-                    self.tables.wait(event.flow, event.time, added);
-                    // A sidecar that refuses a connection may close it before the app has sent a byte.
-                    if let Some(mut end) = self.tables.take_early_end(event.flow) {
-                        self.reply_event(&mut end, reports);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Handles the end of an app's leg. Where the app closed before there was an answer, that is reported now.
-    fn app_ended(&mut self, event: &Event, reports: &mut Reports) {
-        let flow = event.flow;
-        let Some(connection) = self.tables.connection_mut(flow) else { return };
-        // After the sidecar's end, the end of its socket says what became of the request.
-        let gave_up = matches!(event.kind, EventKind::Ended(End::ClosedHere | End::Reset));
-        connection.app_closed = true;
-        if connection.sidecar.is_none() {
-            self.settle_direct(flow, event, true, reports);
-        } else if gave_up && !connection.pending.is_empty() {
-            connection.gave_up = Some(event.time);
-            if event.kind == EventKind::Ended(End::Reset) {
-                self.report_given_up(flow, reports);
-            } else {
-                self.tables.given_up.push(event.time, flow);
-            }
-        }
-    }
-
-    /// Reports the requests of a connection that its app closed before they were answered.
-    fn report_given_up(&mut self, flow: u64, reports: &mut Reports) {
-        let Some(time) = self.tables.connection(flow).and_then(|connection| connection.gave_up) else {
-            return;
-        };
-        // An answer whose head was never completed is still an answer.
-        let answer = self.answer(flow, true);
-        self.report_all(flow, answer, Outcome::GivenUp, time, reports);
-    }
-
-    /// Handles a dial of an app that the pod's redirect led to a port without a listener. Only addresses that apps use as
-    /// proxies are of interest.
-    fn app_refused(&mut self, event: &Event, reports: &mut Reports) {
-        if event.sidecar.is_none() || !self.tables.is_proxy(event.remote) {
-            return;
-        }
-        let Some((connection, request)) = Connection::refused(event) else { return };
-        let evidence = Evidence {
-            form: request.request.form,
-            interceptor: connection.interceptor(),
-            outcome: Outcome::NotAccepted,
-            upstream: Payload::NoConnection,
-            upstream_in_doubt: false,
-            upstream_failed: false,
-            tls_established: false,
-            shared_upstream: false,
-            nothing_lost: true,
-            from_start: connection.opened.is_some(),
-            by_proxy: false,
-        };
-        let Some(judgment) = judge(&evidence) else { return };
-        let key = Key::of(connection.task.as_ref(), connection.cgroup);
-        let report = self.build_report(ReportInput {
-            connection: &connection,
-            request: &request,
-            upstream: None,
-            evidence: &evidence,
-            judgment,
-            server: None,
-            time: event.time,
-        });
-        self.attribution.submit(key, Box::new(report), event.time, reports);
-    }
-
-    /// Reports the requests of a connection without a sidecar as soon as their heads are complete, or `at_last` as far
-    /// as they have come. Their answers are not captured, and the connection's end may not be either.
-    fn settle_direct(&mut self, flow: u64, event: &Event, at_last: bool, reports: &mut Reports) {
-        while let Some(request) =
-            self.tables.connection(flow).and_then(|connection| connection.pending.front())
-        {
-            if !request.complete && !at_last {
-                self.tables.wait(flow, event.time, 0);
-                return;
-            }
-            if !request.reported {
-                self.report(flow, 0, Outcome::Pending.into(), event.time, reports);
-            }
-            if let Some(connection) = self.tables.connection_mut(flow) {
-                connection.settle();
-            }
-        }
-        if at_last || self.tables.connection(flow).is_some_and(Connection::is_settled) {
-            self.tables.remove_connection(flow);
-        }
-    }
-
-    /// Handles an event of the leg on which the sidecar answers.
-    fn reply_event(&mut self, event: &mut Event, reports: &mut Reports) {
-        let has_ended = matches!(event.kind, EventKind::Ended(_));
-        self.tables.upstreams.note_accepted(event.flow, event.link, has_ended, event.time);
-        let Some(flow) = self.tables.answered_by(event) else {
-            if matches!(event.kind, EventKind::Ended(_)) {
-                self.tables.keep_early_end(event);
-            }
-            return;
-        };
-        if let Some(remote) = self.tables.connection(flow).map(|connection| connection.remote) {
-            self.tables.upstreams.note_dialed(event.flow, remote, event.time);
-        }
-        if let Some(dialed) = event.link {
-            self.claim_by_link(dialed);
-            self.tables.learn_from_failure(dialed, event.time);
-        }
-        if let Some(connection) = self.tables.connection_mut(flow) {
-            connection.shared_upstream |= event.shared_upstream;
-        }
-        match &mut event.kind {
-            EventKind::Dialed => {}
-            EventKind::Ended(_) => self.reply_ended(flow, event, reports),
-            EventKind::Sent { offset, total, data } => {
-                if let Some(connection) = self.tables.connection_mut(flow) {
-                    connection.sidecar_sent(*offset, *total, std::mem::take(data));
-                    self.tables.charge(flow);
-                }
-                if let Some(answer) = self.answer(flow, false) {
-                    self.replied(flow, answer, event, reports);
-                }
-            }
-        }
-    }
-
-    /// The answer to a connection's oldest request. An incomplete head counts only if `at_last`.
-    fn answer(&self, flow: u64, at_last: bool) -> Option<Answer> {
-        let connection = self.tables.connection(flow)?;
-        connection.pending.front()?;
-        let Reply { status, server, body, by_proxy } = connection.answer(at_last)?;
-        Some(Answer { outcome: Outcome::Replied { status, body }, server, by_proxy })
-    }
-
-    fn replied(&mut self, flow: u64, answer: Answer, event: &Event, reports: &mut Reports) {
-        let Some(request) = self.tables.connection(flow).and_then(|connection| connection.pending.front())
-        else {
-            return;
-        };
-        let granted = request.request.form == Form::Connect
-            && matches!(answer.outcome, Outcome::Replied { status: Some(200..300), .. });
-        if !request.reported {
-            self.report(flow, 0, answer, event.time, reports);
-        }
-        self.tables.stop_waiting(flow);
-        if let Some(connection) = self.tables.connection_mut(flow) {
-            connection.settle();
-        }
-        if granted {
-            self.tables.grant(flow, event.time);
-        }
-    }
-
-    fn reply_ended(&mut self, flow: u64, event: &Event, reports: &mut Reports) {
-        if let Some(answer) = self.answer(flow, true) {
-            self.replied(flow, answer, event, reports);
-        } else if let Some(connection) = self.tables.connection(flow) {
-            // Behind an answer of its own, the sidecar discards pipelined requests: they were never handled.
-            let handled = connection.answered == 0 || connection.tunnel.is_some();
-            let by_app = connection.app_closed || event.kind == EventKind::Ended(End::ClosedByPeer);
-            if handled {
-                let outcome = if by_app { Outcome::GivenUp } else { Outcome::Closed };
-                let ended = connection.gave_up.unwrap_or(event.time);
-                self.report_all(flow, None, outcome, ended, reports);
-            }
-        }
-        self.tables.remove_connection(flow);
-    }
-
-    /// Reports all requests of a connection that wait: the oldest with its `answer`, if there is one, the others with
-    /// `outcome`.
-    fn report_all(
-        &mut self,
-        flow: u64,
-        answer: Option<Answer>,
-        outcome: Outcome,
-        time: u64,
-        reports: &mut Reports,
-    ) {
-        let mut answer = answer;
-        let waiting = self.tables.connection(flow).map_or(0, |connection| connection.pending.len());
-        for nth in 0..waiting {
-            let answer = answer.take().unwrap_or_else(|| outcome.into());
-            let request = self.tables.connection(flow).and_then(|connection| connection.pending.get(nth));
-            if request.is_some_and(|request| !request.reported) {
-                self.report(flow, nth, answer, time, reports);
-            }
-        }
     }
 
     /// Handles an event of a socket that a sidecar dialed.

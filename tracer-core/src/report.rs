@@ -6,6 +6,7 @@ mod explanation;
 mod gap;
 mod diagram;
 mod style;
+mod subject;
 mod text;
 mod table;
 mod witness;
@@ -28,9 +29,10 @@ use crate::{
 
 pub use compact::Compact;
 pub use detail::MANIFEST_LINES;
-pub(crate) use explanation::{Subject, evidence, explanation};
+pub(crate) use explanation::{evidence, explanation};
 pub use gap::{Gap, LossSource, Lost, Message};
 pub use style::Colors;
+pub(crate) use subject::Subject;
 pub use table::Table;
 pub use text::{age, duration, ellipsize};
 pub use witness::{Configuration, Testimony};

@@ -154,7 +154,7 @@ fn no_answer() -> Vec<(&'static str, Scene)> {
         ("no dial", Scene::outbound().asks().waits()),
         (
             "no process accepts",
-            Scene::outbound().asks().answers(envoys(404, 0)).app_dials_again().is_refused(),
+            Scene::outbound().asks().answers(envoys(404, 0)).app_dials_again().meets_no_listener(),
         ),
         (
             "an absolute-form GET",

@@ -19,6 +19,7 @@ use crate::{
 use tracer_core::{
     head::Form,
     report::{Direction, Listener, Report, Testimony},
+    verdict::Verdict,
 };
 use tracer_mesh::{Brief, CURL_CONNECT};
 
@@ -157,7 +158,7 @@ async fn ask(sidecars: &Sidecars, question: Question) -> Option<Witness> {
         answer = sidecars.brief(sidecar, to, &head).await?;
     }
     let ConfigAnswer { brief, version, fetched, asked } = answer;
-    let is_current = asked >= made || !brief.verdict.is_some_and(|said| !said.is_flagged());
+    let is_current = asked >= made || brief.verdict.is_none_or(Verdict::is_flagged);
     // The proxy's own sidecar decides on connections from outside, which its outbound listeners say nothing about.
     let testimony = Testimony {
         verdict: brief.verdict.filter(|_| !is_inbound),

@@ -138,7 +138,7 @@ async fn serve_connection(stream: TcpStream, health: &Health) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::debug!("a connection of the health port failed: {error}"),
         Err(_) => {
-            log::debug!("a connection of the health port was open for {CONNECTION_TIME:?} and is closed")
+            log::debug!("a connection of the health port was open for {CONNECTION_TIME:?} and is closed");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: runs the fuzz targets with AddressSanitizer, from seeds made from the tests' recordings.
+//! `cargo xtask fuzz`: runs the fuzz targets with `AddressSanitizer`, from seeds made from the tests' recordings.
 
 use std::fs;
 use std::path::PathBuf;

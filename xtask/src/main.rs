@@ -92,9 +92,9 @@ enum Task {
         #[arg(value_enum)]
         parts: Vec<bench::BenchPart>,
     },
-    /// Run the fuzz targets with AddressSanitizer, from seeds of the tests' recordings
+    /// Run the fuzz targets with the address sanitizer, from seeds of the tests' recordings
     Fuzz {
-        /// A target of fuzz/fuzz_targets [default: each]
+        /// A target by its name [default: each]
         target: Option<String>,
         /// How long each target runs
         #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = fuzz::duration)]

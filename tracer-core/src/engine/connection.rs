@@ -17,6 +17,7 @@ use crate::{
 
 /// An app's connection that has carried a request to a proxy, or the beginning of one.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact")]
 pub(super) struct Connection {
     /// The app's flow.
     pub(super) flow: u64,

@@ -218,9 +218,8 @@ impl Engine {
             let is_linked = upstream.link.is_some() && upstream.link == connection.reply;
             let after_request = upstream.sent.is_some_and(|sent| sent >= request.time);
             let fits = match payload {
-                Payload::SameBytes => same_remote || is_free,
+                Payload::SameBytes | Payload::OwnConnect => same_remote || is_free,
                 Payload::RewrittenRequest => after_request && (same_remote || is_free),
-                Payload::OwnConnect => is_free || same_remote,
                 // TLS may begin before the app has sent a byte. Before a deadline, which is long, a thread begins TLS
                 // with many peers.
                 Payload::Tls => same_remote || (is_free && after_request && outcome != Outcome::Pending),

@@ -32,7 +32,7 @@ impl Flow {
 
 #[derive(Default)]
 pub(super) struct Flows {
-    flows: HashMap<u64, Entry>,
+    by_id: HashMap<u64, Entry>,
     /// Flow by network namespace and ticket: the oldest of each namespace first.
     by_age: BTreeMap<(u64, u64), u64>,
     /// How many flows each network namespace has.
@@ -50,7 +50,7 @@ struct Entry {
 impl Flows {
     /// Takes out a flow.
     pub(super) fn remove(&mut self, id: u64) -> Option<Flow> {
-        let Entry { flow, netns, ticket } = self.flows.remove(&id)?;
+        let Entry { flow, netns, ticket } = self.by_id.remove(&id)?;
         self.by_age.remove(&(netns, ticket));
         if let Some(count) = self.counts.get_mut(&netns) {
             *count -= 1;
@@ -66,7 +66,7 @@ impl Flows {
     pub(super) fn insert(&mut self, id: u64, netns: u64, flow: Flow) {
         if self.counts.get(&netns).is_some_and(|count| *count >= MAX_OF_NAMESPACE) {
             self.forget_oldest(netns);
-        } else if self.flows.len() >= MAX {
+        } else if self.by_id.len() >= MAX {
             let largest = self.counts.iter().max_by_key(|(netns, count)| (**count, **netns));
             if let Some(largest) = largest.map(|(netns, _)| *netns) {
                 self.forget_oldest(largest);
@@ -77,7 +77,7 @@ impl Flows {
         self.held_bytes += flow.held.len();
         self.by_age.insert((netns, ticket), id);
         *self.counts.entry(netns).or_default() += 1;
-        self.flows.insert(id, Entry { flow, netns, ticket });
+        self.by_id.insert(id, Entry { flow, netns, ticket });
     }
 
     fn forget_oldest(&mut self, netns: u64) {
@@ -93,7 +93,7 @@ impl Flows {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.flows.len()
+        self.by_id.len()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Colors of verdicts. A color never says what the text does not.
 
+use std::fmt::Write as _;
+
 use anstyle::{AnsiColor, Style};
 
 use crate::verdict::{Severity, Verdict};
@@ -38,6 +40,13 @@ impl Colors {
 
     pub(super) fn warning(self) -> Style {
         self.style(DOUBTFUL)
+    }
+
+    /// Appends a line in this style.
+    pub fn push_line(self, text: &mut String, style: Style, line: &str) {
+        let style = self.style(style);
+        // Writing to a `String` does not fail.
+        let _ = writeln!(text, "{style}{line}{style:#}");
     }
 
     fn style(self, style: Style) -> Style {

@@ -209,7 +209,8 @@ proptest! {
             // A pooled failure may be known to be that of the dialed address.
             let is_explained = session.kind == Kind::SharedFailure
                 && verdicts == [(Verdict::Unreachable, Some(Reason::ConnectFailed))];
-            if !is_explained && !(is_doubted && may_be_doubted(session, &sessions, links)) {
+            let is_doubted = is_doubted && may_be_doubted(session, &sessions, links);
+            if !is_explained && !is_doubted {
                 let expected: Vec<_> = session.kind.expected().into_iter().collect();
                 prop_assert_eq!(verdicts, expected, "{:?}", session);
             }

@@ -100,14 +100,15 @@ impl Kind {
             Self::Refused => (Verdict::RefusedByProxy, None),
             Self::Blackholed => (Verdict::Blackholed, None),
             Self::ConnectFailed => (Verdict::Unreachable, Some(Reason::ConnectFailed)),
-            Self::ClosedWithoutReply => (Verdict::Unreachable, Some(Reason::ClosedWithoutReply)),
+            Self::ClosedWithoutReply | Self::MeshClosed => {
+                (Verdict::Unreachable, Some(Reason::ClosedWithoutReply))
+            }
             Self::Forwarded => (Verdict::HandledAsHttp, Some(Reason::Forwarded)),
             Self::Terminated => (Verdict::HandledAsHttp, Some(Reason::Terminated)),
             Self::WrappedInTls => (Verdict::WrappedInTls, None),
             Self::GivenUp => (Verdict::Unanswered, Some(Reason::GaveUp)),
             Self::Pooled | Self::PooledClosed => (Verdict::Undetermined, Some(Reason::SharedUpstream)),
             Self::SharedFailure => (Verdict::Undetermined, Some(Reason::LegNotSeen)),
-            Self::MeshClosed => (Verdict::Unreachable, Some(Reason::ClosedWithoutReply)),
             Self::OwnTls => return None,
         })
     }
@@ -277,7 +278,7 @@ impl Session {
     }
 
     /// The address behind the one that its app dials.
-    fn endpoint(&self) -> SocketAddr {
+    fn endpoint() -> SocketAddr {
         SocketAddr::from(([10, 244, 9, 9], 3128))
     }
 
@@ -303,19 +304,15 @@ impl Session {
             HeadFirstHalf => (Role::App, sent(0, &head.as_bytes()[..half])),
             HeadSecondHalf => (Role::App, sent(half, &head.as_bytes()[half..])),
             AppCloses => (Role::App, EventKind::Ended(End::ClosedHere)),
-            AcceptAndDial | Dial => (Role::Upstream, EventKind::Dialed),
+            AcceptAndDial | Dial | OthersDial => (Role::Upstream, EventKind::Dialed),
             SameBytes => (Role::Upstream, sent(0, head.as_bytes())),
             Rewritten => (Role::Upstream, sent(0, self.rewritten().as_bytes())),
             Hello => (Role::Upstream, sent(0, b"\x16\x03\x01\x02\x00")),
             SecondFlight => (Role::Upstream, sent(5, b"\x14\x03\x03\x00\x01")),
-            OthersDial => (Role::Upstream, EventKind::Dialed),
-            OthersDialFails => (Role::Upstream, EventKind::Ended(End::DialFailed)),
-            SharedReply(text) => (Role::Reply, sent(0, text.as_bytes())),
-            SharedEnd => (Role::Reply, EventKind::Ended(End::ClosedHere)),
-            UpstreamFails => (Role::Upstream, EventKind::Ended(End::DialFailed)),
+            UpstreamFails | OthersDialFails => (Role::Upstream, EventKind::Ended(End::DialFailed)),
             UpstreamEnds => (Role::Upstream, EventKind::Ended(End::ClosedByPeer)),
-            Reply(text) => (Role::Reply, sent(0, text.as_bytes())),
-            SidecarCloses => (Role::Reply, EventKind::Ended(End::ClosedHere)),
+            Reply(text) | SharedReply(text) => (Role::Reply, sent(0, text.as_bytes())),
+            SidecarCloses | SharedEnd => (Role::Reply, EventKind::Ended(End::ClosedHere)),
         };
         let sidecar_task = Task { pid: 100, tid: 100 + self.thread, comm: "wrk:worker_0".into(), cgroup: 2 };
         let (leg, opened, link, local, remote, task) = match role {
@@ -334,7 +331,7 @@ impl Session {
                 let is_others = matches!(self.kind, Kind::SharedFailure | Kind::OwnTls);
                 let link =
                     if is_others { sockets.is_known.then_some(self.flow(3)) } else { sockets.upstream_link };
-                let to = if self.kind == Kind::SharedFailure { self.endpoint() } else { self.proxy() };
+                let to = if self.kind == Kind::SharedFailure { Self::endpoint() } else { self.proxy() };
                 (2, sockets.dialed, link, own, to, sidecar_task)
             }
         };

@@ -113,7 +113,7 @@ impl Scene {
     }
 
     /// The pod's redirect leads to a port without a listener.
-    pub fn is_refused(self) -> Self {
+    pub fn meets_no_listener(self) -> Self {
         self.event(Role::App, EventKind::Ended(End::DialFailed))
     }
 

@@ -58,7 +58,7 @@ pub fn is_irrelevant(
         let Some(first) = first() else { return false };
         let is_upstream = flow.has_role(Role::Upstream);
         if is_prefix(first)
-            || (is_upstream && (flow.flags & FLOW_SHARED != 0 || is_shared(first) || is_wanted(flow)))
+            || (is_upstream && (flow.flags & FLOW_SHARED != 0 || is_shared(flow, first) || is_wanted(flow)))
         {
             return false;
         }
@@ -113,7 +113,7 @@ pub fn sent<C: Context>(ctx: &C, known: Option<*mut Flow>, sent: &Sent) {
         return;
     }
     let is_upstream = OpaqueBool::new(flow.has_role(Role::Upstream));
-    if OpaqueBool::new(is_first.get() & is_upstream.get() & is_shared(first)).get() {
+    if OpaqueBool::new(is_first.get() & is_upstream.get() & is_shared(flow, first)).get() {
         shared_upstreams::mark(flow, ctx.local_port());
     }
     shared_upstreams::sent(flow);
@@ -233,12 +233,19 @@ fn record<C: Context>(ctx: &C, sent: &Sent, flow: &mut Flow, tuple: &Tuple) {
     ring::payload(ctx, flow, tuple, offset, sent.len, bounded(len));
 }
 
-/// Whether a connection that begins with these bytes may carry several sessions: TLS, whose content cannot be read, or HTTP/2
-/// (<https://www.rfc-editor.org/rfc/rfc9113#section-3.4>).
+/// Whether an upstream that begins with these bytes may carry several sessions: HTTP/2
+/// (<https://www.rfc-editor.org/rfc/rfc9113#section-3.4>), or TLS, whose content cannot be read. An upstream that was dialed for
+/// one accepted socket carries that one's bytes alone, such as an app's own TLS, unless it goes to the port of HBONE.
 #[inline(always)]
-fn is_shared(first: u64) -> bool {
-    (is_zero((first & 0xffff) ^ TLS) | is_zero(first ^ u64::from_le_bytes(*b"PRI * HT"))) != 0
+fn is_shared(upstream: &Flow, first: u64) -> bool {
+    let is_tls = is_zero((first & 0xffff) ^ TLS);
+    let is_pooled = is_zero(upstream.link) | is_zero(u64::from(upstream.remote_port ^ HBONE_PORT));
+    (is_tls & is_pooled | is_zero(first ^ u64::from_le_bytes(*b"PRI * HT"))) != 0
 }
+
+/// The port on which ztunnel and sidecars accept tunnels over HTTP/2 in mutual TLS:
+/// <https://github.com/istio/ztunnel/blob/62d8265/src/config.rs>
+const HBONE_PORT: u16 = 15008;
 
 /// Whether these bytes begin a TLS handshake: <https://www.rfc-editor.org/rfc/rfc8446#section-5.1>.
 #[inline(always)]

@@ -103,7 +103,7 @@ impl ProxyEnvironment {
             match self.variables.get(name).map(|value| value.parse::<ProxyTarget>()) {
                 None => {}
                 Some(Err(_)) => {
-                    add(SettingsCode::Unreadable, format!("{name} names no proxy that can be read"))
+                    add(SettingsCode::Unreadable, format!("{name} names no proxy that can be read"));
                 }
                 Some(Ok(target)) => match target.scheme {
                     ProxyScheme::Https => add(
@@ -228,6 +228,10 @@ fn contains(block: &str, ip: IpAddr) -> bool {
 }
 
 /// Whether an app's target is inside the cluster, so that it has no business at a forward proxy.
+#[expect(
+    clippy::case_sensitive_file_extension_comparisons,
+    reason = "the ends of a name, in lower case as in the cluster"
+)]
 pub fn is_cluster_name(authority: &str) -> bool {
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     host.ends_with(".svc") || host.ends_with(".svc.cluster.local")

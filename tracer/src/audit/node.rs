@@ -77,6 +77,7 @@ fn insert<T: Ord>(map: &mut BTreeMap<String, BTreeSet<T>>, key: String, value: T
 ///
 /// # Errors
 /// `/proc` or the cgroup cannot be read.
+#[expect(clippy::implicit_hasher, reason = "there is one caller")]
 pub fn on_node(
     scope: &ProcessScope,
     containers: &HashMap<String, ContainerName>,
@@ -98,7 +99,9 @@ fn subject(facts: NetnsFacts, admin_port: u16, seen: &SeenProxies, given: &[Prox
     };
     for environment in &facts.environments {
         for (target, names) in environment.proxies() {
-            names.into_iter().for_each(|name| add(target.clone(), name));
+            for name in names {
+                add(target.clone(), name);
+            }
         }
         findings.extend(environment.findings());
     }

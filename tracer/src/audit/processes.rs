@@ -102,7 +102,7 @@ fn environ(pid: u32) -> Option<ProxyEnvironment> {
     ProxyEnvironment::of_environ(&bytes)
 }
 
-fn container_of<'a>(pid: u32, containers: &'a HashMap<String, ContainerName>) -> Option<&'a ContainerName> {
+fn container_of(pid: u32, containers: &HashMap<String, ContainerName>) -> Option<&ContainerName> {
     if containers.is_empty() {
         return None;
     }

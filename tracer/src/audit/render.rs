@@ -193,7 +193,7 @@ fn lay_out(rows: &[Row], colors: Colors, width: usize, text: &mut String) {
             })
             .collect();
         let line = format!("{mark} {}", cells.join("  "));
-        push(text, colors, style, line.trim_end());
+        colors.push_line(text, style, line.trim_end());
     };
     line(" ", Style::new().bold(), HEADINGS);
     for row in rows {
@@ -207,7 +207,7 @@ fn findings(sidecars: &[AuditedSidecar], colors: Colors, width: usize, text: &mu
         return;
     }
     text.push('\n');
-    push(text, colors, Style::new().bold(), "  SETTINGS");
+    colors.push_line(text, Style::new().bold(), "  SETTINGS");
     for sidecar in found() {
         for finding in &sidecar.findings {
             let line = format!("{}  {}: {}", sidecar.name, finding.code.as_ref(), finding.finding);
@@ -216,16 +216,8 @@ fn findings(sidecars: &[AuditedSidecar], colors: Colors, width: usize, text: &mu
                 &escape(&line),
                 options.break_words(false).word_splitter(textwrap::WordSplitter::NoHyphenation),
             ) {
-                push(text, colors, Style::new(), line.trim_end());
+                colors.push_line(text, Style::new(), line.trim_end());
             }
         }
     }
-}
-
-fn push(text: &mut String, colors: Colors, style: Style, line: &str) {
-    match colors {
-        Colors::On => text.push_str(&format!("{style}{line}{style:#}")),
-        Colors::Off => text.push_str(line),
-    }
-    text.push('\n');
 }

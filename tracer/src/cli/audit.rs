@@ -33,8 +33,8 @@ Examples:
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Also ask about this proxy, an address or a name; may be repeated. Without it: the proxies in HTTPS_PROXY, HTTP_PROXY
-    /// and ALL_PROXY of the apps, and those that the agent saw sessions to
+    /// Also ask about this proxy, an address or a name; may be repeated. Without it: the proxies of the apps' environment
+    /// variables, and those that the agent saw sessions to
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
     to: Vec<ProxyTarget>,
     /// Read saved dumps in place of running sidecars: a file, a directory, a bug report's archive; may be repeated

@@ -64,7 +64,7 @@ impl Args {
         let source = match self.reach(record).await? {
             Some(client) => Source::Agent(client.sessions(query).await?),
             None if query.follows() => {
-                Source::Own(Box::new(self.load(query.filter.clone(), explain, record).await?))
+                Source::Own(Box::new(self.load(query.filter.clone(), explain, record)?))
             }
             None => bail!(
                 "--last and --since without --follow show what an agent has kept, and there is none here"
@@ -88,7 +88,7 @@ impl Args {
             return Ok(Source::Agent(client.sessions(query).await?));
         }
         self.scope.limit_to(netns);
-        let own = self.load(query.filter.clone(), false, None).await?;
+        let own = self.load(query.filter.clone(), false, None)?;
         self.scope.write_ready_file()?;
         Ok(Source::Own(Box::new(own)))
     }
@@ -122,12 +122,7 @@ impl Args {
         }
     }
 
-    async fn load(
-        &self,
-        filter: Filter,
-        explain: bool,
-        record: Option<&OutputFile>,
-    ) -> anyhow::Result<OwnProbes> {
+    fn load(&self, filter: Filter, explain: bool, record: Option<&OutputFile>) -> anyhow::Result<OwnProbes> {
         let server = match self.scope.metrics.metrics_address {
             Some(address) => Some(metrics::Server::bind(address)?),
             None => None,

@@ -12,7 +12,7 @@ const MAX_HEAD: u64 = 64 << 10;
 /// The version of HTTP that the app's client speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum HttpVersion {
-    /// HTTP/1.0, as ApacheBench and old clients speak it
+    /// HTTP/1.0, as `ab` and old clients speak it
     #[value(name = "1.0")]
     Http10,
     /// HTTP/1.1

@@ -92,7 +92,7 @@ fn learn(ebpf: &mut Ebpf, netns: u64, port: u16, now: u64) -> anyhow::Result<()>
     Ok(())
 }
 
-/// When a process started, in ticks since the boot: the 22nd field of proc_pid_stat(5). `None`: there is none.
+/// When a process started, in ticks since the boot: the 22nd field of `proc_pid_stat(5)`. `None`: there is none.
 fn started(pid: u64) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is a name in parentheses, which may hold any character.

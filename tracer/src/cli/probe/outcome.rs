@@ -117,7 +117,7 @@ impl Outcome {
             ),
             None => "no evidence".to_owned(),
         };
-        push(&mut text, colors, style, &format!("{mark} {}  {result}", escape(&address)));
+        colors.push_line(&mut text, style, &format!("{mark} {}  {result}", escape(&address)));
         let mut row = |name: &str, content: &str| {
             let content = escape(content);
             let options = textwrap::Options::new(width.saturating_sub(14).max(20))
@@ -125,7 +125,7 @@ impl Outcome {
                 .word_splitter(textwrap::WordSplitter::NoHyphenation);
             for (nth, line) in textwrap::wrap(&content, options).iter().enumerate() {
                 let name = if nth == 0 { name } else { "" };
-                push(&mut text, Colors::Off, Style::new(), format!("  {name:<12}{line}").trim_end());
+                Colors::Off.push_line(&mut text, Style::new(), format!("  {name:<12}{line}").trim_end());
             }
         };
         row("app saw", &self.seen_by_app());
@@ -184,12 +184,4 @@ fn words(verdict: Option<Verdict>, reason: Option<Reason>, status: Option<u16>) 
     let words = [verdict.map(Verdict::name), reason.map(Reason::name), status.as_deref()];
     let words: Vec<&str> = words.into_iter().flatten().collect();
     if words.is_empty() { "undecided".to_owned() } else { words.join(" ") }
-}
-
-fn push(text: &mut String, colors: Colors, style: Style, line: &str) {
-    match colors {
-        Colors::On => text.push_str(&format!("{style}{line}{style:#}")),
-        Colors::Off => text.push_str(line),
-    }
-    text.push('\n');
 }
