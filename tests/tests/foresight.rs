@@ -8,7 +8,7 @@ mod real_mesh {
     use lab::{Mesh, Place, Pod, PodOptions, Process, ProcessOutput, Seed, tracer_binary};
     use serde_json::Value;
 
-    const TIMEOUT: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_mins(1);
 
     static MESH: LazyLock<Mesh> = LazyLock::new(|| Mesh::start().expect("a mesh"));
 

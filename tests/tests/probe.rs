@@ -8,7 +8,7 @@ use lab::{
 };
 use serde_json::Value;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A process of the app, which only waits.
 fn app(lab: &Lab) -> Process {

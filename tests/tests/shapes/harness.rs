@@ -34,6 +34,7 @@ pub(crate) fn scenario(name: &'static str, script: Script, expected: &'static st
 }
 
 /// The pod's sidecar: its user (`None`: root), the port to which connections are redirected, and its number of workers.
+#[derive(Clone, Copy)]
 pub(crate) struct Sidecar {
     pub(crate) user: Option<u32>,
     pub(crate) port: u16,

@@ -36,7 +36,7 @@ fn check(sidecar: Sidecar, rounds: usize) {
     harness.check(&scenarios);
 }
 
-/// The user that OpenShift gives a sidecar: one of the namespace's range.
+/// Such a user as `OpenShift` gives a sidecar: one of the range of the namespace.
 #[test]
 fn sidecar_with_a_user_of_the_namespaces_range_is_observed() {
     check(Sidecar { user: Some(1_000_629_999), workers: 2, ..Sidecar::default() }, 4);

@@ -22,7 +22,7 @@ pub(crate) enum Kind {
     GivenUp,
     /// The answer comes through a connection that the sidecar shares between sessions.
     Pooled,
-    /// The same, and the proxy closes.
+    /// The proxy closes, and the sidecar learns it through a connection that it shares between sessions.
     PooledClosed,
     /// The sidecar closes because a dial failed that it had begun for an earlier connection.
     SharedFailure,

@@ -172,7 +172,7 @@ fn check_send_calls(family: &str) -> Result<Value> {
             ("/source/comm", json!("guest")),
             ("/proxy/port", json!(3128)),
             ("/proxy/ip", json!(address(name).to_string())),
-            ("/sidecar/port", json!(15001)),
+            ("/interceptor/port", json!(15001)),
             ("/family", json!(family)),
             ("/joined_late", json!(false)),
         ];
@@ -217,9 +217,15 @@ fn check_recording(trace: &str, call: &str, cgroup: u64) -> Result<()> {
 /// A report without the fields that differ between runs and families.
 fn without_variable_fields(report: &Value) -> Value {
     let mut report = report.clone();
-    for at in
-        ["/time", "/family", "/source/pid", "/source/port", "/reply/after_us", "/sidecar/pid", "/explanation"]
-    {
+    for at in [
+        "/time",
+        "/family",
+        "/source/pid",
+        "/source/port",
+        "/reply/after_us",
+        "/interceptor/pid",
+        "/explanation",
+    ] {
         if let Some(value) = report.pointer_mut(at) {
             *value = Value::Null;
         }
