@@ -10,7 +10,7 @@ use aya_ebpf::{
 use tracer_ebpf::{
     HEAD_MAX, Loss,
     http_prefix::is_prefix,
-    verifier::{OpaqueBool, masked, min, opaque_zero},
+    verifier::{masked, min, opaque_zero},
 };
 
 use crate::{
@@ -44,7 +44,8 @@ pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
             return ALLOW; // a pure acknowledgment
         }
         if flags & (TCP_FIN | TCP_RST | TCP_SYN) == TCP_SYN {
-            return process_syn(skb);
+            egress_process_syn(skb);
+            return ALLOW;
         }
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() {
@@ -57,22 +58,35 @@ pub fn egress_bytes(ctx: SkBuffContext) -> i32 {
         let (acked, received) = ((*tp).bytes_acked, (*tp).bytes_received);
         if payload::is_past_first_bytes(acked, received) {
             let port = load!(sk, bpf_sock.src_port) as u16;
-            return if shared_upstreams::may_be_port(port) { process_late_bytes(skb) } else { ALLOW };
+            if shared_upstreams::may_be_port(port) {
+                egress_process_late_bytes(skb);
+            }
+            return ALLOW;
         }
         if flags & TCP_FIN != 0 && !close::is_relevant(flags & TCP_RST != 0, received) {
             return ALLOW;
         }
-        let wanted = prefilter(skb, acked, received);
+        let wanted = egress_prefilter(skb, acked, received);
         if wanted & WANTS_SYN != 0 {
-            process_syn(skb);
+            egress_process_syn(skb);
         }
-        if wanted & WANTS_PACKET != 0 { process_packet(skb, received) } else { ALLOW }
+        if wanted & WANTS_BYTES != 0 {
+            egress_process_bytes(skb);
+        }
+        if wanted & WANTS_END != 0 {
+            egress_process_end(skb, received);
+        }
     }
+    ALLOW
 }
 
+// The functions below whose names begin with `egress_` are global ones, which the verifier checks once and not in the state of
+// each call.
+
 /// Bytes of a flow that is past its first bytes and may carry several sessions of an interceptor.
+#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn process_late_bytes(skb: *mut __sk_buff) -> i32 {
+extern "C" fn egress_process_late_bytes(skb: *mut __sk_buff) -> u64 {
     let ctx = SkBuffContext::new(skb);
     // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
     unsafe {
@@ -84,12 +98,13 @@ extern "C" fn process_late_bytes(skb: *mut __sk_buff) -> i32 {
             payload::late_bytes_sent(&Payload::new(&ctx, sk, &packet, 0), cookie(&ctx));
         }
     }
-    ALLOW
+    0
 }
 
 /// A SYN of an app: where it goes is kept.
+#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn process_syn(skb: *mut __sk_buff) -> i32 {
+extern "C" fn egress_process_syn(skb: *mut __sk_buff) -> u64 {
     let ctx = SkBuffContext::new(skb);
     // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
     unsafe {
@@ -98,11 +113,11 @@ extern "C" fn process_syn(skb: *mut __sk_buff) -> i32 {
             && let Some(packet) = Packet::read(skb)
             && let Some(flow) = FLOWS.find(cookie(&ctx))
         {
-            let redirected_to = redirected_port(skb, (*flow).netns) as u16;
+            let redirected_to = egress_redirected_port(skb, (*flow).netns) as u16;
             open::syn_sent(flow, &Payload::new(&ctx, sk, &packet, redirected_to).tuple());
         }
     }
-    ALLOW
+    0
 }
 
 /// The port that a packet of a flow in this namespace was redirected to; 0 if it was not redirected. `netns` 0: the namespace is not
@@ -112,8 +127,9 @@ extern "C" fn process_syn(skb: *mut __sk_buff) -> i32 {
 /// are made here. A port of another local address is one only where it was seen to intercept, as a Service's translation may lead
 /// to this host, too.
 /// <https://elixir.bootlin.com/linux/v6.12/source/net/netfilter/nf_nat_redirect.c#L82>
+#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn redirected_port(skb: *mut __sk_buff, netns: u64) -> u64 {
+extern "C" fn egress_redirected_port(skb: *mut __sk_buff, netns: u64) -> u64 {
     // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
     unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
@@ -129,14 +145,17 @@ extern "C" fn redirected_port(skb: *mut __sk_buff, netns: u64) -> u64 {
     }
 }
 
-/// [`prefilter`]: [`process_packet`] may be interested.
-const WANTS_PACKET: u64 = 1;
-/// [`prefilter`]: a SYN of IPv6, or with many options, or with bytes (TCP Fast Open).
+/// [`egress_prefilter`]: for [`egress_process_bytes`].
+const WANTS_BYTES: u64 = 1;
+/// [`egress_prefilter`]: a SYN of IPv6, or with many options, or with bytes (TCP Fast Open).
 const WANTS_SYN: u64 = 2;
+/// [`egress_prefilter`]: for [`egress_process_end`].
+const WANTS_END: u64 = 4;
 
 /// For what a packet may be of interest. Its flow is not past its first bytes; `acked` and `received` are its socket's counters.
+#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn prefilter(skb: *mut __sk_buff, acked: u64, received: u64) -> u64 {
+extern "C" fn egress_prefilter(skb: *mut __sk_buff, acked: u64, received: u64) -> u64 {
     // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
     unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
@@ -152,7 +171,7 @@ extern "C" fn prefilter(skb: *mut __sk_buff, acked: u64, received: u64) -> u64 {
             return 0;
         }
         if packet.flags & TCP_SYN != 0 {
-            return WANTS_SYN | u64::from(packet.len != 0) * WANTS_PACKET;
+            return WANTS_SYN | u64::from(packet.len != 0) * WANTS_BYTES;
         }
         if packet.len >= 8 && packet.flags & (TCP_FIN | TCP_RST) == 0 {
             let ctx = SkBuffContext::new(skb);
@@ -170,7 +189,8 @@ extern "C" fn prefilter(skb: *mut __sk_buff, acked: u64, received: u64) -> u64 {
                 return 0;
             }
         }
-        WANTS_PACKET
+        let ends = packet.flags & (TCP_FIN | TCP_RST) != 0;
+        u64::from(packet.len != 0) * WANTS_BYTES | u64::from(ends) * WANTS_END
     }
 }
 
@@ -189,9 +209,10 @@ fn is_relevant(packet: &Packet, is_at_sidecar: bool, acked: u64, received: u64) 
     (ends && close::is_relevant(resets, received)) || begins
 }
 
-/// A packet that may be of interest. A separate function, so that only such packets pay for saving the registers it uses.
+/// A payload that may be of interest.
+#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn process_packet(skb: *mut __sk_buff, received: u64) -> i32 {
+extern "C" fn egress_process_bytes(skb: *mut __sk_buff) -> u64 {
     let ctx = SkBuffContext::new(skb);
     // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use.
     unsafe {
@@ -199,36 +220,41 @@ extern "C" fn process_packet(skb: *mut __sk_buff, received: u64) -> i32 {
         if !sk.is_null()
             && let Some(packet) = Packet::read(skb)
         {
-            report(&ctx, sk, &packet, received);
+            let flow = cookie(&ctx);
+            let known = FLOWS.find(flow);
+            let netns = known.map_or_else(opaque_zero, |flow| (*flow).netns);
+            let data = Payload::new(&ctx, sk, &packet, egress_redirected_port(skb, netns) as u16);
+            // A SYN takes a sequence number; bytes that come with it (TCP Fast Open) begin with the next.
+            let begins = (packet.flags & TCP_SYN) / TCP_SYN;
+            let seq = packet.seq.wrapping_add(begins.into());
+            payload::sent(&data, known, &Sent { flow, seq, len: packet.len });
         }
     }
-    ALLOW
+    0
 }
 
-/// Reports a packet to `correlate`.
-///
-/// # Safety
-/// `sk` must be the packet's socket, not null.
-#[inline(always)]
-unsafe fn report(ctx: &SkBuffContext, sk: *mut bpf_sock, packet: &Packet, received: u64) {
-    let closes = OpaqueBool::new(packet.flags & (TCP_FIN | TCP_RST) != 0);
-    let begins = OpaqueBool::new(packet.flags & TCP_SYN != 0);
-    let key = cookie(ctx);
-    let known = FLOWS.find(key);
-    // SAFETY: the value lives in the map and is only read.
-    let netns = known.map_or_else(opaque_zero, |flow| unsafe { (*flow).netns });
-    let data = Payload::new(ctx, sk, packet, redirected_port(ctx.skb.skb, netns) as u16);
-    if packet.len != 0 {
-        // A SYN takes a sequence number; bytes that come with it (TCP Fast Open) begin with the next.
-        let seq = packet.seq.wrapping_add(u32::from(begins.get()));
-        payload::sent(&data, known, &Sent { flow: key, seq, len: packet.len });
+/// A FIN or a RST that may be of interest. A function of its own, after that for the payload: both at once need more stack than a
+/// program has.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_process_end(skb: *mut __sk_buff, received: u64) -> u64 {
+    let ctx = SkBuffContext::new(skb);
+    // SAFETY: `skb` is the context of the program that calls this; `sk` is checked for null before use. The flow lives in the map and
+    // is only read.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if !sk.is_null()
+            && let Some(packet) = Packet::read(skb)
+            && let Some(flow) = FLOWS.find(cookie(&ctx))
+        {
+            let tuple = || {
+                let redirected_to = egress_redirected_port(skb, (*flow).netns) as u16;
+                Payload::new(&ctx, sk, &packet, redirected_to).tuple()
+            };
+            close::app_closed(&*flow, tuple, packet.flags & TCP_RST != 0, received);
+        }
     }
-    if closes.get()
-        && let Some(flow) = known
-    {
-        // SAFETY: the value lives in the map and is only read.
-        close::app_closed(unsafe { &*flow }, || data.tuple(), packet.flags & TCP_RST != 0, received);
-    }
+    0
 }
 
 /// A packet's payload.
