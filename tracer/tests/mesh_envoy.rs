@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use envoy::generate::{Generator, Random, clusters::clusters, entry};
 use envoy::world::{End, Said, Seen, World, evaluated, fault, observed, smaller};
-use envoy::{HOST_PORTS, LogLines, Pod, Talk};
+use envoy::{HOST_PORTS, Pod};
 use serde_json::Value;
 
 /// Worlds of one batch, each on a port of its own.
@@ -40,13 +40,13 @@ fn run(pod: &Pod, worlds: &[World], sniffs: bool) -> Vec<Answer> {
     let envoy = pod.envoy(&listeners, &clusters());
     let dump = envoy.dump();
     let talks = envoy.dial(&clients);
-    let answer =
-        |((world, (to, head)), (talk, lines)): ((&World, &(SocketAddr, Vec<u8>)), (Talk, LogLines))| {
-            let seen = observed(&envoy, head, &lines, &talk);
-            let ours = evaluated(&dump, *to, head);
-            Answer { fault: fault(world, &seen, &ours), envoy: seen, ours }
-        };
-    worlds.iter().zip(&clients).zip(talks).map(answer).collect()
+    let mut answers = Vec::new();
+    for ((world, (to, head)), (talk, lines)) in worlds.iter().zip(&clients).zip(talks) {
+        let seen = observed(&envoy, head, &lines, &talk);
+        let ours = evaluated(&dump, *to, head);
+        answers.push(Answer { fault: fault(world, &seen, &ours), envoy: seen, ours });
+    }
+    answers
 }
 
 fn disagreements(pod: &Pod, worlds: &[World], sniffs: bool) -> Vec<Disagreement> {

@@ -1,6 +1,8 @@
 //! Further cases of each kind of fault in `tests/faults`, asked of a real Envoy: all of them in one Envoy, each on a port of its
 //! own. The kinds whose judge is istiod are in the situations of `tests/mesh`.
 
+#![allow(clippy::needless_pass_by_value, reason = "the parts of a JSON value are moved into it")]
+
 #![allow(dead_code, reason = "the generator of the envoy module belongs to another test")]
 
 mod envoy;
