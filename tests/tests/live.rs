@@ -120,7 +120,7 @@ fn observe_without_an_agent_loads_its_own_probes() {
     // The next agent replaces the one that was killed; a third is refused.
     let next = Agent::start(&lab, &[]).expect("another agent");
     assert_eq!(Agent::status(&lab).expect("a status")["sessions"]["handled_as_http"], 0);
-    let args = ["agent", "--metrics-address", "127.0.0.1:9476", "--cgroup", &cgroup];
+    let args = ["agent", "--metrics-address", "127.0.0.1:9477", "--cgroup", &cgroup];
     let third = Agent::run(&lab, &args).expect("it ends");
     third.assert_error(1, &["another agent serves at", "--socket"]);
     assert!(Agent::status(&lab).is_ok(), "the running agent is not disturbed");

@@ -275,6 +275,12 @@ fn every_session_of_mixed_traffic_gets_exactly_its_reports() {
         metrics.lines().find_map(|line| line.strip_prefix("egress_tracer_map_entries{map=\"FLOWS\"} "));
     assert!(flows.is_some_and(|flows| flows != "0"), "{metrics}");
     assert!(lost.is_empty(), "{lost:?}");
+    // An HTTP filter's dial may be linked to its thread's next connection (`nodelay_set` in the kernel programs), and its bytes
+    // are then no proof. So a few sessions of a busy sidecar are left in doubt; none has a wrong verdict.
+    let is_doubted = |got: &[String]| matches!(got, [one] if one.starts_with("undetermined "));
+    let doubted = wrong.iter().filter(|(_, got, _)| is_doubted(got)).count();
+    assert!(doubted * 100 <= sessions.len(), "{doubted} of {} are in doubt: {wrong:?}", sessions.len());
+    wrong.retain(|(_, got, _)| !is_doubted(got));
     // Mistakes by kind and reports, with one example of each.
     let mut mistakes: BTreeMap<String, (usize, String)> = BTreeMap::new();
     for (kind, got, example) in wrong {

@@ -3,9 +3,11 @@
 //! these fields empty.
 
 use std::{
+    cell::Cell,
     future::Future,
     net::SocketAddr,
     pin::pin,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -108,7 +110,7 @@ async fn explain_all(
     mut requests: Receiver<Box<Report>>,
     done: Sender<Box<Report>>,
 ) {
-    let mut counted = Fetches::default();
+    let counted: Rc<Cell<Fetches>> = Rc::default();
     while let Some(report) = requests.recv().await {
         let Some(pid) = pid(&report) else { continue };
         let question = Question {
@@ -118,16 +120,26 @@ async fn explain_all(
             is_flagged: report.flagged,
             is_inbound: report.direction == Direction::Inbound,
         };
-        let fetches = sidecars.fetches();
-        (counted.ok..fetches.ok).for_each(|_| metrics.count_config_fetch(true));
-        (counted.failed..fetches.failed).for_each(|_| metrics.count_config_fetch(false));
-        counted = fetches;
         // Each on its own: one that waits for a slow sidecar keeps no other waiting.
         let (sidecars, metrics, done) = (sidecars.clone(), metrics.clone(), done.clone());
-        tokio::task::spawn_local(
-            async move { answer(report, ask(&sidecars, question), &metrics, &done).await },
-        );
+        let counted = Rc::clone(&counted);
+        tokio::task::spawn_local(async move {
+            let witness = async {
+                let witness = ask(&sidecars, question).await;
+                count_fetches(&sidecars, &counted, &metrics);
+                witness
+            };
+            answer(report, witness, &metrics, &done).await;
+        });
     }
+}
+
+/// Counts the fetches since the previous call.
+fn count_fetches(sidecars: &Sidecars, counted: &Cell<Fetches>, metrics: &Metrics) {
+    let fetches = sidecars.fetches();
+    let before = counted.replace(fetches);
+    (before.ok..fetches.ok).for_each(|_| metrics.count_config_fetch(true));
+    (before.failed..fetches.failed).for_each(|_| metrics.count_config_fetch(false));
 }
 
 /// What the configuration says about a report, and how old it is.

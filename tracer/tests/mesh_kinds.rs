@@ -2,7 +2,6 @@
 //! own. The kinds whose judge is istiod are in the situations of `tests/mesh`.
 
 #![allow(clippy::needless_pass_by_value, reason = "the parts of a JSON value are moved into it")]
-
 #![allow(dead_code, reason = "the generator of the envoy module belongs to another test")]
 
 mod envoy;

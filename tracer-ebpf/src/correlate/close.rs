@@ -55,7 +55,7 @@ pub fn state_changed(key: u64, tuple: impl Fn() -> Tuple, end: &End) {
                 app_closed(flow, &tuple, to == tcp::CLOSE, received);
             }
         } else if (flow.flags & FLOW_RECORDED != 0 || segments == 0)
-            && is_of_interest(flow)
+            && (is_of_interest(flow) || from == tcp::SYN_SENT)
             && !has_served(flow, received)
         {
             let tuple = tuple();

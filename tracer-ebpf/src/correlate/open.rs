@@ -54,7 +54,7 @@ fn flow_id(key: u64) -> u64 {
 }
 
 /// The current task dials. The source port may not be chosen yet. `flags`: initial flags of the flow. `is_in_scope`: whether the
-/// task's cgroup is traced. An interceptor's is not asked: it may serve a pod from a cgroup outside of it, as ztunnel does.
+/// task's cgroup is traced. An interceptor may serve a pod in scope from a cgroup outside of it, as ztunnel does.
 #[inline(always)]
 pub fn connect(key: u64, netns: u64, tuple: &Tuple, flags: u8, is_in_scope: impl FnOnce() -> bool) {
     if !settings().is_netns_in_scope(netns) {
@@ -62,7 +62,8 @@ pub fn connect(key: u64, netns: u64, tuple: &Tuple, flags: u8, is_in_scope: impl
     }
     let opened_ns = now();
     if interceptors::is_current() {
-        dialed_upstream(key, netns, tuple, flags, opened_ns);
+        let scope = if is_in_scope() { 0 } else { FLOW_OUT_OF_SCOPE };
+        dialed_upstream(key, netns, tuple, flags | scope, opened_ns);
     } else if is_in_scope() {
         insert_dialed(key, Role::App, netns, flags, tuple, opened_ns, &thread::current_owner());
     }

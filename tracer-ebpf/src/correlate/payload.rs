@@ -20,7 +20,9 @@ use crate::{
         interceptors::{self, may_be_port},
         maps::{FLOWS, PENDING_PROXIES},
         shared_upstreams,
-        values::{FLOW_LATE, FLOW_RECORDED, FLOW_SENT, FLOW_SHARED, FLOW_WANTED, Flow, Recorded},
+        values::{
+            FLOW_LATE, FLOW_OUT_OF_SCOPE, FLOW_RECORDED, FLOW_SENT, FLOW_SHARED, FLOW_WANTED, Flow, Recorded,
+        },
     },
 };
 
@@ -117,6 +119,10 @@ pub fn sent<C: Context>(ctx: &C, known: Option<*mut Flow>, sent: &Sent) {
         shared_upstreams::mark(flow, ctx.local_port());
     }
     shared_upstreams::sent(flow);
+    let is_unwanted = flow.flags & (FLOW_OUT_OF_SCOPE | FLOW_RECORDED) == FLOW_OUT_OF_SCOPE;
+    if is_unwanted && !PENDING_PROXIES.has_namespace(flow.netns, now) {
+        return; // no app in scope waits for it
+    }
     // A sidecar that originates TLS may send its ClientHello before the app's request is seen.
     let is_new_upstream = !begins_request.get() && is_upstream.get() && is_first.get();
     if begins_request.get() || (is_new_upstream && (is_tls(first) || is_wanted(flow))) {

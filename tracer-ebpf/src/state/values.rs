@@ -86,7 +86,8 @@ pub const FLOW_RECORDED: u8 = 2;
 pub const FLOW_SENT: u8 = 4;
 /// The flow's first payload waits in `SYN_DATA` until the connection is established.
 pub const FLOW_SYN_DATA: u8 = 8;
-/// Reply: the sidecar that accepted the flow is out of scope, or not known to be in scope.
+/// Reply: the sidecar that accepted the flow is out of scope, or not known to be in scope. Upstream: the interceptor that dialed
+/// it is out of scope.
 pub const FLOW_OUT_OF_SCOPE: u8 = 16;
 /// Upstream: a request may wait for it. Its dial has made a record, and its first bytes will, whatever they are.
 pub const FLOW_WANTED: u8 = 32;

@@ -59,10 +59,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     privilege::hide_memory()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // First, as of two agents on a node the second one is to name the first.
+    let socket = live::Socket::bind(&args.live.socket)?;
     let server = metrics::Server::bind(args.scope.metrics.metrics_address.unwrap_or(METRICS_ADDRESS))?;
     let (health, health_server) =
         (Arc::new(Health::default()), health_server::Server::bind(args.health_address)?);
-    let socket = live::Socket::bind(&args.live.socket)?;
     let mut pipeline = args.scope.attach_to(args.pods.choice(), None)?;
     let metrics = Metrics::new(pipeline.probes(), &args.scope.metrics)?;
     let explains = !args.no_explain;
