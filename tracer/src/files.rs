@@ -2,9 +2,9 @@
 //! link, replaces no file unasked, lets no other user read what it writes, and takes no line without end into memory.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, FileType, OpenOptions},
     io::{self, BufRead, ErrorKind, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -33,6 +33,9 @@ impl OutputFile {
         let failed = || format!("cannot write the {what} {}", path.display());
         match create_new(path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && *force => {
+                if let Some(stream) = open_stream(path).with_context(failed)? {
+                    return Ok(stream);
+                }
                 // Never written through: it may be a link, or belong to another user.
                 let temporary = temporary(path);
                 let file = replace(&temporary).with_context(failed)?;
@@ -84,6 +87,17 @@ pub fn open_lock(path: &Path) -> io::Result<File> {
         return Err(io::Error::other("it is no regular file"));
     }
     Ok(file)
+}
+
+/// Opens a named pipe or a terminal, which takes what is written and has nothing to replace. `None`: it is neither.
+fn open_stream(path: &Path) -> io::Result<Option<File>> {
+    let is_stream = |kind: FileType| kind.is_fifo() || kind.is_char_device();
+    if !is_stream(std::fs::symlink_metadata(path)?.file_type()) {
+        return Ok(None);
+    }
+    let file = OpenOptions::new().write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
+    // Another file may be there by now.
+    Ok(is_stream(file.metadata()?.file_type()).then_some(file))
 }
 
 /// `O_EXCL` follows no link either.
