@@ -68,8 +68,8 @@ pub(super) fn own_service(
     }))
 }
 
-/// Whether another service without an address of its own has the port as TCP: with the HTTP listener gone, its listener
-/// would take the port of every address, that of the service itself too.
+/// Whether another service without an address of its own has the port as TCP: with the HTTP listener gone, it takes the port of
+/// every address, also of the service itself and of its pods.
 fn has_other_taker(dump: &Dump, port: u16, host: &str) -> bool {
     let routes = dump.route_text(&port.to_string()).unwrap_or_default();
     for name in dump.cluster_names() {
@@ -78,11 +78,18 @@ fn has_other_taker(dump: &Dump, port: u16, host: &str) -> bool {
             continue;
         }
         let quoted = format!("\"{name}\"");
-        if !dump.listener_texts().any(|text| text.contains(&quoted)) {
+        if !dump.listener_texts().any(|text| text.contains(&quoted) && is_at_own_address(text)) {
             return true;
         }
     }
     false
+}
+
+/// Whether a listener is neither that of every address, nor at an address that istiod allocates, which exists in the answers of
+/// the sidecar's name server alone:
+/// <https://istio.io/latest/docs/ops/configuration/traffic-management/dns-proxy/#address-auto-allocation>
+fn is_at_own_address(listener: &str) -> bool {
+    !["\"0.0.0.0\"", "\"::\"", "\"240.240.", "\"2001:2::"].iter().any(|other| listener.contains(other))
 }
 
 /// The pod's annotation leaves the addresses out of the redirect. What it has of addresses already is kept.
