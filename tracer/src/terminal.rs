@@ -34,7 +34,7 @@ impl Color {
     }
 }
 
-/// The columns of standard output: `COLUMNS`, else the terminal's own, else [`PIPE_WIDTH`].
+/// The columns of standard output: `COLUMNS`, else the terminal's own, else `PIPE_WIDTH`.
 pub fn width() -> usize {
     let given = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let own = || {

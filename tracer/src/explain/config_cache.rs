@@ -161,7 +161,7 @@ impl Sidecars {
 
     /// What the configuration of `sidecar` says about a connection to `to` with first bytes `head`.
     ///
-    /// `None` where the configuration could not be fetched or decided on in [`EXPLAIN_TIME`], or where this sidecar has
+    /// `None` where the configuration could not be fetched or decided on in `EXPLAIN_TIME`, or where this sidecar has
     /// lately failed to answer. Call it off the hot path, and let it run to its end: what it learns is for later questions.
     pub async fn brief(&self, sidecar: Sidecar, to: SocketAddr, head: &[u8]) -> Option<Answer> {
         let known = Rc::clone(self.0.known.borrow_mut().get_or_insert(sidecar, Rc::default));
