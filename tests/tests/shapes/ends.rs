@@ -108,19 +108,22 @@ fn closed_reset_and_unanswered_connections_get_their_verdicts() {
 
 #[test]
 fn request_sent_after_the_sidecar_closed_gets_the_verdict_of_a_timely_one() {
-    let harness = Harness::new();
-    let _close = harness.proxy(4003, Behavior::Close);
     let late = |port| {
         let closed = Step::Closed { closed: 3000 };
         script(port, vec![closed, send(&connect("a.example:443")), Step::Resp { resp: 3000 }])
     };
     let late_scenario = |name, port, expected| scenario(name, late(port), expected);
-    harness.check(&[
-        late_scenario("the proxy closes", 4003, "unreachable closed_without_reply"),
-        late_scenario("no process listens", 4004, "unreachable connect_failed"),
+    // Each with a sidecar of its own, as a dial that fails meanwhile leaves another session's close in doubt.
+    Harness::new().check(&[
         late_scenario("black hole", BLACK_HOLE, "blackholed"),
         late_scenario("no such cluster", NO_CLUSTER, "blackholed"),
         late_scenario("no filter chain", NO_CHAIN, "blackholed"),
+    ]);
+    let harness = Harness::new();
+    let _close = harness.proxy(4003, Behavior::Close);
+    harness.check(&[
+        late_scenario("the proxy closes", 4003, "unreachable closed_without_reply"),
+        late_scenario("no process listens", 4004, "unreachable connect_failed"),
     ]);
 }
 
