@@ -1,4 +1,5 @@
-//! A real Prometheus that scrapes a tracer and evaluates the project's rules twice a second.
+//! A real Prometheus that scrapes a tracer once a second, the most that the tracer allows, and evaluates the project's rules
+//! twice a second.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// In the tools' namespace, so the fixed port is free.
 const LISTEN: &str = "127.0.0.1:9090";
 
+/// What a `PodMonitor` adds to the agent's series.
+const AGENT: &str = "{namespace: egress-tracer, pod: egress-tracer-x1, node: node-1}";
+
 /// A running Prometheus.
 #[derive(Debug)]
 pub struct Prometheus {
@@ -31,10 +35,10 @@ impl Prometheus {
         make_dir(&dir)?;
         let (config, target, rules) = (dir.join("prometheus.yaml"), tracer::METRICS, rules.display());
         let text = format!(
-            "global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}}\n\
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 500ms}}\n\
              rule_files: ['{rules}']\n\
              alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{alertmanager}']}}]}}]}}\n\
-             scrape_configs: [{{job_name: egress-tracer, static_configs: [{{targets: ['{target}']}}]}}]\n"
+             scrape_configs: [{{job_name: egress-tracer, static_configs: [{{targets: ['{target}'], labels: {AGENT}}}]}}]\n"
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         let mut command = place.command("prometheus")?;
@@ -70,12 +74,25 @@ pub fn accelerated_rules(dir: &Path) -> Result<PathBuf> {
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/rules.yaml"))?;
     for (usual, accelerated) in [
         ("offset 10m", "offset 12s"),
-        ("[10m]", "[12s]"),
+        ("offset 30m", "offset 36s"),
         ("[5m]", "[6s]"),
+        ("[10m]", "[12s]"),
+        ("[30m]", "[36s]"),
+        ("[1h]", "[72s]"),
+        ("[2h]", "[144s]"),
+        ("[6h]", "[432s]"),
+        ("[1d]", "[1728s]"),
+        ("[3d]", "[5184s]"),
+        ("[1d:30m]", "[1728s:36s]"),
         ("time() - 600", "time() - 12"),
+        ("time() - 1800", "time() - 36"),
         ("for: 1m\n", "for: 1s\n"),
+        ("for: 2m\n", "for: 2s\n"),
         ("for: 5m\n", "for: 6s\n"),
-        ("for: 15m\n", "for: 18s\n"),
+        ("for: 10m\n", "for: 12s\n"),
+        ("for: 15m", "for: 18s"),
+        ("for: 30m", "for: 36s"),
+        ("for: 1h", "for: 72s"),
     ] {
         ensure!(rules.contains(usual), "the rules have no {usual:?} any more");
         rules = rules.replace(usual, accelerated);

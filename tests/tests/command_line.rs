@@ -11,6 +11,7 @@ use lab::{
     tracer_binary,
 };
 use rustix::process::Signal;
+use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const METRICS: &str = "127.0.0.1:9475";
@@ -76,6 +77,36 @@ fn errors_exit_1_with_one_sentence() {
     let ended = run(tracer(&lab, &["replay", no_recording.to_str().expect("UTF-8")]));
     ended.assert_error(1, &["no-recording"]);
     assert!(!ended.stderr.contains('\u{1b}'), "{ended:?}");
+}
+
+#[test]
+fn log_and_errors_are_json_on_request() {
+    let lab = Lab::new().expect("a lab");
+    let args = ["--log-format", "json", "status", "--socket", "/nowhere/agent.sock"];
+    let ended = run(tracer(&lab, &args));
+    assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
+    let lines: Vec<Value> =
+        ended.stderr.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let last = lines.last().expect("an error");
+    assert_eq!((&last["level"], &last["target"]), (&"error".into(), &"egress_tracer".into()), "{last}");
+    assert!(last["message"].as_str().is_some_and(|text| text.contains("/nowhere/agent.sock")), "{last}");
+
+    // An agent logs what it keeps of its privileges before it is ready.
+    let ready = lab.dir().join("ready");
+    let cgroup = lab.pod_cgroup().display().to_string();
+    let args =
+        ["agent", "--log-format=json", "--log=info", "--no-explain", "--cgroup", &cgroup, "--ready-file"];
+    let mut agent = tracer(&lab, &args);
+    agent.arg(&ready);
+    let agent = Process::spawn(agent, &[]).expect("an agent");
+    let logged = agent.wait_line("line about privileges", agent.stderr(), TIMEOUT, |line| {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        line["message"].as_str().is_some_and(|text| text.starts_with("privileges:")).then(|| line.clone())
+    });
+    assert_eq!(logged.expect("it is logged")["level"], "info");
+    agent.signal(Signal::TERM).expect("a signal");
+    let ended = agent.finish(TIMEOUT).expect("it ends");
+    assert!(ended.status.success() && ended.stdout.is_empty(), "{ended:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -10,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::{
-    Alertmanager, Envoy, Lab, ProcessOutput, Prometheus, Script, Squid, SquidPolicy, Step, TARGET, Target,
-    Tracer, accelerated_rules, demo_sidecar, proxy_addr,
+    Agent, Alertmanager, Envoy, Lab, Process, ProcessOutput, Prometheus, Script, Squid, SquidPolicy, Step,
+    TARGET, Target, Tracer, accelerated_rules, demo_sidecar, proxy_addr,
 };
 use serde_json::Value;
 
@@ -39,7 +40,7 @@ fn failure_fires_its_alert_and_fills_the_dashboard_and_the_fix_resolves_the_aler
     let _squid = Squid::start(&lab, proxy_addr(PROXY_PORT), &policy).expect("squid");
     let target = Target::start(&lab, SocketAddr::new(TARGET, 443), NAME).expect("a TLS server");
     let envoy = Envoy::sidecar(&lab, &demo_sidecar()).expect("Envoy");
-    let tracer = Tracer::start(&lab, &["--metrics-programs"]).expect("a tracer");
+    let agent = Agent::start(&lab, &["--metrics-programs"]).expect("an agent");
     let mut alertmanager = Alertmanager::start(lab.tools(), lab.dir()).expect("Alertmanager");
     let rules = accelerated_rules(lab.dir()).expect("the rules");
     let prometheus = Prometheus::start(lab.tools(), lab.dir(), &rules, alertmanager.address());
@@ -51,20 +52,27 @@ fn failure_fires_its_alert_and_fills_the_dashboard_and_the_fix_resolves_the_aler
     println!("the alert arrived {:?} after the failure", start.elapsed());
     for (label, value) in [
         ("severity", "critical"),
+        ("scope", "namespace"),
         ("verdict", "handled_as_http"),
         ("reason", "route_not_found"),
-        ("proxy_ip", "10.0.0.1"),
         ("proxy_port", "3128"),
-        ("job", "egress-tracer"),
     ] {
         assert_eq!(alert["labels"][label], value, "{alert}");
     }
     let annotation = |name: &str| alert["annotations"][name].as_str().unwrap_or_default();
-    assert_eq!(annotation("summary"), "Envoy handles CONNECTs of an app to the proxy 10.0.0.1:3128 as HTTP");
-    assert!(annotation("description").contains("egress-tracer explain --to 10.0.0.1:3128"), "{alert}");
+    let summary = "The sidecars of apps of no known pod answer CONNECTs to proxies on port 3128 themselves";
+    assert_eq!(annotation("summary"), summary);
+    assert!(annotation("affected").contains("via 10.0.0.1 (workloads: 1)"), "{alert}");
     assert!(annotation("runbook_url").ends_with("/docs/verdicts/handled_as_http.md"), "{alert}");
+    let said = paste(&lab, annotation("command"));
+    for part in
+        ["CONNECT www.example.com:443 via 10.0.0.1:3128", "handled_as_http route_not_found", "at fault"]
+    {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
     run_all_dashboard_queries(&prometheus);
-    check_metrics(&tracer.metrics().expect("metrics"));
+    let metrics = lab.tools().netns().http_get("http://127.0.0.1:9475/metrics").expect("metrics");
+    check_metrics(&metrics);
 
     envoy.apply("lds.yaml", &demo_sidecar().join("fixed/lds.yaml")).expect("the fix is taken");
     let ended = curl(&lab, &target);
@@ -73,7 +81,34 @@ fn failure_fires_its_alert_and_fills_the_dashboard_and_the_fix_resolves_the_aler
     // Prometheus scraped the OpenMetrics form all the time; the target's health says that it found no error.
     let targets = prometheus.ask("targets", &[]).expect("targets");
     assert_eq!(targets["data"]["activeTargets"][0]["health"], "up", "{targets}");
-    tracer.stop().expect("it stops");
+    agent.stop().expect("it stops");
+}
+
+/// Runs an alert's command as a person would paste it. `kubectl` is a script that knows one agent, the lab's, and refuses
+/// whatever the real one would not take.
+fn paste(lab: &Lab, command: &str) -> String {
+    const KUBECTL: &str = "#!/bin/sh
+[ \"$1 $2\" = '-n egress-tracer' ] || { echo \"no namespace: $*\" >&2; exit 1; }
+shift 2
+case \"$*\" in
+  'get pods -l app.kubernetes.io/name=egress-tracer -o name') echo pod/egress-tracer-x1 ;;
+  'exec egress-tracer-x1 -- '*|'exec pod/egress-tracer-x1 -- '*) shift 3; exec \"$@\" ;;
+  *) echo \"unknown: $*\" >&2; exit 1 ;;
+esac
+";
+    let dir = lab.make_dir("kubectl").expect("a folder");
+    let kubectl = dir.join("kubectl");
+    fs::write(&kubectl, KUBECTL).expect("written");
+    fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let tracer = Agent::command(lab, &[]).expect("the tracer");
+    let tracer = Path::new(tracer.get_program()).parent().expect("its folder");
+    let mut shell = lab.tools().command("sh").expect("a shell");
+    shell.args(["-c", command]);
+    shell.env("PATH", format!("{}:{}:/usr/bin:/bin", dir.display(), tracer.display()));
+    let output = Process::run(shell, &[], TIMEOUT).expect("it ends");
+    assert!(output.status.success(), "{command}: {output:?}");
+    println!("$ {command}\n{}", output.stdout);
+    output.stdout
 }
 
 /// Runs each panel's queries with values for Grafana's variables. Each must return a series.

@@ -1,35 +1,96 @@
 //! The contents of `deploy/prometheus`, without the tracer: promtool accepts the rules and their tests pass, both forms
-//! of the rules are the same, every alert is complete and tested, and Grafana can read the dashboard.
+//! of the rules are the same, every alert is complete, tested and documented, and Grafana can read the dashboard.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Every alert has a test for each of these.
-const CASES: [&str; 5] = ["firing", "not firing", "resolving", "flapping", "missing data"];
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus").join(name)
+    root().join("deploy/prometheus").join(name)
 }
 
 fn read(name: &str) -> String {
     fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn promtool(args: &[&str], on: &str) {
-    let output = Command::new("promtool").args(args).arg(file(on)).output();
-    let output = output.expect("promtool (`cargo xtask setup` installs it)");
-    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    assert!(output.status.success(), "promtool {args:?} {on}: {}", said.concat());
+/// Runs one of Prometheus' tools. Returns what it printed.
+fn run(program: &str, args: &[&str], on: &Path) -> String {
+    let output = Command::new(program).args(args).arg(on).output();
+    let output =
+        output.unwrap_or_else(|error| panic!("{program} (`cargo xtask setup` installs it): {error}"));
+    let said =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert!(output.status.success(), "{program} {args:?} {}: {said}", on.display());
+    said
+}
+
+/// Each alert's name, and the lines of its rule.
+fn alerts(rules: &str) -> Vec<(&str, &str)> {
+    let rules = rules.split("\n  - ").filter_map(|rule| rule.strip_prefix("alert: "));
+    rules.map(|rule| rule.split_once('\n').expect("an alert has a body")).collect()
 }
 
 #[test]
-fn promtool_accepts_the_rules_and_their_tests_pass() {
-    promtool(&["check", "rules"], "rules.yaml");
-    promtool(&["test", "rules"], "rules_test.yaml");
+fn promtool_accepts_the_rules_and_every_situation_raises_its_alerts_and_no_other() {
+    run("promtool", &["check", "rules"], &file("rules.yaml"));
+    run("promtool", &["test", "rules"], &file("rules_test.yaml"));
+}
+
+#[test]
+fn situations_that_take_days_raise_their_alerts() {
+    run("promtool", &["test", "rules"], &file("rules_days_test.yaml"));
+}
+
+#[test]
+fn texts_of_the_alerts_are_complete() {
+    run("promtool", &["test", "rules"], &file("rules_texts_test.yaml"));
+}
+
+/// One Service breaks 300 workloads that each dial the four addresses of a proxy: one alert where they share a namespace, and
+/// one for each namespace and one for the cluster where they have thirty.
+#[test]
+fn one_bad_service_of_300_workloads_and_four_addresses_is_one_alert_for_a_cause() {
+    for (namespaces, expected) in [(1, 1), (30, 31)] {
+        let mut test = format!(
+            "rule_files: ['{}']\nevaluation_interval: 1m\ntests:\n- interval: 1m\n  input_series:\n",
+            file("rules.yaml").display()
+        );
+        let mut series = |name: &str, values: &str| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(test, "  - {{series: '{name}', values: '{values}'}}");
+        };
+        series("up{job=\"a\",instance=\"n\"}", "1x30");
+        series("process_start_time_seconds{job=\"a\",instance=\"n\"}", "-36000x30");
+        series("egress_tracer_build_info{job=\"a\",instance=\"n\"}", "1x30");
+        for workload in 0..300 {
+            for address in 1..=4 {
+                let namespace = workload % namespaces;
+                let labels = format!(
+                    "job=\"a\",instance=\"n\",verdict=\"handled_as_http\",reason=\"route_not_found\",\
+                     source_namespace=\"team-{namespace}\",source_workload=\"app-{workload}\",\
+                     proxy_ip=\"10.0.0.{address}\",proxy_port=\"3128\""
+                );
+                series(&format!("egress_tracer_connect_sessions_total{{{labels}}}"), "_x20 1x10");
+            }
+        }
+        let counted = "count(ALERTS{alertstate=\"firing\"})";
+        let _ = write!(
+            test,
+            "  promql_expr_test:\n  - {{expr: '{counted}', eval_time: 25m, exp_samples: [{{labels: '{{}}', value: {expected}}}]}}\n"
+        );
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("test.yaml");
+        fs::write(&path, test).expect("written");
+        run("promtool", &["test", "rules"], &path);
+    }
 }
 
 #[test]
@@ -41,7 +102,8 @@ fn prometheus_rule_object_has_the_rules_of_the_file() {
                 spec:\n";
     let rules = read("rules.yaml");
     let groups = rules.lines().skip_while(|line| *line != "groups:");
-    let body: String = groups.flat_map(|line| ["  ", line, "\n"]).collect();
+    let body: String =
+        groups.map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") }).collect();
     assert!(body.starts_with("  groups:\n"), "rules.yaml has groups");
     let expected = format!("{head}{body}");
     if std::env::var_os("UPDATE").is_some() {
@@ -52,47 +114,93 @@ fn prometheus_rule_object_has_the_rules_of_the_file() {
 }
 
 #[test]
-fn every_alert_has_all_fields_and_a_test_of_each_case() {
-    let (rules, tests) = (read("rules.yaml"), read("rules_test.yaml"));
-    let alerts: Vec<(&str, &str)> = rules
-        .split("  - alert: ")
-        .skip(1)
-        .map(|rest| rest.split_once('\n').expect("an alert has a body"))
+fn every_alert_has_all_fields_tests_and_a_runbook() {
+    let rules = read("rules.yaml");
+    let situations = read("rules_test.yaml") + &read("rules_days_test.yaml");
+    let texts = read("rules_texts_test.yaml") + &read("rules_days_test.yaml");
+    let page = fs::read_to_string(root().join("docs/alerts.md")).expect("docs/alerts.md");
+    let mut documented: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `Egress").and_then(|rest| rest.split('`').next()))
         .collect();
-    for due in [
-        "EgressConnectHandledAsHttp",
-        "EgressConnectBlackholed",
-        "EgressConnectWrappedInTls",
-        "EgressConnectMisdirected",
-        "EgressInterceptorDown",
-        "EgressProxyBypassed",
-        "EgressProxyRefusing",
-        "EgressProxyUnreachable",
-        "EgressTracerLosingEvents",
-        "EgressTracerDegraded",
-        "EgressTracerDown",
-    ] {
-        assert!(alerts.iter().any(|(name, _)| *name == due), "{due} is missing");
-    }
+    let alerts = alerts(&rules);
+    assert!(alerts.len() > 20, "{} alerts were found", alerts.len());
     for (name, body) in alerts {
-        for part in ["for: ", "severity: ", "summary: ", "description: ", "runbook_url: https://"] {
+        for part in
+            ["severity: ", "scope: ", "summary: ", "description: ", "command: ", "runbook_url: https://"]
+        {
             assert!(body.contains(part), "{name} lacks {part}");
         }
-        assert!(body.contains("{{ $labels.") || body.contains("{{ with $labels."), "{name} names no label");
-        for case in CASES {
-            assert!(tests.contains(&format!("- name: \"{name}: {case}")), "{name} is not tested: {case}");
-        }
-        // The link leads to the page of an existing verdict, or to a section of the README.
-        let url = body.split("runbook_url: ").nth(1).and_then(|rest| rest.lines().next()).expect("a link");
-        let (_, page) = url.split_once("/blob/main/").expect("a page of this repository");
-        if let Some(verdict) = page.strip_prefix("docs/verdicts/") {
-            let verdict = verdict.strip_suffix(".md").expect("a page");
-            assert!(rules.contains(&format!("verdict=\"{verdict}\"")), "{url}");
+        assert!(situations.contains(&format!("alertname=\"{name}\"")), "no situation raises {name}");
+        assert!(texts.contains(&format!("alertname: {name}\n")), "the texts of {name} are not tested");
+        let field = |field: &str| {
+            let value = body.split(field).nth(1).and_then(|rest| rest.lines().next());
+            value.unwrap_or_else(|| panic!("{name}: {field}"))
+        };
+        let row = format!("| `{name}` | {} | {} | ", field("severity: "), field("scope: "));
+        assert!(page.contains(&row), "docs/alerts.md has no row {row}");
+        documented.remove(name.strip_prefix("Egress").expect("its prefix"));
+        // The link leads to the page of an existing verdict that the rule selects, or to a section of docs/alerts.md.
+        let (_, link) =
+            field("runbook_url: ").split_once("/blob/main/docs/").expect("a page of this repository");
+        if let Some(verdict) = link.strip_prefix("verdicts/") {
+            let (verdict, _) = verdict.split_once(".md").expect("a page");
+            assert!(root().join(format!("docs/verdicts/{verdict}.md")).exists(), "{link}");
+            assert!(
+                body.contains(&format!("verdict=\"{verdict}\"")) || body.contains("egress_tracer_refused:"),
+                "{name} links to {link}"
+            );
         } else {
-            let (page, section) = page.split_once('#').expect("a section");
-            assert_eq!((page, section), ("deploy/prometheus/README.md", name.to_lowercase().as_str()));
-            assert!(read("README.md").contains(&format!("\n### {name}\n")), "{url}");
+            assert_eq!(link, format!("alerts.md#{}", name.to_lowercase()));
+            assert!(page.contains(&format!("\n### {name}\n")), "docs/alerts.md has no section {name}");
         }
+    }
+    assert!(documented.is_empty(), "docs/alerts.md lists alerts that do not exist: {documented:?}");
+}
+
+/// The thresholds that the rules mark, and their values.
+fn thresholds(rules: &str) -> BTreeMap<&str, &str> {
+    let mut thresholds = BTreeMap::new();
+    for line in rules.lines() {
+        let Some((code, name)) = line.split_once(" # threshold ") else { continue };
+        let value = code.trim_end_matches(',').rsplit(' ').next().expect("a value");
+        let other = thresholds.insert(name, value);
+        assert!(other.is_none_or(|other| other == value), "{name} is {other:?} and {value}");
+    }
+    thresholds
+}
+
+#[test]
+fn every_threshold_is_documented_with_its_default() {
+    let rules = read("rules.yaml");
+    let page = fs::read_to_string(root().join("docs/alerts.md")).expect("docs/alerts.md");
+    let thresholds = thresholds(&rules);
+    assert!(thresholds.len() > 10, "{thresholds:?}");
+    for (name, value) in &thresholds {
+        assert!(page.contains(&format!("| `{name}` | {value} | ")), "{name}, by default {value}");
+    }
+    let section =
+        page.split("## Thresholds").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let rows = section.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, thresholds.len(), "docs/alerts.md has thresholds that do not exist");
+}
+
+#[test]
+fn alertmanager_example_is_valid_and_routes_to_the_team_of_the_namespace() {
+    let example = file("alertmanager.yaml");
+    run("amtool", &["check-config"], &example);
+    for (labels, receiver) in [
+        (&["scope=cluster", "severity=critical"][..], "mesh-team"),
+        (&["scope=namespace", "severity=critical", "namespace=shop"], "shop-team"),
+        (&["scope=namespace", "severity=critical", "namespace=bank"], "platform"),
+        (&["scope=namespace", "severity=info", "namespace=shop"], "dashboard-only"),
+        (&["scope=agent", "severity=warning", "namespace=egress-tracer"], "platform"),
+        (&["scope=agent", "severity=info"], "dashboard-only"),
+    ] {
+        let mut amtool = Command::new("amtool");
+        amtool.args(["config", "routes", "test", "--config.file"]).arg(&example).args(labels);
+        let output = amtool.output().expect("amtool (`cargo xtask setup` installs it)");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), receiver, "{labels:?}");
     }
 }
 
@@ -133,4 +241,26 @@ fn dashboard_has_the_fields_that_grafana_requires() {
             }
         }
     }
+}
+
+/// A recorded series has a colon in its name.
+#[test]
+fn dashboard_reads_only_series_that_are_recorded() {
+    let (rules, dashboard) = (read("rules.yaml"), read("dashboard.json"));
+    let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let dashboard: Value = serde_json::from_str(&dashboard).expect("JSON");
+    let mut found = 0;
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expression = target["expr"].as_str().expect("an expression");
+            for name in expression
+                .split(|c| !is_name(c))
+                .filter(|name| name.contains("egress_tracer") && name.contains(':'))
+            {
+                found += 1;
+                assert!(rules.contains(&format!("- record: {name}\n")), "{}: {name}", panel["title"]);
+            }
+        }
+    }
+    assert!(found > 5, "{found} recorded series");
 }

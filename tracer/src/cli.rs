@@ -4,6 +4,7 @@
 mod agent;
 mod audit;
 mod check;
+mod logging;
 mod manual;
 mod observe;
 mod output;
@@ -26,17 +27,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log to stderr: error, warn, info, debug, trace, or MODULE=LEVEL, separated by commas [default: warn; off
-    /// in `top`]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILTER",
-        env = "EGRESS_TRACER_LOG",
-        hide_env_values = true,
-        help_heading = "Logging"
-    )]
-    log: Option<String>,
+    #[command(flatten)]
+    logging: logging::Args,
 }
 
 #[derive(Subcommand)]
@@ -83,7 +75,7 @@ enum Command {
 
 /// Parses the command line, runs the command, and returns the exit code.
 pub fn main() -> ExitCode {
-    let Cli { command, log } = match Cli::try_parse() {
+    let Cli { command, logging } = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version arrive here as well; clap knows which stream and which code.
@@ -93,7 +85,7 @@ pub fn main() -> ExitCode {
     };
     // A log line would be written across the table.
     let level = if matches!(command, Command::Top(_)) { "off" } else { "warn" };
-    env_logger::Builder::new().parse_filters(log.as_deref().unwrap_or(level)).init();
+    logging.start(level);
     let result = match command {
         Command::Agent(args) => block_on(agent::run(args)),
         Command::Observe(args) => block_on(observe::run(*args)),
@@ -118,7 +110,7 @@ pub fn main() -> ExitCode {
         if is_broken_pipe(&error) {
             return ExitCode::SUCCESS; // the reader of our output closed it
         }
-        eprintln!("egress-tracer: {error:#}");
+        logging.print_error(&error);
         ExitCode::FAILURE
     })
 }

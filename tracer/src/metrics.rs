@@ -12,18 +12,20 @@ mod document;
 mod map_occupancy;
 mod health;
 mod openmetrics;
+mod process;
 mod reply_histogram;
 mod server;
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Instant};
 
-use prometheus::{IntCounter, IntCounterVec, Registry, TextEncoder, process_collector::ProcessCollector};
+use prometheus::{IntCounter, IntCounterVec, Registry, TextEncoder};
 
 use crate::{pipeline::Pipeline, probes::Probes};
 use bounded::{BoundedCounter, LabelGroup, LabelValue, OTHER};
 use health::Health;
 use map_occupancy::MapOccupancy;
 use openmetrics::ExpositionFormat;
+use process::ProcessMetrics;
 use reply_histogram::ReplyHistogram;
 use tracer_core::{
     report::{Report, SourceKind},
@@ -91,7 +93,7 @@ impl Metrics {
     fn empty(extra: &[ExtraLabel]) -> anyhow::Result<Self> {
         let registry = Registry::new_custom(Some(catalogue::PREFIX.to_owned()), None)?;
         let process = Registry::new();
-        process.register(Box::new(ProcessCollector::for_self()))?;
+        process.register(Box::new(ProcessMetrics::new()?))?;
         let expired = catalogue::EXPIRED.counter(&registry)?;
         let folded = catalogue::FOLDED.counters(&registry)?;
         let config_fetches = catalogue::CONFIG_FETCHES.counters(&registry)?;
@@ -370,10 +372,8 @@ mod tests {
             metrics.count(&report, start);
         }
         metrics.0.sessions.borrow_mut().expire(start + bounded::IDLE / 2);
-        assert_eq!(
-            lines(&metrics.exposition(ExpositionFormat::Text).unwrap(), "connect_sessions_total").count(),
-            2
-        );
+        let text = metrics.exposition(ExpositionFormat::Text).unwrap();
+        assert_eq!(lines(&text, "connect_sessions_total").count(), 2);
         metrics.0.sessions.borrow_mut().expire(start + bounded::IDLE);
         let text = metrics.exposition(ExpositionFormat::Text).unwrap();
         assert_eq!(lines(&text, "connect_sessions_total").count(), 0);

@@ -200,6 +200,11 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Whether there is a container runtime that answers.
+    pub fn is_runtime_connected(&self) -> bool {
+        self.runtime.as_ref().is_some_and(Runtime::is_connected)
+    }
+
     /// Asks the runtime for the owners that the engine needs.
     fn ask_for_owners(&mut self) {
         if let Some(runtime) = &self.runtime {

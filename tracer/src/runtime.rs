@@ -7,7 +7,7 @@ mod endpoint;
 mod find;
 mod node;
 
-use std::{collections::BTreeSet, convert::Infallible, path::PathBuf, time::Duration};
+use std::{cell::Cell, collections::BTreeSet, convert::Infallible, path::PathBuf, rc::Rc, time::Duration};
 
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -29,6 +29,8 @@ use tracer_core::{
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first and the longest pause after a runtime that did not answer.
 const RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(15)];
+/// The time between two warnings about one absence of the runtime.
+const WARN_AGAIN: Duration = Duration::from_mins(10);
 /// In a pause this short or shorter, the runtime may only be restarting, so questions stay open until the next attempt. A
 /// report waits a second for its name.
 const RESTART: Duration = Duration::from_secs(1);
@@ -61,6 +63,7 @@ pub enum Update {
 pub struct Runtime {
     questions: Sender<Key>,
     updates: Receiver<Update>,
+    connected: Rc<Cell<bool>>,
 }
 
 impl Runtime {
@@ -68,6 +71,7 @@ impl Runtime {
     pub fn spawn(endpoint: Endpoint, cgroups: PathBuf, choice: PodChoice) -> Self {
         let (to_resolver, questions) = channel(QUEUE);
         let (to_pipeline, updates) = channel(QUEUE);
+        let connected = Rc::new(Cell::new(false));
         let resolver = Resolver {
             node: Node::new(choice),
             tree: CgroupTree::new(cgroups),
@@ -75,9 +79,10 @@ impl Runtime {
             updates: to_pipeline,
             listed: Instant::now(),
             open: BTreeSet::new(),
+            connected: Rc::clone(&connected),
         };
         tokio::task::spawn_local(resolver.run(endpoint));
-        Self { questions: to_resolver, updates }
+        Self { questions: to_resolver, updates, connected }
     }
 
     /// Asks for owners. The answers are updates. Keys that the queue has no room for stay without an answer.
@@ -87,6 +92,11 @@ impl Runtime {
                 log::debug!("too many owners are asked for at once: {key:?} stays unknown");
             }
         }
+    }
+
+    /// Whether the runtime answered when it was last asked.
+    pub fn is_connected(&self) -> bool {
+        self.connected.get()
     }
 
     /// The next update; pending for ever once the resolver has ended.
@@ -122,19 +132,33 @@ struct Resolver {
     listed: Instant,
     /// Questions of a short pause, to be answered after the next attempt.
     open: BTreeSet<Key>,
+    /// The runtime answered when it was last asked.
+    connected: Rc<Cell<bool>>,
 }
 
 impl Resolver {
     async fn run(mut self, endpoint: Endpoint) {
         let mut pause = RETRY[0];
+        let mut warned: Option<Instant> = None;
         loop {
             let begun = Instant::now();
-            match self.serve(&endpoint).await {
+            let ended = self.serve(&endpoint).await;
+            if self.connected.replace(false) {
+                warned = None; // it answered, so what follows is news
+            }
+            match ended {
                 Ok(never) => match never {},
                 Err(ResolveError::Closed(_)) => return,
-                Err(error @ ResolveError::Runtime(_)) => log::warn!(
-                    "the container runtime at {endpoint} gives no answer, so new pods have no names for now: {error}"
-                ),
+                Err(error @ ResolveError::Runtime(_)) => {
+                    let is_news = warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN);
+                    if is_news {
+                        warned = Some(Instant::now());
+                    }
+                    log::log!(
+                        if is_news { log::Level::Warn } else { log::Level::Debug },
+                        "the container runtime at {endpoint} gives no answer, so new pods have no names for now: {error}"
+                    );
+                }
             }
             if begun.elapsed() > RETRY[1] {
                 pause = RETRY[0]; // it worked for a while
@@ -240,6 +264,7 @@ impl Resolver {
         let tree = self.tree.clone();
         let containers = on_blocking_thread(move || tree.containers()).await;
         self.listed = Instant::now();
+        self.connected.set(true);
         let updates = self.node.update(list, &containers);
         Ok(self.send(updates).await?)
     }

@@ -71,6 +71,7 @@ fn without_a_runtime_containers_are_unknown_at_once_and_the_host_is_known() {
         let host =
             std::os::unix::fs::MetadataExt::ino(&root.path().join("kubepods").metadata().expect("there"));
         assert_eq!(ask(&mut runtime, Key::Cgroup(host)).await.0, Owner::Host);
+        assert!(!runtime.is_connected());
     });
 }
 
@@ -101,6 +102,7 @@ fn silent_runtime_is_given_up_after_the_timeout() {
         let mut runtime = spawn(&socket, root.path());
         // A report waits only a second for its name. This holds that there is an answer at all.
         assert_eq!(ask(&mut runtime, Key::Cgroup(cgroup)).await.0, Owner::Unknown);
+        assert!(!runtime.is_connected(), "a socket that takes connections is no answer");
     });
 }
 

@@ -133,13 +133,18 @@ BinaryName = "{shown}/runc"
         self.dir.join("logs")
     }
 
-    /// Kills containerd with SIGKILL and starts it again. Its containers keep running.
-    pub fn restart(&mut self, lab: &Lab) -> Result<()> {
+    /// Kills containerd with SIGKILL and removes its socket. Its containers keep running.
+    pub fn stop(&mut self) -> Result<()> {
         if let Some(process) = self.process.take() {
             process.signal(Signal::KILL)?;
             process.finish(TIMEOUT)?;
         }
         fs::remove_file(self.socket())?;
+        Ok(())
+    }
+
+    /// Starts containerd again.
+    pub fn start_again(&mut self, lab: &Lab) -> Result<()> {
         self.process = Some(launch(lab, self.release, &self.dir, &self.mounts)?);
         Ok(())
     }

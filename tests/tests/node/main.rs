@@ -108,8 +108,12 @@ fn check_pod_names(release: ContainerdRelease) {
 
     check_explain_by_pod_name(&mut node);
 
-    // The runtime restarts; pods that start later are still named.
-    node.restart_containerd().expect("containerd comes back");
+    // The runtime ends, which the metrics say, and starts again; pods that start later are still named.
+    wait_for_runtime(&mut node, &agent, 1.0);
+    node.containerd.stop().expect("containerd ends");
+    wait_for_runtime(&mut node, &agent, 0.0);
+    node.start_containerd().expect("containerd comes back");
+    wait_for_runtime(&mut node, &agent, 1.0);
     let gateway = PodSpec {
         namespace: "infra",
         name: "gateway-x2x4z",
@@ -202,6 +206,16 @@ fn check_pod_names(release: ContainerdRelease) {
     let others = node.reports(&agent, 0, others).expect("reports");
     assert!(others.is_empty(), "{others:?}");
     println!("scoped, killed and started again: {:?}", start.elapsed());
+}
+
+/// Waits until the agent's metric about the container runtime is `connected`.
+fn wait_for_runtime(node: &mut TestNode, agent: &AgentPod, connected: f64) {
+    let says = |node: &mut TestNode| {
+        // The agent limits the rate of requests, so a scrape may fail.
+        let value = node.count(agent, "egress_tracer_runtime_connected", &[]).unwrap_or(f64::NAN);
+        Ok(((value - connected).abs() < 0.1).then_some(()))
+    };
+    node.wait_for("metric about the runtime", says).expect("the runtime's state");
 }
 
 /// A matching pod sends requests and never closes; all other pods make no record. Its requests come after theirs, so

@@ -65,9 +65,9 @@ impl TestNode {
         Ok(Self { cri, containerd, agent_image, _silent: silent, _squid: squid, _target: target, lab })
     }
 
-    /// Kills containerd and starts it again.
-    pub fn restart_containerd(&mut self) -> Result<()> {
-        self.containerd.restart(&self.lab)?;
+    /// Starts containerd again.
+    pub fn start_containerd(&mut self) -> Result<()> {
+        self.containerd.start_again(&self.lab)?;
         self.cri = connect(&self.lab, &self.containerd)?;
         Ok(())
     }

@@ -220,6 +220,12 @@ pub(super) const AUDIT: MetricFamily = family(
         "the verdict that a session would get; `~unknown` if the configuration does not say",
     )],
 );
+pub(super) const RUNTIME: MetricFamily = family(
+    "runtime_connected",
+    MetricKind::Gauge,
+    "1 while the container runtime answers, 0 while it does not or where none was found; without it, new pods have no names",
+    &[],
+);
 pub(super) const ENRICHMENT_MISSES: MetricFamily =
     family("enrichment_misses_total", MetricKind::Counter, "Sessions whose pod is unknown", &[]);
 pub(super) const UNTRACKED: MetricFamily = family(
@@ -260,7 +266,7 @@ pub(super) const BUILD: MetricFamily = family(
 );
 
 /// Every metric, in the order of the documentation.
-pub(super) const ALL: [&MetricFamily; 25] = [
+pub(super) const ALL: [&MetricFamily; 26] = [
     &SESSIONS,
     &REFUSED,
     &REPLY_SECONDS,
@@ -281,6 +287,7 @@ pub(super) const ALL: [&MetricFamily; 25] = [
     &CONFIG_FETCHES,
     &WITNESS_DISAGREEMENTS,
     &AUDIT,
+    &RUNTIME,
     &ENRICHMENT_MISSES,
     &EXPIRED,
     &FOLDED,

@@ -40,6 +40,7 @@ pub(super) struct Health {
     program_seconds: CounterVec,
     program_runs: IntCounterVec,
     audit: IntGaugeVec,
+    runtime: IntGauge,
     refreshed: Option<Instant>,
     timing: Option<ProgramTiming>,
 }
@@ -62,6 +63,7 @@ impl Health {
             program_seconds: catalogue::PROGRAM_SECONDS.seconds(registry)?,
             program_runs: catalogue::PROGRAM_RUNS.counters(registry)?,
             audit: catalogue::AUDIT.gauges(registry)?,
+            runtime: catalogue::RUNTIME.gauge(registry)?,
             refreshed: None,
             timing: None,
         })
@@ -137,6 +139,7 @@ impl Health {
         let (used, capacity) = pipeline.take_ring_peak();
         self.ring_used.set(signed(used));
         self.ring_capacity.set(signed(capacity));
+        self.runtime.set(i64::from(pipeline.is_runtime_connected()));
     }
 }
 
