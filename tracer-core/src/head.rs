@@ -24,6 +24,7 @@ pub struct Request {
 
 /// The two forms of a request to a proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
     /// `CONNECT host:port HTTP/1.1`

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The kind of a transparent proxy, by how it treats what it accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum InterceptorKind {
     /// Envoy in the app's pod. It may parse HTTP.

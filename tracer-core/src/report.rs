@@ -55,6 +55,7 @@ pub type Reports = Vec<Box<Report>>;
 
 /// One request and what became of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
     /// Version of this format.
     pub v: u8,
@@ -102,6 +103,7 @@ pub struct Report {
     pub manifest: Option<String>,
     /// The hook family that captured it. Reports made before 0.1.0 call it `probes`.
     #[serde(alias = "probes")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub family: CompactString,
     /// The connection was opened before the probes were attached.
     pub joined_late: bool,
@@ -109,6 +111,7 @@ pub struct Report {
 
 /// The app that sent a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Source {
     /// Kubernetes namespace.
     pub namespace: Option<String>,
@@ -130,6 +133,7 @@ pub struct Source {
     /// Process id on the node.
     pub pid: Option<u32>,
     /// Thread name.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub comm: Option<CompactString>,
     /// The app's address.
     pub ip: IpAddr,
@@ -139,6 +143,7 @@ pub struct Source {
 
 /// The kind of owner of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
     /// A pod with a network of its own.
@@ -151,6 +156,7 @@ pub enum SourceKind {
 
 /// An address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Endpoint {
     /// IPv4, or IPv6 without brackets.
     pub ip: IpAddr,
@@ -172,6 +178,7 @@ impl From<Endpoint> for SocketAddr {
 
 /// Which sidecar intercepted the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// The app's own.
@@ -182,6 +189,7 @@ pub enum Direction {
 
 /// The interceptor: the transparent proxy that accepted the app's connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Interceptor {
     /// What it is.
     #[serde(default)]
@@ -191,31 +199,38 @@ pub struct Interceptor {
     /// Its process id on the node.
     pub pid: Option<u32>,
     /// Its thread's name.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub comm: Option<CompactString>,
 }
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Connect {
     /// `connect`, or `absolute` for `GET http://host/`.
     #[serde(default)]
     pub form: Form,
     /// `host:port`, escaped.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub authority: CompactString,
     /// `1.0` or `1.1`. Empty: the first line is longer than the 512 captured bytes.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub http_version: CompactString,
     /// The `User-Agent` header, escaped.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub user_agent: Option<CompactString>,
 }
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reply {
     /// The program that made it.
     pub from: Replier,
     /// Its status. Null: it is not HTTP.
     pub status: Option<u16>,
     /// The `Server` header, escaped.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub server: Option<CompactString>,
     /// Microseconds from the request to its first byte.
     pub after_us: u64,
@@ -223,6 +238,7 @@ pub struct Reply {
 
 /// The program that made an answer, by its address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Answerer {
     /// Its address. Null for the interceptor.
     pub ip: Option<IpAddr>,
@@ -234,6 +250,7 @@ pub struct Answerer {
 
 /// What the program that made an answer is to the app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AnswererKind {
     /// The interceptor itself.
@@ -246,6 +263,7 @@ pub enum AnswererKind {
 
 /// The program that made an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Replier {
     /// The sidecar itself.
@@ -258,6 +276,7 @@ pub enum Replier {
 
 /// The sidecar's upstream connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Upstream {
     /// The address dialed.
     pub ip: IpAddr,
@@ -269,6 +288,7 @@ pub struct Upstream {
 
 /// A listener and its origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Listener {
     /// Envoy's name for it.
     pub name: String,

@@ -7,6 +7,7 @@ use crate::escape::escape_to_ascii;
 
 /// A gap. Its JSON is a contract (`"v":1`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Gap {
     /// Version of this format.
     pub v: u8,
@@ -18,6 +19,7 @@ pub struct Gap {
 
 /// What was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Lost {
     /// Where it was lost.
     pub source: LossSource,
@@ -29,6 +31,7 @@ pub struct Lost {
 
 /// Where a record or report was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LossSource {
     /// The kernel could not write a record.
@@ -41,6 +44,7 @@ pub enum LossSource {
 
 /// One line of a stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Message {
     /// Something was lost here.

@@ -7,6 +7,7 @@ use crate::verdict::{Payload, Reason, Verdict};
 
 /// What the interceptor's configuration says about a request, as a report shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Configuration {
     /// The verdict that it leads to. Null: it does not decide.
     pub verdict: Option<Verdict>,

@@ -87,6 +87,7 @@ pub enum Outcome {
 
 /// What the sidecar's upstream socket carried before the outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, VariantArray)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Payload {
     /// No upstream socket was seen.
