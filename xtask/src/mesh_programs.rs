@@ -2,17 +2,15 @@
 //! that is there is whole and is never compiled again; what the compiler needed on the way is removed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
-use lab::{ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PROGRAMS, cached_mesh, mesh_module};
+use lab::{ISTIO_FILES, MESH_PROGRAMS, cached_mesh, mesh_module};
 
 use crate::install::Job;
-use crate::mesh_go::Go;
-use crate::progress;
+use crate::mesh_go::{Go, GoBuild};
 use crate::wheel;
 
 /// Where Kubernetes' programs keep the version that they report. Without it the API server takes itself for 0.0.0 and
@@ -49,9 +47,9 @@ fn install(bar: &ProgressBar) -> Result<String> {
         ));
     }
     let go = Go::find(bar, cache)?;
-    let build = Build { go, work: work.clone() };
-    let programs = build.compile(bar)?;
-    build.collect(&programs)?;
+    let build = GoBuild::download(bar, go, mesh_module(), &work)?;
+    let programs = build.compile(bar, &linker_flags(&build)?)?;
+    collect(&build, &programs)?;
     fs::rename(&programs, &target)?; // in one step: a folder that exists is whole
     fs::remove_dir_all(&work).with_context(|| format!("cannot remove {}", work.display()))?;
     let minutes = start.elapsed().as_secs_f32() / 60.0;
@@ -63,71 +61,30 @@ fn install(bar: &ProgressBar) -> Result<String> {
     ))
 }
 
-struct Build {
-    go: Go,
-    work: PathBuf,
+/// The linker's flags: Kubernetes' programs get their version.
+fn linker_flags(build: &GoBuild) -> Result<String> {
+    let version = build.ask(&["list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes"])?;
+    let [major, minor, _] = version.trim_start_matches('v').splitn(3, '.').collect::<Vec<_>>()[..] else {
+        anyhow::bail!("the module pins Kubernetes at {version}, which is no version");
+    };
+    let set = |name: &str, value: &str| format!(" -X {KUBERNETES_VERSION}.{name}={value}");
+    Ok(["-s -w".to_owned(), set("gitVersion", &version), set("gitMajor", major), set("gitMinor", minor)]
+        .concat())
 }
 
-impl Build {
-    /// Runs the compiler and gives back the folder with its output.
-    fn compile(&self, bar: &ProgressBar) -> Result<PathBuf> {
-        bar.set_message("downloading Go modules");
-        progress::command(bar, &mut self.go(&["mod", "download"]))?;
-        progress::command(bar, &mut self.go(&["mod", "verify"]))?;
-        let packages = self.ask(&["list", "-deps", "tool"])?.lines().count();
-        let version = self.ask(&["list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes"])?;
-        let [major, minor, _] = version.trim_start_matches('v').splitn(3, '.').collect::<Vec<_>>()[..] else {
-            anyhow::bail!("the module pins Kubernetes at {version}, which is no version");
-        };
-        let set = |name: &str, value: &str| format!(" -X {KUBERNETES_VERSION}.{name}={value}");
-        let linker =
-            ["-s -w".to_owned(), set("gitVersion", &version), set("gitMajor", major), set("gitMinor", minor)];
-        let programs = self.work.join("programs");
-        let mut command = self.go(&["build", "-v", "-p", &threads().to_string()]);
-        command.args(MESH_BUILD_FLAGS).arg(format!("-ldflags={}", linker.concat()));
-        command.arg("-o").arg(format!("{}/", programs.display())).arg("tool");
-        progress::counted_command(bar, &mut command, packages)?;
-        Ok(programs)
+/// Gives etcd its name and puts the Istio module's files beside the programs.
+fn collect(build: &GoBuild, programs: &Path) -> Result<()> {
+    fs::rename(programs.join("server"), programs.join("etcd")).context("the etcd module built no program")?;
+    let istio = build.ask(&["list", "-m", "-f", "{{.Dir}}", "istio.io/istio"])?;
+    for file in ISTIO_FILES {
+        let from = Path::new(&istio).join(file);
+        let to = programs.join(from.file_name().context("a file")?);
+        // Written, not copied: the module's files are read-only.
+        let text = fs::read(&from).with_context(|| format!("no {} in the Istio module", from.display()))?;
+        fs::write(to, text)?;
     }
-
-    /// Gives etcd its name and puts the Istio module's files beside the programs.
-    fn collect(&self, programs: &Path) -> Result<()> {
-        fs::rename(programs.join("server"), programs.join("etcd"))
-            .context("the etcd module built no program")?;
-        let istio = self.ask(&["list", "-m", "-f", "{{.Dir}}", "istio.io/istio"])?;
-        for file in ISTIO_FILES {
-            let from = Path::new(&istio).join(file);
-            let to = programs.join(from.file_name().context("a file")?);
-            // Written, not copied: the module's files are read-only.
-            let text =
-                fs::read(&from).with_context(|| format!("no {} in the Istio module", from.display()))?;
-            fs::write(to, text)?;
-        }
-        for name in MESH_PROGRAMS {
-            ensure!(programs.join(name).exists(), "the Go module `tests/mesh` has no tool line for {name}");
-        }
-        Ok(())
+    for name in MESH_PROGRAMS {
+        ensure!(programs.join(name).exists(), "the Go module `tests/mesh` has no tool line for {name}");
     }
-
-    fn go(&self, arguments: &[&str]) -> Command {
-        let mut command = self.go.command();
-        command.args(arguments).current_dir(mesh_module()).env("CGO_ENABLED", "0");
-        command.env("GOMODCACHE", self.work.join("modules")).env("GOCACHE", self.work.join("objects"));
-        command.env("GOFLAGS", "-mod=readonly -modcacherw"); // writable, so that it can be removed
-        command
-    }
-
-    fn ask(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.go(arguments).output()?;
-        ensure!(
-            output.status.success(),
-            "go {arguments:?} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-    }
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from)
+    Ok(())
 }

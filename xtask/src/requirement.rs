@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use indicatif::ProgressBar;
 
 use crate::install::{Prepare, is_on_path};
-use crate::{cargo_deny, containerd_package, ebpf, envoy_wheel, fuzz, mesh_programs, schemas};
+use crate::{cargo_deny, containerd_package, ebpf, envoy_wheel, fuzz, helm_program, mesh_programs, schemas};
 
 /// What a requirement is needed for. Each purpose but `Check` includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -180,6 +180,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Mesh,
         probe: Probe::Ask(mesh_programs::are_there),
         install: Install::Beside(mesh_programs::prepare),
+    },
+    Requirement {
+        name: "Helm",
+        why: "renders the chart, and installs it at that API server; compiled from a pinned Go module",
+        purpose: Purpose::Mesh,
+        probe: Probe::Ask(helm_program::is_there),
+        install: Install::Beside(helm_program::prepare),
     },
     Requirement {
         name: "oldest Envoy",

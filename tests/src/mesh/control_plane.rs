@@ -52,6 +52,10 @@ impl Mesh {
         server.arg(format!("--service-account-signing-key-file={}", file("sa.key")));
         server.arg("--service-account-issuer=https://kubernetes.default.svc");
         server.arg(format!("--service-cluster-ip-range={}", self.service_ranges().join(",")));
+        if let Some(admission) = &self.options.admission {
+            fs::write(file("admission.json"), admission.to_string())?;
+            server.arg(format!("--admission-control-config-file={}", file("admission.json")));
+        }
         server.args(["--api-audiences=istio-ca,https://kubernetes.default.svc", "--allow-privileged=true"]);
         // kubectl as a proxy: the lab's own requests are plain HTTP, without TLS and its libraries.
         let mut proxy = self.control_command("kubectl")?;
@@ -68,20 +72,25 @@ impl Mesh {
         controllers.arg(format!("--service-account-private-key-file={}", file("sa.key")));
         controllers.arg(format!("--root-ca-file={}", file("ca.crt")));
         // What the objects of a test need; the others cost processor time.
-        controllers
-            .arg("--controllers=endpointslice-controller,namespace-controller,serviceaccount-controller");
+        let daemon_sets = if self.options.without_istio { ",daemonset-controller" } else { "" };
+        controllers.arg(format!(
+            "--controllers=endpointslice-controller,namespace-controller,serviceaccount-controller{daemon_sets}"
+        ));
         controllers.args(["--use-service-account-credentials", "--leader-elect=false"]);
         controllers.arg(format!("--kubeconfig={}", self.kubeconfig().display()));
         let controllers = Process::spawn(controllers, &[])?;
         self.kubernetes = vec![controllers, proxy, server, etcd];
 
-        let crds = programs::crds()?.display().to_string();
-        self.kubectl(&["apply", "--server-side", "-f", &crds], "")?;
-        self.api.create("/api/v1/namespaces", &json!({"metadata": {"name": "istio-system"}}))?;
         self.api.create(
             "/api/v1/nodes",
             &json!({"metadata": {"name": pod::NODE, "labels": {"kubernetes.io/os": "linux"}}}),
         )?;
+        if self.options.without_istio {
+            return Ok(());
+        }
+        let crds = programs::crds()?.display().to_string();
+        self.kubectl(&["apply", "--server-side", "-f", &crds], "")?;
+        self.api.create("/api/v1/namespaces", &json!({"metadata": {"name": "istio-system"}}))?;
         // The webhook's name and label are those by which istiod finds it; it fills in its own authority.
         let rules = json!([{"apiGroups": ["networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"],
             "apiVersions": ["*"], "operations": ["CREATE", "UPDATE"], "resources": ["*"]}]);
