@@ -15,7 +15,7 @@ const HEAD: &str = "\
 <!-- Generated from tracer-core/src/report.rs by `UPDATE=1 cargo test -p tests --test report_format`. -->
 
 One report for each request to a forward proxy, one JSON object a line. `observe -o json`, `record`'s replay, the live stream
-(`/v1/sessions` on the agent's socket) and the agent's log of flagged sessions print the same object.
+(`/v1/sessions` on the agent's socket) and the agent's log of flagged sessions (`--log-reports`) print the same object.
 [`report.schema.json`](report.schema.json) is its JSON Schema (2020-12).
 
 * `v` is 1. Within it, fields may be added; none is removed or changes its meaning.

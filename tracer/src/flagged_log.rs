@@ -1,6 +1,6 @@
-//! The agent's log of flagged reports: one line of JSON each, but only a few a minute for each cause, because an app that
-//! fails retries, for each pod, and in all. Suppressed reports are counted in lines of their own; the metrics and the live
-//! stream have them all.
+//! The agent's log of flagged reports, or of all: one line of JSON each, but only a few a minute for each cause, because an app
+//! that fails retries, for each pod, and in all. Suppressed reports are counted in lines of their own; the metrics and the
+//! live stream have them all.
 
 mod pod_lines;
 
@@ -55,8 +55,9 @@ impl FlaggedLog {
         lines
     }
 
-    /// The lines on suppressed reports of the pods and causes that may have a line again.
-    fn due_suppressed(&mut self, at: Instant) -> Vec<String> {
+    /// The lines on suppressed reports of the pods and causes that may have a line again. To be asked now and then, so that a
+    /// count does not wait for the next report.
+    pub fn due_suppressed(&mut self, at: Instant) -> Vec<String> {
         if at < self.next_look {
             return Vec::new();
         }
@@ -123,6 +124,18 @@ mod tests {
         // Suppressed reports are counted in a line as soon as their cause may have one, whatever is logged then.
         lines = log.lines(&other, start + minute * 2);
         assert!(lines[0].contains(r#""suppressed":1,"#) && lines[1] == other.to_json(), "{lines:?}");
+        assert!(log.rest().is_empty());
+    }
+
+    #[test]
+    fn suppressed_reports_are_counted_without_another_report() {
+        let (mut log, start, report) = (FlaggedLog::default(), Instant::now(), report());
+        for _ in 0..10 {
+            log.lines(&report, start);
+        }
+        assert!(log.due_suppressed(start + LOOK_PERIOD).is_empty(), "the cause may not have a line yet");
+        let lines = log.due_suppressed(start + Duration::from_mins(1));
+        assert_eq!(count(&lines), (0, 7), "{lines:?}");
         assert!(log.rest().is_empty());
     }
 

@@ -32,6 +32,9 @@ pub(super) struct Args {
     /// Do not ask sidecars for their configuration to explain flagged sessions
     #[arg(long)]
     no_explain: bool,
+    /// Which reports to write to stdout, one JSON object a line; a few a minute for each cause, the others are counted
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
+    log_reports: LoggedReports,
     /// Serve `/healthz` and `/readyz` at this address
     #[arg(long, value_name = "ADDRESS", default_value = HEALTH_ADDRESS)]
     health_address: SocketAddr,
@@ -39,6 +42,27 @@ pub(super) struct Args {
     live: live::SocketArgs,
     #[command(flatten)]
     scope: scope::Args,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum LoggedReports {
+    /// Those of sessions that a sidecar's configuration broke
+    #[default]
+    Flagged,
+    /// All
+    All,
+    /// None
+    None,
+}
+
+impl LoggedReports {
+    fn has(self, report: &Report) -> bool {
+        match self {
+            Self::Flagged => report.flagged,
+            Self::All => true,
+            Self::None => false,
+        }
+    }
 }
 
 /// Where metrics are served by default.
@@ -51,6 +75,7 @@ const HEALTH_ADDRESS: &str = "[::]:9476";
 /// Where reports go once they are complete.
 struct Sinks {
     log: FlaggedLog,
+    logged: LoggedReports,
     live: Live,
     watch: Watch,
 }
@@ -88,7 +113,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         Watch::default()
     };
-    let mut sinks = Sinks { log: FlaggedLog::default(), live, watch };
+    let mut sinks = Sinks { log: FlaggedLog::default(), logged: args.log_reports, live, watch };
     let mut reports = Reports::new();
     loop {
         tokio::select! {
@@ -105,6 +130,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         while pipeline.read(&mut reports)? {
             sinks.take_all(&mut reports, &mut enricher, &metrics, now)?;
         }
+        write(&sinks.log.due_suppressed(now))?;
         metrics.update(&pipeline);
         pipeline.take_gaps().into_iter().for_each(|gap| sinks.live.gap(gap));
         for pod in pipeline.take_gone() {
@@ -144,7 +170,7 @@ impl Sinks {
     }
 
     fn take(&mut self, report: Box<Report>) -> std::io::Result<()> {
-        if report.flagged {
+        if self.logged.has(&report) {
             write(&self.log.lines(&report, Instant::now()))?;
         }
         self.live.report(report);
