@@ -172,7 +172,7 @@ pub fn is_end_relevant(key: u64) -> bool {
 #[inline(always)]
 pub fn syn_received(netns: u64, tuple: &Tuple) {
     if settings().is_netns_in_scope(netns) {
-        sidecar::insert_accepted(peer_of(netns, tuple), netns, tuple.local_port, 0);
+        sidecar::insert_accepted(peer_of(netns, tuple), netns, tuple.local_port);
     }
 }
 

@@ -56,7 +56,11 @@ pub fn is_irrelevant(
     if flow.head_left != 0 {
         return false;
     }
-    if !flow.has_role(Role::Reply) {
+    if flow.has_role(Role::Reply) {
+        if flow.flags & FLOW_SENT == 0 {
+            return false; // see `sidecar::find_request`
+        }
+    } else {
         let Some(first) = first() else { return false };
         let is_upstream = flow.has_role(Role::Upstream);
         if is_prefix(first)
@@ -101,6 +105,9 @@ pub fn sent<C: Context>(ctx: &C, known: Option<*mut Flow>, sent: &Sent) {
     let is_first = OpaqueBool::new(flow.flags & FLOW_SENT == 0);
     flow.flags |= FLOW_SENT;
     if flow.has_role(Role::Reply) {
+        if is_first.get() {
+            sidecar::find_request(flow);
+        }
         let left = flow.head_left;
         if left == 0 {
             return;

@@ -47,22 +47,55 @@ pub fn flow_of(accepted: *mut Accepted) -> Option<*mut Flow> {
     }
 }
 
-/// Inserts the accepted socket of a peer before its connection is established, or before its flow is known.
+/// Inserts the accepted socket of a peer whose SYN came. The peer has sent no request on this connection.
 #[inline(always)]
-pub fn insert_accepted(peer: u64, netns: u64, port: u16, reply_left: u32) {
-    ACCEPTED.insert(peer, &Accepted { netns, flow: 0, id: 0, reply_left, port, zero: 0 });
+pub fn insert_accepted(peer: u64, netns: u64, port: u16) {
+    ACCEPTED.insert(peer, &Accepted { netns, flow: 0, id: 0, reply_left: 0, port, zero: 0 });
 }
 
 /// The connection of the sidecar's socket with these ends is established. Its peer may be in `ACCEPTED`, and may even wait for
 /// a reply.
+///
+/// The peer's first packet may leave at the same time on another processor ([`await_reply`]). So neither side replaces the other's
+/// entry: this one writes all fields but `reply_left`, the other one only that. If each has read the other's field too early,
+/// [`find_request`] makes up for it.
 #[inline(always)]
 pub fn established(netns: u64, tuple: &Tuple, key: u64, flow: &mut Flow) {
     let (id, port) = (flow.id, tuple.local_port);
     let peer = peer_of(netns, tuple);
     flow.kept = Kept { peer };
-    // SAFETY: the value lives in the map and is only read.
-    flow.head_left = ACCEPTED.find(peer).map_or(0, |accepted| unsafe { (*accepted).reply_left });
-    ACCEPTED.insert(peer, &Accepted { netns, flow: key, id, reply_left: flow.head_left, port, zero: 0 });
+    let new = Accepted { netns, flow: key, id, reply_left: 0, port, zero: 0 };
+    if let Some(accepted) = ACCEPTED.find_or_insert(peer, &new) {
+        // SAFETY: the value lives in the map, and each field is an aligned word or half of one.
+        unsafe {
+            ((*accepted).flow, (*accepted).id) = (key, id);
+            ((*accepted).netns, (*accepted).port) = (netns, port);
+            flow.head_left = (*accepted).reply_left;
+        }
+    }
+}
+
+/// The sidecar's accepted socket sends its first bytes. Its peer may have sent a request while the connection was being
+/// established, in which case neither side found the other.
+///
+/// It needs no barrier to see that request: `reply_left` is written before the request's packet is queued, and the bytes answer
+/// the request, so the sidecar has taken that packet from the queue. The locks of both sockets order the two.
+#[inline(always)]
+pub fn find_request(reply: &mut Flow) {
+    if reply.head_left != 0 || reply.flags & FLOW_RECORDED != 0 {
+        return;
+    }
+    // SAFETY: no payload of it was recorded, so the union holds the peer. The value lives in the map and is only read.
+    unsafe {
+        let Some(accepted) = ACCEPTED.find(reply.kept.peer) else { return };
+        // 0: the entry was evicted, and the request has made a new one.
+        if (*accepted).id == reply.id || (*accepted).id == 0 {
+            reply.head_left = (*accepted).reply_left;
+        }
+    }
+    if reply.head_left != 0 {
+        upstream::reply_awaited(reply);
+    }
 }
 
 /// An app's dial is established, and the sidecar that it was redirected to is known. The port is kept with the flow, as a sidecar
@@ -110,10 +143,15 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, begins_request: bool) {
             }
         }
     } else if tuple.sidecar_port != 0 {
-        // Redirected, but accepted before the programs were attached.
+        // Redirected, but not established yet, or accepted before the programs were attached.
         interceptors::learn_port(netns, tuple.sidecar_port);
         let peer = endpoint_hash(netns, tuple.local_addr, tuple.wire_port);
-        insert_accepted(peer, netns, tuple.sidecar_port, HEAD_MAX as u32);
+        let (reply_left, port) = (HEAD_MAX as u32, tuple.sidecar_port);
+        let new = Accepted { netns, flow: 0, id: 0, reply_left, port, zero: 0 };
+        if let Some(accepted) = ACCEPTED.find_or_insert(peer, &new) {
+            // SAFETY: an aligned word that lives in the map; see `established`.
+            unsafe { (*accepted).reply_left = reply_left };
+        }
         tuple.sidecar_netns = netns;
     } else {
         return;
@@ -138,7 +176,7 @@ pub fn has_answered(reply: u64) -> bool {
 pub fn find_sidecar(netns: u64, tuple: &mut Tuple) -> Option<*mut Accepted> {
     let peer = |netns| endpoint_hash(netns, tuple.local_addr, tuple.wire_port);
     let accepted = ACCEPTED.find(peer(netns)).or_else(|| ACCEPTED.find(peer(0)))?;
-    // SAFETY: the value lives in the map; these fields are written once, when it is inserted.
+    // SAFETY: the value lives in the map, and each field is an aligned word or half of one.
     unsafe {
         tuple.sidecar_port = (*accepted).port;
         tuple.sidecar_netns = (*accepted).netns;

@@ -10,7 +10,7 @@
 //! <https://elixir.bootlin.com/linux/v6.12/A/ident/bpf_sk_storage_get_tracing>,
 //! <https://elixir.bootlin.com/linux/v6.12/A/ident/bpf_local_storage_map_alloc_check>
 
-use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::{bindings::BPF_NOEXIST, maps::LruHashMap};
 
 /// How many entries a cache has room for.
 const CAPACITY: u32 = 1 << 15;
@@ -35,6 +35,17 @@ impl<V> Cache<V> {
     pub fn insert(&self, key: u64, entry: &V) -> Option<*mut V> {
         self.0.insert(key, entry, 0).ok()?;
         self.find(key)
+    }
+
+    /// The entry of a key, which is `entry` if the key had none. Unlike [`Self::insert`] it never replaces what another processor
+    /// inserts meanwhile.
+    #[inline(always)]
+    pub fn find_or_insert(&self, key: u64, entry: &V) -> Option<*mut V> {
+        self.find(key).or_else(|| {
+            // It fails if there is one by now.
+            let _ = self.0.insert(key, entry, BPF_NOEXIST.into());
+            self.find(key)
+        })
     }
 
     /// Removes the entry of a key, if it has one.

@@ -11,7 +11,8 @@ use aya_obj::generated::bpf_insn;
 use super::memory::Memory;
 
 /// The stacks. As in the kernel, a frame has 512 bytes, and calls are at most 8 deep.
-const STACK: u64 = 0x7fff_0000_0000;
+pub const STACK: u64 = 0x7fff_0000_0000;
+pub const STACK_BYTES: usize = DEPTH * FRAME as usize;
 const FRAME: u64 = 512;
 const DEPTH: usize = 8;
 /// More instructions than the longest path of any program.
@@ -25,7 +26,7 @@ pub fn run(
     memory: &mut Memory,
     mut helper: impl FnMut(&mut Memory, i32, [u64; 5]) -> Result<u64, String>,
 ) -> Result<u64, String> {
-    memory.put(STACK, vec![0; DEPTH * FRAME as usize]);
+    memory.put(STACK, vec![0; STACK_BYTES]);
     let mut registers = [0_u64; 11];
     (registers[1], registers[10]) = (context, STACK + DEPTH as u64 * FRAME);
     let mut callers: Vec<(usize, [u64; 5])> = Vec::new();

@@ -5,6 +5,7 @@
 mod image;
 mod machine;
 mod memory;
+mod reply_race;
 
 use std::{collections::HashMap, slice};
 
@@ -186,6 +187,10 @@ fn run_on(program: &str, puts: &[&dyn Fn(&mut Memory)]) -> Ran {
 }
 
 fn load(program: &str) -> (Vec<bpf_insn>, Memory) {
+    image().program(program)
+}
+
+fn image() -> Image {
     // SAFETY: a `repr(C)` structure of `u32`s, without padding, that lives as long as the program.
     let layout =
         unsafe { slice::from_raw_parts((&raw const BTF_OFFSETS).cast::<u8>(), size_of::<BtfOffsets>()) };
@@ -193,7 +198,7 @@ fn load(program: &str) -> (Vec<bpf_insn>, Memory) {
     let settings =
         unsafe { slice::from_raw_parts((&raw const SETTINGS).cast::<u8>(), size_of::<Settings>()) };
     let globals = [("BTF_OFFSETS", (layout, true)), ("SETTINGS", (settings, true))];
-    Image::link(HashMap::from(globals)).program(program)
+    Image::link(HashMap::from(globals))
 }
 
 /// Who runs, and when.
@@ -212,7 +217,7 @@ fn run_once(program: &str, code: &[bpf_insn], memory: &mut Memory, current: &Cur
         called.push(number);
         match number {
             MAP_LOOK_UP => memory.look_up(first, second),
-            MAP_UPDATE => memory.update(first, second, third),
+            MAP_UPDATE => memory.update(first, second, third, fourth),
             PROBE_READ | PROBE_READ_USER | PROBE_READ_KERNEL => memory.copy(first, second, third),
             SKB_LOAD_BYTES => memory.copy(third, fourth, u64::from(PACKET) + second),
             TCP_SOCK => Ok(COUNTERS),

@@ -44,10 +44,13 @@ impl Memory {
     }
 
     /// Inserts or replaces a key's value, as `bpf_map_update_elem` does.
-    pub fn update(&mut self, table: u64, key: u64, value: u64) -> Result<u64, String> {
+    pub fn update(&mut self, table: u64, key: u64, value: u64, flags: u64) -> Result<u64, String> {
         let Some(found) = self.tables.get_mut(&table) else { return Ok(0) };
         let value = read(&self.regions, value, found.value_size)?.to_vec();
         let key = read(&self.regions, key, found.key_size)?.to_vec();
+        if flags & NOEXIST != 0 && found.values.contains_key(&key) {
+            return Ok(EEXIST);
+        }
         let next = table + (found.values.len() as u64 + 1) * STRIDE;
         let at = *found.values.entry(key).or_insert(next);
         self.regions.insert(at, value);
@@ -105,5 +108,9 @@ fn read(regions: &BTreeMap<u64, Vec<u8>>, at: u64, len: usize) -> Result<&[u8], 
     inside.ok_or_else(|| format!("no {len} bytes at {at:#x}"))
 }
 
+/// `BPF_NOEXIST`: insert, never replace.
+const NOEXIST: u64 = 1;
+/// `-EEXIST`
+const EEXIST: u64 = 17_u64.wrapping_neg();
 /// `-EFAULT`
 const EFAULT: u64 = 14_u64.wrapping_neg();
