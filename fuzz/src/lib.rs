@@ -124,6 +124,7 @@ impl Events {
             remote,
             answered: step.proxy & 128 != 0,
             shared_upstream: step.proxy & 64 != 0,
+            set_up: [None, Some(true), Some(false)][usize::from(step.proxy & 3) % 3],
             kind,
         };
         (self.time, Some(event))

@@ -303,10 +303,13 @@ impl Engine {
             upstream_failed: socket.is_some_and(|upstream| upstream.ended.is_some() && !upstream.answered),
             tls_established: socket.is_some_and(|upstream| upstream.tls_established),
             shared_upstream: connection.shared_upstream,
+            was_kept: connection.was_kept(),
             // A dial that failed before the sidecar accepted this connection may be why it closed it.
             nothing_lost: self.saw_all(connection)
                 && !self.is_crowded_out(connection)
-                && (outcome != Outcome::Closed || self.knows_all_others(connection)),
+                && (outcome != Outcome::Closed
+                    || connection.was_kept() == Some(false)
+                    || self.knows_all_others(connection)),
             from_start: connection.opened.is_some(),
             by_proxy,
         };

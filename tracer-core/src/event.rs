@@ -59,6 +59,9 @@ pub struct Event {
     /// sessions, or whose session is not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared_upstream: bool,
+    /// On the end of a reply's flow: whether the sidecar had set `TCP_NODELAY` on it. `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_up: Option<bool>,
     /// What happened.
     #[serde(rename = "what")]
     pub kind: EventKind,
@@ -147,7 +150,7 @@ pub enum DecodeError {
 /// Decodes one record.
 pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     let meta: Meta = read(record)?;
-    let mut answered = false;
+    let (mut answered, mut set_up) = (false, None);
     let kind = match meta.kind {
         kind if kind == RecordKind::Dial as u8 => EventKind::Dialed,
         kind if kind == RecordKind::Payload as u8 => {
@@ -159,8 +162,8 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
             EventKind::Sent { offset, total, data: data.get(..len).ok_or(too_short)?.into() }
         }
         kind if kind == RecordKind::End as u8 => {
-            let EndRecord { from, to, answered: peer_sent, .. } = read(record)?;
-            answered = peer_sent != 0;
+            let EndRecord { from, to, answered: peer_sent, set_up: has_option, .. } = read(record)?;
+            (answered, set_up) = (peer_sent != 0, Some(has_option != 0));
             EventKind::Ended(end_of(from, to)?)
         }
         value => return Err(DecodeError::Unknown { field: "kind", value }),
@@ -171,11 +174,12 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         role if role == Role::Upstream as u8 => Role::Upstream,
         value => return Err(DecodeError::Unknown { field: "role", value }),
     };
+    let opened = (meta.flags & record::FLAG_LATE == 0 && meta.opened_ns != 0).then_some(meta.opened_ns);
     Ok(Event {
         time: meta.time_ns,
         flow: meta.flow,
         role,
-        opened: (meta.flags & record::FLAG_LATE == 0 && meta.opened_ns != 0).then_some(meta.opened_ns),
+        opened,
         netns: meta.netns,
         sidecar: (meta.sidecar_port != 0).then_some(Interception {
             port: meta.sidecar_port,
@@ -196,6 +200,8 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         remote: socket_addr(meta.remote_addr, meta.remote_port),
         answered,
         shared_upstream: meta.flags & record::FLAG_SHARED_UPSTREAM != 0,
+        // Without the accept, the option may have been set before.
+        set_up: set_up.filter(|_| role == Role::Reply && opened.is_some()),
         kind,
     })
 }

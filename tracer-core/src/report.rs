@@ -2,6 +2,7 @@
 
 mod compact;
 mod detail;
+mod evidence;
 mod explanation;
 mod gap;
 mod diagram;
@@ -29,7 +30,8 @@ use crate::{
 
 pub use compact::Compact;
 pub use detail::MANIFEST_LINES;
-pub(crate) use explanation::{evidence, explanation};
+pub(crate) use evidence::evidence;
+pub(crate) use explanation::explanation;
 pub use gap::{Gap, LossSource, Lost, Message};
 pub use style::Colors;
 pub(crate) use subject::Subject;

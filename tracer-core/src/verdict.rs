@@ -105,9 +105,18 @@ fn judge_connect(evidence: &Evidence) -> Judgment {
         (Outcome::Closed, Tls) if evidence.tls_established && !evidence.upstream_in_doubt => {
             unreachable(Reason::ClosedWithoutReply)
         }
+        // Closed while Envoy built its filters: BlackHoleCluster, no endpoint, no cluster, no filter chain. None of them waited
+        // for a connection, so what was dialed for other sessions does not matter.
+        (Outcome::Closed, NoConnection)
+            if evidence.was_kept == Some(false) && evidence.nothing_lost && evidence.from_start =>
+        {
+            Verdict::Blackholed.into()
+        }
         (Outcome::Closed, Tls | NoConnection) if let Some(doubt) = evidence.doubt() => undetermined(doubt),
         (Outcome::Closed, Tls) => Verdict::WrappedInTls.into(),
-        // Closed without a byte and without a dial: BlackHoleCluster, no endpoint, no cluster, no filter chain.
+        // A filter of Envoy's has waited for something that was not seen.
+        (Outcome::Closed, NoConnection) if evidence.was_kept == Some(true) => undetermined(Reason::LegNotSeen),
+        // Closed without a byte and without a dial.
         (Outcome::Closed, NoConnection) if evidence.from_start => Verdict::Blackholed.into(),
         (Outcome::Closed, NoConnection) => undetermined(Reason::LegNotSeen),
         (Outcome::Pending, Tls) if !evidence.tls_established && evidence.doubt().is_none() => {
@@ -174,6 +183,7 @@ mod tests {
             upstream_failed: false,
             tls_established: false,
             shared_upstream: false,
+            was_kept: None,
             nothing_lost: true,
             from_start: true,
             by_proxy: false,
@@ -248,6 +258,31 @@ mod tests {
         ] {
             assert_eq!(judge(&evidence(Outcome::Closed, upstream)), Some(expected));
         }
+    }
+
+    #[test]
+    fn closed_connection_that_envoy_never_kept_is_blackholed_whatever_others_dialed() {
+        let closed = |was_kept| Evidence {
+            was_kept: Some(was_kept),
+            ..evidence(Outcome::Closed, Payload::NoConnection)
+        };
+        let beside = |evidence| {
+            [
+                Evidence { shared_upstream: true, ..evidence },
+                Evidence { upstream_in_doubt: true, ..evidence },
+                evidence,
+            ]
+        };
+        for refused in beside(closed(false)) {
+            assert_eq!(judge(&refused), Some(Verdict::Blackholed.into()), "{refused:?}");
+        }
+        for kept in beside(closed(true)) {
+            assert_eq!(judge(&kept).map(|judged| judged.verdict), Some(Verdict::Undetermined), "{kept:?}");
+        }
+        let lost = Evidence { nothing_lost: false, ..closed(false) };
+        assert_eq!(judge(&lost), Some(undetermined(Reason::RecordsLost)));
+        let late = Evidence { from_start: false, ..closed(false) };
+        assert_eq!(judge(&late), Some(undetermined(Reason::LegNotSeen)));
     }
 
     #[test]

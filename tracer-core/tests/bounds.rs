@@ -46,6 +46,7 @@ fn asks(number: u32, time: u64) -> [Event; 2] {
         remote: SocketAddr::from(([10, 0, 0, 1], 3128)),
         answered: false,
         shared_upstream: false,
+        set_up: None,
         kind: EventKind::Sent {
             offset: 0,
             total: u32::try_from(head.len()).expect("short"),

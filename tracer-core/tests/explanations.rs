@@ -116,6 +116,10 @@ fn undetermined() -> Vec<(&'static str, Scene)> {
             "a dial to an unknown address failed",
             Scene::to_service().dials_for_a_request().asks().dial_fails().sidecar_closes(),
         ),
+        (
+            "a filter kept it, and no dial was seen",
+            asks().sidecar_drops(),
+        ),
         ("a tunnel of its own", asks().dials().sends_upstream(OWN_CONNECT).answers(GRANTED)),
     ]
 }
@@ -126,6 +130,10 @@ fn no_answer() -> Vec<(&'static str, Scene)> {
     vec![
         ("closed at once", Scene::outbound().asks().sidecar_closes()),
         ("the same at the proxy's sidecar", Scene::inbound().asks().sidecar_closes()),
+        (
+            "closed while it built its filters, beside a dial that failed",
+            Scene::to_service().dials_for_a_request().asks().dial_fails().sidecar_refuses(),
+        ),
         (
             "TLS to a proxy that speaks it, and an end",
             wrapped().sends_upstream(SECOND_FLIGHT).proxy_closes().sidecar_closes(),

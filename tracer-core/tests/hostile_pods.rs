@@ -92,6 +92,7 @@ fn event(pod: u64, flow: u64, role: Role, time: u64, kind: EventKind) -> Event {
         remote,
         answered: false,
         shared_upstream: false,
+        set_up: None,
         kind,
     }
 }

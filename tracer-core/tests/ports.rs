@@ -57,6 +57,7 @@ impl Pod {
             remote,
             answered: false,
             shared_upstream: false,
+            set_up: None,
             kind,
         };
         self.core.feed(Input::Event(event), &mut self.reports);

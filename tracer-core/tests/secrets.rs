@@ -32,6 +32,7 @@ fn event(flow: u64, role: Role, offset: usize, data: &[u8]) -> Event {
         remote,
         answered: false,
         shared_upstream: false,
+        set_up: None,
         kind: EventKind::Sent {
             offset: u32::try_from(offset).expect("short"),
             total: u32::try_from(data.len()).expect("short"),

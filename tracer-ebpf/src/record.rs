@@ -126,8 +126,8 @@ pub struct EndRecord {
     pub to: u8,
     /// 1 if the peer had sent bytes, else 0.
     pub answered: u8,
-    /// Always 0; explicit padding.
-    pub zero: u8,
+    /// Of a reply's flow: 1 if its owner had set `TCP_NODELAY` on it, else 0.
+    pub set_up: u8,
     /// Always 0; explicit padding.
     pub zeros: u32,
 }

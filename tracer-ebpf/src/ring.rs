@@ -14,7 +14,7 @@ use crate::{
     endpoint::bytes_of,
     state::{
         maps::{LOSSES, LOST, READER, RECORDS, RING_BYTES},
-        values::{Flow, record_flags},
+        values::{FLOW_SET_UP, Flow, record_flags},
     },
 };
 
@@ -136,19 +136,20 @@ pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, to
 /// Writes the record of a flow that left the TCP state `from` for `to`, after it had received so many bytes.
 #[inline(always)]
 pub fn end(state: &Flow, tuple: &Tuple, from: u8, to: u8, received: u64) {
-    write_end(state, tuple, u64::from(from) | u64::from(to) << 8 | u64::from(received != 0) << 16);
+    let how = u64::from(from) | u64::from(to) << 8 | u64::from(received != 0) << 16;
+    write_end(state, tuple, how | u64::from(state.flags & FLOW_SET_UP) / u64::from(FLOW_SET_UP) << 24);
 }
 
-/// Writes the record of an end, as a function of its own: most flows end without a record. `how`: the two states and whether
-/// bytes were received, one byte each.
+/// Writes the record of an end, as a function of its own: most flows end without a record. `how`: the two states, whether bytes
+/// were received, and whether the flow has [`FLOW_SET_UP`], one byte each.
 #[inline(never)]
 extern "C" fn write_end(state: &Flow, tuple: &Tuple, how: u64) {
     let Some(mut entry) = RECORDS.reserve::<EndRecord>(0) else {
         return lost(Loss::RingFull);
     };
-    let [from, to, answered, ..] = how.to_le_bytes();
+    let [from, to, answered, set_up, ..] = how.to_le_bytes();
     let meta = meta(RecordKind::End, state, tuple);
-    entry.write(EndRecord { meta, from, to, answered, zero: 0, zeros: 0 });
+    entry.write(EndRecord { meta, from, to, answered, set_up, zeros: 0 });
     entry.submit(SILENTLY);
     wake(state.role != Role::Upstream as u8);
 }

@@ -167,6 +167,7 @@ impl Node {
             remote,
             answered: false,
             shared_upstream: false,
+            set_up: None,
             kind,
         })
     }

@@ -84,6 +84,7 @@ impl Engine {
             upstream_failed: false,
             tls_established: false,
             shared_upstream: false,
+            was_kept: None,
             nothing_lost: true,
             from_start: connection.opened.is_some(),
             by_proxy: false,

@@ -55,6 +55,8 @@ pub(super) struct Connection {
     pub(super) linked_upstream: Option<u64>,
     /// The sidecar has received bytes meanwhile on a connection that it shares between sessions.
     pub(super) shared_upstream: bool,
+    /// See [`Event::set_up`].
+    pub(super) set_up: Option<bool>,
     /// The requests without an answer, oldest first.
     pub(super) pending: VecDeque<PendingRequest>,
     /// The upstream socket that carries this connection's bytes unchanged.
@@ -160,6 +162,7 @@ impl Connection {
             reply_seen: false,
             linked_upstream: None,
             shared_upstream: false,
+            set_up: None,
             pending: VecDeque::new(),
             tunnel: None,
             tunnel_basis: None,
@@ -215,6 +218,13 @@ impl Connection {
         self.sidecar?;
         let named = self.acceptor.as_ref().map(|task| MeshProfile::kind_of_thread(&task.comm));
         Some(named.unwrap_or_default())
+    }
+
+    /// Whether the sidecar kept the connection beyond the callback in which it built its filters. `None`: not known. Only
+    /// Envoy's `TCP_NODELAY` tells that, as it sets the option at the end of that callback, unless a filter has closed the
+    /// connection: <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/listener_manager/active_tcp_listener.cc>
+    pub(super) fn was_kept(&self) -> Option<bool> {
+        self.set_up.filter(|_| self.interceptor() == Some(InterceptorKind::Sidecar))
     }
 
     /// Takes bytes that the app sent and returns how many requests they added.

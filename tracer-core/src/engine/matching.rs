@@ -115,6 +115,9 @@ impl Engine {
     /// match among the unclaimed ones that were dialed meanwhile.
     pub(super) fn find_upstream(&self, search: Search<'_>) -> Option<Found> {
         let Search { connection, request, outcome, .. } = search;
+        if outcome == Outcome::Closed && connection.was_kept() == Some(false) {
+            return None; // no filter was there to wait for a socket
+        }
         if let Some(flow) = connection.tunnel.filter(|flow| self.still_carries(*flow, connection)) {
             let upstream = self.tables.upstreams.get(flow);
             let is_inside = upstream.is_some_and(|upstream| tunneled(upstream.bytes.as_slice()).is_some());

@@ -28,6 +28,7 @@ impl Engine {
         }
         if let Some(connection) = self.tables.connection_mut(flow) {
             connection.shared_upstream |= event.shared_upstream;
+            connection.set_up = connection.set_up.or(event.set_up);
         }
         match &mut event.kind {
             EventKind::Dialed => {}

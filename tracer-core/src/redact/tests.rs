@@ -26,6 +26,7 @@ fn piece(flow: u64, offset: usize, total: usize, data: &[u8]) -> Event {
         remote: addr,
         answered: false,
         shared_upstream: false,
+        set_up: None,
         kind: EventKind::Sent {
             offset: u32::try_from(offset).unwrap(),
             total: u32::try_from(total).unwrap(),

@@ -29,6 +29,9 @@ pub struct Evidence {
     pub tls_established: bool,
     /// A connection that the interceptor shares between sessions may have carried the request and the answer.
     pub shared_upstream: bool,
+    /// Whether Envoy kept the connection beyond the callback in which it built its filters, so that one of them could wait for
+    /// an upstream connection. `None`: not known, or not Envoy.
+    pub was_kept: Option<bool>,
     /// No record was lost while the request waited, so a connection that was not seen was not made.
     pub nothing_lost: bool,
     /// The connection was captured from its beginning, so a dial that was not seen was not made.

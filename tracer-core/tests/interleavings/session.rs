@@ -355,6 +355,8 @@ impl Session {
             remote,
             answered: false,
             shared_upstream: matches!(step, SharedReply(_) | SharedEnd),
+            set_up: (sockets.is_known && matches!(step, SidecarCloses | SharedEnd))
+                .then_some(self.kind != Kind::Blackholed),
             kind,
         })
     }

@@ -36,6 +36,8 @@ pub struct Scene {
     /// The name of the thread that accepts.
     acceptor: &'static str,
     shared_upstream: bool,
+    /// Whether the sidecar kept the accepted socket, where that is seen.
+    set_up: Option<bool>,
     /// The number of the app's connection.
     connection: u16,
     /// The sidecar has dialed for the accepted connection.
@@ -58,6 +60,7 @@ impl Scene {
             sent: [0; 3],
             acceptor: "wrk:worker_0",
             shared_upstream: false,
+            set_up: None,
             connection: 0,
             is_linked: false,
         }
@@ -164,6 +167,16 @@ impl Scene {
         self.sends(Role::Reply, bytes.as_ref())
     }
 
+    /// The sidecar closes the connection while it builds its filters.
+    pub fn sidecar_refuses(self) -> Self {
+        Self { set_up: Some(false), ..self }.sidecar_closes()
+    }
+
+    /// The sidecar closes a connection that one of its filters had kept.
+    pub fn sidecar_drops(self) -> Self {
+        Self { set_up: Some(true), ..self }.sidecar_closes()
+    }
+
     pub fn sidecar_closes(self) -> Self {
         self.event(Role::Reply, EventKind::Ended(End::ClosedHere))
     }
@@ -257,6 +270,7 @@ impl Scene {
             remote,
             answered: false,
             shared_upstream: self.shared_upstream && role == Role::Reply,
+            set_up: self.set_up.filter(|_| role == Role::Reply),
             kind,
         };
         self.core.feed(Input::Event(event), &mut self.reports);

@@ -10,7 +10,7 @@ use crate::{
     ring,
     state::{
         maps::FLOWS,
-        values::{FLOW_RECORDED, FLOW_SENT, FLOW_WANTED, Flow, Thread},
+        values::{FLOW_RECORDED, FLOW_SENT, FLOW_SET_UP, FLOW_WANTED, Flow, Thread},
     },
 };
 
@@ -22,23 +22,25 @@ use crate::{
 /// An HTTP filter dials for a later request. Such a dial may be linked to the thread's next connection, if nothing was sent on
 /// it and the thread has accepted nothing meanwhile; so userspace checks a link against the bytes.
 ///
+/// A connection that a filter closed in that callback, for lack of an endpoint, has no descriptor any more, and Envoy leaves the
+/// option out (`ConnectionImpl::noDelay`): [`FLOW_SET_UP`] tells the two apart.
+///
 /// `find_accepted` returns the flow of that socket.
 #[inline(always)]
-pub fn nodelay_set(find_accepted: impl FnOnce(&Thread) -> Option<*mut Flow>) {
-    let Some(thread) = thread::find_current() else { return };
+pub fn nodelay_set(find_accepted: impl FnOnce(Option<&Thread>) -> Option<*mut Flow>) {
     // SAFETY: the value lives in the map, and only this thread writes it. If the entry is from an earlier thread at this
     // address, that thread's dial is closed or has sent bytes by now.
-    let thread = unsafe { &mut *thread };
-    let dialed = replace(&mut thread.dialed, 0);
-    if dialed == 0 {
-        return;
-    }
-    let Some(reply) = find_accepted(thread) else { return };
-    // SAFETY: the values live in the map; only the thread that handles both writes their links, here.
+    let mut thread = thread::find_current().map(|thread| unsafe { &mut *thread });
+    let dialed = thread.as_mut().map_or(0, |thread| replace(&mut thread.dialed, 0));
+    let Some(reply) = find_accepted(thread.as_deref()) else { return };
+    // SAFETY: the values live in the map; only the thread that handles both writes their links, here. No other program writes the
+    // flags of a socket that has sent nothing yet.
     unsafe {
-        if !(*reply).has_role(Role::Reply) || (*reply).link != 0 {
+        if !(*reply).has_role(Role::Reply) {
             return;
         }
+        (*reply).flags |= FLOW_SET_UP;
+        let Some(thread) = thread.filter(|_| dialed != 0 && (*reply).link == 0) else { return };
         // Absent if the dial has failed already.
         if let Some(upstream) = FLOWS.find(dialed) {
             if (*upstream).flags & FLOW_SENT != 0 {

@@ -131,10 +131,15 @@ pub fn egress_options(ctx: SockoptContext) -> i32 {
 /// # Safety
 /// `sk` must be the socket of `ctx`, not null.
 #[inline(always)]
-unsafe fn accepted_flow(ctx: &SockoptContext, sk: *mut bpf_sock, thread: &Thread) -> Option<*mut Flow> {
+unsafe fn accepted_flow(
+    ctx: &SockoptContext,
+    sk: *mut bpf_sock,
+    thread: Option<&Thread>,
+) -> Option<*mut Flow> {
     // SAFETY: the caller guarantees it.
     unsafe {
-        if thread.accepted_socket == socket_number(sk)
+        if let Some(thread) = thread
+            && thread.accepted_socket == socket_number(sk)
             && let Some(reply) = FLOWS.find(thread.accepted)
         {
             return Some(reply);

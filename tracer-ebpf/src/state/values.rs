@@ -95,6 +95,9 @@ pub const FLOW_WANTED: u8 = 32;
 /// Upstream: it may carry several sessions.
 pub const FLOW_SHARED: u8 = 64;
 
+/// Reply: its owner has set `TCP_NODELAY` on it. The same bit as [`FLOW_SHARED`], which upstreams alone have.
+pub const FLOW_SET_UP: u8 = FLOW_SHARED;
+
 /// Reply: since it was accepted, its interceptor has sent on a connection that may carry several sessions.
 pub const FLOW_BESIDE_SHARED: u8 = 128;
 
