@@ -160,7 +160,13 @@ impl Endpoints {
 
     /// Whether `endpoint` is known to serve the address that an app dialed. `None`: it is known for no address.
     pub(super) fn serves(&self, netns: u64, endpoint: SocketAddr, dialed: SocketAddr) -> Option<bool> {
-        self.dialed.get(&(netns, endpoint)).map(|addresses| addresses.contains(&dialed))
+        let served = self.served(netns, endpoint);
+        (!served.is_empty()).then(|| served.contains(&dialed))
+    }
+
+    /// The addresses that `endpoint` is known to serve.
+    pub(super) fn served(&self, netns: u64, endpoint: SocketAddr) -> &[SocketAddr] {
+        self.dialed.get(&(netns, endpoint)).map_or(&[], SmallVec::as_slice)
     }
 
     /// Forgets what was learned before `time`, and the oldest beyond `capacity`.

@@ -345,7 +345,7 @@ impl Engine {
     fn may_be_for(&self, upstream: &UpstreamSocket, connection: &Connection) -> bool {
         let bytes = upstream.bytes.as_slice();
         let is_request = head::request(bytes).head().is_some() || is_origin_form(bytes);
-        self.tables.target(connection, upstream.remote) != Target::Others
+        self.tables.may_be_for(connection, upstream.remote)
             && (!is_request || is_passed_on(bytes, &connection.app_bytes))
     }
 

@@ -1,6 +1,8 @@
 //! The engine's state: connections, upstream sockets, and the indices by which one finds the other. It keeps them
 //! consistent and bounded.
 
+mod target;
+
 use std::net::SocketAddr;
 
 use foldhash::HashMap;
@@ -14,23 +16,8 @@ use super::{
     tunnels::Tunnels,
     upstream_sockets::{Claim, ClaimBasis, UpstreamSockets},
 };
-use crate::{
-    event::{End, Event},
-    verdict::Payload,
-};
-
-/// How the address that a sidecar dialed is related to an app's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    /// It is the address that the app dialed, or is known to serve it.
-    Own,
-    /// It is known for no address that an app dialed.
-    Unknown,
-    /// An app dialed it lately, and may have done so for this socket.
-    Dialed,
-    /// An app has a connection to it, or it serves another address.
-    Others,
-}
+pub(super) use self::target::Target;
+use crate::{event::Event, verdict::Payload};
 
 /// The most memory that connections may take, in bytes. An ordinary one takes 1 to 2 KiB.
 const MAX_BYTES: usize = 80 << 20;
@@ -273,43 +260,6 @@ impl Tables {
     /// Whether apps use this address as a proxy.
     pub(super) fn is_proxy(&self, remote: SocketAddr) -> bool {
         self.proxies.get(&remote).is_some()
-    }
-
-    /// How the address that a sidecar dialed is related to a connection that it accepted.
-    pub(super) fn target(&self, connection: &Connection, upstream: SocketAddr) -> Target {
-        let Some(sidecar) = connection.sidecar else { return Target::Others };
-        if upstream == connection.remote {
-            return Target::Own;
-        }
-        match self.upstreams.endpoints.serves(sidecar.netns, upstream, connection.remote) {
-            Some(true) => Target::Own,
-            Some(false) => Target::Others,
-            // A socket to an address to which another app of the pod has a connection is for that app.
-            None if self.connections.is_dialed(sidecar.netns, upstream) => Target::Others,
-            None if self.dialed_lately.get(&(sidecar.netns, upstream)).is_some() => Target::Dialed,
-            None => Target::Unknown,
-        }
-    }
-
-    /// Learns the endpoint from a dial that failed, if it is known for which accepted socket it was. A socket that carried
-    /// bytes is known by these: its link may be wrong.
-    pub(super) fn learn_from_failure(&mut self, upstream: u64, time: u64) {
-        let Some(socket) = self.upstreams.get(upstream) else { return };
-        let is_failure = socket.bytes.is_empty() && socket.ended.is_some_and(|end| end != End::ClosedHere);
-        let Some(reply) = socket.link.filter(|_| is_failure) else { return };
-        if let Some(flow) = self.by_reply(reply).map(|connection| connection.flow) {
-            self.learn_endpoint(upstream, flow, time);
-        }
-    }
-
-    /// Learns that the address that a sidecar dialed for a connection serves the one that its app dialed.
-    fn learn_endpoint(&mut self, upstream: u64, flow: u64, time: u64) {
-        let Some(connection) = self.connections.get(flow) else { return };
-        let Some(socket) = self.upstreams.get(upstream) else { return };
-        let (dialed, endpoint, netns) = (connection.remote, socket.remote, socket.netns);
-        if connection.sidecar.is_some_and(|sidecar| sidecar.netns == netns) {
-            self.upstreams.endpoints.learn(time, netns, dialed, endpoint);
-        }
     }
 
     /// Keeps the end of a sidecar's accepted socket until its app has sent something.

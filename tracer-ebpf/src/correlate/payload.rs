@@ -63,8 +63,14 @@ pub fn is_irrelevant(
     } else {
         let Some(first) = first() else { return false };
         let is_upstream = flow.has_role(Role::Upstream);
+        // A ClientHello is recorded even if no request is known yet, see `sent`.
+        let begins_tls = flow.flags & FLOW_SENT == 0 && is_tls(first);
         if is_prefix(first)
-            || (is_upstream && (flow.flags & FLOW_SHARED != 0 || is_shared(flow, first) || is_wanted(flow)))
+            || (is_upstream
+                && (begins_tls
+                    || flow.flags & FLOW_SHARED != 0
+                    || is_shared(flow, first)
+                    || is_wanted(flow)))
         {
             return false;
         }
