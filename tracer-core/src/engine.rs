@@ -3,6 +3,7 @@
 
 mod app_leg;
 mod attribution;
+mod beyond;
 mod build_report;
 mod connection;
 mod connections;
@@ -260,6 +261,7 @@ impl Engine {
                 upstream.note_tls(*offset, data);
                 upstream.bytes.append(*offset, *total, std::mem::take(data));
                 let is_by_bytes = upstream.claim.is_some_and(|claim| claim.basis >= ClaimBasis::Bytes);
+                self.tables.upstreams.set_address(event.flow, event.local);
                 if !self.claim_by_link(event.flow) && !is_by_bytes {
                     self.claim_by_bytes(event.flow);
                 }
@@ -286,15 +288,11 @@ impl Engine {
         self.last_loss.is_none_or(|lost| lost < lately)
     }
 
-    /// Judges a request and submits its report, if the verdict rules report it at all. The upstream socket that
-    /// explains the outcome is claimed.
-    fn report(&mut self, flow: u64, nth: usize, answer: Answer, time: u64, reports: &mut Reports) {
-        let Answer { outcome, server, by_proxy } = answer;
-        let Some(connection) = self.tables.connection(flow) else { return };
-        let Some(request) = connection.pending.get(nth) else { return };
-        let found = self.find_upstream(Search { connection, request, outcome, time });
+    /// The evidence on a request, with the socket that was found for it.
+    fn evidence(&self, search: Search<'_>, found: Option<Found>, by_proxy: bool) -> Evidence {
+        let Search { connection, request, outcome, .. } = search;
         let socket = found.and_then(|found| self.tables.upstreams.get(found.flow?));
-        let evidence = Evidence {
+        Evidence {
             form: request.request.form,
             interceptor: connection.interceptor(),
             outcome,
@@ -312,14 +310,31 @@ impl Engine {
                     || self.knows_all_others(connection)),
             from_start: connection.opened.is_some(),
             by_proxy,
-        };
-        if let Some(judgment) = judge(&evidence) {
+        }
+    }
+
+    /// Judges a request and submits its report, if the verdict rules report it at all. The upstream socket that
+    /// explains the outcome is claimed.
+    fn report(&mut self, flow: u64, nth: usize, answer: Answer, time: u64, reports: &mut Reports) {
+        let Answer { outcome, server, by_proxy } = answer;
+        let Some(connection) = self.tables.connection(flow) else { return };
+        let Some(request) = connection.pending.get(nth) else { return };
+        let search = Search { connection, request, outcome, time };
+        let found = self.find_upstream(search);
+        let socket = found.and_then(|found| self.tables.upstreams.get(found.flow?));
+        let evidence = self.evidence(search, found, by_proxy);
+        // The bytes that the other side got were the app's own, so its answer is also the app's.
+        let beyond = socket.and_then(|socket| socket.beyond.as_deref()).filter(|beyond| {
+            evidence.upstream == Payload::SameBytes && beyond.evidence.outcome == outcome
+        });
+        if let Some(judgment) = beyond.map(|beyond| beyond.judgment).or_else(|| judge(&evidence)) {
             let key = Key::of(connection.task.as_ref(), connection.cgroup);
             let report = self.build_report(ReportInput {
                 connection,
                 request,
                 upstream: socket.map(|upstream| upstream.remote),
                 evidence: &evidence,
+                beyond,
                 judgment,
                 server,
                 time,

@@ -96,6 +96,7 @@ impl Engine {
             request: &request,
             upstream: None,
             evidence: &evidence,
+            beyond: None,
             judgment,
             server: None,
             time: event.time,

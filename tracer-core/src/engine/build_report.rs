@@ -7,9 +7,11 @@ use jiff::Timestamp;
 
 use super::{
     Engine,
+    beyond::AnswerBeyond,
     connection::{Connection, PendingRequest},
 };
 use crate::{
+    event::Interception,
     report::{self, Report},
     verdict::{Evidence, Judgment, Outcome, Payload, Verdict},
 };
@@ -21,6 +23,8 @@ pub(super) struct ReportInput<'a> {
     /// The remote address of its upstream socket.
     pub(super) upstream: Option<SocketAddr>,
     pub(super) evidence: &'a Evidence,
+    /// The answer of the proxy's own interceptor, in place of the proxy's.
+    pub(super) beyond: Option<&'a AnswerBeyond>,
     pub(super) judgment: Judgment,
     /// The answer's `Server` header, escaped.
     pub(super) server: Option<CompactString>,
@@ -30,8 +34,12 @@ pub(super) struct ReportInput<'a> {
 
 impl Engine {
     pub(super) fn build_report(&self, input: ReportInput<'_>) -> Report {
-        let ReportInput { connection, request, upstream, evidence, judgment, server, time } = input;
-        let inbound = connection.sidecar.is_some_and(|s| {
+        let ReportInput { connection, request, upstream, evidence, beyond, judgment, server, time } = input;
+        let sidecar = beyond.map(|beyond| beyond.sidecar).or(connection.sidecar);
+        let acceptor = beyond.map_or(connection.acceptor.as_ref(), |beyond| beyond.acceptor.as_ref());
+        let evidence = beyond.map_or(evidence, |beyond| &beyond.evidence);
+        let upstream = upstream.filter(|_| beyond.is_none());
+        let inbound = sidecar.is_some_and(|s| {
             let in_another = s.netns != 0 && connection.netns != 0 && s.netns != connection.netns;
             in_another || self.settings.inbound_ports.contains(&s.port)
         });
@@ -40,13 +48,12 @@ impl Engine {
             request: &request.request,
             proxy: connection.remote.to_compact_string(),
             endpoint: endpoint.map(|endpoint| endpoint.to_compact_string()),
-            sidecar_port: connection.sidecar.map(|sidecar| sidecar.port),
+            sidecar_port: sidecar.map(|sidecar| sidecar.port),
             inbound,
             waited: time.saturating_sub(request.time) / 1_000,
         };
         let Judgment { verdict, reason } = judgment;
         let task = connection.task.as_ref();
-        let acceptor = connection.acceptor.as_ref();
         let reply = match evidence.outcome {
             Outcome::Replied { status, .. } => Some(report::Reply {
                 from: replier(verdict, evidence.upstream),
@@ -56,7 +63,8 @@ impl Engine {
             }),
             Outcome::Closed | Outcome::GivenUp | Outcome::Pending | Outcome::NotAccepted => None,
         };
-        let answered_by = reply.as_ref().and_then(|reply| answerer(reply.from, connection, upstream));
+        let answered_by =
+            reply.as_ref().and_then(|reply| answerer(reply.from, sidecar, connection.remote, upstream));
         Report {
             v: 1,
             time: time_of(request.time.saturating_add(self.settings.clock_offset)),
@@ -79,8 +87,8 @@ impl Engine {
             },
             proxy: connection.remote.into(),
             direction: if inbound { report::Direction::Inbound } else { report::Direction::Outbound },
-            interceptor: connection.sidecar.map(|sidecar| report::Interceptor {
-                kind: connection.interceptor().unwrap_or_default(),
+            interceptor: sidecar.map(|sidecar| report::Interceptor {
+                kind: evidence.interceptor.unwrap_or_default(),
                 port: sidecar.port,
                 pid: acceptor.map(|task| task.pid),
                 comm: acceptor.map(|task| task.comm.clone()),
@@ -120,17 +128,18 @@ fn replier(verdict: Verdict, upstream: Payload) -> report::Replier {
 
 fn answerer(
     from: report::Replier,
-    connection: &Connection,
+    sidecar: Option<Interception>,
+    dialed: SocketAddr,
     upstream: Option<SocketAddr>,
 ) -> Option<report::Answerer> {
     match from {
         report::Replier::Sidecar => {
-            let port = connection.sidecar?.port;
+            let port = sidecar?.port;
             Some(report::Answerer { ip: None, port, is: report::AnswererKind::Interceptor })
         }
         report::Replier::Proxy => {
             let to = upstream?;
-            let is_dialed = to == connection.remote;
+            let is_dialed = to == dialed;
             let is = if is_dialed { report::AnswererKind::Proxy } else { report::AnswererKind::Upstream };
             Some(report::Answerer { ip: Some(to.ip()), port: to.port(), is })
         }

@@ -14,8 +14,10 @@ impl Engine {
         let has_ended = matches!(event.kind, EventKind::Ended(_));
         self.tables.upstreams.note_accepted(event.flow, event.link, has_ended, event.time);
         let Some(flow) = self.tables.answered_by(event) else {
-            if matches!(event.kind, EventKind::Ended(_)) {
+            if has_ended {
                 self.tables.keep_early_end(event);
+            } else {
+                self.answered_beyond(event);
             }
             return;
         };

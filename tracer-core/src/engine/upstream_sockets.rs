@@ -5,13 +5,17 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use foldhash::HashMap;
 
 use super::{
+    beyond::AnswerBeyond,
     expiry::{DeadlineQueue, TtlMap},
     failures::{Endpoints, Failure, FailureStage, Failures},
     leg_bytes::LegBytes,
     namespace_index::NamespaceIndex,
     tenants::{Tenant, Tenants},
 };
-use crate::event::{End, Event, Task};
+use crate::{
+    event::{End, Event, Task},
+    head,
+};
 
 /// A socket that a sidecar dialed.
 #[derive(Clone, Debug)]
@@ -36,6 +40,10 @@ pub(super) struct UpstreamSocket {
     pub(super) answered: bool,
     /// How it ended.
     pub(super) ended: Option<End>,
+    /// The latest answer on it, if the interceptor of the proxy's pod made that.
+    pub(super) beyond: Option<Box<AnswerBeyond>>,
+    /// Its own address, once it has sent a request. The key in [`UpstreamSockets::by_address`].
+    local: Option<SocketAddr>,
     /// The key of the request that it sent; see [`super::connection::request_key`].
     request_key: Option<u64>,
     /// Its ticket in [`UpstreamSockets::unclaimed`].
@@ -85,6 +93,8 @@ pub(super) struct UpstreamSockets {
     failures: Failures,
     /// Which addresses sidecars dial for those that apps dialed.
     pub(super) endpoints: Endpoints,
+    /// The latest flow that sent a request, by its own address.
+    by_address: HashMap<SocketAddr, u64>,
     /// Unclaimed flows, by address dialed.
     by_remote: NamespaceIndex<SocketAddr>,
     /// Unclaimed flows: thread, when it was dialed (0: not seen), flow.
@@ -123,6 +133,8 @@ impl UpstreamSockets {
                 sent: None,
                 answered: false,
                 ended: None,
+                beyond: None,
+                local: None,
                 request_key: None,
                 ticket,
                 tenant,
@@ -142,6 +154,21 @@ impl UpstreamSockets {
     /// The socket of a flow, mutable.
     pub(super) fn get_mut(&mut self, flow: u64) -> Option<&mut UpstreamSocket> {
         self.sockets.get_mut(&flow).map(Box::as_mut)
+    }
+
+    /// Records the own address of a socket that sent a request.
+    pub(super) fn set_address(&mut self, flow: u64, local: SocketAddr) {
+        let Some(socket) = self.sockets.get_mut(&flow) else { return };
+        if socket.local.is_none() && head::request(socket.bytes.as_slice()).head().is_some() {
+            socket.local = Some(local);
+            self.by_address.insert(local, flow);
+        }
+    }
+
+    /// The latest socket with this own address that sent a request.
+    pub(super) fn at_address(&self, local: SocketAddr) -> Option<(u64, &UpstreamSocket)> {
+        let flow = *self.by_address.get(&local)?;
+        Some((flow, self.get(flow)?))
     }
 
     /// Records that an unclaimed socket carries the request with this key.
@@ -230,7 +257,10 @@ impl UpstreamSockets {
     /// Forgets a socket.
     pub(super) fn remove(&mut self, flow: u64) {
         self.remove_from_candidates(flow);
-        self.sockets.remove(&flow);
+        let Some(socket) = self.sockets.remove(&flow) else { return };
+        if let Some(local) = socket.local.filter(|local| self.by_address.get(local) == Some(&flow)) {
+            self.by_address.remove(&local);
+        }
     }
 
     fn remove_from_candidates(&mut self, flow: u64) {

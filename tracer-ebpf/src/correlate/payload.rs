@@ -153,6 +153,8 @@ pub fn sent<C: Context>(ctx: &C, known: Option<*mut Flow>, sent: &Sent) {
             thread::set_sender(flow);
         }
         await_reply(flow.netns, &mut tuple, begins_request.get());
+    } else if begins_request.get() {
+        sidecar::await_reply_beyond(&tuple);
     }
     record(ctx, sent, flow, &tuple);
     if is_new_upstream && is_tls(first) && flow.head_left == 0 {

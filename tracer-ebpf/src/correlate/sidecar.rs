@@ -160,6 +160,24 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, begins_request: bool) {
     PENDING_PROXIES.insert(tuple.sidecar_netns, tuple.remote_addr, tuple.remote_port, until);
 }
 
+/// A sidecar's upstream begins with a request. If the pod that it dialed has a sidecar of its own, that one's reply and its dials
+/// are recorded from now on, too.
+#[inline(never)]
+pub extern "C" fn await_reply_beyond(tuple: &Tuple) {
+    let Some(accepted) = ACCEPTED.find(endpoint_hash(0, tuple.local_addr, tuple.wire_port)) else { return };
+    REQUEST_PORTS.insert(tuple.wire_port);
+    // SAFETY: the values live in the maps; see `established`.
+    unsafe {
+        (*accepted).reply_left = HEAD_MAX as u32;
+        if let Some(reply) = flow_of(accepted) {
+            (*reply).head_left = HEAD_MAX as u32;
+            upstream::reply_awaited(&*reply);
+        }
+        let until = now() + settings().watch_ns;
+        PENDING_PROXIES.insert((*accepted).netns, tuple.remote_addr, tuple.remote_port, until);
+    }
+}
+
 /// Whether the accepted socket with this id, which is also its key in `FLOWS`, has answered all requests. Not true of a reply
 /// whose head came in one payload with a body: to this side that may be the start of a longer head.
 #[inline(always)]
