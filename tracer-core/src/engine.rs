@@ -324,9 +324,9 @@ impl Engine {
         let socket = found.and_then(|found| self.tables.upstreams.get(found.flow?));
         let evidence = self.evidence(search, found, by_proxy);
         // The bytes that the other side got were the app's own, so its answer is also the app's.
-        let beyond = socket.and_then(|socket| socket.beyond.as_deref()).filter(|beyond| {
-            evidence.upstream == Payload::SameBytes && beyond.evidence.outcome == outcome
-        });
+        let beyond = socket
+            .and_then(|socket| socket.beyond.as_deref())
+            .filter(|beyond| evidence.upstream == Payload::SameBytes && beyond.evidence.outcome == outcome);
         if let Some(judgment) = beyond.map(|beyond| beyond.judgment).or_else(|| judge(&evidence)) {
             let key = Key::of(connection.task.as_ref(), connection.cgroup);
             let report = self.build_report(ReportInput {

@@ -115,7 +115,9 @@ fn judge_connect(evidence: &Evidence) -> Judgment {
         (Outcome::Closed, Tls | NoConnection) if let Some(doubt) = evidence.doubt() => undetermined(doubt),
         (Outcome::Closed, Tls) => Verdict::WrappedInTls.into(),
         // A filter of Envoy's has waited for something that was not seen.
-        (Outcome::Closed, NoConnection) if evidence.was_kept == Some(true) => undetermined(Reason::LegNotSeen),
+        (Outcome::Closed, NoConnection) if evidence.was_kept == Some(true) => {
+            undetermined(Reason::LegNotSeen)
+        }
         // Closed without a byte and without a dial.
         (Outcome::Closed, NoConnection) if evidence.from_start => Verdict::Blackholed.into(),
         (Outcome::Closed, NoConnection) => undetermined(Reason::LegNotSeen),

@@ -116,10 +116,7 @@ fn undetermined() -> Vec<(&'static str, Scene)> {
             "a dial to an unknown address failed",
             Scene::to_service().dials_for_a_request().asks().dial_fails().sidecar_closes(),
         ),
-        (
-            "a filter kept it, and no dial was seen",
-            asks().sidecar_drops(),
-        ),
+        ("a filter kept it, and no dial was seen", asks().sidecar_drops()),
         ("a tunnel of its own", asks().dials().sends_upstream(OWN_CONNECT).answers(GRANTED)),
     ]
 }

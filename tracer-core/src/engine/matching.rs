@@ -235,7 +235,7 @@ impl Engine {
                         // A TCP filter's dial is linked, and its connection may be another's by now.
                         Outcome::Replied { status: Some(200..300), .. } => {
                             same_remote
-                                && upstream.link.is_none()
+                                && (upstream.link.is_none() || upstream.has_wrong_link)
                                 && !failed
                                 && upstream.dialed.is_none_or(|dialed| dialed >= request.time)
                         }
@@ -342,7 +342,7 @@ impl Engine {
 
     /// Whether a socket linked to a connection may have been dialed for it. It was not if another app dialed that
     /// address, or if the socket carries another request.
-    fn may_be_for(&self, upstream: &UpstreamSocket, connection: &Connection) -> bool {
+    pub(super) fn may_be_for(&self, upstream: &UpstreamSocket, connection: &Connection) -> bool {
         let bytes = upstream.bytes.as_slice();
         let is_request = head::request(bytes).head().is_some() || is_origin_form(bytes);
         self.tables.may_be_for(connection, upstream.remote)

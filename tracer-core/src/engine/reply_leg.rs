@@ -27,6 +27,7 @@ impl Engine {
         if let Some(dialed) = event.link {
             self.claim_by_link(dialed);
             self.tables.learn_from_failure(dialed, event.time);
+            self.check_link(dialed, flow);
         }
         if let Some(connection) = self.tables.connection_mut(flow) {
             connection.shared_upstream |= event.shared_upstream;
@@ -44,6 +45,15 @@ impl Engine {
                     self.replied(flow, answer, event, reports);
                 }
             }
+        }
+    }
+
+    /// Notes whether a socket cannot have been dialed for the connection to which it is linked.
+    fn check_link(&mut self, upstream: u64, flow: u64) {
+        let linked = self.tables.upstreams.get(upstream).zip(self.tables.connection(flow));
+        let is_wrong = linked.is_some_and(|(upstream, connection)| !self.may_be_for(upstream, connection));
+        if is_wrong && let Some(upstream) = self.tables.upstreams.get_mut(upstream) {
+            upstream.has_wrong_link = true;
         }
     }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use foldhash::HashMap;
 
+pub(super) use self::target::Target;
 use super::{
     Stats,
     connection::Connection,
@@ -16,7 +17,6 @@ use super::{
     tunnels::Tunnels,
     upstream_sockets::{Claim, ClaimBasis, UpstreamSockets},
 };
-pub(super) use self::target::Target;
 use crate::{event::Event, verdict::Payload};
 
 /// The most memory that connections may take, in bytes. An ordinary one takes 1 to 2 KiB.

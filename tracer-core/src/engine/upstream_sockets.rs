@@ -30,6 +30,8 @@ pub(super) struct UpstreamSocket {
     pub(super) dialed: Option<u64>,
     /// The accepted socket that the dialing thread had just handled; see [`Event::link`].
     pub(super) link: Option<u64>,
+    /// It cannot have been dialed for that one. Then it was dialed for an HTTP request, on another connection.
+    pub(super) has_wrong_link: bool,
     /// The first bytes it sent.
     pub(super) bytes: LegBytes,
     /// It sent a TLS record behind the ClientHello.
@@ -128,6 +130,7 @@ impl UpstreamSockets {
                 task: event.task.clone(),
                 dialed: event.opened,
                 link: None,
+                has_wrong_link: false,
                 bytes: LegBytes::default(),
                 tls_established: false,
                 sent: None,

@@ -177,7 +177,9 @@ fn may_be_doubted(session: &Session, all: &[Session], links: bool) -> bool {
         Kind::WrappedInTls | Kind::MeshClosed => !links,
         // A dial that failed for a connection of which nothing else is known may have been for this one too, unless it is known
         // that the sidecar did not keep this one.
-        Kind::Blackholed => !links && beside.any(|other| has(other, &[UpstreamFails, OthersDialFails, UpstreamEnds])),
+        Kind::Blackholed => {
+            !links && beside.any(|other| has(other, &[UpstreamFails, OthersDialFails, UpstreamEnds]))
+        }
         _ => false,
     }
 }

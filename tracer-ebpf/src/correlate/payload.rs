@@ -67,10 +67,7 @@ pub fn is_irrelevant(
         let begins_tls = flow.flags & FLOW_SENT == 0 && is_tls(first);
         if is_prefix(first)
             || (is_upstream
-                && (begins_tls
-                    || flow.flags & FLOW_SHARED != 0
-                    || is_shared(flow, first)
-                    || is_wanted(flow)))
+                && (begins_tls || flow.flags & FLOW_SHARED != 0 || is_shared(flow, first) || is_wanted(flow)))
         {
             return false;
         }

@@ -142,7 +142,7 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, begins_request: bool) {
                 upstream::reply_awaited(&*reply);
             }
         }
-    } else if tuple.sidecar_port != 0 {
+    } else if tuple.sidecar_port != 0 || is_own_listener(netns, tuple) {
         // Redirected, but not established yet, or accepted before the programs were attached.
         interceptors::learn_port(netns, tuple.sidecar_port);
         let peer = endpoint_hash(netns, tuple.local_addr, tuple.wire_port);
@@ -158,6 +158,17 @@ pub fn await_reply(netns: u64, tuple: &mut Tuple, begins_request: bool) {
     }
     let until = now() + settings().watch_ns;
     PENDING_PROXIES.insert(tuple.sidecar_netns, tuple.remote_addr, tuple.remote_port, until);
+}
+
+/// Whether an app has dialed a listener of its own pod's sidecar, which no redirect shows; notes its port, if so.
+#[inline(always)]
+fn is_own_listener(netns: u64, tuple: &mut Tuple) -> bool {
+    let is_local = is_loopback(tuple.remote_addr) || is_same(tuple.remote_addr, tuple.local_addr);
+    let found = is_local && interceptors::is_port(netns, tuple.remote_port);
+    if found {
+        tuple.sidecar_port = tuple.remote_port;
+    }
+    found
 }
 
 /// A sidecar's upstream begins with a request. If the pod that it dialed has a sidecar of its own, that one's reply and its dials

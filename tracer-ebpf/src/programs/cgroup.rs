@@ -5,7 +5,7 @@
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_addr,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_addr,
     },
     macros::{cgroup_sock_addr, cgroup_sockopt, sock_ops},
     programs::{SockAddrContext, SockOpsContext, SockoptContext},
@@ -21,7 +21,7 @@ use crate::{
     endpoint::{address, mapped},
     sock::uapi::{ALLOW, cookie, load, netns, remote_port_of_ops, socket_number, tuple_of, tuple_of_ops},
     state::{
-        interceptors::{is_port, may_be_port},
+        interceptors::{self, is_port, may_be_port},
         maps::{FLOWS, REQUEST_PORTS},
         scope,
         values::{Flow, Thread},
@@ -30,6 +30,10 @@ use crate::{
 
 const IPPROTO_TCP: u32 = 6;
 const TCP_NODELAY: i32 = 1;
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/asm-generic/socket.h>. Envoy sets it on each socket before it
+/// listens: <https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/network/listen_socket_impl.cc>
+const SOL_SOCKET: i32 = 1;
+const SO_REUSEADDR: i32 = 2;
 
 /// `connect(2)` on an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
@@ -102,7 +106,7 @@ fn accept(ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// `setsockopt(2)`. Of interest: a sidecar sets `TCP_NODELAY` on an accepted socket.
+/// `setsockopt(2)`. Of interest: a sidecar sets `TCP_NODELAY` on an accepted socket, and prepares a socket for listening.
 #[cgroup_sockopt(setsockopt)]
 pub fn egress_options(ctx: SockoptContext) -> i32 {
     let option = ctx.sockopt;
@@ -115,10 +119,14 @@ pub fn egress_options(ctx: SockoptContext) -> i32 {
         if (*option).optlen > 0 && (*option).optlen as usize > shown {
             (*option).optlen = 0;
         }
+        let sk = (*option).__bindgen_anon_1.sk;
+        if (*option).level == SOL_SOCKET && (*option).optname == SO_REUSEADDR {
+            interceptors::prepare_listener(socket_number(sk));
+            return ALLOW;
+        }
         if (*option).level != IPPROTO_TCP as i32 || (*option).optname != TCP_NODELAY {
             return ALLOW;
         }
-        let sk = (*option).__bindgen_anon_1.sk;
         if may_be_port(load!(sk, bpf_sock.src_port) as u16) {
             upstream::nodelay_set(|thread| accepted_flow(&ctx, sk, thread));
         }
@@ -165,6 +173,14 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
         if open::is_at_interceptor(netns, &tuple) {
             watch_states(&ctx);
             open::established(cookie(&ctx), netns, &tuple);
+        }
+    } else if op == BPF_SOCK_OPS_TCP_LISTEN_CB {
+        // SAFETY: the kernel passes a valid context; reading `sk` of it yields a socket or null.
+        unsafe {
+            let sk = (*ctx.ops).__bindgen_anon_2.sk;
+            if !sk.is_null() {
+                interceptors::listens(netns(&ctx), ctx.local_port() as u16, socket_number(sk));
+            }
         }
     } else if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
         if may_be_port(ctx.local_port() as u16) {

@@ -23,6 +23,7 @@ use crate::{
 const IPPROTO_TCP: u32 = 6;
 const TCP_NODELAY: u32 = 1;
 const SYN_RECV: u8 = 3;
+const LISTEN: u8 = 10;
 
 /// A task dials: source address and port are chosen, the SYN is not sent.
 #[inline(always)]
@@ -113,6 +114,13 @@ pub fn state_changed(sk: Sock, from: u8, to: u8) {
         let received = sk.bytes_received();
         let segments = sk.data_segments_out();
         close::state_changed(sk.0, || sk.tuple(), &End { from, to, by_peer, received, segments });
+    } else if to == LISTEN {
+        // `listen(2)` changes the state in its caller's context.
+        if interceptors::is_current()
+            && let Some(netns) = sk.netns_in_scope()
+        {
+            interceptors::learn_port(netns, sk.local_port());
+        }
     } else if to == tcp::ESTABLISHED && from == tcp::SYN_SENT {
         connected(sk);
     } else if to == tcp::ESTABLISHED && from == SYN_RECV && may_be_port(sk.local_port()) {

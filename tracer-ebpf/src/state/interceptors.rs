@@ -28,6 +28,11 @@ static INTERCEPTORS: LruHashMap<u64, Interceptor> = LruHashMap::with_max_entries
 #[map]
 static INTERCEPTOR_OWNERS: LruHashMap<[u64; 2], u64> = LruHashMap::with_max_entries(1 << 12, 0);
 
+/// Sockets that such processes may be about to listen on, by [`crate::sock::uapi::socket_number`]. For the cgroup family, whose
+/// hook for a socket that begins to listen does not know the process.
+#[map]
+static LISTENERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1 << 10, 0);
+
 /// A process that intercepts.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -112,6 +117,23 @@ pub fn is_current() -> bool {
 fn is_process(process: u64, seen_within: u64) -> bool {
     // SAFETY: the value is read in one load.
     unsafe { INTERCEPTORS.get(process) }.is_some_and(|found| is_newer(found.seen_ns, seen_within))
+}
+
+/// The current process prepares a socket for listening. For hooks that run in the calling task's context only.
+#[inline(always)]
+pub fn prepare_listener(socket: u64) {
+    if is_current() {
+        let _ = LISTENERS.insert(socket, 1, 0); // then userspace finds the port
+    }
+}
+
+/// A socket that may have been prepared by an interceptor begins to listen: an app of its namespace may dial it itself.
+#[inline(always)]
+pub fn listens(netns: u64, port: u16, socket: u64) {
+    // It fails unless there is such an entry.
+    if LISTENERS.remove(socket).is_ok() {
+        learn_port(netns, port);
+    }
 }
 
 /// Notes the owner of a socket that an interceptor accepted.
