@@ -275,13 +275,18 @@ fn every_session_of_mixed_traffic_gets_exactly_its_reports() {
         metrics.lines().find_map(|line| line.strip_prefix("egress_tracer_map_entries{map=\"FLOWS\"} "));
     assert!(flows.is_some_and(|flows| flows != "0"), "{metrics}");
     assert!(lost.is_empty(), "{lost:?}");
-    // An HTTP filter's dial may be linked to its thread's next connection (`nodelay_set` in the kernel programs), and its bytes
-    // are then no proof. So a few true flags of a busy sidecar are missed, at most one in a hundred sessions. None of these
-    // verdicts asserts an answer of the proxy.
-    let is_missed = |got: &[String]| matches!(got, [one] if one.starts_with("undetermined ") || one == "unreachable closed_without_reply");
-    let missed = wrong.iter().filter(|(_, got, _)| is_missed(got)).count();
-    assert!(missed * 100 <= sessions.len(), "{missed} of {} are missed: {wrong:?}", sessions.len());
-    wrong.retain(|(_, got, _)| !is_missed(got));
+    // When a dial fails, Envoy's pool also closes the sessions that have no dial of their own and wait for that one. Whether it was
+    // that one is not known where it failed before they were accepted. So a few of the sessions through a listener that begins TLS
+    // are missed; no other kind is.
+    let tls = KINDS.iter().find(|kind| kind.name == "TLS originated").expect("a kind");
+    let is_missed = |name: &str, got: &[String]| {
+        let is_unflagged =
+            |got: &String| got.starts_with("undetermined ") || got == "unreachable closed_without_reply";
+        name == tls.name && matches!(got, [one] if is_unflagged(one))
+    };
+    let missed = wrong.iter().filter(|(name, got, _)| is_missed(name, got)).count();
+    assert!(missed * 5 <= tls.count, "{missed} of {} are missed: {wrong:?}", tls.count);
+    wrong.retain(|(name, got, _)| !is_missed(name, got));
     // Mistakes by kind and reports, with one example of each.
     let mut mistakes: BTreeMap<String, (usize, String)> = BTreeMap::new();
     for (kind, got, example) in wrong {

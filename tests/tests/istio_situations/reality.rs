@@ -24,8 +24,10 @@ pub struct Seen {
     pub endpoints: Vec<SocketAddr>,
     /// Addresses whose pod has a sidecar.
     pub injected: Vec<SocketAddr>,
-    /// Whether the squid behind a sidecar logged a request.
+    /// Whether the squid behind a sidecar got a request.
     pub injected_squid_saw_it: bool,
+    /// Whether it got TLS, which it does not speak.
+    pub injected_squid_saw_tls: bool,
 }
 
 /// A verdict, as it should be or as it was said.
@@ -94,7 +96,8 @@ impl Seen {
             return self.passed_on(flow, status, true);
         }
         if let Some(flow) = carrying().find(|flow| flow.sent.starts_with(&[0x16, 3])) {
-            let is_mesh = self.injected.contains(&flow.to);
+            // The proxy's sidecar takes the mesh's own TLS off again.
+            let is_mesh = self.injected.contains(&flow.to) && !self.injected_squid_saw_tls;
             return if is_mesh {
                 self.passed_on(flow, status, self.injected_squid_saw_it)
             } else {

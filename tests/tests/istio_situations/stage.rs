@@ -185,14 +185,15 @@ impl Stage {
             steps.insert(0, Step::Wait { wait: 1000 });
         }
         let client = actor.pod.play(&[Script { dialed, steps }])?.swap_remove(0);
-        let delivered = self.mesh_squid_wire.deliveries()?.iter().any(|flow| !flow.sent.is_empty());
+        let delivered = self.mesh_squid_wire.deliveries()?;
         Ok(Seen {
             dialed,
             head: head.into_bytes(),
             flows: actor.wire.flows()?,
             endpoints: endpoints(dialed, &situation.objects, &self.pods()?),
             injected: vec![SocketAddr::new(self.mesh_squid.address().parse()?, PORT)],
-            injected_squid_saw_it: delivered,
+            injected_squid_saw_it: delivered.iter().any(|flow| !flow.sent.is_empty()),
+            injected_squid_saw_tls: delivered.iter().any(|flow| flow.sent.starts_with(&[0x16, 3])),
             client,
         })
     }

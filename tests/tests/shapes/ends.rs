@@ -1,10 +1,11 @@
 //! Connections that end in unusual ways or without an answer.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use lab::{
-    Behavior, Close, ROUTE_NOT_FOUND, Script, ScriptedProxy, Squid, SquidPolicy, Step, TARGET, TUNNELED,
-    proxy_addr,
+    Behavior, Close, Envoy, Lab, ROUTE_NOT_FOUND, Script, ScriptedProxy, Squid, SquidPolicy, Step, TARGET,
+    TUNNELED, Tracer, full_sidecar, proxy_addr, report_summary,
 };
 
 use crate::harness::{HTTP, Harness, TCP, answer, connect, scenario, script, send, wait};
@@ -125,6 +126,26 @@ fn request_sent_after_the_sidecar_closed_gets_the_verdict_of_a_timely_one() {
         late_scenario("the proxy closes", 4003, "unreachable closed_without_reply"),
         late_scenario("no process listens", 4004, "unreachable connect_failed"),
     ]);
+}
+
+#[test]
+fn redirect_to_a_port_without_a_listener_is_reported_for_a_known_proxy() {
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    let lab = Lab::new().expect("a lab");
+    let _tunnel = ScriptedProxy::start(&lab, proxy_addr(TCP), Behavior::Tunnel).expect("a proxy");
+    let envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
+    let tracer = Tracer::start(&lab, &["--deadline", "5s"]).expect("a tracer");
+    // A refused connection has no request. That it was one to a proxy is known from an earlier one.
+    lab.play(&[Script::connect(proxy_addr(TCP), "a.example:443")]).expect("a tunnel");
+    tracer.wait_reports(1, TIMEOUT).expect("a report");
+    envoy.stop().expect("Envoy stops");
+    let proxy = format!("http://{}", proxy_addr(TCP));
+    let curl = lab.run_app("curl", &["-sx", &proxy, "https://a.example/"]).expect("curl");
+    assert!(!curl.status.success(), "{curl:?}");
+    let reports = tracer.wait_reports(2, TIMEOUT).expect("a report of the refused connection");
+    let verdicts: Vec<String> = reports.iter().map(report_summary).collect();
+    assert_eq!(verdicts, [TUNNELED, "interceptor_down"], "{reports:#?}");
+    assert_eq!(reports[1]["source"]["comm"], "curl", "{reports:#?}");
 }
 
 #[test]
