@@ -41,9 +41,20 @@ impl Prometheus {
              scrape_configs: [{{job_name: egress-tracer, static_configs: [{{targets: ['{target}'], labels: {AGENT}}}]}}]\n"
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
+        Self::spawn(place, &config, &dir.join("data"))
+    }
+
+    /// Starts Prometheus over series that are there, and scrapes nothing. Returns when it is ready.
+    pub fn over(place: &Place, dir: &Path, data: &Path) -> Result<Self> {
+        let config = dir.join("prometheus.yaml");
+        fs::write(&config, "global: {}\n").with_context(|| format!("cannot write {}", config.display()))?;
+        Self::spawn(place, &config, data)
+    }
+
+    fn spawn(place: &Place, config: &Path, data: &Path) -> Result<Self> {
         let mut command = place.command("prometheus")?;
         command.arg(format!("--config.file={}", config.display()));
-        command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
+        command.arg(format!("--storage.tsdb.path={}", data.display()));
         command.arg(format!("--web.listen-address={LISTEN}"));
         let process = Process::spawn(command, &[])?;
         process.wait_line("ready server", process.stderr(), TIMEOUT, |line| {
@@ -55,6 +66,12 @@ impl Prometheus {
     /// Evaluates an expression now. Returns the `result` of the answer.
     pub fn query(&self, expression: &str) -> Result<Value> {
         let text = self.ask("query", &[("query", expression)])?;
+        Ok(text["data"]["result"].clone())
+    }
+
+    /// Evaluates an expression at a time, in seconds. Returns the `result` of the answer.
+    pub fn query_at(&self, expression: &str, time: &str) -> Result<Value> {
+        let text = self.ask("query", &[("query", expression), ("time", time)])?;
         Ok(text["data"]["result"].clone())
     }
 
