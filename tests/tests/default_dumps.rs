@@ -1,5 +1,5 @@
 //! What istiod sends with all of its defaults has filters that a stock Envoy refuses. `explain` reads such dumps like those of a
-//! running sidecar. `UPDATE_MISMATCHES=1 cargo test -p tests --test istio_situations -- --ignored` writes these; it compares all situations.
+//! running sidecar. `UPDATE_MISMATCHES=1 cargo test -p tests --test istio_situations` writes these; it compares all situations.
 
 use std::fs;
 use std::path::Path;

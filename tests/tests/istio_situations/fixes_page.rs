@@ -21,7 +21,7 @@ pub struct Row {
 
 const HEAD: &str = "# Fixes, applied for real
 
-Generated: `UPDATE_MISMATCHES=1 cargo test -p tests --test istio_situations -- --ignored` writes this page, and the same test fails when it is
+Generated: `UPDATE_MISMATCHES=1 cargo test -p tests --test istio_situations` writes this page, and the same test fails when it is
 stale. The situations are those of `tests/tests/istio_situations`: objects at a real Kubernetes API, a real istiod, and a real
 sidecar in the app's pod.
 

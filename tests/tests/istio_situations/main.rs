@@ -130,7 +130,6 @@ mod real_mesh {
     use super::*;
 
     #[test]
-    #[ignore = "about one run in two has a live verdict that a race misses and the list does not name: run it by name"]
     fn verdicts_and_fixes_are_the_ones_that_the_measured_reality_gives() {
         let start = Instant::now();
         let only = std::env::var("SITUATIONS").unwrap_or_default();
