@@ -235,7 +235,7 @@ impl Engine {
                         // A TCP filter's dial is linked, and its connection may be another's by now.
                         Outcome::Replied { status: Some(200..300), .. } => {
                             same_remote
-                                && (upstream.link.is_none() || upstream.has_wrong_link)
+                                && self.is_unlinked(upstream)
                                 && !failed
                                 && upstream.dialed.is_none_or(|dialed| dialed >= request.time)
                         }

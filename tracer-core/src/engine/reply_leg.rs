@@ -1,6 +1,6 @@
 //! The events of the leg on which the interceptor answers: its answers, and its end.
 
-use super::{Answer, Engine};
+use super::{Answer, Engine, upstream_sockets::UpstreamSocket};
 use crate::{
     event::{End, Event, EventKind},
     head::{Form, Reply},
@@ -46,6 +46,14 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Whether a socket was dialed for no connection that is known: it has no link, or a wrong one.
+    pub(super) fn is_unlinked(&self, upstream: &UpstreamSocket) -> bool {
+        let linked = upstream.link.and_then(|reply| self.tables.by_reply(reply));
+        upstream.link.is_none()
+            || upstream.has_wrong_link
+            || linked.is_some_and(|connection| !self.may_be_for(upstream, connection))
     }
 
     /// Notes whether a socket cannot have been dialed for the connection to which it is linked.
