@@ -2,7 +2,7 @@
 //! stdout, both JSON arrays in the same order. Up to 200 connections run at once.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use lab::{Close, Script, Step, Transcript, latin1_bytes, latin1_text};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 const AT_ONCE: usize = 200;
 
@@ -41,7 +42,7 @@ fn claim<'a>(next: &AtomicUsize, scripts: &'a [Script]) -> Option<(usize, &'a Sc
 
 fn play(script: &Script) -> Transcript {
     let mut received = Vec::new();
-    let (local, end) = match TcpStream::connect(script.dialed) {
+    let (local, end) = match dial(script.dialed) {
         Ok(mut stream) => {
             let local = stream.local_addr().ok();
             let end = script.steps.iter().try_for_each(|step| act(&mut stream, step, &mut received));
@@ -58,6 +59,21 @@ fn play(script: &Script) -> Transcript {
         Err(error) => error.to_string(),
     };
     Transcript { local, received: latin1_text(&received), end }
+}
+
+/// Dials from a port that `bind` chose. It prefers odd ports, and a sidecar's dials get even ones, as `connect` prefers these:
+/// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv4/inet_connection_sock.c#L370>. With a port that the other one has used
+/// towards the same proxy a moment ago, the connection would be that one's to conntrack: the app's not redirected, or the
+/// sidecar's redirected.
+fn dial(to: SocketAddr) -> io::Result<TcpStream> {
+    let (family, any) = match to {
+        SocketAddr::V4(_) => (AddressFamily::INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        SocketAddr::V6(_) => (AddressFamily::INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+    };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddr::new(any, 0))?;
+    connect(&socket, &to)?;
+    Ok(TcpStream::from(socket))
 }
 
 fn act(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> io::Result<()> {
