@@ -104,7 +104,7 @@ impl Place {
 
     fn prepare(&self, mut command: Command, group: Group) -> Result<Command> {
         let (netns, procs, user) = (self.netns.clone(), self.cgroup.procs()?, self.user);
-        command.env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir(&self.bin);
+        command.env_clear().env("PATH", PATH).env("LC_ALL", "C.UTF-8").current_dir(&self.bin);
         command.env("HOME", &self.bin);
         // Keeps the process away from an agent of the machine or of another lab.
         command.env("EGRESS_TRACER_SOCKET", self.bin.with_file_name("run").join("agent.sock"));

@@ -220,3 +220,115 @@ fn agent_serves_until_sigterm() {
     let ended = process.finish(TIMEOUT).expect("it ends");
     assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
 }
+
+/// A process of the app that only waits.
+fn waiting_app(lab: &Lab) -> Process {
+    let mut command = lab.app().command("sleep").expect("a command");
+    command.arg("600");
+    Process::spawn(command, &[]).expect("an app")
+}
+
+const OTHER_USER: [&str; 5] = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+const NO_CAPABILITY: [&str; 4] = ["--bounding-set", "-all", "--inh-caps", "-all"];
+
+#[test]
+fn errors_name_their_cause() {
+    let lab = Lab::new().expect("a lab");
+    let cgroup = lab.pod_cgroup();
+    let app = waiting_app(&lab);
+    let pid = app.pid().to_string();
+
+    // No root: not the kernel, and not a probe family.
+    let ended = run(restricted(&lab, &OTHER_USER, &observe(cgroup, &[])));
+    ended.assert_error(1, &["loading probes needs root (sudo)", "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN"]);
+    assert!(!ended.stderr.contains("famil"), "{ended:?}");
+    let without_agent = ["observe", "--socket", "/nowhere/agent.sock"];
+    run(restricted(&lab, &OTHER_USER, &without_agent))
+        .assert_error(1, &["no agent listens at /nowhere/agent.sock", "needs root (sudo)"]);
+    let ended = run(restricted(&lab, &NO_CAPABILITY, &observe(cgroup, &[])));
+    ended.assert_error(1, &["needs CAP_BPF", "securityContext.capabilities.add"]);
+    let ended = run(restricted(&lab, &OTHER_USER, &["check"]));
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("loading probes needs root (sudo)"), "{ended:?}");
+
+    // One namespace too many, and one that is not there.
+    let netns = ["--netns", "/proc/self/ns/net"].repeat(5);
+    run(tracer(&lab, &observe(cgroup, &netns)))
+        .assert_error(1, &["--netns can be given 4 times at most, and is given 5 times"]);
+    run(tracer(&lab, &observe(cgroup, &["--netns", "/nowhere/net"])))
+        .assert_error(1, &["cannot open the network namespace /nowhere/net"]);
+
+    // A process that is gone, that may not be looked at, or that is in no pod.
+    let explain = |pid: &'static str| ["explain", "--to", "10.0.0.1:3128", "--pid", pid];
+    run(tracer(&lab, &explain("4194303"))).assert_error(1, &["there is no process 4194303"]);
+    let explain_app = ["explain", "--to", "10.0.0.1:3128", "--pid", &pid];
+    run(restricted(&lab, &["--reuid", "65533", "--clear-groups"], &explain_app))
+        .assert_error(1, &[&pid, "needs root (sudo)"]);
+    let ended = run(restricted(&lab, &NO_CAPABILITY, &explain_app));
+    ended.assert_error(1, &["needs CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "leave --pid and --pod out"]);
+    let ended = run(tracer(&lab, &explain_app));
+    ended.assert_error(
+        1,
+        &["is in no pod, by its cgroup /", "cannot reach the sidecar's admin port (127.0.0.1:15000"],
+    );
+
+    // Names without a container runtime.
+    for filter in [["-n", "shop"], ["-p", "cart"], ["-w", "cart"], ["-l", "app=cart"]] {
+        run(tracer(
+            &lab,
+            &observe(cgroup, &[&filter[..], &["--runtime-endpoint", "/nowhere/cri.sock"]].concat()),
+        ))
+        .assert_error(1, &["cannot ask the container runtime at unix:///nowhere/cri.sock"]);
+    }
+    let pod =
+        ["explain", "--to", "10.0.0.1:3128", "--pod", "shop/cart", "--runtime-endpoint", "/nowhere/cri.sock"];
+    run(tracer(&lab, &pod)).assert_error(1, &["unix:///nowhere/cri.sock"]);
+    drop(app);
+}
+
+#[test]
+fn explain_of_the_own_network_namespace_needs_no_right() {
+    let lab = Lab::new().expect("a lab");
+    let _envoy = Envoy::sidecar(&lab, &full_sidecar()).expect("Envoy");
+    let program = tracer(&lab, &[]).get_program().to_owned();
+    // As an ephemeral container of the pod runs: in its network namespace, as any user.
+    let mut command = lab.pod_root().command("setpriv").expect("a command");
+    command.args(OTHER_USER).args(NO_CAPABILITY).arg(program).args(["explain", "--to", "10.0.0.1:3128"]);
+    let ended = run(command);
+    assert!(ended.status.success() && ended.stdout.contains("handled_as_http"), "{ended:?}");
+}
+
+#[test]
+fn check_works_where_the_cgroups_are_mounted_read_only() {
+    let lab = Lab::new().expect("a lab");
+    let family = |ended: &ProcessOutput| {
+        let found: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+        found["families"]
+            .as_array()
+            .expect("families")
+            .iter()
+            .map(|one| one["works"].clone())
+            .collect::<Vec<_>>()
+    };
+    let writable = run(tracer(&lab, &["check", "-o", "json"]));
+    // As in the agent's own pod (deploy/base/daemonset.yaml).
+    let script = "root=$(awk '$3 == \"cgroup2\" { print $2; exit }' /proc/self/mounts) && \
+                  mount -o remount,bind,ro \"$root\" && exec \"$0\" check -o json";
+    let mut command = lab.tools().command("unshare").expect("a command");
+    command.args(["--mount", "sh", "-c", script]).arg(tracer(&lab, &[]).get_program());
+    let read_only = run(command);
+    assert!(read_only.status.success(), "{read_only:?}");
+    assert_eq!(family(&read_only), family(&writable));
+}
+
+#[test]
+fn version_is_printed_by_every_command() {
+    let lab = Lab::new().expect("a lab");
+    for args in [&["-V"][..], &["--version"], &["version"], &["observe", "-V"], &["explain", "--version"]] {
+        let ended = run(tracer(&lab, args));
+        assert!(
+            ended.status.success() && ended.stdout.contains(env!("CARGO_PKG_VERSION")),
+            "{args:?}: {ended:?}"
+        );
+    }
+}

@@ -107,7 +107,7 @@ fn observe_without_an_agent_loads_its_own_probes() {
         .expect("it ends")
         .assert_error(1, &["no agent runs on this node", "run/agent.sock"]);
     let past = Agent::run(&lab, &["observe", "--last", "1"]).expect("it ends");
-    assert!(past.status.code() == Some(1) && past.stderr.contains("--last and --since"), "{past:?}");
+    assert!(past.status.code() == Some(1) && past.stderr.contains("--last, --since and --until"), "{past:?}");
     // A test must not trace the whole node: the scope comes from the agent that was killed, or from `--cgroup`.
     let agent = Agent::start(&lab, &[]).expect("an agent");
     agent.kill().expect("it is killed");
@@ -142,10 +142,13 @@ fn errors_of_observe_status_and_the_socket_are_one_sentence() {
     for (args, word) in [
         (
             &["observe", "--verdict", "none"][..],
-            "there is no verdict of that name; there are handled_as_http",
+            "there is no verdict `none`; there are handled_as_http",
         ),
         (&["observe", "--http-status", "40"], "404"),
+        (&["observe", "--verdict", "tunneled,tuneled"], "did you mean `tunneled`?"),
         (&["observe", "--to", "proxy"], "10.0.0.1:3128"),
+        (&["observe", "--to", "10.0.0.0/33"], "10.0.0.0/8"),
+        (&["observe", "--until", "5m", "--follow"], "--follow"),
         (&["observe", "--since", "yesterday"], "5m"),
         (&["observe", "--standalone", "--last", "1"], "--standalone"),
     ] {
@@ -159,7 +162,7 @@ fn errors_of_observe_status_and_the_socket_are_one_sentence() {
         Process::run(command, &[], TIMEOUT).expect("it ends").stdout
     };
     for (args, words) in [
-        (&["http://x/v1/sessions?verdict=none"][..], "verdict: there is no verdict of that name"),
+        (&["http://x/v1/sessions?verdict=none"][..], "verdict: there is no verdict `none`"),
         (&["http://x/v1/sessions?color=red"], "there is no parameter `color`"),
         (&["http://x/v2"], "/v1/sessions"),
         (&["-d", "x", "http://x/v1/status"], "only GET"),

@@ -67,7 +67,7 @@ fn keys_select_explain_filter_and_pause() {
     // The reports that the agent had kept are there at once, flagged ones first.
     let screen = wait_for_words(&terminal, &["2 sessions", "first.example", "second.example", "q quit"]);
     let rows: Vec<&str> = screen.lines().skip(2).take(2).collect();
-    assert!(rows[0].contains("✗ handled_as_http") && rows[1].contains("  tunneled"), "{screen}");
+    assert!(rows[0].contains("✗ 404 by sidecar") && rows[1].contains("  200 by proxy"), "{screen}");
     assert!(screen.lines().next().is_some_and(|line| line.contains("2 sessions, 1 flagged")), "{screen}");
     assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
 
@@ -91,17 +91,17 @@ fn keys_select_explain_filter_and_pause() {
     terminal.press("\x1b[6~\x1b[6~").expect("keys");
     terminal.wait_text("opened no connection to").expect("the end of it, two pages down");
     terminal.press("\x1b").expect("keys");
-    terminal.wait_text("WORKLOAD").expect("the table");
+    terminal.wait_text("ASKED FOR").expect("the table");
 
     // Reports that arrive while it is paused are shown after it.
     terminal.press("p").expect("keys");
     terminal.wait_text("PAUSED").expect("it is paused");
     fixture.play(&[Script::connect(proxy_addr(TCP), "third.example:443")]);
-    terminal.press("s").expect("keys");
+    terminal.press("S").expect("keys");
     let screen = wait_for_words(&terminal, &["sort: last seen", "q quit", "2 sessions"]);
-    assert!(!screen.contains("third.example"), "{screen}");
+    assert!(!screen.contains("2 hosts"), "{screen}");
     terminal.press("p").expect("keys");
-    terminal.wait_text("third.example").expect("it goes on");
+    terminal.wait_text("2 hosts").expect("it goes on");
 
     // Resizes, also to small sizes.
     terminal.resize(50, 200).expect("a size");
@@ -113,10 +113,16 @@ fn keys_select_explain_filter_and_pause() {
     terminal.resize(24, 80).expect("a size");
     terminal.wait_text("q quit").expect("drawn");
 
-    // The manifest is printed on the main screen.
-    terminal.press("ssss").expect("keys");
+    // The fix is written to a file, and printed on the main screen.
+    terminal.press("s").expect("keys");
     terminal.wait_text("sort: flagged first").expect("sorted");
-    terminal.press("gy").expect("keys");
+    terminal.press("gw").expect("keys");
+    terminal.wait_text("kubectl apply -f fix-forward-proxy-10-0-0-1-3128.yaml").expect("it is written");
+    let written = std::fs::read_to_string(fixture.lab.dir().join("bin/fix-forward-proxy-10-0-0-1-3128.yaml"));
+    assert!(written.expect("a file").contains("kind: ServiceEntry"));
+    terminal.press("w").expect("keys");
+    terminal.wait_text("exists already").expect("it is not replaced");
+    terminal.press("y").expect("keys");
     let ended = terminal.wait_end().expect("it ends");
     assert!(ended.status.success(), "{ended:?}");
     wait_for_words(&terminal, &["apiVersion: networking.istio.io", "kind: ServiceEntry", "resolution: NONE"]);
@@ -169,7 +175,7 @@ fn control_characters_from_the_wire_do_not_reach_the_terminal() {
         terminal.press("\r").expect("keys");
         terminal.wait_text("Esc back").expect("the explanation");
         terminal.press("\x1b").expect("keys");
-        terminal.wait_text("WORKLOAD").unwrap_or_else(|error| panic!("row {row}: {error}"));
+        terminal.wait_text("ASKED FOR").unwrap_or_else(|error| panic!("row {row}: {error}"));
         terminal.press("j").expect("keys");
     }
     terminal.press("q").expect("keys");

@@ -1,16 +1,25 @@
-//! Compact lines and tables as a terminal gets them: plain, colored, explained. Text from the wire, or from a report of
-//! another program, is always escaped.
+//! Compact lines and tables as terminals of several widths get them: plain, colored, explained, in ASCII. No line is longer than
+//! its terminal. Text from the wire, or from a report of another program, is always escaped.
 
 mod scene;
 
 use jiff::tz::TimeZone;
+use proptest::prelude::*;
 use scene::{CURL, GRANTED, Scene};
-use tracer_core::report::{Colors, Compact, Gap, Listener, LossSource, Message, Report, Table};
+use tracer_core::report::{
+    Colors, Compact, Gap, LineLayout, Listener, LossSource, Message, Report, Table, ascii_marks,
+};
 
 const ENVOY_404: &str = "HTTP/1.1 404 Not Found\r\nserver: envoy\r\ncontent-length: 0\r\n\r\n";
 
+fn layout(width: Option<usize>, colors: Colors, explain: bool) -> LineLayout {
+    LineLayout { colors, width, marks: true, explain, node: false, zone: TimeZone::UTC }
+}
+
+/// The lines for one report, without the headings.
 fn line(report: &Report, colors: Colors, explain: bool) -> String {
-    Compact::new(colors, TimeZone::UTC, explain).show(report)
+    let text = Compact::new(layout(None, colors, explain)).show(report);
+    text.split_once('\n').expect("headings").1.to_owned()
 }
 
 /// One report of each form.
@@ -49,39 +58,136 @@ fn reports() -> Vec<Report> {
     ]
 }
 
-fn lines(colors: Colors, explain: bool) -> String {
-    let mut compact = Compact::new(colors, TimeZone::UTC, explain);
+/// All reports in one format.
+fn lines(layout: LineLayout) -> String {
+    let mut compact = Compact::new(layout);
     reports().iter().map(|report| compact.show(report)).collect()
 }
 
-#[test]
-fn plain_lines() {
-    insta::assert_snapshot!(lines(Colors::Off, false));
-}
-
-#[test]
-fn explained_lines() {
-    insta::assert_snapshot!(lines(Colors::Off, true));
-}
-
-#[test]
-fn colored_lines() {
-    insta::assert_snapshot!(lines(Colors::On, true).replace('\u{1b}', "<ESC>"));
-}
-
-fn table(explain: bool) -> String {
-    let mut table = Table::new(Colors::Off, TimeZone::UTC, explain);
+fn table(layout: LineLayout) -> String {
+    let mut table = Table::new(layout);
     reports().iter().map(|report| table.show(report)).collect()
 }
 
-#[test]
-fn table_of_reports() {
-    insta::assert_snapshot!(table(false));
+/// The widths of terminals, and a pipe.
+const WIDTHS: [Option<usize>; 4] = [Some(80), Some(120), Some(200), None];
+
+fn name(width: Option<usize>) -> String {
+    width.map_or_else(|| "pipe".to_owned(), |width| width.to_string())
 }
 
 #[test]
-fn table_with_explanations() {
-    insta::assert_snapshot!(table(true));
+fn lines_in_every_width() {
+    for width in WIDTHS {
+        let text = lines(layout(width, Colors::Off, true));
+        insta::assert_snapshot!(format!("lines_{}", name(width)), text);
+        let colored = lines(layout(width, Colors::On, true)).replace('\u{1b}', "<ESC>");
+        insta::assert_snapshot!(format!("lines_{}_in_color", name(width)), colored);
+    }
+}
+
+#[test]
+fn table_in_every_width() {
+    for width in WIDTHS {
+        insta::assert_snapshot!(format!("table_{}", name(width)), table(layout(width, Colors::Off, false)));
+        let colored = table(layout(width, Colors::On, true)).replace('\u{1b}', "<ESC>");
+        insta::assert_snapshot!(format!("table_{}_in_color", name(width)), colored);
+    }
+}
+
+#[test]
+fn lines_name_their_node_where_asked_to() {
+    let layout = LineLayout { node: true, ..layout(Some(120), Colors::Off, false) };
+    let mut reports = reports();
+    for report in &mut reports {
+        report.node = Some("node-1".to_owned());
+    }
+    let mut compact = Compact::new(layout.clone());
+    let text: String = reports.iter().map(|report| compact.show(report)).collect();
+    assert!(text.lines().all(|line| line.contains("NODE") || line.contains("node-1")), "{text}");
+    let row = Table::new(layout).show(&reports[0]);
+    assert!(row.lines().nth(1).is_some_and(|line| line.contains("node-1")), "{row}");
+}
+
+#[test]
+fn cause_is_explained_once_and_then_counted() {
+    let reports = reports();
+    let mut compact = Compact::new(layout(Some(120), Colors::Off, true));
+    let first = compact.show(&reports[0]);
+    assert!(first.contains("never dialed") && first.lines().count() > 5, "{first}");
+    for again in ["+1", "+2"] {
+        let line = compact.show(&reports[0]);
+        assert!(line.lines().count() == 1 && line.contains(&format!("404 by sidecar {again}")), "{line}");
+    }
+    // Another cause is explained: another listener, proxy, workload or status.
+    let mut others = [reports[0].clone(), reports[0].clone(), reports[0].clone(), reports[0].clone()];
+    others[0].listener = None;
+    others[1].proxy.port = 3129;
+    others[2].source.namespace = Some("bank".to_owned());
+    others[3].reply.as_mut().expect("a reply").status = Some(426);
+    for other in others {
+        assert!(compact.show(&other).lines().count() > 5);
+    }
+}
+
+#[test]
+fn terminal_that_is_resized_gets_new_headings() {
+    let reports = reports();
+    let mut compact = Compact::new(layout(Some(80), Colors::Off, false));
+    assert!(compact.show(&reports[0]).starts_with("TIME UTC"));
+    compact.resize(Some(80));
+    assert!(!compact.show(&reports[0]).contains("TIME"));
+    compact.resize(Some(200));
+    let text = compact.show(&reports[0]);
+    assert!(text.starts_with("TIME UTC") && text.contains("VERDICT"), "{text}");
+}
+
+#[test]
+fn plain_ascii_where_the_terminal_takes_no_marks() {
+    let layout = LineLayout { marks: false, ..layout(Some(80), Colors::Off, true) };
+    for text in [lines(layout.clone()), table(layout)] {
+        assert!(
+            text.is_ascii() && text.contains("x 404 by sidecar") && text.contains("--x 10.0.0.1:3128"),
+            "{text}"
+        );
+    }
+    assert_eq!(ascii_marks("✗ a ──▶ b …").chars().count(), "✗ a ──▶ b …".chars().count());
+}
+
+/// Whether a line is as narrow as the terminal, unless a single word of it is wider.
+fn fits(line: &str, width: usize) -> bool {
+    line.chars().count() <= width || line.split_whitespace().any(|word| word.chars().count() + 6 > width)
+}
+
+proptest! {
+    #[test]
+    fn no_line_is_longer_than_the_terminal_unless_a_word_is(
+        width in 40usize..250,
+        pod in "[a-z0-9-]{1,63}",
+        host in "[a-z0-9.-]{1,120}",
+        which in 0usize..11,
+        ip in any::<std::net::IpAddr>(),
+        port in any::<u16>(),
+        node in any::<bool>(),
+    ) {
+        let mut report = reports().swap_remove(which);
+        report.source.namespace = Some("shop".to_owned());
+        (report.source.pod, report.source.workload) = (Some(pod.clone()), Some(pod));
+        report.connect.authority = format!("{host}:443").into();
+        (report.proxy.ip, report.proxy.port) = (ip, port);
+        report.node = Some("ip-10-0-12-34.eu-central-1.compute.internal".to_owned());
+        let layout = LineLayout { node, ..layout(Some(width), Colors::Off, true) };
+        let gap = Gap::new(report.time.clone(), LossSource::Kernel, "ring_full", u64::MAX);
+        let mut compact = Compact::new(layout.clone());
+        let compact_text = compact.show(&report) + &compact.show(&report);
+        let mut text = compact_text.clone() + &compact.show_gap(&gap);
+        text.push_str(&Table::new(layout).show(&report));
+        for line in text.lines() {
+            prop_assert!(fits(line, width), "{width}: {line}\n{text}");
+            prop_assert!(line.trim_end() == line, "blanks at the end: {line:?}");
+        }
+        prop_assert!(width < 64 || compact_text.contains(report.result().trim()), "the result is cut: {text}");
+    }
 }
 
 #[test]
@@ -94,14 +200,14 @@ fn gaps_are_lines_of_their_own() {
         (LossSource::Reader, "slow"),
     ] {
         let gap = Gap::new(time.to_owned(), source, reason, 12);
-        let compact = Compact::new(Colors::Off, TimeZone::UTC, true);
+        let compact = Compact::new(layout(None, Colors::Off, true));
         text.push_str(&compact.show_gap(&gap));
         let mut json = Vec::new();
         gap.write_line(&mut json);
         let json = String::from_utf8(json).expect("UTF-8");
         text.push_str(&json);
         assert_eq!(serde_json::from_str::<Message>(&json).expect("JSON"), Message::Gap(gap.clone()));
-        assert_eq!(Table::new(Colors::Off, TimeZone::UTC, true).show_gap(&gap), compact.show_gap(&gap));
+        assert_eq!(Table::new(layout(None, Colors::Off, true)).show_gap(&gap), compact.show_gap(&gap));
     }
     insta::assert_snapshot!(text);
     for report in reports() {
@@ -148,7 +254,7 @@ fn text_from_the_wire_is_escaped() {
 
 /// A report in each text format.
 fn shown(report: &Report) -> [String; 2] {
-    [line(report, Colors::Off, true), Table::new(Colors::Off, TimeZone::UTC, true).show(report)]
+    [line(report, Colors::Off, true), Table::new(layout(None, Colors::Off, true)).show(report)]
 }
 
 #[test]
@@ -175,7 +281,7 @@ fn text_of_a_report_from_a_file_is_escaped() {
         }
     }
     let gap = Gap::new(wicked.to_owned(), LossSource::Kernel, wicked, 1);
-    let shown = Compact::new(Colors::Off, TimeZone::UTC, true).show_gap(&gap);
+    let shown = Compact::new(layout(None, Colors::Off, true)).show_gap(&gap);
     assert!(is_harmless(&shown) && shown.lines().count() == 1, "{shown:?}");
 }
 
@@ -191,7 +297,7 @@ fn long_authority_is_cut_for_display_and_complete_in_json() {
     for long in ["\u{1b}".repeat(4096), "x".repeat(4096)] {
         report.connect.authority = long.into();
         for shown in
-            [line(&report, Colors::Off, false), Table::new(Colors::Off, TimeZone::UTC, false).show(&report)]
+            [line(&report, Colors::Off, false), Table::new(layout(None, Colors::Off, false)).show(&report)]
         {
             assert!(shown.chars().count() < 1000 && shown.contains('…'), "{shown}");
         }

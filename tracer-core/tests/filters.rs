@@ -19,6 +19,7 @@ fn reports() -> [(&'static str, Report); 5] {
     let passed = || Scene::outbound().asks().dials().sends_upstream(CURL);
     let mut named = Scene::outbound().asks().answers(ENVOY_404).report();
     (named.source.namespace, named.source.pod) = (Some("shop".to_owned()), Some("cart-7d9-x2".to_owned()));
+    named.source.workload = Some("cart".to_owned());
     named.source.owner = Some(Arc::new(Pod {
         uid: "u".to_owned(),
         namespace: "shop".to_owned(),
@@ -50,21 +51,32 @@ fn each_filter_matches_its_reports() {
         (&["-p", "cart"], &["named"]),
         (&["-p", "shop/cart-7d9"], &["named"]),
         (&["-p", "bank/cart", "-p", "cart-8"], &[]),
+        (&["-p", "bank/,shop/cart"], &["named"]),
+        (&["-w", "cart"], &["named"]),
+        (&["-w", "shop/cart,bank/bill"], &["named"]),
+        (&["-w", "shop/car"], &[]),
         (&["-l", "app=cart"], &["named"]),
         (&["-l", "app in (cart, bill),!legacy"], &["named"]),
         (&["-l", "app=cart", "-l", "tier"], &[]),
         (&["--to", "10.0.0.1"], &all[..4]),
         (&["--to", "10.0.0.1:3129"], &[]),
         (&["--to", "!10.0.0.1:3128"], &["closed"]),
+        (&["--to", "10.0.0.0/8"], &all[..4]),
+        (&["--to", "10.0.0.0/8:3129,11.0.0.0/8"], &[]),
+        (&["--to", ":8080"], &["closed"]),
+        (&["--to", "fd00::/16,:1"], &["closed"]),
+        (&["--to", "[fd00::/16]:3128"], &[]),
         (&["--to", "[fd00:1::1]:8080", "--to", "fd00:1::2"], &["closed"]),
         (&["--authority", "EN.wikipedia.org"], &all[..4]),
         (&["--authority", "*.example.com:8443"], &["closed"]),
         (&["--authority", "*.example.com:443"], &[]),
         (&["--verdict", "tunneled", "--verdict", "blackholed"], &["granted", "closed"]),
+        (&["--verdict", "tunneled,blackholed"], &["granted", "closed"]),
         (&["--verdict", "!handled_as_http"], &["granted", "refused", "closed"]),
         (&["--verdict", "!handled_as_http", "--verdict", "!tunneled"], &["refused", "closed"]),
         (&["--flagged"], &["named", "unnamed", "closed"]),
         (&["--http-status", "404"], &["named", "unnamed"]),
+        (&["--http-status", "404,407"], &["named", "unnamed", "refused"]),
         (&["--http-status", "4+"], &["named", "unnamed", "refused"]),
         (&["--http-status", "4+", "--http-status", "!407"], &["named", "unnamed"]),
         (&["--flagged", "--http-status", "!404"], &["closed"]),
@@ -95,7 +107,49 @@ fn malformed_filter_in_a_query_is_refused_with_the_reason() {
     assert!(error.starts_with("flagged: want true or false"), "{error}");
     let error = refused("verdict", "handled");
     assert!(
-        error.starts_with("verdict: there is no verdict of that name; there are handled_as_http, "),
+        error.starts_with(
+            "verdict: there is no verdict `handled`; did you mean `handled_as_http`? there are "
+        ),
         "{error}"
     );
+}
+
+#[test]
+fn filter_that_leaves_nothing_says_what_there_is() {
+    let all: Vec<Box<Report>> = reports().into_iter().map(|(_, report)| Box::new(report)).collect();
+    for (args, sentence) in [
+        (
+            &["-n", "shpo"][..],
+            "none of the 5 sessions passes --namespace shpo: did you mean shop? there are shop (1)",
+        ),
+        (
+            &["-p", "bank/cart"],
+            "none of the 5 sessions passes --pod bank/cart: there are shop/cart-7d9-x2 (1)",
+        ),
+        (
+            &["--to", ":1"],
+            "none of the 5 sessions passes --to :1: there are 10.0.0.1:3128 (4), [fd00:1::1]:8080 (1)",
+        ),
+        (
+            &["--http-status", "5+"],
+            "none of the 5 sessions passes --http-status 5+: there are 404 (2), 200 (1), 407 (1)",
+        ),
+        (&["-l", "app=bank"], "none of the 5 sessions passes --selector app in (bank)"),
+        (
+            &["--verdict", "tunneled", "--flagged"],
+            "each filter alone passes some of the 5 sessions, and all together pass none",
+        ),
+    ] {
+        assert_eq!(filter(args).nothing_because(&all).as_deref(), Some(sentence), "{args:?}");
+    }
+    assert_eq!(filter(&["-n", "shop"]).nothing_because(&all), None, "one passes");
+    assert_eq!(filter(&["-n", "shop"]).nothing_because(&[]), None);
+    let unnamed = filter(&["-n", "shop"]).nothing_because(&all[1..]).expect("a sentence");
+    assert!(unnamed.contains("no container runtime told the names"), "{unnamed}");
+    let fine = filter(&["--flagged"]).nothing_because(&all[2..4]).expect("a sentence");
+    assert_eq!(fine, "none of the 2 sessions is flagged");
+    let mut hostile = all;
+    hostile[0].source.namespace = Some("\u{1b}[31m".repeat(100));
+    let said = filter(&["-n", "shop"]).nothing_because(&hostile).expect("a sentence");
+    assert!(said.chars().all(|letter| matches!(letter, ' '..='~' | '…')) && said.len() < 800, "{said}");
 }

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use scene::{APP_CGROUP, Scene};
 use tracer_core::{
     pod::{Container, Fact, Key, Owner, Pod},
-    report::{Colors, Compact, SourceKind},
+    report::{Colors, Compact, LineLayout, SourceKind},
     selector::Labels,
 };
 
@@ -56,8 +56,17 @@ fn label_of_63_special_characters_is_escaped() {
         Scene::outbound().with_names().learns(owner(pod)).asks().answers(NOT_FOUND).reports().remove(0);
     let value: serde_json::Value = serde_json::from_str(&report.to_json()).expect("one object");
     assert_eq!((&value["source"]["workload"], &value["source"]["pod"]), (&odd.clone().into(), &odd.into()));
-    let line = Compact::new(Colors::Off, TimeZone::UTC, false).show(&report);
-    assert!(!line.trim_end().chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");
+    let layout = LineLayout {
+        colors: Colors::Off,
+        width: None,
+        marks: true,
+        explain: false,
+        node: false,
+        zone: TimeZone::UTC,
+    };
+    let text = Compact::new(layout).show(&report);
+    let line = text.lines().nth(1).expect("a line below the headings");
+    assert!(!line.chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");
 }
 
 #[test]

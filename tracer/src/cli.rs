@@ -23,7 +23,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 /// Shows the HTTP CONNECTs that an Istio sidecar answers itself instead of passing them to the forward proxy, says
 /// why, and what to change.
 #[derive(Parser)]
-#[command(name = "egress-tracer", version, max_term_width = 110)]
+#[command(name = "egress-tracer", version, propagate_version = true, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

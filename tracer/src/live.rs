@@ -13,11 +13,11 @@ use std::path::PathBuf;
 use hyper::header::HeaderName;
 
 pub use client::{Client, ConnectError, Stream};
-pub use query::{Query, Since};
+pub use query::{Moment, Query};
 pub use recent::{Reader, Recent};
 pub use server::Server;
 pub use socket::Socket;
-pub use status::{Live, LossCount, Status, StatusScope};
+pub use status::{Live, LossCount, Status, StatusScope, StatusSettings};
 
 /// The version of the protocol on the socket. Both sides send theirs in [`VERSION_HEADER`].
 const VERSION: &str = "1";

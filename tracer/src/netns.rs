@@ -8,21 +8,32 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    io::Errno,
+    process::geteuid,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 /// Opens the network namespace of process `pid`.
 ///
 /// # Errors
-/// The process is gone, or belongs to another user and this one lacks `CAP_SYS_PTRACE`.
+/// The process is gone, or it has rights that this one has not, and this one lacks `CAP_SYS_PTRACE`
+/// ([ptrace(2)], "Ptrace access mode checking").
+///
+/// [ptrace(2)]: https://man7.org/linux/man-pages/man2/ptrace.2.html
 pub fn of_process(pid: u32) -> anyhow::Result<File> {
     let path = format!("/proc/{pid}/ns/net");
     File::open(&path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => anyhow!(
             "there is no process {pid} here: is it still running? In a container, other processes are seen with hostPID only"
         ),
+        ErrorKind::PermissionDenied if is_root() => anyhow!(
+            "finding the network namespace of process {pid} ({path}) needs CAP_SYS_PTRACE, and entering it CAP_SYS_ADMIN: this \
+             is root, in a container without them. In an ephemeral container of the pod itself leave --pid and --pod out: its \
+             own namespace needs no right"
+        ),
         ErrorKind::PermissionDenied => anyhow!(
-            "process {pid} belongs to another user, and finding its network namespace ({path}) then needs CAP_SYS_PTRACE: run \
-             this as root"
+            "finding the network namespace of process {pid} ({path}) needs root (sudo): it is another user's"
         ),
         _ => anyhow!("cannot open the network namespace of process {pid} ({path}): {error}"),
     })
@@ -43,14 +54,29 @@ pub fn run_in<T: Send>(netns: &File, task: impl FnOnce() -> T + Send) -> anyhow:
     }
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, move || {
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).context(
-                "cannot enter the network namespace: this needs CAP_SYS_ADMIN, and a network namespace",
-            )?;
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(refusal)?;
             Ok(task())
         });
         let thread = thread.context("cannot start a thread")?;
         thread.join().map_err(|_| anyhow!("the thread in the network namespace panicked"))?
     })
+}
+
+/// Why a network namespace was not entered.
+fn refusal(error: Errno) -> anyhow::Error {
+    const WHAT: &str = "cannot enter the network namespace";
+    match error {
+        Errno::PERM if is_root() => anyhow!(
+            "{WHAT}: this needs CAP_SYS_ADMIN, which this container does not have (securityContext.capabilities.add)"
+        ),
+        Errno::PERM => anyhow!("{WHAT}: this needs root (sudo)"),
+        Errno::INVAL => anyhow!("{WHAT}: the file is no network namespace"),
+        error => anyhow!("{WHAT}: {error}"),
+    }
+}
+
+fn is_root() -> bool {
+    geteuid().is_root()
 }
 
 /// Whether the calling thread is in this namespace already.

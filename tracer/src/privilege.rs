@@ -56,6 +56,29 @@ impl Capability {
     }
 }
 
+/// What this process lacks to load and attach probes, as a sentence with what to do. `None`: it lacks nothing.
+///
+/// `CAP_SYS_ADMIN` stands for all three capabilities: `bpf_capable`, `perfmon_capable` and `bpf_net_capable` in
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/linux/capability.h#L199> and `kernel/bpf/syscall.c`.
+pub fn missing_for_probes() -> Option<String> {
+    let [bpf, perfmon, net_admin, sys_admin, _] = ALL.map(|capability| capability.is_held());
+    // With one of the other two, one family may work.
+    if sys_admin || (bpf && (perfmon || net_admin)) {
+        return None;
+    }
+    let lacking = ALL.iter().zip([bpf, perfmon, net_admin]).filter(|(_, held)| !held);
+    let names: Vec<&str> = lacking.map(|(capability, _)| capability.name).collect();
+    let names = names.join(", ");
+    Some(if rustix::process::geteuid().is_root() {
+        format!(
+            "loading probes needs {names}, which this process has not, although it is root: give them to the container \
+             (securityContext.capabilities.add)"
+        )
+    } else {
+        format!("loading probes needs root (sudo), or {names}")
+    })
+}
+
 /// Keeps the memory of this process, which holds the first bytes of apps' requests, from other processes of its user: it
 /// writes no core file, and without `CAP_SYS_PTRACE` none can trace it or read its memory.
 pub fn hide_memory() -> anyhow::Result<()> {

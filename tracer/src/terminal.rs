@@ -1,8 +1,12 @@
 //! What the output is written to: whether it takes colors and marks, and how wide it is.
 
+mod sheet;
+
 use std::io::IsTerminal as _;
 
 use tracer_core::report::Colors;
+
+pub use sheet::{Judgment, Sheet};
 
 /// Width of text that is written to a file or a pipe, in columns.
 const PIPE_WIDTH: usize = 100;
@@ -36,13 +40,22 @@ impl Color {
 
 /// The columns of standard output: `COLUMNS`, else the terminal's own, else `PIPE_WIDTH`.
 pub fn width() -> usize {
+    own_width().unwrap_or(PIPE_WIDTH).max(MIN_WIDTH)
+}
+
+/// The columns that a line of standard output may have: `COLUMNS`, else the terminal's own. `None`: it goes to a file or a
+/// pipe, whose reader wants whole values.
+pub fn line_width() -> Option<usize> {
+    own_width().map(|columns| columns.max(MIN_WIDTH))
+}
+
+fn own_width() -> Option<usize> {
     let given = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let own = || {
+    given.or_else(|| {
         let is_terminal = std::io::stdout().is_terminal();
         let size = is_terminal.then(crossterm::terminal::size).and_then(Result::ok);
         size.map(|(columns, _)| usize::from(columns)).filter(|columns| *columns > 0)
-    };
-    given.or_else(own).unwrap_or(PIPE_WIDTH).max(MIN_WIDTH)
+    })
 }
 
 /// Whether marks beyond ASCII can be shown.

@@ -3,17 +3,28 @@
 use std::{fmt, str::FromStr};
 
 use super::ValueError;
-use crate::{report::Report, selector::Selector};
+use crate::{escape::escape, report::Report, selector::Selector};
 
 /// How the values of one filter combine.
 pub(super) trait Criterion: Sized {
     /// Whether a report meets all these values together. No values: it does.
     fn hold(values: &[Self], report: &Report) -> bool;
+
+    /// What a report has that is compared with such values, for a message. `None`: nothing to name.
+    fn value_of(report: &Report) -> Option<String>;
+
+    /// The values in a text: commas separate them.
+    fn split(text: &str) -> impl Iterator<Item = &str> {
+        text.split(',')
+    }
 }
 
 /// A value that a report can be compared with.
 pub(super) trait Matches {
     fn matches(&self, report: &Report) -> bool;
+
+    /// What the report has that is compared.
+    fn value_of(report: &Report) -> Option<String>;
 }
 
 /// A value, or with `!` in front of it, everything else.
@@ -21,6 +32,13 @@ pub(super) trait Matches {
 pub(super) struct Condition<T> {
     value: T,
     negated: bool,
+}
+
+impl<T> Condition<T> {
+    /// Whether it asks for the value, and does not leave it out.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.negated
+    }
 }
 
 impl<T: Matches> Criterion for Condition<T> {
@@ -39,6 +57,10 @@ impl<T: Matches> Criterion for Condition<T> {
         }
         is_wanted || !has_wanted
     }
+
+    fn value_of(report: &Report) -> Option<String> {
+        T::value_of(report)
+    }
 }
 
 impl Criterion for Selector {
@@ -46,6 +68,16 @@ impl Criterion for Selector {
     fn hold(selectors: &[Self], report: &Report) -> bool {
         let labels = report.source.owner.as_ref().map(|pod| &pod.labels);
         selectors.iter().all(|selector| labels.is_some_and(|labels| selector.selects(labels)))
+    }
+
+    /// A pod has many labels, most of which no person chose.
+    fn value_of(_: &Report) -> Option<String> {
+        None
+    }
+
+    /// A selector has commas of its own.
+    fn split(text: &str) -> impl Iterator<Item = &str> {
+        std::iter::once(text)
     }
 }
 
@@ -66,6 +98,10 @@ impl<T: FromStr<Err: Into<ValueError>>> FromStr for Condition<T> {
         if text.is_empty() {
             return Err(ValueError::Empty);
         }
-        Ok(Self { value: text.parse().map_err(Into::into)?, negated })
+        let value = text.parse().map_err(|error: T::Err| match error.into() {
+            ValueError::Verdict(_) => ValueError::Verdict(escape(text).into_owned()), // strum does not keep it
+            other => other,
+        });
+        Ok(Self { value: value?, negated })
     }
 }

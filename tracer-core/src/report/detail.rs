@@ -20,7 +20,7 @@ impl Report {
         }
         let Some(fix) = &self.fix else { return lines };
         let Some((title, command)) = fix.split_once(COMMAND) else {
-            lines.push(format!("fix: {}", plain(fix)));
+            lines.extend(self.without_fix(fix));
             return lines;
         };
         lines.push(format!("fix: {}", plain(title)));
@@ -29,10 +29,26 @@ impl Report {
         if let Some(more) = manifest.len().checked_sub(manifest_lines).filter(|&more| more > 0) {
             lines.push(format!("  … {more} more lines"));
         }
-        lines.push(format!("whole: {}{}", &COMMAND[2..], plain(command)));
+        lines.push(format!("{WHOLE}{}{}", &COMMAND[2..], plain(command)));
         lines
     }
+
+    /// Why there is no fix, and what to do. `page` explains the verdict.
+    fn without_fix(&self, page: &str) -> Vec<String> {
+        let sidecar = self.interceptor.as_ref().and_then(|interceptor| interceptor.pid);
+        match (&self.configuration, sidecar.or(self.source.pid)) {
+            (None, Some(pid)) => vec![
+                "fix: not known, as the sidecar's configuration was not read".to_owned(),
+                format!("{ASK}egress-tracer explain --pid {pid} --to {}", self.proxy_address()),
+            ],
+            _ => vec![format!("fix: none is known; {} says what to look at", plain(page))],
+        }
+    }
 }
+
+/// Before the command that prints a whole fix, and before the one that asks for it.
+pub(super) const WHOLE: &str = "whole: ";
+pub(super) const ASK: &str = "ask for it: ";
 
 /// Between a fix's title and the rest of the command that prints it.
 const COMMAND: &str = ": egress-tracer explain ";

@@ -1,95 +1,101 @@
-//! Reports as rows of a table under one line of headings. A value that is too long for its column is cut in the middle,
-//! except in the last column.
+//! Reports as a table that follows the terminal: one line of headings, and columns whose width does not change. A value that
+//! is too long for its column is cut in the middle.
 
 use std::fmt::Write;
 
-use jiff::tz::TimeZone;
-
 use super::{
-    Colors, Gap, MANIFEST_LINES, Replier, Report,
-    text::{duration, ellipsize, gap_line},
+    Gap, Report,
+    grid::{Column, Grid},
+    line_layout::{Causes, LineLayout},
+    text::duration,
 };
 use crate::verdict::Reason;
 
-/// Headings and widths. `absolute_form_rewritten` and `closed_without_reply` are the longest verdict and reason.
-const COLUMNS: [(&str, usize); 9] = [
-    ("TIME", 12),
-    ("SOURCE", 32),
-    ("PROXY", 21),
-    ("HOST", 32),
-    ("VERDICT", 25),
-    ("REASON", 20),
-    ("STATUS", 7),
-    ("FROM", 7),
-    ("AFTER", 0),
+/// A column: its heading, its width where there is room, its least width, the least width of a terminal that has it, and its
+/// content.
+type Spec = (&'static str, usize, usize, usize, fn(&Report) -> String);
+
+/// `absolute_form_rewritten` and `closed_without_reply` are the longest verdict and reason.
+const COLUMNS: [Spec; 7] = [
+    ("  RESULT", 24, 10, 0, Report::result),
+    ("SOURCE", 32, 4, 0, Report::source_name),
+    ("PROXY", 21, 9, 60, |report| report.proxy_address().to_string()),
+    ("HOST", 32, 4, 0, Report::asked_for),
+    ("VERDICT", 23, 7, 110, |report| report.verdict.name().to_owned()),
+    ("REASON", 20, 6, 140, |report| report.reason.map_or("", Reason::name).to_owned()),
+    ("AFTER", 9, 5, 160, |report| {
+        report.reply.as_ref().map_or_else(String::new, |reply| duration(reply.after_us))
+    }),
 ];
 
 /// Writes rows.
 pub struct Table {
-    colors: Colors,
-    zone: TimeZone,
-    explain: bool,
-    has_headings: bool,
+    layout: LineLayout,
+    /// Made with the first report, whose time tells the zone.
+    grid: Option<Grid>,
+    causes: Causes,
 }
 
 impl Table {
-    /// Shows times in `zone`. With `explain`, flagged reports get lines that explain them.
-    pub fn new(colors: Colors, zone: TimeZone, explain: bool) -> Self {
-        Self { colors, zone, explain, has_headings: false }
+    /// Rows in this layout.
+    pub fn new(layout: LineLayout) -> Self {
+        Self { layout, grid: None, causes: Causes::default() }
     }
 
     /// One report, with line ends. The headings come before the first.
     pub fn show(&mut self, report: &Report) -> String {
+        let layout = &self.layout;
         let mut text = String::new();
-        if !self.has_headings {
-            self.has_headings = true;
-            let bold = self.colors.bold();
-            let _ = writeln!(text, "{bold}{}{bold:#}", row(&COLUMNS.map(|(heading, _)| heading.to_owned())));
+        let is_first = self.grid.is_none();
+        let grid = self.grid.get_or_insert_with(|| grid(layout, report));
+        if is_first {
+            let bold = layout.colors.bold();
+            let _ = writeln!(text, "{bold}{}{bold:#}", grid.headings().concat());
         }
-        let reply = report.reply.as_ref();
-        let from = reply.map_or("", |reply| match reply.from {
-            Replier::Sidecar => "sidecar",
-            Replier::Proxy => "proxy",
-            Replier::Unknown => "unknown",
-        });
-        let verdict = format!("{} {}", if report.flagged { "✗" } else { " " }, report.verdict.name());
-        let cells = [
-            report.time_of_day(&self.zone),
-            report.source_name(),
-            report.proxy_address().to_string(),
-            report.target(),
-            verdict,
-            report.reason.map_or("", Reason::name).to_owned(),
-            reply.map_or_else(String::new, |_| report.status()),
-            from.to_owned(),
-            reply.map_or_else(String::new, |reply| duration(reply.after_us)),
-        ];
-        let style = self.colors.of(report.verdict);
-        let _ = writeln!(text, "{style}{}{style:#}", row(&cells));
-        if report.flagged && self.explain {
-            let faint = self.colors.faint();
-            for line in report.detail(MANIFEST_LINES) {
-                let _ = writeln!(text, "{:14}{faint}{line}{faint:#}", "");
-            }
+        let mut cells = vec![layout.time(&report.time)];
+        cells.extend(layout.node.then(|| report.node_name()));
+        cells.extend(shown(layout).map(|(.., content)| content(report)));
+        let style = layout.colors.of(report.verdict);
+        let _ = writeln!(text, "{style}{}{style:#}", grid.row(&cells).concat());
+        if report.flagged && layout.explain && self.causes.count(report) == 0 {
+            text.push_str(&layout.detail(report, !layout.has_columns(110)));
         }
-        text
+        layout.finish(text)
+    }
+
+    /// Follows a terminal that has another width now. The headings come again, where the new columns begin.
+    pub fn resize(&mut self, width: Option<usize>) {
+        if self.layout.width != width {
+            self.layout.width = width;
+            self.grid = None;
+        }
     }
 
     /// A gap, with its line end.
     pub fn show_gap(&self, gap: &Gap) -> String {
-        gap_line(gap, self.colors, &self.zone)
+        self.layout.gap(gap)
     }
 }
 
-fn row(cells: &[String; 9]) -> String {
-    let mut row = String::new();
-    for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
-        let _ = if width == 0 {
-            write!(row, "{cell}")
-        } else {
-            write!(row, "{:width$}  ", ellipsize(cell, width))
-        };
-    }
-    row.truncate(row.trim_end().len());
-    row
+fn shown(layout: &LineLayout) -> impl Iterator<Item = Spec> {
+    COLUMNS.into_iter().filter(|(_, _, _, least, _)| layout.has_columns(*least))
+}
+
+fn grid(layout: &LineLayout, report: &Report) -> Grid {
+    let fixed = |heading: &str, width: usize, min: usize| Column {
+        heading: heading.to_owned(),
+        min,
+        max: width,
+        width,
+        is_vital: heading.contains("RESULT"),
+    };
+    let time = layout.time_heading(&report.time);
+    let mut columns = vec![fixed(&time, layout.time(&report.time).len().max(time.len()), 8)];
+    columns.extend(layout.node.then(|| fixed("NODE", 16, 4)));
+    // On a narrow terminal the longest results are cut, for the sake of hosts.
+    let result = if layout.has_columns(110) { 24 } else { 19 };
+    columns.extend(shown(layout).map(|(heading, width, min, ..)| {
+        fixed(heading, if heading.contains("RESULT") { result } else { width }, min)
+    }));
+    Grid::new(columns, layout.width)
 }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::{Colors, Gap, Replier, Report, SourceKind};
+use super::{Report, SourceKind};
 use crate::{
     escape::escape_to_ascii,
     head::Form,
@@ -83,6 +83,26 @@ impl Report {
         if self.is_absolute() { self.target() } else { format!("CONNECT {}", self.target()) }
     }
 
+    /// What the app asked its proxy for: `host:port`, or `http://host`. An app that was not connected asked for nothing.
+    pub fn asked_for(&self) -> String {
+        if self.connect.authority.is_empty() { "nothing sent".to_owned() } else { self.target() }
+    }
+
+    /// What caused a flagged verdict, as far as it is known: the object, the listener, or the reason.
+    pub fn cause(&self) -> String {
+        let listener = self.listener.as_ref().map(|listener| match &listener.because {
+            Some(because) => because.clone(),
+            None => format!("listener {}", listener.name),
+        });
+        let reason = || self.reason.map(Reason::name).unwrap_or_default().to_owned();
+        plain(&shortened(&listener.unwrap_or_else(reason)))
+    }
+
+    /// The node, where it is named.
+    pub fn node_name(&self) -> String {
+        plain(&shortened(self.node.as_deref().unwrap_or_default()))
+    }
+
     fn is_absolute(&self) -> bool {
         self.connect.form == Form::Absolute || self.verdict == Verdict::AbsoluteFormRewritten // reports made before 0.1.0
     }
@@ -98,17 +118,6 @@ impl Report {
             Some(reason) => format!("{} {reason}", self.verdict.name()),
             None => self.verdict.name().to_owned(),
         }
-    }
-
-    /// The answer: status, origin and delay. `None`: there was none.
-    pub(super) fn reply_text(&self) -> Option<String> {
-        let reply = self.reply.as_ref()?;
-        let from = match reply.from {
-            Replier::Sidecar => " from sidecar",
-            Replier::Proxy => " from proxy",
-            Replier::Unknown => "",
-        };
-        Some(format!("{}{from} after {}", self.status(), duration(reply.after_us)))
     }
 
     /// The answer's status, or `a reply`.
@@ -129,13 +138,6 @@ pub(super) fn time_of_day(rfc3339: &str, zone: &TimeZone) -> String {
         |_| plain(&shortened(rfc3339)),
         |time| time.to_zoned(zone.clone()).strftime("%H:%M:%S.%3f").to_string(),
     )
-}
-
-/// A gap as a line between reports, with its line end.
-pub(super) fn gap_line(gap: &Gap, colors: Colors, zone: &TimeZone) -> String {
-    let (faint, style) = (colors.faint(), colors.warning());
-    let time = time_of_day(&gap.time, zone);
-    format!("{faint}{time}{faint:#}  {style}! {}{style:#}\n", gap.sentence())
 }
 
 /// Microseconds in a unit that fits: `0.4 ms`, `3.1 ms`, `1.25 s`.

@@ -10,7 +10,7 @@ use crate::{
     enrich::Enricher,
     flagged_log::FlaggedLog,
     health_server::{self, Health},
-    live::{self, Live},
+    live::{self, Live, StatusSettings},
     metrics::{self, Metrics},
     privilege,
 };
@@ -98,7 +98,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     server.spawn(metrics.clone());
     health_server.spawn(Arc::clone(&health))?;
     let (node, family) = (args.scope.node.clone(), pipeline.probes().family());
-    let live = Live::new(node, family.name, args.scope.summary(args.pods.summary()), args.keep);
+    let settings = StatusSettings {
+        node,
+        family: family.name.to_owned(),
+        scope: args.scope.summary(args.pods.summary()),
+        explains,
+        runtime: args.scope.pods.endpoint().map(|endpoint| endpoint.to_string()),
+    };
+    let live = Live::new(settings, args.keep);
     live::Server::new(socket).spawn(live.clone());
     args.scope.write_ready_file()?;
     health.set_ready();
@@ -132,6 +139,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         write(&sinks.log.due_suppressed(now))?;
         metrics.update(&pipeline);
+        sinks.live.set_waiting(pipeline.stats().pending);
         pipeline.take_gaps().into_iter().for_each(|gap| sinks.live.gap(gap));
         for pod in pipeline.take_gone() {
             metrics.forget_pod(&pod.namespace, &pod.name);

@@ -97,6 +97,9 @@ enum FailOn {
 const FLAGGED: u8 = 3;
 const NOTHING: u8 = 4;
 
+/// How many sidecars that were not read are said to be so in a sentence.
+const SAID: usize = 5;
+
 /// Configurations that are held at once.
 const AT_ONCE: usize = 4;
 
@@ -125,6 +128,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     out.flush()?;
+    let failed = audited.iter().filter_map(|sidecar| Some((&sidecar.name, sidecar.error.as_ref()?)));
+    // The table has room for the beginning of a sentence only.
+    for (name, error) in failed.take(if args.output == Output::Table { SAID } else { 0 }) {
+        eprintln!("egress-tracer: {}: {}", escape(name), escape(error));
+    }
     eprintln!("{}", counts.text());
     Ok(exit_code(args.fail_on, counts, &audited))
 }
@@ -200,9 +208,7 @@ async fn running(args: &Args) -> anyhow::Result<Vec<AuditSubject>> {
         Ok(found)
     });
     for pid in &args.pid {
-        if crate::audit::netns_of(*pid).is_none() {
-            bail!("cannot look at process {pid}: is it still running, and is this root?");
-        }
+        crate::netns::of_process(*pid)?;
     }
     let scope =
         ProcessScope { pids: args.pid.clone(), cgroup: cgroup.transpose()?, admin_port: args.admin_port };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::IsTerminal as _,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -9,11 +10,17 @@ use std::{
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{output, source};
-use crate::live::{Query, Since};
+use super::{
+    output,
+    source::{self, Source},
+};
+use crate::{
+    live::{Moment, Query},
+    terminal,
+};
 use tracer_core::{
     filter::Filter,
-    report::{LossSource, Message},
+    report::{LossSource, Message, ascii_marks},
     verdict::Verdict,
 };
 
@@ -41,9 +48,12 @@ pub(super) struct Args {
     /// The last N reports that the agent has kept
     #[arg(long, value_name = "N", conflicts_with = "standalone", help_heading = "Range")]
     last: Option<u64>,
-    /// Reports on requests since then: how long ago, or a time (5m, 2026-11-20T11:45:15Z)
+    /// Reports on requests since then: how long ago (5m), a time of day (20:55), or a time (2026-11-20T11:45:15Z)
     #[arg(long, value_name = "TIME", conflicts_with = "standalone", help_heading = "Range")]
-    since: Option<Since>,
+    since: Option<Moment>,
+    /// Reports on requests up to then, in the forms of --since
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["standalone", "follow"], help_heading = "Range")]
+    until: Option<Moment>,
     /// Stop after this time
     #[arg(long, value_name = "DURATION", value_parser = super::duration, help_heading = "Range")]
     timeout: Option<Duration>,
@@ -62,6 +72,9 @@ enum FailOn {
     Flagged,
 }
 
+/// How long the agent may take to say why there is nothing: the command is to end at once.
+const AFTERTHOUGHT: Duration = Duration::from_millis(500);
+
 /// Exit code where `--fail-on` saw what it looks for.
 const SEEN: u8 = 3;
 
@@ -73,22 +86,32 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let query = Query {
         follow: args.follow,
         last: args.last,
-        since: args.since.map(|Since(since)| since),
+        since: args.since.map(|Moment(since)| since),
+        until: args.until.map(|Moment(until)| until),
         filter: args.filter,
     };
     let record = args.record.as_deref().map(|file| args.output.output_file(file));
-    let mut source = args.source.open(&query, args.output.explains(), record.as_ref()).await?;
+    let mut source = tokio::select! {
+        source = args.source.open(&query, args.output.explains(), record.as_ref()) => source?,
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    let is_narrow = query.filter != Filter::default() && query.follows() && query.last.is_none();
+    if is_narrow && matches!(source, Source::Agent(_)) && std::io::stderr().is_terminal() {
+        note_mismatch(&args.source, &query).await;
+    }
     let timeout = tokio::time::sleep(args.timeout.unwrap_or(Duration::MAX));
     tokio::pin!(timeout);
-    let mut seen = Summary::new();
+    let mut seen = Summary::new(query.follows());
     let is_enough = |seen: &Summary| args.first.is_some_and(|first| seen.sessions() >= first);
-    let mut interrupted = false;
     while !is_enough(&seen) {
         let message = tokio::select! {
             message = source.next() => message?,
             () = &mut timeout => break,
             _ = interrupt.recv() => {
-                interrupted = true;
+                if std::io::stderr().is_terminal() {
+                    eprintln!(); // behind the ^C that the terminal shows
+                }
                 break;
             }
             _ = terminate.recv() => break,
@@ -105,6 +128,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         printer.flush()?;
     }
+    let left_out = source.take_left_out();
     for message in source.finish().await? {
         if !is_enough(&seen) {
             seen.count(&message);
@@ -112,8 +136,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     printer.flush()?;
-    if interrupted && args.output.is_for_people() {
-        eprint!("{}", seen.text());
+    eprintln!("{}", seen.text(terminal::takes_marks()));
+    if seen.sessions() == 0 {
+        match tokio::time::timeout(AFTERTHOUGHT, args.source.nothing_because(&query, left_out)).await {
+            Ok(Ok(sentence)) => eprintln!("{sentence}"),
+            Ok(Err(error)) => log::debug!("{error:#}"), // the agent ended meanwhile
+            Err(_) => log::debug!("the agent does not say why there is nothing"),
+        }
     }
     Ok(if seen.flagged > 0 && args.fail_on == Some(FailOn::Flagged) {
         ExitCode::from(SEEN)
@@ -122,17 +151,25 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Says at the start that none of the sessions so far passes the filter: a mistyped name would wait for ever.
+async fn note_mismatch(source: &source::Args, query: &Query) {
+    if let Some(sentence) = source.mismatch_so_far(query).await {
+        eprintln!("so far {sentence}");
+    }
+}
+
 /// Counts of what was printed.
 struct Summary {
-    begun: Instant,
+    /// When it was begun to wait for sessions; `None`: only past ones are printed.
+    begun: Option<Instant>,
     verdicts: BTreeMap<Verdict, u64>,
     flagged: u64,
     lost: [u64; 2],
 }
 
 impl Summary {
-    fn new() -> Self {
-        Self { begun: Instant::now(), verdicts: BTreeMap::new(), flagged: 0, lost: [0; 2] }
+    fn new(follows: bool) -> Self {
+        Self { begun: follows.then(Instant::now), verdicts: BTreeMap::new(), flagged: 0, lost: [0; 2] }
     }
 
     fn sessions(&self) -> u64 {
@@ -155,20 +192,25 @@ impl Summary {
         }
     }
 
-    fn text(&self) -> String {
+    /// `3 sessions in 10 s, 1 flagged: 1 ✗ handled_as_http, 2 tunneled; 12 records lost`
+    fn text(&self, marks: bool) -> String {
         use std::fmt::Write as _;
-        let (all, seconds) = (self.sessions(), self.begun.elapsed().as_secs());
-        let sessions = if all == 1 { "session" } else { "sessions" };
-        let mut text = format!("\n{all} {sessions} in {seconds} s, {} of them flagged\n", self.flagged);
-        for (verdict, count) in &self.verdicts {
-            let mark = if verdict.is_flagged() { "✗" } else { " " };
-            let _ = writeln!(text, "{count:8} {mark} {}", verdict.name());
+        let all = self.sessions();
+        let mut text = format!("{all} {}", if all == 1 { "session" } else { "sessions" });
+        if let Some(begun) = self.begun {
+            let _ = write!(text, " in {} s", begun.elapsed().as_secs());
         }
-        for (lost, what) in self.lost.into_iter().zip(["records lost", "reports lost; not read in time"]) {
+        let _ = write!(text, ", {} flagged", self.flagged);
+        for (nth, (verdict, count)) in self.verdicts.iter().enumerate() {
+            let (before, mark) = (if nth == 0 { ": " } else { ", " }, verdict.severity().mark());
+            let mark = if mark == ' ' { String::new() } else { format!("{mark} ") };
+            let _ = write!(text, "{before}{count} {mark}{}", verdict.name());
+        }
+        for (lost, what) in self.lost.into_iter().zip(["records lost", "reports lost, as they were not read in time"]) {
             if lost > 0 {
-                let _ = writeln!(text, "{lost:8} ! {what}");
+                let _ = write!(text, "; {lost} {what}");
             }
         }
-        text
+        if marks { text } else { ascii_marks(&text) }
     }
 }

@@ -9,8 +9,11 @@ use std::{
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
 
-use crate::{files::OutputFile, terminal::Color};
-use tracer_core::report::{Compact, Gap, Message, Report, Table};
+use crate::{
+    files::OutputFile,
+    terminal::{self, Color},
+};
+use tracer_core::report::{Compact, Gap, LineLayout, Message, Report, Table};
 
 /// How reports are printed.
 #[derive(clap::Args, Debug)]
@@ -20,13 +23,16 @@ pub(super) struct Args {
     /// Output format
     #[arg(short = 'o', long = "output", value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
-    /// Color in compact output
+    /// Color in compact output and tables
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     color: Color,
     /// Explain flagged sessions below their line, from the sidecar's own configuration, which is read from its admin
     /// port; on a terminal the explanation is shown anyway
     #[arg(long)]
     explain: bool,
+    /// Name the node in each line
+    #[arg(long)]
+    print_node_name: bool,
     /// Also write each report as a line of JSON to this file
     #[arg(long, value_name = "FILE")]
     report_file: Option<PathBuf>,
@@ -39,11 +45,6 @@ impl Args {
     /// Whether to ask sidecars for their configuration.
     pub(super) fn explains(&self) -> bool {
         self.explain
-    }
-
-    /// Whether the format is made for people.
-    pub(super) fn is_for_people(&self) -> bool {
-        matches!(self.format, Format::Compact | Format::Table)
     }
 
     /// A file that the command was asked to write.
@@ -59,10 +60,10 @@ impl Args {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// One line each, for people
+    /// A line each, result first, as wide as the terminal
     #[default]
     Compact,
-    /// Columns under headings, for people
+    /// Columns that keep their width, with the verdict and its reason where there is room
     Table,
     /// One line each, for programs
     Json,
@@ -81,6 +82,8 @@ pub(super) struct Printer {
     /// The current message as a line of JSON; its allocation is reused.
     line: Vec<u8>,
     copy: Option<File>,
+    /// The output is a terminal, whose width may change.
+    is_terminal: bool,
 }
 
 /// The chosen format, with its state from line to line.
@@ -94,19 +97,27 @@ enum Formatter {
 impl Printer {
     fn new(args: &Args) -> anyhow::Result<Self> {
         let stdout = std::io::stdout();
-        let explain = args.explain || stdout.is_terminal();
-        let (colors, zone) = (args.color.colors(stdout.is_terminal()), TimeZone::system());
+        let is_terminal = stdout.is_terminal();
+        let layout = LineLayout {
+            colors: args.color.colors(is_terminal),
+            width: terminal::line_width(),
+            marks: terminal::takes_marks(),
+            explain: args.explain || is_terminal,
+            node: args.print_node_name,
+            zone: TimeZone::system(),
+        };
         let copy = args.report_file.as_ref().map(|file| args.output_file(file).create("report file"));
         Ok(Self {
             out: BufWriter::with_capacity(AT_ONCE, stdout),
             form: match args.format {
-                Format::Compact => Formatter::Compact(Compact::new(colors, zone, explain)),
-                Format::Table => Formatter::Table(Table::new(colors, zone, explain)),
+                Format::Compact => Formatter::Compact(Compact::new(layout)),
+                Format::Table => Formatter::Table(Table::new(layout)),
                 Format::Json => Formatter::Json,
                 Format::Jsonpretty => Formatter::Jsonpretty,
             },
             line: Vec::new(),
             copy: copy.transpose()?,
+            is_terminal,
         })
     }
 
@@ -136,6 +147,13 @@ impl Printer {
         if self.copy.is_some() || matches!(self.form, Formatter::Json) {
             self.line.clear();
             report.write_line(&mut self.line);
+        }
+        if self.is_terminal {
+            match &mut self.form {
+                Formatter::Compact(compact) => compact.resize(terminal::line_width()),
+                Formatter::Table(table) => table.resize(terminal::line_width()),
+                Formatter::Json | Formatter::Jsonpretty => {}
+            }
         }
         match &mut self.form {
             Formatter::Compact(compact) => self.out.write_all(compact.show(report).as_bytes())?,

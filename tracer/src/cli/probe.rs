@@ -119,11 +119,10 @@ async fn probe(mut args: Args) -> anyhow::Result<ExitCode> {
     let addresses = args.to.resolve()?;
     let Some(to) = addresses.first().copied() else { bail!("{} has no address", args.to) };
     let (admin_port, redirect_ports) = args.source.sidecar_ports();
-    let prediction = Prediction::of(
-        explain::fetch(pid, admin_port).map(|dump| dump.redirected_to(&redirect_ports)),
-        to,
-        &explain::connect_head(&args.authority, args.http),
-    );
+    // Gone before anything is asked for or dialed.
+    crate::netns::of_process(pid)?;
+    // Meanwhile: an admin port may be silent.
+    let fetch = tokio::task::spawn_blocking(move || explain::fetch(pid, admin_port));
     let netns = PathBuf::from(format!("/proc/{pid}/ns/net"));
     let mut source = args.source.open_within(&Query::default(), netns).await?;
     let view = dial(&args, pid, to).await?;
@@ -132,6 +131,9 @@ async fn probe(mut args: Args) -> anyhow::Result<ExitCode> {
         None => None,
     };
     drop(source.finish().await?);
+    let dump = fetch.await.context("the question to the admin port panicked")?;
+    let head = explain::connect_head(&args.authority, args.http);
+    let prediction = Prediction::of(dump.map(|dump| dump.redirected_to(&redirect_ports)), to, &head);
     let outcome = Outcome { to, name: args.to.name(), view, report, prediction };
     let mut out = std::io::stdout().lock();
     match args.output {

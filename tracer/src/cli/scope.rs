@@ -1,6 +1,7 @@
 //! What is traced and how: the arguments of every command that loads probes, and the settings made from them.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use crate::{
     live, metrics,
     pipeline::{Pipeline, clock_offset},
     probes::{CaptureScope, FamilySpec, Probes},
+    privilege,
     runtime::Runtime,
 };
 use tracer_core::{mesh_profile::DEFAULT, selector::PodChoice};
@@ -93,6 +95,15 @@ impl Args {
         choice: PodChoice,
         record: Option<&OutputFile>,
     ) -> anyhow::Result<Pipeline> {
+        if let Some(missing) = privilege::missing_for_probes() {
+            bail!("{missing}");
+        }
+        if self.netns.len() > SLOTS {
+            bail!("--netns can be given {SLOTS} times at most, and is given {} times", self.netns.len());
+        }
+        for netns in &self.netns {
+            File::open(netns).with_context(|| format!("cannot open the network namespace {}", netns.display()))?;
+        }
         let endpoint = self.pods.endpoint();
         if endpoint.is_none() && !choice.is_everything() {
             bail!(

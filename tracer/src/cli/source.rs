@@ -8,10 +8,11 @@ use super::scope;
 use crate::{
     enrich::Enricher,
     files::OutputFile,
-    live::{self, Client, ConnectError, Query, Stream},
+    live::{self, Client, ConnectError, Query, Status, Stream},
     metrics::{self, Metrics},
     pipeline::Pipeline,
-    runtime::Endpoint,
+    privilege,
+    runtime::{Endpoint, container_names},
 };
 use tracer_core::{
     filter::Filter,
@@ -32,6 +33,10 @@ pub(super) struct Args {
     scope: scope::Args,
 }
 
+/// What to look at where no session was seen.
+const NOTHING_SEEN: &str = "no app here has sent a CONNECT or an absolute-form request; is the app's pod on this node, and does \
+                            it use the proxy (HTTPS_PROXY, NO_PROXY)?";
+
 /// A source of sessions.
 pub(super) enum Source {
     /// The agent.
@@ -50,7 +55,14 @@ pub(super) struct OwnProbes {
     now: Instant,
     reports: Reports,
     ready: VecDeque<Message>,
+    /// Whether a report has passed the filter.
+    has_passed: bool,
+    /// The first reports that did not, while none has.
+    left_out: Reports,
 }
+
+/// How many reports are looked at to say what there is where a filter leaves nothing.
+const LOOKED_AT: usize = 1_000;
 
 impl Args {
     /// Opens the source. With `explain`, probes of this process ask sidecars for their configuration; an agent decides
@@ -64,10 +76,11 @@ impl Args {
         let source = match self.reach(record).await? {
             Some(client) => Source::Agent(client.sessions(query).await?),
             None if query.follows() => {
+                self.require_names(&query.filter).await?;
                 Source::Own(Box::new(self.load(query.filter.clone(), explain, record)?))
             }
             None => bail!(
-                "--last and --since without --follow show what an agent has kept, and there is none here"
+                "--last, --since and --until show what an agent has kept, and there is none here"
             ),
         };
         self.scope.write_ready_file()?;
@@ -111,7 +124,10 @@ impl Args {
         }
         match Client::connect(&self.live.socket).await {
             Ok(client) => Ok(Some(client)),
-            Err(ConnectError::NoAgent(_)) => {
+            Err(ConnectError::NoAgent(path)) => {
+                if let Some(missing) = privilege::missing_for_probes() {
+                    bail!("no agent listens at {}, and {missing}", path.display());
+                }
                 eprintln!(
                     "egress-tracer: no agent at {}: loading probes in this process",
                     self.live.socket.display()
@@ -120,6 +136,20 @@ impl Args {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Fails where the filter needs names and no runtime tells them: no session would ever pass.
+    async fn require_names(&self, filter: &Filter) -> anyhow::Result<()> {
+        if !filter.needs_names() {
+            return Ok(());
+        }
+        let Some(endpoint) = self.scope.pods.endpoint() else {
+            bail!(
+                "namespaces, pods, workloads and labels are known to the container runtime only, and none is found here; name \
+                 its socket with --runtime-endpoint, or filter by --to, --authority, --cgroup or --netns"
+            );
+        };
+        container_names(&endpoint).await.map(drop)
     }
 
     fn load(&self, filter: Filter, explain: bool, record: Option<&OutputFile>) -> anyhow::Result<OwnProbes> {
@@ -134,8 +164,68 @@ impl Args {
         }
         let enricher =
             Enricher::new(explain.then_some(self.scope.admin_port), &self.scope.redirect_ports(), &metrics);
-        let (reports, ready) = (Reports::new(), VecDeque::new());
-        Ok(OwnProbes { pipeline, metrics, enricher, filter, now: Instant::now(), reports, ready })
+        Ok(OwnProbes {
+            pipeline,
+            metrics,
+            enricher,
+            filter,
+            now: Instant::now(),
+            reports: Reports::new(),
+            ready: VecDeque::new(),
+            has_passed: false,
+            left_out: Reports::new(),
+        })
+    }
+
+    /// The status of the agent.
+    pub(super) async fn status(&self) -> anyhow::Result<Status> {
+        self.agent().await
+    }
+
+    /// The status of the agent, for a task of its own.
+    pub(super) fn agent(&self) -> impl Future<Output = anyhow::Result<Status>> + use<> {
+        let socket = self.live.socket.clone();
+        async move { Client::connect(&socket).await?.status().await }
+    }
+
+    /// The node's name, as it was given.
+    pub(super) fn node(&self) -> Option<&str> {
+        self.scope.node.as_deref()
+    }
+
+    /// Why none of the sessions that the agent has kept passes the filter; `None`: one does, or there is none yet.
+    pub(super) async fn mismatch_so_far(&self, query: &Query) -> Option<String> {
+        let kept = Client::connect(&self.live.socket).await.ok()?.kept(LOOKED_AT as u64).await.ok()?;
+        query.filter.nothing_because(&kept)
+    }
+
+    /// Why a query has no session, in a sentence with what there is. `left_out` are reports that did not pass its filter;
+    /// `None`: the agent is asked for them.
+    pub(super) async fn nothing_because(
+        &self,
+        query: &Query,
+        left_out: Option<Reports>,
+    ) -> anyhow::Result<String> {
+        if let Some(left_out) = left_out {
+            return Ok(query.filter.nothing_because(&left_out).unwrap_or_else(|| NOTHING_SEEN.to_owned()));
+        }
+        let status = self.status().await?;
+        let kept = Client::connect(&self.live.socket).await?.kept(LOOKED_AT as u64).await?;
+        if let Some(sentence) = query.filter.nothing_because(&kept) {
+            return Ok(sentence);
+        }
+        let waiting = match status.waiting.unwrap_or_default() {
+            0 => String::new(),
+            waiting => format!("; {waiting} seen ones have no answer yet"),
+        };
+        Ok(match kept.last() {
+            None => format!("the agent has seen no session yet{waiting}: {NOTHING_SEEN}"),
+            Some(last) => format!(
+                "the agent has kept {} sessions, the last one of {}, and none of the time that was asked for{waiting}",
+                status.kept,
+                tracer_core::escape::escape(&last.time)
+            ),
+        })
     }
 }
 
@@ -153,6 +243,22 @@ impl Source {
         match self {
             Self::Agent(stream) => stream.next_ready(),
             Self::Own(own) => own.next_ready(),
+        }
+    }
+
+    /// Reports that did not pass the filter, where none did. `None`: the agent knows.
+    pub(super) fn take_left_out(&mut self) -> Option<Reports> {
+        match self {
+            Self::Agent(_) => None,
+            Self::Own(own) => Some(std::mem::take(&mut own.left_out)),
+        }
+    }
+
+    /// How many requests wait for their answer. `None`: the agent knows.
+    pub(super) fn waiting(&self) -> Option<usize> {
+        match self {
+            Self::Agent(_) => None,
+            Self::Own(own) => Some(own.pipeline.stats().pending),
         }
     }
 
@@ -205,7 +311,13 @@ impl OwnProbes {
         for report in self.reports.drain(..) {
             if !self.filter.matches(&report) {
                 self.metrics.count(&report, self.now);
-            } else if let Some(report) = self.enricher.enrich(report) {
+                if !self.has_passed && self.left_out.len() < LOOKED_AT {
+                    self.left_out.push(report);
+                }
+                continue;
+            }
+            (self.has_passed, self.left_out) = (true, Vec::new());
+            if let Some(report) = self.enricher.enrich(report) {
                 self.metrics.count(&report, self.now);
                 self.ready.push_back(Message::Report(report));
             }

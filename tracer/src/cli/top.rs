@@ -1,8 +1,10 @@
 //! `egress-tracer top`: a live table of sessions.
 
 use std::{
+    cell::Cell,
     io::{IsTerminal as _, Write as _},
     process::ExitCode,
+    rc::Rc,
     time::Duration,
 };
 
@@ -17,11 +19,12 @@ use tokio::{
 
 use super::source::{self, Source};
 use crate::{
-    live::Query,
-    terminal::Color,
+    files::OutputFile,
+    live::{Query, Status},
+    terminal::{self, Color},
     top::{Outcome, Screen, State, Theme, ViewState, draw},
 };
-use tracer_core::filter::Filter;
+use tracer_core::{escape::escape, filter::Filter};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -29,7 +32,8 @@ Examples:
   egress-tracer top --flagged -n shop
   kubectl -n egress-tracer exec -it POD -- egress-tracer top
 
-Keys: arrows select, Enter explains, y prints the fix's manifest, s sorts, / filters, p pauses, ? helps, q quits.";
+Keys: j and k or arrows select, Enter explains, w writes the fix to a file, y prints it, s sorts, / filters, p pauses, ? helps,
+q quits.";
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -54,13 +58,23 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let query = Query { follow: true, last: Some(PAST), since: None, filter: args.filter };
-    let mut source = args.source.open(&query, true, None).await?;
-    let source_name = match source {
-        Source::Agent(_) => "through the agent",
-        Source::Own(_) => "own probes",
+    let query = Query { follow: true, last: Some(PAST), filter: args.filter, ..Query::default() };
+    let mut source = tokio::select! {
+        source = args.source.open(&query, true, None) => source?,
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = hangup.recv() => return Ok(ExitCode::SUCCESS),
     };
-    let theme = Theme { colors: args.color.colors(true), source: source_name.to_owned() };
+    let status = if matches!(source, Source::Agent(_)) { args.source.status().await.ok() } else { None };
+    let node = status.as_ref().and_then(|status| status.node.as_deref()).or(args.source.node());
+    let source_name = if status.is_some() { "through the agent" } else { "own probes" };
+    let theme = Theme {
+        colors: args.color.colors(true),
+        marks: terminal::takes_marks(),
+        source: node
+            .map_or_else(|| source_name.to_owned(), |node| format!("{}, {source_name}", escape(node))),
+        filter: escape(&query.filter.to_flags()).into_owned(),
+    };
     let mut screen = Screen::take()?;
     let (mut state, mut view, mut page) = (State::default(), ViewState::default(), 0);
     // While it is paused, the screen stays as it is; new sessions are still counted.
@@ -69,6 +83,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut dirty, mut drawn) = (true, Instant::now() - FRAME);
+    let waiting = Waiting::new(status.as_ref());
     let outcome = loop {
         let now = Timestamp::now().as_second();
         let mut urgent = false;
@@ -82,6 +97,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     let (shown, now) = frozen.as_ref().map_or((&state, now), |(state, then)| (state, *then));
                     match view.press(key, shown, page, now) {
                         Outcome::Go => urgent = true,
+                        Outcome::Write(manifest) => {
+                            view.note = Some(write_fix(&manifest));
+                            urgent = true;
+                        }
                         outcome @ (Outcome::Quit | Outcome::Print(_)) => break outcome,
                     }
                 }
@@ -97,7 +116,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
                 None => break Outcome::Quit,
             },
-            _ = tick.tick() => dirty |= frozen.is_none(),
+            _ = tick.tick() => {
+                waiting.ask(&args.source);
+                state.waiting = source.waiting().or(waiting.0.get());
+                dirty |= frozen.is_none();
+            }
         }
         if frozen.is_some() != view.paused {
             frozen = view.paused.then(|| (state.clone(), now));
@@ -114,6 +137,49 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         std::io::stdout().write_all(tracer_mesh::render::escape_lines(&manifest).as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many requests wait for their answer, as the agent said last.
+struct Waiting(Rc<Cell<Option<usize>>>, Rc<Cell<bool>>);
+
+impl Waiting {
+    fn new(status: Option<&Status>) -> Self {
+        let known = status.and_then(|status| status.waiting);
+        Self(Rc::new(Cell::new(known)), Rc::new(Cell::new(status.is_some())))
+    }
+
+    /// Asks the agent anew, unless it still owes an answer.
+    fn ask(&self, source: &source::Args) {
+        if !self.1.replace(false) {
+            return;
+        }
+        let (known, is_free, client) = (Rc::clone(&self.0), Rc::clone(&self.1), source.agent());
+        tokio::task::spawn_local(async move {
+            if let Ok(status) = client.await {
+                known.set(status.waiting);
+            }
+            is_free.set(true);
+        });
+    }
+}
+
+/// Writes a fix to a new file in the working directory, and returns a note on it.
+fn write_fix(manifest: &str) -> String {
+    let manifest = tracer_mesh::render::escape_lines(manifest);
+    let file = OutputFile { path: file_name(&manifest).into(), force: false };
+    let written = file.create("fix").and_then(|mut to| Ok(to.write_all(manifest.as_bytes())?));
+    match written {
+        Ok(()) => format!("written; kubectl apply -f {}", file.path.display()),
+        Err(_) if file.path.exists() => format!("{} exists already; it is not replaced", file.path.display()),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+/// The name of the file for a manifest: that of its object, as far as it is one that Kubernetes takes.
+fn file_name(manifest: &str) -> String {
+    let name = manifest.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap_or("sidecar").trim();
+    let is_plain = |letter: &char| letter.is_ascii_alphanumeric() || *letter == '-';
+    format!("fix-{}.yaml", name.chars().filter(is_plain).take(63).collect::<String>())
 }
 
 fn show(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use tracer_core::escape::escape;
+use tracer_core::pod::{container_ids, paths};
 use tracer_mesh::Dump;
 
 use super::Args;
@@ -53,7 +54,11 @@ impl<'a> Source<'a> {
             Self::Files { paths, pod } => files(paths, *pod)?,
             Self::Process { pid, admin_port } => {
                 let admin_port = *admin_port;
-                vec![netns::run_in(&netns::of_process(*pid)?, || admin::config_dump(admin_port))??]
+                let answer = netns::run_in(&netns::of_process(*pid)?, || admin::config_dump(admin_port))?;
+                vec![answer.map_err(|error| match outside_of_pods(*pid) {
+                    Some(note) => error.context(note),
+                    None => error,
+                })?]
             }
             Self::Own { admin_port } => {
                 let answer = admin::config_dump(*admin_port).context(
@@ -65,6 +70,22 @@ impl<'a> Source<'a> {
         };
         load(parts).with_context(|| format!("cannot use {self}"))
     }
+}
+
+/// A sentence on a process that is in no container, so in no pod. `None`: it is in one, or that cannot be told.
+fn outside_of_pods(pid: u32) -> Option<String> {
+    let table = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    // The root of a cgroup namespace says nothing about what is above it.
+    let path = paths(&table).find(|path| *path != "/")?;
+    if paths(&table).any(|path| container_ids(path).next().is_some()) {
+        return None;
+    }
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(format!(
+        "process {pid} ({}) is in no pod, by its cgroup {}, so it has no sidecar",
+        escape(name.trim()),
+        escape(path)
+    ))
 }
 
 /// Reads the parts of one proxy's configuration.

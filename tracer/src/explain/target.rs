@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 const USUAL_PORT: u16 = 3128;
 
 /// Limit for the resolution of a name.
-const RESOLVE_TIME: Duration = Duration::from_secs(5);
+const RESOLVE_TIME: Duration = Duration::from_secs(2);
 
 /// A forward proxy, as a person or an app names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,7 +132,7 @@ impl ProxyTarget {
         matches!(self.host, ProxyHost::Name(_)).then(|| self.to_string())
     }
 
-    /// Its addresses, each once. Asks this machine's resolver for a name, for at most five seconds.
+    /// Its addresses, each once. Asks this machine's resolver for a name, for at most two seconds.
     pub fn resolve(&self) -> anyhow::Result<Vec<SocketAddr>> {
         let name = match &self.host {
             ProxyHost::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, self.port)]),

@@ -3,6 +3,7 @@
 use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
@@ -14,19 +15,24 @@ use hyper::{
     client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
 
 use super::{Query, RELEASE, RELEASE_HEADER, Status, VERSION, VERSION_HEADER};
 use crate::files::MAX_LINE;
 use tracer_core::escape::escape;
-use tracer_core::report::Message;
+use tracer_core::report::{Message, Reports};
 
 /// The longest answer that is no stream.
 const MAX_ANSWER: usize = 1 << 20;
 
+/// How long an agent may take to begin its answer. It answers from memory, so a slower one is stopped or hangs.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A connection to the agent.
 pub struct Client {
     path: PathBuf,
+    /// The process that listens, where this process can see it.
+    agent: Option<i32>,
     sender: http1::SendRequest<Empty<Bytes>>,
 }
 
@@ -37,7 +43,7 @@ pub enum ConnectError {
     #[error("no agent listens at {}", .0.display())]
     NoAgent(PathBuf),
     /// The socket belongs to root.
-    #[error("not allowed to use the agent's socket {}: it is for root; run this as root", .0.display())]
+    #[error("not allowed to use the agent's socket {}: it is for root: use sudo", .0.display())]
     Forbidden(PathBuf),
     /// The socket cannot be connected for another reason.
     #[error("cannot reach the agent at {}", .path.display())]
@@ -65,19 +71,22 @@ impl Client {
                 ConnectError::Unreachable { path, source }
             }
         })?;
+        // The credentials of a listening socket are those of the process that called listen(2): unix(7), SO_PEERCRED.
+        let agent = stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0);
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 log::debug!("the connection to the agent failed: {error}");
             }
         });
-        Ok(Self { path: path.to_owned(), sender })
+        Ok(Self { path: path.to_owned(), agent, sender })
     }
 
     /// The sessions of a query.
     pub async fn sessions(mut self, query: &Query) -> anyhow::Result<Stream> {
         let response = self.get(&format!("/v1/sessions?{}", query.to_text())).await?;
         Ok(Stream {
+            silence: (!query.follows()).then(|| self.silence()),
             path: self.path,
             body: response.into_body(),
             buffer: BytesMut::new(),
@@ -85,10 +94,23 @@ impl Client {
         })
     }
 
+    /// The last reports that the agent has kept, at most so many.
+    pub async fn kept(self, most: u64) -> anyhow::Result<Reports> {
+        let mut stream = self.sessions(&Query { last: Some(most), ..Query::default() }).await?;
+        let mut reports = Reports::new();
+        while let Some(message) = stream.next().await? {
+            if let Message::Report(report) = message {
+                reports.push(report);
+            }
+        }
+        Ok(reports)
+    }
+
     /// The status of the agent.
     pub async fn status(mut self) -> anyhow::Result<Status> {
         let response = self.get("/v1/status").await?;
-        let body = text(response.into_body()).await?;
+        let body = timeout(PATIENCE, text(response.into_body())).await;
+        let body = body.unwrap_or_else(|_| bail!("{}", self.silence()))?;
         serde_json::from_str(&body)
             .with_context(|| format!("cannot read the status from {}", self.path.display()))
     }
@@ -100,11 +122,10 @@ impl Client {
             .header(RELEASE_HEADER, RELEASE)
             .body(Empty::new())?;
         let at = self.path.display();
-        let response = self
-            .sender
-            .send_request(request)
-            .await
-            .with_context(|| format!("no answer from the agent at {at}"))?;
+        let response = match timeout(PATIENCE, self.sender.send_request(request)).await {
+            Ok(response) => response.with_context(|| format!("no answer from the agent at {at}"))?,
+            Err(_) => bail!("{}", self.silence()),
+        };
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(escape);
         match header(VERSION_HEADER) {
             Some(version) if version == VERSION => {}
@@ -118,9 +139,33 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
-        let sentence = text(response.into_body()).await?;
+        let sentence = timeout(PATIENCE, text(response.into_body())).await;
+        let sentence = sentence.unwrap_or_else(|_| bail!("{}", self.silence()))?;
         bail!("the agent at {at} refuses: {}", escape(sentence.trim()))
     }
+
+    /// A sentence on an agent that does not answer.
+    fn silence(&self) -> String {
+        let (who, why) = match self.agent {
+            Some(pid) if is_stopped(pid) => {
+                (format!(" (process {pid})"), "it is stopped (SIGSTOP); kill -CONT continues it")
+            }
+            Some(pid) => (format!(" (process {pid})"), "it hangs, or the node is overloaded; see its log"),
+            None => (String::new(), "it is stopped or hangs; see its log"),
+        };
+        format!(
+            "the agent at {}{who} accepts the connection and answers nothing within {} s: {why}; `observe` and `top` go on \
+             without it with --standalone",
+            self.path.display(),
+            PATIENCE.as_secs()
+        )
+    }
+}
+
+/// Whether a signal stopped the process: state `T` in /proc/PID/stat, after the name in parentheses (`proc_pid_stat(5)`).
+fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
 async fn text(body: Incoming) -> anyhow::Result<String> {
@@ -136,6 +181,8 @@ pub struct Stream {
     buffer: BytesMut,
     /// The rest of the current line is dropped.
     is_too_long: bool,
+    /// What to say if the agent stops in the middle; `None`: the stream waits for new reports.
+    silence: Option<String>,
 }
 
 impl Stream {
@@ -173,7 +220,14 @@ impl Stream {
                 self.is_too_long = true;
                 self.buffer.clear();
             }
-            match self.body.frame().await {
+            let frame = match &self.silence {
+                Some(silence) => match timeout(PATIENCE, self.body.frame()).await {
+                    Ok(frame) => frame,
+                    Err(_) => bail!("{silence}"),
+                },
+                None => self.body.frame().await,
+            };
+            match frame {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use form_urlencoded::{Serializer, parse};
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Zoned, civil};
 
 use tracer_core::filter::{Filter, FilterError};
 
@@ -16,6 +16,8 @@ pub struct Query {
     pub last: Option<u64>,
     /// Only reports on requests since then.
     pub since: Option<Timestamp>,
+    /// Only reports on requests up to then.
+    pub until: Option<Timestamp>,
     /// Only reports that match.
     pub filter: Filter,
 }
@@ -23,7 +25,7 @@ pub struct Query {
 impl Query {
     /// Does the stream go on with new reports?
     pub fn follows(&self) -> bool {
-        self.follow || (self.last.is_none() && self.since.is_none())
+        self.follow || (self.last.is_none() && self.since.is_none() && self.until.is_none())
     }
 
     /// The encoded query of a URL.
@@ -37,6 +39,9 @@ impl Query {
         }
         if let Some(since) = self.since {
             text.append_pair("since", &since.to_string());
+        }
+        if let Some(until) = self.until {
+            text.append_pair("until", &until.to_string());
         }
         text.extend_pairs(self.filter.pairs()).finish()
     }
@@ -55,13 +60,17 @@ impl Query {
                     query.last = Some(value.parse().map_err(wrong)?);
                 }
                 "since" => {
-                    let Since(since) = value.parse().map_err(|error| format!("since: {error}"))?;
+                    let Moment(since) = value.parse().map_err(|error| format!("since: {error}"))?;
                     query.since = Some(since);
+                }
+                "until" => {
+                    let Moment(until) = value.parse().map_err(|error| format!("until: {error}"))?;
+                    query.until = Some(until);
                 }
                 _ => query.filter.add(&name, &value).map_err(|error| match error {
                     FilterError::UnknownName(name) => {
                         let filters = Filter::NAMES.join(", ");
-                        format!("there is no parameter `{name}`; there are follow, last, since, and the filters of observe: {filters}")
+                        format!("there is no parameter `{name}`; there are follow, last, since, until, and the filters of observe: {filters}")
                     }
                     FilterError::Value { .. } => error.to_string(),
                 })?,
@@ -80,23 +89,39 @@ fn flag(value: &str) -> Result<bool, String> {
     }
 }
 
-/// A time, written as such or as a duration before now: `2026-11-20T11:45:15Z`, `5m`.
+/// A time, written as such, as a duration before now, or as a time of day: `2026-11-20T11:45:15Z`, `5m`, `20:55`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Since(pub Timestamp);
+pub struct Moment(pub Timestamp);
 
-impl FromStr for Since {
+impl FromStr for Moment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(time) = text.parse() {
-            return Ok(Self(time));
-        }
-        let ago = text.parse::<SignedDuration>().ok().filter(|ago| !ago.is_negative());
-        let time = ago.and_then(|ago| Timestamp::now().checked_sub(ago).ok());
-        time.map(Self).ok_or_else(|| {
-            "want how long ago, such as 10s, 5m or 1h, or a time, such as 2026-11-20T11:45:15Z".to_owned()
+        moment(text, &Zoned::now()).map(Self).ok_or_else(|| {
+            "want how long ago (10s, 5m, 1h), a time of day (20:55) or a time (2026-11-20T11:45:15Z)".to_owned()
         })
     }
+}
+
+/// The moment that `text` means at the time `now`. A time without a zone is one of the zone of `now`; a time of day is the
+/// last one that has passed.
+fn moment(text: &str, now: &Zoned) -> Option<Timestamp> {
+    if let Ok(time) = text.parse() {
+        return Some(time);
+    }
+    let local = |time: civil::DateTime| Some(time.to_zoned(now.time_zone().clone()).ok()?.timestamp());
+    // A date alone is its midnight.
+    if let Ok(time) = text.parse::<civil::DateTime>() {
+        return local(time);
+    }
+    // Before durations, one of whose forms is `20:55:10`.
+    if let Ok(time) = text.parse::<civil::Time>() {
+        let today = local(now.date().to_datetime(time))?;
+        let is_past = today <= now.timestamp();
+        return if is_past { Some(today) } else { local(now.date().yesterday().ok()?.to_datetime(time)) };
+    }
+    let ago = text.parse::<SignedDuration>().ok().filter(|ago| !ago.is_negative())?;
+    now.timestamp().checked_sub(ago).ok()
 }
 
 #[cfg(test)]
@@ -105,13 +130,34 @@ mod tests {
 
     #[test]
     fn query_survives_being_written_and_parsed() {
-        let text = "follow=true&last=7&since=2026-11-20T11%3A45%3A15Z&namespace=%21shop&authority=*.example.com%3A443";
+        let text = "follow=true&last=7&since=2026-11-20T11%3A45%3A15Z&until=2026-11-20T11%3A50%3A15Z&namespace=%21shop&authority=*.example.com%3A443";
         let query = Query::from_text(text).expect("a query");
-        assert!(query.follows() && query.last == Some(7) && query.since.is_some());
+        assert!(query.follows() && query.last == Some(7) && query.since.is_some() && query.until.is_some());
         assert_eq!(query.to_text(), text);
         assert_eq!(Query::from_text("").expect("a query"), Query::default());
         let past = Query::from_text("since=5m&flagged").expect("a query");
         assert!(!past.follows() && past.since < Some(Timestamp::now()));
+        assert!(!Query::from_text("until=5m").expect("a query").follows());
+    }
+
+    #[test]
+    fn moments_are_read_in_the_zone_of_the_terminal() {
+        let now: Zoned = "2026-11-20T21:00:00+01:00[+01:00]".parse().expect("a time");
+        for (text, wanted) in [
+            ("5m", "2026-11-20T19:55:00Z"),
+            ("20:55", "2026-11-20T19:55:00Z"),
+            ("20:55:10", "2026-11-20T19:55:10Z"),
+            ("21:30", "2026-11-19T20:30:00Z"),
+            ("2026-11-20T20:55", "2026-11-20T19:55:00Z"),
+            ("2026-11-20 20:55", "2026-11-20T19:55:00Z"),
+            ("2026-11-20", "2026-11-19T23:00:00Z"),
+            ("2026-11-20T20:55:00Z", "2026-11-20T20:55:00Z"),
+        ] {
+            assert_eq!(moment(text, &now).map(|time| time.to_string()).as_deref(), Some(wanted), "{text}");
+        }
+        for text in ["-5m", "25:00", "yesterday", "", "5"] {
+            assert_eq!(moment(text, &now), None, "{text}");
+        }
     }
 
     #[test]

@@ -91,14 +91,13 @@ impl Recent {
     pub fn reader(&self, query: &Query) -> Reader {
         let next = self.0.next.subscribe();
         let (begin, end) = (self.begin(query), *next.borrow());
-        let since = query.since;
         Reader {
             recent: self.clone(),
             next,
             at: begin,
             end: (!query.follows()).then_some(end),
             filter: query.filter.clone(),
-            since,
+            period: Period::of(query),
         }
     }
 
@@ -106,12 +105,13 @@ impl Recent {
     fn begin(&self, query: &Query) -> u64 {
         let ring = self.0.ring.borrow();
         let end = ring.first + ring.lines.len() as u64;
-        match (query.last, query.since) {
-            (None, None) => end,
-            (None, Some(_)) => ring.first,
-            (Some(last), since) => {
+        let period = Period::of(query);
+        match query.last {
+            None if period == Period::default() => end,
+            None => ring.first,
+            Some(last) => {
                 let wanted = ring.lines.iter().rev().enumerate().filter(|(_, line)| {
-                    matches!(line.message, Message::Report(_)) && wants(&query.filter, since, &line.message)
+                    matches!(line.message, Message::Report(_)) && wants(&query.filter, period, &line.message)
                 });
                 match usize::try_from(last).unwrap_or(usize::MAX).checked_sub(1) {
                     None => end,
@@ -131,13 +131,33 @@ impl Recent {
     }
 }
 
+/// When requests were sent that a reader wants. The default: at any time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Period {
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+impl Period {
+    fn of(query: &Query) -> Self {
+        Self { since: query.since, until: query.until }
+    }
+
+    fn contains(self, time: &str) -> bool {
+        if self == Self::default() {
+            return true;
+        }
+        time.parse::<Timestamp>().is_ok_and(|time| {
+            self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time <= until)
+        })
+    }
+}
+
 /// Is this message for a reader with this filter? A gap is for every reader.
-fn wants(filter: &Filter, since: Option<Timestamp>, message: &Message) -> bool {
-    let is_since =
-        |time: &str| since.is_none_or(|since| time.parse::<Timestamp>().is_ok_and(|time| time >= since));
+fn wants(filter: &Filter, period: Period, message: &Message) -> bool {
     match message {
-        Message::Gap(gap) => is_since(&gap.time),
-        Message::Report(report) => filter.matches(report) && is_since(&report.time),
+        Message::Gap(gap) => period.contains(&gap.time),
+        Message::Report(report) => filter.matches(report) && period.contains(&report.time),
     }
 }
 
@@ -148,7 +168,7 @@ pub struct Reader {
     at: u64,
     end: Option<u64>,
     filter: Filter,
-    since: Option<Timestamp>,
+    period: Period,
 }
 
 impl Reader {
@@ -172,7 +192,7 @@ impl Reader {
         while lines.len() < CHUNK && self.end.is_none_or(|end| self.at < end) {
             match self.recent.line(self.at) {
                 Ok(Some(line)) => {
-                    if wants(&self.filter, self.since, &line.message) {
+                    if wants(&self.filter, self.period, &line.message) {
                         lines.extend_from_slice(&line.json);
                     }
                     self.at += 1;

@@ -40,6 +40,30 @@ pub struct Status {
     pub kept: usize,
     /// The time of the last report.
     pub last: Option<String>,
+    /// Requests that were seen and still wait for their answer. Null: an agent before 0.1.0.
+    #[serde(default)]
+    pub waiting: Option<usize>,
+    /// Whether it asks sidecars for their configuration. Null: an agent before 0.1.0.
+    #[serde(default)]
+    pub explains: Option<bool>,
+    /// The container runtime's socket, which tells the names of pods. Null: none was found.
+    #[serde(default)]
+    pub runtime: Option<String>,
+}
+
+/// What an agent was started with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusSettings {
+    /// The node's name.
+    pub node: Option<String>,
+    /// The probe family.
+    pub family: String,
+    /// What is traced.
+    pub scope: StatusScope,
+    /// It asks sidecars for their configuration.
+    pub explains: bool,
+    /// The container runtime's socket.
+    pub runtime: Option<String>,
 }
 
 /// What is traced.
@@ -73,14 +97,15 @@ pub struct Live {
 
 impl Live {
     /// An agent that starts now and keeps `keep` lines for its readers.
-    pub fn new(node: Option<String>, family: &str, scope: StatusScope, keep: usize) -> Self {
+    pub fn new(settings: StatusSettings, keep: usize) -> Self {
+        let StatusSettings { node, family, scope, explains, runtime } = settings;
         let status = Status {
             v: 1,
             version: RELEASE.to_owned(),
             node,
             pid: std::process::id(),
             since: now(),
-            family: family.to_owned(),
+            family,
             scope,
             sessions: Verdict::ALL.iter().map(|verdict| (verdict.name().to_owned(), 0)).collect(),
             flagged: 0,
@@ -88,6 +113,9 @@ impl Live {
             readers: 0,
             kept: 0,
             last: None,
+            waiting: Some(0),
+            explains: Some(explains),
+            runtime,
         };
         Self { recent: Recent::new(keep), status: Rc::new(RefCell::new(status)) }
     }
@@ -111,6 +139,11 @@ impl Live {
             None => lost.push(LossCount { source, reason: reason.clone(), count }),
         }
         self.recent.push(Message::Gap(gap));
+    }
+
+    /// Notes how many requests wait for their answer.
+    pub fn set_waiting(&self, requests: usize) {
+        self.status.borrow_mut().waiting = Some(requests);
     }
 
     /// The recent lines.

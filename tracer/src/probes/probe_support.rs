@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -66,9 +67,9 @@ fn try_hooks(family: &FamilySpec, cgroups: &Path, results: &mut Vec<HookSupport>
     };
     let mut ebpf = open(family, settings)?;
     let btf = function_types(family)?;
-    let empty =
-        (family.cgroups == CgroupScope::Attachment).then(|| EmptyCgroup::make(cgroups)).transpose()?;
-    let dir = empty.as_ref().map_or(cgroups, |empty| &empty.0);
+    let trial =
+        (family.cgroups == CgroupScope::Attachment).then(|| TrialCgroup::find(cgroups)).transpose()?;
+    let dir = trial.as_ref().map_or(cgroups, TrialCgroup::dir);
     let cgroup = File::open(dir).with_context(|| format!("cannot open the cgroup {}", dir.display()))?;
     for &hook in family.hooks {
         let loaded = hook.load(&mut ebpf, btf.as_ref());
@@ -84,21 +85,45 @@ fn try_hooks(family: &FamilySpec, cgroups: &Path, results: &mut Vec<HookSupport>
     Ok(())
 }
 
-/// A new cgroup without processes, removed on drop.
-struct EmptyCgroup(PathBuf);
+/// The cgroup that hooks are attached to for a moment. The programs match nothing in either.
+enum TrialCgroup {
+    /// A new one without processes, removed on drop.
+    Empty(PathBuf),
+    /// That of this process, where the tree is mounted read-only, as in the agent's own pod.
+    Own(PathBuf),
+}
 
-impl EmptyCgroup {
-    fn make(cgroups: &Path) -> anyhow::Result<Self> {
+impl TrialCgroup {
+    fn find(cgroups: &Path) -> anyhow::Result<Self> {
         let dir = cgroups.join(format!("egress-tracer-check-{}", std::process::id()));
-        fs::create_dir(&dir).with_context(|| format!("cannot make the cgroup {}", dir.display()))?;
-        Ok(Self(dir))
+        match fs::create_dir(&dir) {
+            Ok(()) => Ok(Self::Empty(dir)),
+            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => Ok(Self::Own(own_cgroup(cgroups))),
+            Err(error) => Err(error).with_context(|| format!("cannot make the cgroup {}", dir.display())),
+        }
+    }
+
+    fn dir(&self) -> &Path {
+        let (Self::Empty(dir) | Self::Own(dir)) = self;
+        dir
     }
 }
 
-impl Drop for EmptyCgroup {
+impl Drop for TrialCgroup {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            log::warn!("cannot remove the cgroup {}: {error}", self.0.display());
+        if let Self::Empty(dir) = self
+            && let Err(error) = fs::remove_dir(&dir)
+        {
+            log::warn!("cannot remove the cgroup {}: {error}", dir.display());
         }
     }
+}
+
+/// The directory of this process's cgroup: the line `0::PATH` of /proc/self/cgroup (cgroups(7)). The root where it is not below
+/// this mount.
+fn own_cgroup(cgroups: &Path) -> PathBuf {
+    let table = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = table.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let dir = cgroups.join(path);
+    if dir.join("cgroup.procs").exists() { dir } else { cgroups.to_owned() }
 }

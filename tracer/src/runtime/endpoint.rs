@@ -1,6 +1,10 @@
 //! Where the container runtime listens: given, or found among the default paths of the runtimes.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// The path of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,10 +20,21 @@ const DEFAULT_PATHS: [&str; 6] = [
     "/run/cri-dockerd.sock",
 ];
 
+/// Where the node's file system is, from the first place to look at to the last. `kubectl debug node/NODE` mounts it at /host:
+/// <https://kubernetes.io/docs/tasks/debug/debug-cluster/kubectl-node-debug/>
+const NODE_ROOTS: [&str; 2] = ["/", "/host"];
+
 impl Endpoint {
-    /// The first of the default paths that exists.
+    /// The first of the default paths that exists, in this file system or in the node's.
     pub fn find() -> Option<Self> {
-        DEFAULT_PATHS.iter().map(PathBuf::from).find(|path| path.exists()).map(Self)
+        Self::find_below(&NODE_ROOTS.map(Path::new))
+    }
+
+    fn find_below(roots: &[&Path]) -> Option<Self> {
+        let paths = roots.iter().flat_map(|root| {
+            DEFAULT_PATHS.iter().map(move |path| root.join(path.trim_start_matches('/')))
+        });
+        paths.into_iter().find(|path| path.exists()).map(Self)
     }
 }
 
@@ -46,6 +61,23 @@ impl fmt::Display for Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runtime_of_the_node_is_found_from_a_debug_container() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (own, host) = (dir.path().join("own"), dir.path().join("host"));
+        let roots = [own.as_path(), host.as_path()];
+        assert_eq!(Endpoint::find_below(&roots), None);
+        let socket = host.join("run/crio/crio.sock");
+        for socket in [&socket, &own.join("run/k3s/containerd/containerd.sock")] {
+            std::fs::create_dir_all(socket.parent().expect("a directory")).expect("made");
+        }
+        std::fs::write(&socket, "").expect("written");
+        assert_eq!(Endpoint::find_below(&roots), Some(Endpoint(socket)));
+        let nearer = own.join("run/k3s/containerd/containerd.sock");
+        std::fs::write(&nearer, "").expect("written");
+        assert_eq!(Endpoint::find_below(&roots), Some(Endpoint(nearer)));
+    }
 
     #[test]
     fn path_with_or_without_scheme_is_an_endpoint() {

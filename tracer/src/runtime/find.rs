@@ -1,16 +1,19 @@
 //! Finds a process of a pod by the pod's name, and the names of containers, with one list from the runtime.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
 use tokio::time::timeout;
 
 use super::{
-    Endpoint, LIST_TIMEOUT,
+    Endpoint,
     cgroups::CgroupTree,
     client::{Client, List},
 };
 use tracer_core::mesh_profile::MeshProfile;
+
+/// How long the runtime may take while a person waits. It lists a full node in less than a tenth of that.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The id of a process in the pod `NAMESPACE/NAME` of this node, of its sidecar where it has one. `cgroups` is the mount point
 /// of cgroup v2.
@@ -84,8 +87,7 @@ pub async fn container_names(endpoint: &Endpoint) -> anyhow::Result<HashMap<Stri
 
 async fn list(endpoint: &Endpoint) -> anyhow::Result<List> {
     let asked = async { Client::connect(endpoint).await?.list(|_| true).await };
-    let list = timeout(LIST_TIMEOUT, asked)
-        .await
-        .unwrap_or_else(|_| bail!("it did not answer within {LIST_TIMEOUT:?}"));
+    let list = timeout(PATIENCE, asked).await;
+    let list = list.unwrap_or_else(|_| bail!("it does not answer within {} s", PATIENCE.as_secs()));
     list.with_context(|| format!("cannot ask the container runtime at {endpoint} for pods"))
 }

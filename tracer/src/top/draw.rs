@@ -1,7 +1,7 @@
-//! Draws the table in any size from 80x24 down to a few columns, or the explanation of one row. Without color, words
-//! and marks say the same.
+//! Draws the table in any size from 200 columns down to a few, or the explanation of one row. Without color, words and marks say
+//! the same.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 
 use ratatui::{
     Frame,
@@ -16,7 +16,7 @@ use super::{
     view_state::{Mode, ViewState},
 };
 use tracer_core::{
-    report::{Colors, age, ellipsize},
+    report::{Colors, age, ascii_marks, ellipsize},
     verdict::{Severity, Verdict},
 };
 
@@ -24,8 +24,12 @@ use tracer_core::{
 pub struct Theme {
     /// With color, or without.
     pub colors: Colors,
-    /// Where sessions come from.
+    /// Marks beyond ASCII can be shown.
+    pub marks: bool,
+    /// Where sessions come from: `node-1, through the agent`.
     pub source: String,
+    /// The filter of the command line, as flags; empty: none.
+    pub filter: String,
 }
 
 /// Draws a frame; `now` in seconds since the epoch. Returns how many rows fit on the screen.
@@ -33,93 +37,144 @@ pub fn draw(frame: &mut Frame<'_>, theme: &Theme, state: &State, view: &ViewStat
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(1), Constraint::Fill(1), Constraint::Length(1)])
             .areas(frame.area());
-    frame.render_widget(Line::from(title(theme, state, view)).style(theme.bold()), head);
+    let columns = usize::from(head.width);
+    frame.render_widget(Line::from(title(theme, state, view, columns)).style(theme.bold()), head);
     let row = view.selected.as_ref().and_then(|key| state.row(key));
     match (view.mode, row) {
         (Mode::Help, _) => frame.render_widget(Paragraph::new(HELP), body),
         (Mode::Detail(line), Some(row)) => explain(frame, theme, row, line, body),
         (Mode::Detail(_) | Mode::Table | Mode::Typing, _) => table(frame, theme, state, view, now, body),
     }
-    frame.render_widget(Line::from(footer(view)).style(theme.faint()), foot);
+    frame.render_widget(Line::from(footer(theme, view, columns)).style(theme.faint()), foot);
     usize::from(body.height.saturating_sub(1))
 }
 
 const HELP: &str = "
-  up, down, PgUp, PgDn, Home, End   select a row
+  j, k, arrows, PgUp, PgDn, g, G    select a row
   Enter                             explain it, with the fix; Esc goes back
-  y                                 print the fix's manifest and quit
-  s, r                              sort by the next column; the other way round
+  w                                 write the fix to a file
+  y                                 print the fix and quit
+  s, S, r                           sort by the next, previous column; reverse
   /                                 only rows with this text; Esc shows all
   f                                 only flagged rows
   p                                 pause; nothing is lost meanwhile
   q                                 quit
 
-  MIN counts sessions in the last minute, TOTAL since top was started, with
-  those that the agent had kept.
-  A row with a mark is flagged: a sidecar's configuration is at fault, and can
-  be fixed.";
+  A row counts the sessions that had the same result for the same cause,
+  whatever host they asked for. MIN: in the last minute. TOTAL: since top was
+  started, with those that the agent had kept.
+  A row with a cross is flagged: a sidecar's configuration is at fault.";
 
-fn title(theme: &Theme, state: &State, view: &ViewState) -> String {
+/// Parts of a line that fit, joined by two blanks. Each has a rank; the parts of the highest ranks are left out first, and those
+/// of rank 0 never.
+fn fitted(parts: &[(u8, String)], columns: usize) -> String {
+    let mut rank = parts.iter().map(|(rank, _)| *rank).max().unwrap_or_default();
+    loop {
+        let shown: Vec<&str> = parts
+            .iter()
+            .filter(|(at, text)| *at <= rank && !text.is_empty())
+            .map(|(_, text)| text.as_str())
+            .collect();
+        let line = shown.join("  ");
+        if line.chars().count() <= columns || rank == 0 {
+            return line;
+        }
+        rank -= 1;
+    }
+}
+
+fn title(theme: &Theme, state: &State, view: &ViewState, columns: usize) -> String {
     let (sessions, flagged) = state.sessions;
-    let mut title = format!("egress-tracer top  {}  {sessions} sessions, {flagged} flagged", theme.source);
+    let counted = |count: u64, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    let waiting = state.waiting.and_then(|waiting| u64::try_from(waiting).ok()).unwrap_or_default();
     let (records, reports) = state.lost;
-    if records > 0 {
-        let _ = write!(title, ", {records} records lost");
-    }
-    if reports > 0 {
-        let _ = write!(title, ", {reports} reports lost");
-    }
-    if view.paused {
-        title += "  PAUSED";
-    }
-    title
+    let line = fitted(
+        &[
+            (4, "egress-tracer top".to_owned()),
+            (3, theme.source.clone()),
+            (0, format!("{sessions} sessions, {flagged} flagged{}", counted(waiting, "waiting"))),
+            (1, counted(records, "records lost").trim_start_matches(", ").to_owned()),
+            (1, counted(reports, "reports lost").trim_start_matches(", ").to_owned()),
+            (2, theme.filter.clone()),
+            (1, if view.paused { "PAUSED".to_owned() } else { String::new() }),
+        ],
+        columns,
+    );
+    theme.plain(&ellipsize(&line, columns)).into_owned()
 }
 
-fn footer(view: &ViewState) -> String {
-    if let Some(note) = view.note {
-        return note.to_owned();
-    }
-    if view.mode == Mode::Typing {
-        return format!("/{}_   Enter keeps it, Esc shows all", view.text);
-    }
-    if matches!(view.mode, Mode::Detail(_)) {
-        return "Esc back  up/down scroll  y print the manifest and quit  q quit".to_owned();
-    }
-    let mut shown = format!("s sort: {}{}", view.sort.name(), if view.reverse { ", reversed" } else { "" });
-    if view.flagged {
-        shown += "  only flagged";
-    }
-    if !view.text.is_empty() {
-        let _ = write!(shown, "  only /{}", view.text);
-    }
-    format!("{shown}  Enter why  / filter  f flagged  p pause  ? help  q quit")
+/// The keys, of which `q` is never left out.
+fn footer(theme: &Theme, view: &ViewState, columns: usize) -> String {
+    let own = |text: &str| text.to_owned();
+    let quit = || (0, own("q quit"));
+    let line = match (&view.note, view.mode) {
+        (Some(note), _) => {
+            let room = columns.saturating_sub("  q quit".len());
+            fitted(&[(1, ellipsize(note, room).into_owned()), quit()], columns)
+        }
+        (None, Mode::Typing) => format!("/{}_  Enter keeps it, Esc shows all", view.text),
+        (None, Mode::Detail(_)) => fitted(
+            &[(2, own("Esc back")), (4, own("j/k scroll")), (1, own("w write the fix")), (3, own("y print it and quit")), quit()],
+            columns,
+        ),
+        (None, Mode::Table | Mode::Help) => {
+            let reversed = if view.reverse { ", reversed" } else { "" };
+            let text = if view.text.is_empty() { String::new() } else { format!("only /{}", view.text) };
+            fitted(
+                &[
+                    (2, format!("s sort: {}{reversed}", view.sort.name())),
+                    (1, if view.flagged { own("only flagged") } else { String::new() }),
+                    (1, text),
+                    (3, own("Enter why")),
+                    (4, own("w write the fix")),
+                    (5, own("/ filter")),
+                    (6, own("f flagged")),
+                    (7, own("p pause")),
+                    (2, own("? help")),
+                    quit(),
+                ],
+                columns,
+            )
+        }
+    };
+    theme.plain(&line).into_owned()
 }
 
-/// From this many columns on, the longest verdict and the total fit.
+/// From this many columns on there is room for the total.
 const WIDE: u16 = 110;
+/// From this many columns on there is room for the cause.
+const CAUSE: u16 = 96;
 
 fn table(frame: &mut Frame<'_>, theme: &Theme, state: &State, view: &ViewState, now: i64, area: Rect) {
     let rows = state.rows(view.sort, view.reverse, &view.text, view.flagged, now);
     if rows.is_empty() {
-        let text = if state.sessions.0 == 0 {
-            "\n  No sessions yet."
-        } else {
-            "\n  Nothing passes the filter; Esc shows all."
+        let text = match (state.sessions.0, theme.filter.as_str()) {
+            (0, "") => "\n  No sessions yet.".to_owned(),
+            (0, filter) => format!("\n  No sessions yet that pass {filter}."),
+            (1.., _) => "\n  Nothing passes the filter; Esc shows all.".to_owned(),
         };
-        frame.render_widget(Paragraph::new(text), area);
+        frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: false }), area);
         return;
     }
-    let is_wide = area.width >= WIDE;
-    let proxy = rows.iter().map(|(key, _)| key.proxy.to_string().len()).max().unwrap_or_default().min(21);
+    let longest = |content: &dyn Fn(&Key, &Counted) -> usize, most: usize| {
+        let found = rows.iter().map(|(key, row)| content(key, row)).max().unwrap_or_default();
+        Constraint::Length(u16::try_from(found.min(most)).unwrap_or(u16::MAX))
+    };
     let mut widths = vec![
-        Constraint::Fill(2),
-        Constraint::Length(u16::try_from(proxy).unwrap_or(21)),
         Constraint::Fill(3),
-        Constraint::Length(if is_wide { 25 } else { 18 }),
-        Constraint::Length(5),
+        longest(&|key, _| key.proxy.to_string().len(), 21),
+        longest(&|_, row| row.report.result().chars().count(), 24),
+        Constraint::Fill(3),
     ];
-    let mut heads = vec!["WORKLOAD", "PROXY", "HOST", "  VERDICT", "  MIN"];
-    if is_wide {
+    let mut heads = vec!["APP", "PROXY", "  RESULT", "ASKED FOR"];
+    let (has_cause, has_total) = (area.width >= CAUSE, area.width >= WIDE);
+    if has_cause {
+        widths.push(Constraint::Fill(4));
+        heads.push("CAUSE");
+    }
+    widths.push(Constraint::Length(5));
+    heads.push("  MIN");
+    if has_total {
         widths.push(Constraint::Length(8));
         heads.push("   TOTAL");
     }
@@ -128,22 +183,18 @@ fn table(frame: &mut Frame<'_>, theme: &Theme, state: &State, view: &ViewState, 
     // Long cells are cut with an ellipsis here, so the widths must be known.
     let columns = Layout::horizontal(widths.clone()).spacing(1).split(area);
     let cells = |key: &Key, row: &Counted| {
-        let mark = if row.report.flagged { '✗' } else { ' ' };
-        let mut cells = vec![
-            key.workload.clone(),
-            key.proxy.to_string(),
-            key.host.clone(),
-            format!("{mark} {}", key.verdict.name()),
-            format!("{:5}", row.last_minute(now)),
-        ];
-        if is_wide {
+        let mut cells = vec![key.workload.clone(), key.proxy.to_string(), row.report.result(), row.hosts()];
+        if has_cause {
+            cells.push(key.cause.clone());
+        }
+        cells.push(format!("{:5}", row.last_minute(now)));
+        if has_total {
             cells.push(format!("{:8}", row.total));
         }
         cells.push(format!("{:>4}", age(now - row.last)));
-        let cut = cells
-            .iter()
-            .zip(columns.iter())
-            .map(|(cell, area)| Cell::new(ellipsize(cell, usize::from(area.width)).into_owned()));
+        let cut = cells.iter().zip(columns.iter()).map(|(cell, area)| {
+            Cell::new(theme.plain(&ellipsize(cell, usize::from(area.width))).into_owned())
+        });
         Row::new(cut.collect::<Vec<_>>()).style(theme.of(key.verdict))
     };
     let selected =
@@ -159,20 +210,23 @@ fn explain(frame: &mut Frame<'_>, theme: &Theme, row: &Counted, from: u16, area:
     let report = &row.report;
     let mut text = Text::from(vec![
         Line::from(vec![
+            Span::styled(theme.plain(&report.result()).into_owned(), theme.of(report.verdict)),
             Span::raw(format!(
-                "{}  {} via {}  ",
+                "  {}  {} via {}  {}",
                 report.source_name(),
                 report.request_text(),
-                report.proxy_address()
+                report.proxy_address(),
+                report.verdict_text()
             )),
-            Span::styled(report.verdict_text(), theme.of(report.verdict)),
         ]),
         Line::default(),
     ]);
-    text.extend(report.detail(usize::MAX).into_iter().map(Line::from));
+    text.extend(report.detail(usize::MAX).into_iter().map(|line| Line::from(theme.plain(&line).into_owned())));
     text.push_line(Line::default());
     text.push_line(Line::styled("what this rests on:", theme.faint()));
-    text.extend(report.evidence_lines().map(|evidence| Line::from(format!("  {evidence}"))));
+    text.extend(
+        report.evidence_lines().map(|evidence| Line::from(theme.plain(&format!("  {evidence}")).into_owned())),
+    );
     // Scrolling stops about where the text ends: wrapping may add a line or two.
     let height = text
         .lines
@@ -191,6 +245,11 @@ impl Theme {
             Severity::Doubtful => Style::new().fg(Color::Yellow),
             Severity::Flagged => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
         })
+    }
+
+    /// The text as this terminal can show it.
+    fn plain<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.marks { Cow::Borrowed(text) } else { Cow::Owned(ascii_marks(text)) }
     }
 
     fn bold(&self) -> Style {

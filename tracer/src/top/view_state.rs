@@ -22,7 +22,7 @@ pub struct ViewState {
     /// What fills the screen.
     pub mode: Mode,
     /// A note about the last key, shown until the next key.
-    pub note: Option<&'static str>,
+    pub note: Option<String>,
 }
 
 /// What fills the screen.
@@ -48,6 +48,8 @@ pub enum Outcome {
     Quit,
     /// Quit, and print this manifest.
     Print(String),
+    /// Write this manifest to a file, and go on.
+    Write(String),
 }
 
 impl ViewState {
@@ -61,7 +63,8 @@ impl ViewState {
             (Mode::Typing, code) => self.type_in(code),
             (Mode::Help, _) => self.mode = Mode::Table,
             (_, KeyCode::Char('q')) => return Outcome::Quit,
-            (_, KeyCode::Char('y')) => return self.print(state),
+            (_, KeyCode::Char('y')) => return self.manifest(state).map_or(Outcome::Go, Outcome::Print),
+            (_, KeyCode::Char('w')) => return self.manifest(state).map_or(Outcome::Go, Outcome::Write),
             (_, KeyCode::Char('p' | ' ')) => self.paused = !self.paused,
             (_, KeyCode::Char('?' | 'h')) => self.mode = Mode::Help,
             (Mode::Detail(line), code) => self.mode = press_in_detail(line, code, page),
@@ -73,7 +76,8 @@ impl ViewState {
     fn press_in_table(&mut self, key: KeyCode, state: &State, page: usize, now: i64) {
         let page = isize::try_from(page).unwrap_or(isize::MAX);
         match key {
-            KeyCode::Char('s') => self.sort = self.sort.next(),
+            KeyCode::Char('s') => self.sort = self.sort.next(1),
+            KeyCode::Char('S') => self.sort = self.sort.previous(),
             KeyCode::Char('r') => self.reverse = !self.reverse,
             KeyCode::Char('f') => self.flagged = !self.flagged,
             KeyCode::Char('/') => self.mode = Mode::Typing,
@@ -125,14 +129,16 @@ impl ViewState {
         self.selected = rows.get(to.min(rows.len().saturating_sub(1))).map(|(key, _)| (*key).clone());
     }
 
-    fn print(&mut self, state: &State) -> Outcome {
-        let row = self.selected.as_ref().and_then(|key| state.row(key));
-        match row.map(|row| row.report.manifest.as_ref()) {
-            Some(Some(manifest)) => return Outcome::Print(manifest.clone()),
-            Some(None) => self.note = Some("no fix is known for this row"),
-            None => self.note = Some("select a row first"),
+    /// The manifest of the selected row's fix, or a note on why there is none.
+    fn manifest(&mut self, state: &State) -> Option<String> {
+        let Some(row) = self.selected.as_ref().and_then(|key| state.row(key)) else {
+            self.note = Some("select a row first (j, k)".to_owned());
+            return None;
+        };
+        if row.report.manifest.is_none() {
+            self.note = Some("no fix is known for this row".to_owned());
         }
-        Outcome::Go
+        row.report.manifest.clone()
     }
 }
 
@@ -145,6 +151,7 @@ fn press_in_detail(line: u16, key: KeyCode, page: usize) -> Mode {
         KeyCode::PageUp => line.saturating_sub(page),
         KeyCode::PageDown => line.saturating_add(page),
         KeyCode::Home | KeyCode::Char('g') => 0,
+        KeyCode::End | KeyCode::Char('G') => u16::MAX,
         KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace | KeyCode::Left => return Mode::Table,
         _ => line,
     })

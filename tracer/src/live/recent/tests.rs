@@ -52,6 +52,9 @@ fn readers_get_what_they_asked_for() {
         ("last=2&verdict=!handled_as_http", vec![7, 9]),
         ("since=2026-01-01T00:00:00Z&last=1", vec![9]),
         ("since=2099-01-01T00:00:00Z", vec![]),
+        ("until=2099-01-01T00:00:00Z", (0..10).collect()),
+        ("until=2099-01-01T00:00:00Z&last=1", vec![9]),
+        ("until=2020-01-01T00:00:00Z", vec![]),
     ] {
         let recent = recent(0..10, 100);
         let mut reader = recent.reader(&query(text));
