@@ -47,15 +47,17 @@ fn observe_and_status_read_from_the_agent() {
 
     // Past reports, in each format, with filters that the agent applies.
     for (args, words, lines) in [
-        (&["--last", "5"][..], &["tunneled", "handled_as_http"][..], 2),
-        (&["--last", "1", "-o", "table"], &["VERDICT", "✗ handled_as_http"], 2),
-        (&["--since", "1h", "--verdict", "!handled_as_http"], &["tunneled"], 1),
-        (&["--last", "1", "--authority", "a.*", "--http-status", "2+"], &["a.example:443"], 1),
+        (&["--last", "5"][..], &["RESULT", "  200 by proxy", "tunneled", "✗ 404 by sidecar"][..], 3),
+        (&["--last", "1", "-o", "table"], &["VERDICT", "✗ 404 by sidecar", "route_not_found"], 2),
+        (&["--since", "1h", "--verdict", "!handled_as_http"], &["tunneled"], 2),
+        (&["--until", "1h"], &[], 0),
+        (&["--last", "1", "--print-node-name"], &["NODE", "node-1"], 2),
+        (&["--last", "1", "--authority", "a.*,b.*", "--http-status", "2+,5+"], &["a.example:443"], 2),
         (&["--last", "1", "--to", "10.0.0.9"], &[], 0),
         (
             &["--last", "1", "--explain"],
             &["──✗ 10.0.0.1:3128", "at fault: ", "kind: ServiceEntry", "whole: "],
-            13,
+            14,
         ),
     ] {
         let all: Vec<&str> = ["observe"].iter().chain(args).copied().collect();
@@ -70,9 +72,17 @@ fn observe_and_status_read_from_the_agent() {
     assert_eq!((&status["sessions"]["tunneled"], &status["flagged"]), (&1.into(), &1.into()), "{status}");
     assert_eq!((&status["node"], &status["readers"]), (&"node-1".into(), &1.into()), "{status}");
     let text = Agent::run(&lab, &["status"]).expect("a status").stdout;
-    for words in
-        ["family     cgroup", "sessions   2, 1 of them flagged", "1 ✗ handled_as_http", "lost       nothing"]
-    {
+    for words in [
+        "✓ an agent runs on node-1",
+        "✓ lost nothing",
+        "✓ explains flagged sessions",
+        "! names no pods",
+        "family     cgroup",
+        "sessions   2, 1 of them flagged",
+        "1 ✗ handled_as_http",
+        "waiting    0 requests",
+        "next       egress-tracer observe --flagged --last 5",
+    ] {
         assert!(text.contains(words), "{words}: {text}");
     }
 
@@ -80,13 +90,30 @@ fn observe_and_status_read_from_the_agent() {
     assert!(all.finish(TIMEOUT).expect("it ends").status.success());
     let compact = Agent::observe(&lab, &[]).expect("a reader");
     lab.play(&[Script::connect(proxy_addr(HTTP), "c.example:443")]).expect("a 404");
-    compact.stdout().wait(TIMEOUT, |lines| (!lines.is_empty()).then_some(())).expect("a line");
+    compact.stdout().wait(TIMEOUT, |lines| (lines.len() >= 2).then_some(())).expect("headings and a line");
     compact.signal(Signal::INT).expect("a signal");
     let ended = compact.finish(TIMEOUT).expect("it ends");
     assert!(
         ended.stderr.contains("1 session in ") && ended.stderr.contains("1 ✗ handled_as_http"),
         "{ended:?}"
     );
+
+    // A summary in every format, and what there is where a filter leaves nothing.
+    for (args, words) in [
+        (&["--last", "9", "-o", "json"][..], "3 sessions, 2 flagged: 2 ✗ handled_as_http, 1 tunneled"),
+        (&["--last", "9", "--first", "1"], "1 session, 0 flagged: 1 tunneled"),
+        (&["--timeout", "100ms"], "0 sessions in 0 s, 0 flagged"),
+        (
+            &["--last", "9", "--to", ":3130"],
+            "none of the 3 sessions passes --to :3130: there are 10.0.0.1:3128 (2), 10.0.0.1:3129 (1)",
+        ),
+        (&["--last", "9", "-n", "shop"], "no container runtime told the names"),
+        (&["--until", "1h"], "the agent has kept 3 sessions"),
+    ] {
+        let all: Vec<&str> = ["observe"].iter().chain(args).copied().collect();
+        let ended = Agent::run(&lab, &all).expect("it ends by itself");
+        assert!(ended.status.success() && ended.stderr.contains(words), "{args:?}: {words}: {ended:?}");
+    }
 
     // The agent's log, and its end.
     let reader = Agent::observe(&lab, &[]).expect("a reader");
@@ -140,10 +167,7 @@ fn errors_of_observe_status_and_the_socket_are_one_sentence() {
     as_other_user(&["observe"]).assert_error(1, &["not allowed", "run/agent.sock", "root"]);
     as_other_user(&["status"]).assert_error(1, &["not allowed"]);
     for (args, word) in [
-        (
-            &["observe", "--verdict", "none"][..],
-            "there is no verdict `none`; there are handled_as_http",
-        ),
+        (&["observe", "--verdict", "none"][..], "there is no verdict `none`; there are handled_as_http"),
         (&["observe", "--http-status", "40"], "404"),
         (&["observe", "--verdict", "tunneled,tuneled"], "did you mean `tunneled`?"),
         (&["observe", "--to", "proxy"], "10.0.0.1:3128"),

@@ -56,7 +56,8 @@ fn commands_name_an_agent_that_does_not_answer() {
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
     top.wait_text("answers nothing within 2 s").expect("the reason");
     // An audit goes on without the agent's sessions.
-    let (ended, took) = run(&lab, &["audit", "--to", "10.0.0.1:3128", "--cgroup", &lab.pod_cgroup().display().to_string()]);
+    let (ended, took) =
+        run(&lab, &["audit", "--to", "10.0.0.1:3128", "--cgroup", &lab.pod_cgroup().display().to_string()]);
     assert!(ended.stderr.contains("run/agent.sock") && took < LIMIT, "{took:?}: {ended:?}");
     drop(listener);
 }
@@ -130,7 +131,11 @@ fn commands_name_an_admin_port_that_is_closed_or_silent() {
     let app = app(&lab);
     let pid = app.pid().to_string();
     let explain = ["explain", "--pid", &pid, "--to", "10.0.0.1:3128"];
-    assert_ends(&lab, &explain, &["cannot reach the sidecar's admin port (127.0.0.1:15000: Connection refused"]);
+    assert_ends(
+        &lab,
+        &explain,
+        &["cannot reach the sidecar's admin port (127.0.0.1:15000: Connection refused"],
+    );
 
     let _proxy = ScriptedProxy::start(&lab, proxy_addr(3128), Behavior::Tunnel).expect("a proxy");
     let bind = || TcpListener::bind("127.0.0.1:15000");
@@ -138,9 +143,13 @@ fn commands_name_an_admin_port_that_is_closed_or_silent() {
     let words = "http://127.0.0.1:15000 accepts a connection and answers nothing within 2 s";
     assert_ends(&lab, &explain, &[words]);
     let (ended, took) = run(&lab, &["audit", "--pid", &pid, "--to", "10.0.0.1:3128"]);
-    assert!(format!("{}{}", ended.stdout, ended.stderr).contains("127.0.0.1:15000") && took < LIMIT, "{took:?}: {ended:?}");
+    assert!(
+        format!("{}{}", ended.stdout, ended.stderr).contains("127.0.0.1:15000") && took < LIMIT,
+        "{took:?}: {ended:?}"
+    );
     let cgroup = lab.pod_cgroup().display().to_string();
-    let probe = ["probe", "--standalone", "--cgroup", &cgroup, "--pid", &pid, "--to", "10.0.0.1:3128", "-o", "json"];
+    let probe =
+        ["probe", "--standalone", "--cgroup", &cgroup, "--pid", &pid, "--to", "10.0.0.1:3128", "-o", "json"];
     let (ended, took) = run(&lab, &probe);
     assert!(ended.stdout.contains(words) && took < LIMIT, "{took:?}: {ended:?}");
 }

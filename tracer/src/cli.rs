@@ -4,6 +4,7 @@
 mod agent;
 mod audit;
 mod check;
+mod completions;
 mod logging;
 mod manual;
 mod observe;
@@ -11,9 +12,11 @@ mod output;
 mod pods;
 mod probe;
 mod record;
+mod replay;
 mod scope;
 mod source;
 mod status;
+mod summary;
 mod top;
 
 use std::{process::ExitCode, time::Duration};
@@ -42,12 +45,12 @@ enum Command {
     /// Live table of sessions by workload, proxy, host and verdict
     #[command(after_help = top::EXAMPLES)]
     Top(Box<top::Args>),
-    /// Record what the probes see to a file, secrets masked, for later or for a bug report
+    /// Record what the probes see to a file or a pipe, secrets masked, for later or for a bug report
     #[command(after_help = record::EXAMPLES)]
     Record(record::Args),
-    /// Print the reports of a recording
-    #[command(after_help = record::REPLAY_EXAMPLES)]
-    Replay(record::ReplayArgs),
+    /// Print the reports of a recording, or reports that were printed as JSON
+    #[command(after_help = replay::EXAMPLES)]
+    Replay(Box<replay::Args>),
     /// Explain from a sidecar's configuration what becomes of a CONNECT, whose object decides it, and what to apply
     #[command(after_help = crate::explain::EXAMPLES)]
     Explain(Box<crate::explain::Args>),
@@ -64,8 +67,8 @@ enum Command {
     #[command(after_help = check::EXAMPLES)]
     Check(check::Args),
     /// Print the completions of a shell
-    #[command(after_help = manual::COMPLETIONS_EXAMPLES)]
-    Completions(manual::CompletionsArgs),
+    #[command(after_help = completions::EXAMPLES)]
+    Completions(completions::Args),
     /// Print the manual page, or write those of all commands
     #[command(after_help = manual::MAN_EXAMPLES)]
     Man(manual::ManArgs),
@@ -75,6 +78,8 @@ enum Command {
 
 /// Parses the command line, runs the command, and returns the exit code.
 pub fn main() -> ExitCode {
+    // Ends the process where a shell asks for completions.
+    completions::answer_shell();
     let Cli { command, logging } = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -90,7 +95,7 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => block_on(agent::run(args)),
         Command::Observe(args) => block_on(observe::run(*args)),
         Command::Record(args) => block_on(record::run(args)),
-        Command::Replay(args) => record::replay(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => {
             pods::resolve(*args, scope::cgroup2_root).and_then(|args| crate::explain::run(&args))
         }
@@ -98,7 +103,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => block_on(audit::run(*args)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Top(args) => block_on(top::run(*args)),
-        Command::Completions(args) => manual::completions(&args, Cli::command()),
+        Command::Completions(args) => completions::run(&args),
         Command::Man(args) => manual::man(&args, Cli::command()),
         Command::Check(args) => check::run(&args),
         Command::Version => {
@@ -116,7 +121,10 @@ pub fn main() -> ExitCode {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    error.chain().any(|cause| {
+        let error = cause.downcast_ref::<std::io::Error>();
+        error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
 }
 
 /// Runs a command on one thread: it sleeps nearly all the time.

@@ -4,7 +4,10 @@
 use std::{
     fs::{File, FileType, OpenOptions},
     io::{self, BufRead, ErrorKind, Read as _, Write as _},
-    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    os::{
+        fd::AsFd as _,
+        unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -26,10 +29,21 @@ pub struct OutputFile {
     pub force: bool,
 }
 
+/// Whether the path stands for standard output.
+pub fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
 impl OutputFile {
-    /// Creates the file. `what` names its content in errors.
+    /// Creates the file, or opens standard output for `-`. `what` names its content in errors.
     pub fn create(&self, what: &str) -> anyhow::Result<File> {
         let Self { path, force } = self;
+        if is_stdout(path) {
+            let stdout = io::stdout().as_fd().try_clone_to_owned();
+            return stdout
+                .map(File::from)
+                .with_context(|| format!("cannot write the {what} to standard output"));
+        }
         let failed = || format!("cannot write the {what} {}", path.display());
         match create_new(path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && *force => {

@@ -30,6 +30,12 @@ const RELEASE_HEADER: HeaderName = HeaderName::from_static("egress-tracer-versio
 
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
+/// The variable that names the agent's socket.
+pub const SOCKET_VARIABLE: &str = "EGRESS_TRACER_SOCKET";
+
+/// Where the agent listens by default.
+pub const DEFAULT_SOCKET: &str = "/run/egress-tracer/agent.sock";
+
 /// Where the node's agent listens.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
@@ -38,8 +44,8 @@ pub struct SocketArgs {
     #[arg(
         long,
         value_name = "PATH",
-        env = "EGRESS_TRACER_SOCKET",
-        default_value = "/run/egress-tracer/agent.sock"
+        env = SOCKET_VARIABLE,
+        default_value = DEFAULT_SOCKET
     )]
     pub socket: PathBuf,
 }

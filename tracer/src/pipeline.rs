@@ -239,6 +239,11 @@ impl Pipeline {
         std::mem::take(&mut self.losses.gaps)
     }
 
+    /// Writes what is buffered of the recording.
+    pub fn flush_recording(&mut self) -> anyhow::Result<()> {
+        self.recorder.as_mut().map_or(Ok(()), Recorder::flush).context("cannot go on writing the recording")
+    }
+
     /// Ends, and completes the recording.
     pub fn finish(mut self) -> anyhow::Result<()> {
         self.recorder.as_mut().map_or(Ok(()), Recorder::flush).context("cannot complete the recording")

@@ -48,7 +48,7 @@ fn recordings_give_their_reports() {
 
 #[test]
 fn a_recording_that_is_none_is_refused_in_a_sentence() {
-    for (text, says) in [("", "empty"), ("{}\n", "line 1"), ("not json\n", "line 1")] {
+    for (text, says) in [("", "empty"), ("{}\n", "no recording"), ("not json\n", "no recording")] {
         let error = tracer::recording::replay(text.as_bytes(), |_| Ok(())).expect_err("refused");
         assert!(format!("{error:#}").contains(says), "{text:?}: {error:#}");
     }

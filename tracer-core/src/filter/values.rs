@@ -352,7 +352,9 @@ mod tests {
         assert_eq!("40".parse::<Condition<Status>>(), Err(ValueError::Status));
         assert_eq!("".parse::<Condition<Status>>(), Err(ValueError::Empty));
         assert_eq!("!".parse::<Condition<PodName>>(), Err(ValueError::Empty));
-        for text in ["proxy:3128", "10.0.0.1:", "10.0.0.0/33", "fd00::1:99999", "[10.0.0.1]:1", ":", "", "[fd00::1]"] {
+        for text in
+            ["proxy:3128", "10.0.0.1:", "10.0.0.0/33", "fd00::1:99999", "[10.0.0.1]:1", ":", "", "[fd00::1]"]
+        {
             assert_eq!(text.parse::<To>(), Err(ValueError::Address), "{text}");
         }
         assert_eq!("a/b/c".parse::<Workload>(), Err(ValueError::Workload));
@@ -362,7 +364,10 @@ mod tests {
         let unknown = "handled".parse::<Condition<Verdict>>().unwrap_err().to_string();
         assert!(unknown.contains("handled_as_http, tunneled, "), "{unknown}");
         let typo = "!tuneled".parse::<Condition<Verdict>>().unwrap_err().to_string();
-        assert!(typo.starts_with("there is no verdict `tuneled`; did you mean `tunneled`? there are "), "{typo}");
+        assert!(
+            typo.starts_with("there is no verdict `tuneled`; did you mean `tunneled`? there are "),
+            "{typo}"
+        );
         let hostile = "\u{1b}[31m".parse::<Condition<Verdict>>().unwrap_err().to_string();
         assert!(!hostile.contains('\u{1b}') && !hostile.contains("did you mean"), "{hostile}");
     }

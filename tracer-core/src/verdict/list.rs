@@ -1,7 +1,7 @@
 //! The closed list of verdicts and reasons. Names, flags, severities and pages are derived from it everywhere else.
 
 use serde::{Deserialize, Serialize};
-use strum::{Display, EnumString, IntoStaticStr, VariantArray};
+use strum::{Display, EnumMessage, EnumString, IntoStaticStr, VariantArray};
 
 /// What became of a request.
 #[derive(
@@ -16,6 +16,7 @@ use strum::{Display, EnumString, IntoStaticStr, VariantArray};
     Serialize,
     Deserialize,
     Display,
+    EnumMessage,
     EnumString,
     IntoStaticStr,
     VariantArray,
@@ -155,6 +156,11 @@ impl Verdict {
         self.into()
     }
 
+    /// What it means, in a sentence.
+    pub fn meaning(self) -> &'static str {
+        self.get_documentation().unwrap_or_default()
+    }
+
     /// The path of the page that explains it, from the root of the repository.
     pub fn page(self) -> String {
         format!("docs/verdicts/{self}.md")
@@ -174,6 +180,11 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_verdict_says_what_it_means() {
+        assert!(Verdict::ALL.iter().all(|verdict| verdict.meaning().ends_with('.')));
+    }
 
     #[test]
     fn names_are_the_same_in_text_and_in_json() {

@@ -298,7 +298,10 @@ mod tests {
                     works,
                     reason: (!works).then(|| "cannot attach connect4: Invalid argument".to_owned()),
                     advice: (!works).then_some(FamilySpec::ALL[2].advice),
-                    hooks: vec![hook("sock_ops", None), hook("connect4", (!works).then_some("Invalid argument"))],
+                    hooks: vec![
+                        hook("sock_ops", None),
+                        hook("connect4", (!works).then_some("Invalid argument")),
+                    ],
                 },
             ],
             family: works.then_some("cgroup"),
@@ -307,7 +310,9 @@ mod tests {
 
     #[test]
     fn answer_comes_first_in_every_width() {
-        for (name, works, verbose) in [("works", true, false), ("works_verbose", true, true), ("fails", false, false)] {
+        for (name, works, verbose) in
+            [("works", true, false), ("works_verbose", true, true), ("fails", false, false)]
+        {
             for width in [80, 120, 200] {
                 for (colors, suffix) in [(Colors::Off, ""), (Colors::On, "_in_color")] {
                     let mut sheet = Sheet::with(colors, width, true);

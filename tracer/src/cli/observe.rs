@@ -1,28 +1,21 @@
 //! `egress-tracer observe`: sessions as they happen, one to a line.
 
-use std::{
-    collections::BTreeMap,
-    io::IsTerminal as _,
-    path::PathBuf,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, time::Duration};
 
+use anyhow::bail;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     output,
     source::{self, Source},
+    summary::Summary,
 };
 use crate::{
+    files,
     live::{Moment, Query},
     terminal,
 };
-use tracer_core::{
-    filter::Filter,
-    report::{LossSource, Message, ascii_marks},
-    verdict::Verdict,
-};
+use tracer_core::filter::Filter;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -82,6 +75,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Before any probe is attached: from here on a signal ends the run in good order.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    if args.record.as_deref().is_some_and(files::is_stdout) {
+        bail!("--record - would mix the recording with the reports; use: egress-tracer record -");
+    }
     let mut printer = args.output.printer()?;
     let query = Query {
         follow: args.follow,
@@ -155,62 +151,5 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn note_mismatch(source: &source::Args, query: &Query) {
     if let Some(sentence) = source.mismatch_so_far(query).await {
         eprintln!("so far {sentence}");
-    }
-}
-
-/// Counts of what was printed.
-struct Summary {
-    /// When it was begun to wait for sessions; `None`: only past ones are printed.
-    begun: Option<Instant>,
-    verdicts: BTreeMap<Verdict, u64>,
-    flagged: u64,
-    lost: [u64; 2],
-}
-
-impl Summary {
-    fn new(follows: bool) -> Self {
-        Self { begun: follows.then(Instant::now), verdicts: BTreeMap::new(), flagged: 0, lost: [0; 2] }
-    }
-
-    fn sessions(&self) -> u64 {
-        self.verdicts.values().sum()
-    }
-
-    fn count(&mut self, message: &Message) {
-        match message {
-            Message::Report(report) => {
-                *self.verdicts.entry(report.verdict).or_default() += 1;
-                self.flagged += u64::from(report.flagged);
-            }
-            Message::Gap(gap) => {
-                let [records, reports] = &mut self.lost;
-                match gap.lost.source {
-                    LossSource::Kernel | LossSource::Userspace => *records += gap.lost.count,
-                    LossSource::Reader => *reports += gap.lost.count,
-                }
-            }
-        }
-    }
-
-    /// `3 sessions in 10 s, 1 flagged: 1 ✗ handled_as_http, 2 tunneled; 12 records lost`
-    fn text(&self, marks: bool) -> String {
-        use std::fmt::Write as _;
-        let all = self.sessions();
-        let mut text = format!("{all} {}", if all == 1 { "session" } else { "sessions" });
-        if let Some(begun) = self.begun {
-            let _ = write!(text, " in {} s", begun.elapsed().as_secs());
-        }
-        let _ = write!(text, ", {} flagged", self.flagged);
-        for (nth, (verdict, count)) in self.verdicts.iter().enumerate() {
-            let (before, mark) = (if nth == 0 { ": " } else { ", " }, verdict.severity().mark());
-            let mark = if mark == ' ' { String::new() } else { format!("{mark} ") };
-            let _ = write!(text, "{before}{count} {mark}{}", verdict.name());
-        }
-        for (lost, what) in self.lost.into_iter().zip(["records lost", "reports lost, as they were not read in time"]) {
-            if lost > 0 {
-                let _ = write!(text, "; {lost} {what}");
-            }
-        }
-        if marks { text } else { ascii_marks(&text) }
     }
 }

@@ -1,33 +1,29 @@
-//! `egress-tracer record` and `replay`: what was seen, for later and for others.
+//! `egress-tracer record`: what was seen, for later and for others.
 
 use std::{
-    fs::File,
-    io::{BufReader, IsTerminal},
+    io::{IsTerminal as _, stderr, stdout},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::bail;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{output, scope};
-use crate::{files::OutputFile, recording};
+use super::scope;
+use crate::files::{OutputFile, is_stdout};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   egress-tracer record session.jsonl --timeout 1m
+  egress-tracer record - | gzip > session.jsonl.gz
+  kubectl exec POD -- egress-tracer record - --timeout 1m | egress-tracer replay -
   egress-tracer record session.jsonl --cgroup /sys/fs/cgroup/kubepods.slice/kubepods-pod1234.slice";
-
-pub(super) const REPLAY_EXAMPLES: &str = "\
-Examples:
-  egress-tracer replay session.jsonl
-  egress-tracer replay session.jsonl -o json | jq -r .explanation";
 
 /// `record`
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Where to: JSON lines, secrets masked
+    /// Where to: JSON lines, secrets masked; `-` is standard output
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Replace the file if it exists
@@ -40,24 +36,19 @@ pub(super) struct Args {
     timeout: Option<Duration>,
 }
 
-/// `replay`
-#[derive(clap::Args, Debug)]
-pub(super) struct ReplayArgs {
-    /// A file that `record` or `observe --record` wrote
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    #[command(flatten)]
-    output: output::Args,
-}
-
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let to = OutputFile { path: args.file.clone(), force: args.force };
+    let is_piped = is_stdout(&args.file);
+    if is_piped && stdout().is_terminal() {
+        bail!("`record -` writes the recording to standard output; send it to a file or a pipe");
+    }
+    let name = if is_piped { "standard output".to_owned() } else { args.file.display().to_string() };
     let mut pipeline = args.scope.attach(Some(&to))?;
     args.scope.write_ready_file()?;
-    if std::io::stderr().is_terminal() {
-        eprintln!("recording to {}; Ctrl-C ends it", args.file.display());
+    if stderr().is_terminal() {
+        eprintln!("recording to {name}; Ctrl-C ends it");
     }
     let timeout = tokio::time::sleep(args.timeout.unwrap_or(Duration::MAX));
     tokio::pin!(timeout);
@@ -79,18 +70,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             eprintln!("lost {} records ({}): the recording is not whole", gap.lost.count, gap.lost.reason);
         }
         drop(pipeline.take_gone()); // this command keeps no state by pod
+        if is_piped {
+            pipeline.flush_recording()?; // its reader may wait for it
+        }
     }
     pipeline.finish()?;
-    eprintln!("{all} sessions, {flagged} of them flagged, are in {}", args.file.display());
-    Ok(ExitCode::SUCCESS)
-}
-
-pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
-    let file = &args.file;
-    let from = File::open(file).with_context(|| format!("cannot open the recording {}", file.display()))?;
-    let mut printer = args.output.printer()?;
-    recording::replay(BufReader::new(from), |report| printer.print_report(&report))
-        .with_context(|| format!("cannot replay {}", file.display()))?;
-    printer.flush()?;
+    eprintln!("{all} sessions, {flagged} flagged, were recorded to {name}");
     Ok(ExitCode::SUCCESS)
 }

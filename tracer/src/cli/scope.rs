@@ -16,8 +16,8 @@ use crate::{
     files::{OutputFile, write_ready_file},
     live, metrics,
     pipeline::{Pipeline, clock_offset},
-    probes::{CaptureScope, FamilySpec, Probes},
     privilege,
+    probes::{CaptureScope, FamilySpec, Probes},
     runtime::Runtime,
 };
 use tracer_core::{mesh_profile::DEFAULT, selector::PodChoice};
@@ -102,7 +102,8 @@ impl Args {
             bail!("--netns can be given {SLOTS} times at most, and is given {} times", self.netns.len());
         }
         for netns in &self.netns {
-            File::open(netns).with_context(|| format!("cannot open the network namespace {}", netns.display()))?;
+            File::open(netns)
+                .with_context(|| format!("cannot open the network namespace {}", netns.display()))?;
         }
         let endpoint = self.pods.endpoint();
         if endpoint.is_none() && !choice.is_everything() {

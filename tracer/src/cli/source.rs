@@ -79,9 +79,7 @@ impl Args {
                 self.require_names(&query.filter).await?;
                 Source::Own(Box::new(self.load(query.filter.clone(), explain, record)?))
             }
-            None => bail!(
-                "--last, --since and --until show what an agent has kept, and there is none here"
-            ),
+            None => bail!("--last, --since and --until show what an agent has kept, and there is none here"),
         };
         self.scope.write_ready_file()?;
         if std::io::stderr().is_terminal() {

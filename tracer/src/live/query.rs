@@ -98,7 +98,8 @@ impl FromStr for Moment {
 
     fn from_str(text: &str) -> Result<Self, String> {
         moment(text, &Zoned::now()).map(Self).ok_or_else(|| {
-            "want how long ago (10s, 5m, 1h), a time of day (20:55) or a time (2026-11-20T11:45:15Z)".to_owned()
+            "want how long ago (10s, 5m, 1h), a time of day (20:55) or a time (2026-11-20T11:45:15Z)"
+                .to_owned()
         })
     }
 }

@@ -31,9 +31,9 @@ impl Endpoint {
     }
 
     fn find_below(roots: &[&Path]) -> Option<Self> {
-        let paths = roots.iter().flat_map(|root| {
-            DEFAULT_PATHS.iter().map(move |path| root.join(path.trim_start_matches('/')))
-        });
+        let paths = roots
+            .iter()
+            .flat_map(|root| DEFAULT_PATHS.iter().map(move |path| root.join(path.trim_start_matches('/'))));
         paths.into_iter().find(|path| path.exists()).map(Self)
     }
 }

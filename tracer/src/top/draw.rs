@@ -85,7 +85,8 @@ fn fitted(parts: &[(u8, String)], columns: usize) -> String {
 
 fn title(theme: &Theme, state: &State, view: &ViewState, columns: usize) -> String {
     let (sessions, flagged) = state.sessions;
-    let counted = |count: u64, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    let counted =
+        |count: u64, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
     let waiting = state.waiting.and_then(|waiting| u64::try_from(waiting).ok()).unwrap_or_default();
     let (records, reports) = state.lost;
     let line = fitted(
@@ -114,7 +115,13 @@ fn footer(theme: &Theme, view: &ViewState, columns: usize) -> String {
         }
         (None, Mode::Typing) => format!("/{}_  Enter keeps it, Esc shows all", view.text),
         (None, Mode::Detail(_)) => fitted(
-            &[(2, own("Esc back")), (4, own("j/k scroll")), (1, own("w write the fix")), (3, own("y print it and quit")), quit()],
+            &[
+                (2, own("Esc back")),
+                (4, own("j/k scroll")),
+                (1, own("w write the fix")),
+                (3, own("y print it and quit")),
+                quit(),
+            ],
             columns,
         ),
         (None, Mode::Table | Mode::Help) => {
@@ -221,11 +228,15 @@ fn explain(frame: &mut Frame<'_>, theme: &Theme, row: &Counted, from: u16, area:
         ]),
         Line::default(),
     ]);
-    text.extend(report.detail(usize::MAX).into_iter().map(|line| Line::from(theme.plain(&line).into_owned())));
+    text.extend(
+        report.detail(usize::MAX).into_iter().map(|line| Line::from(theme.plain(&line).into_owned())),
+    );
     text.push_line(Line::default());
     text.push_line(Line::styled("what this rests on:", theme.faint()));
     text.extend(
-        report.evidence_lines().map(|evidence| Line::from(theme.plain(&format!("  {evidence}")).into_owned())),
+        report
+            .evidence_lines()
+            .map(|evidence| Line::from(theme.plain(&format!("  {evidence}")).into_owned())),
     );
     // Scrolling stops about where the text ends: wrapping may add a line or two.
     let height = text

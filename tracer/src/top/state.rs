@@ -1,12 +1,7 @@
 //! Sessions counted by what caused their result: in the last minute, in all, when last, with the hosts that were asked for and the
 //! latest report of each row. Its size is bounded; callers pass the time.
 
-use std::{
-    cmp::Reverse,
-    collections::BTreeSet,
-    net::SocketAddr,
-    num::NonZeroUsize,
-};
+use std::{cmp::Reverse, collections::BTreeSet, net::SocketAddr, num::NonZeroUsize};
 
 use jiff::Timestamp;
 use lru::LruCache;
@@ -227,7 +222,9 @@ impl State {
         let mut rows: Vec<_> = self
             .rows
             .iter()
-            .filter(|(key, row)| (!flagged || row.report.flagged) && (text.is_empty() || contains(key, row, &text)))
+            .filter(|(key, row)| {
+                (!flagged || row.report.flagged) && (text.is_empty() || contains(key, row, &text))
+            })
             .collect();
         rows.sort_by(|(one, a), (other, b)| {
             let order = match sort {
