@@ -178,5 +178,5 @@ fn addresses(failures: &[&Failure<'_>]) -> (Vec<SocketAddr>, Vec<IpAddr>, Vec<u1
 }
 
 fn app_namespace(dump: &Dump) -> Option<String> {
-    dump.identity().namespace()
+    dump.namespace()
 }

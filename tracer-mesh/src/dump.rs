@@ -39,6 +39,8 @@ pub struct Dump {
     last_updated: Option<String>,
     /// The time at which the dump was taken, in seconds since 1970.
     taken_at: Option<i64>,
+    /// The pod's namespace, where the dump does not say it.
+    namespace: Option<String>,
     /// Ports that receive redirected connections.
     pub(crate) redirect_ports: Vec<u16>,
     pub(crate) has: Present,
@@ -81,6 +83,7 @@ impl Dump {
             unsettled: index.unsettled,
             last_updated: index.last_updated,
             taken_at: None,
+            namespace: None,
             redirect_ports: vec![DEFAULT.outbound_port],
             has: index.has,
             unreadable: index.unreadable,
@@ -92,6 +95,18 @@ impl Dump {
     pub fn taken_at(mut self, seconds: i64) -> Self {
         self.taken_at = Some(seconds);
         self
+    }
+
+    /// Sets the pod's namespace for a dump that does not say it, such as one of parts. What the dump says wins.
+    #[must_use]
+    pub fn of_namespace(mut self, namespace: Option<String>) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// The pod's namespace: the dump's own word, else what [`Dump::of_namespace`] was told.
+    pub fn namespace(&self) -> Option<String> {
+        self.identity().namespace().or_else(|| self.namespace.clone())
     }
 
     /// Sets the ports that receive redirected connections; an empty list keeps those of the default mesh.

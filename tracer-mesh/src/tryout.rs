@@ -114,7 +114,7 @@ impl Trial<'_> {
         if export.is_empty() || export.iter().any(|to| to == "*") {
             return true;
         }
-        let Some(app) = self.dump.identity().namespace() else {
+        let Some(app) = self.dump.namespace() else {
             self.caveat(format!(
                 "{label} is exported to some namespaces, and this dump does not name the app's"
             ));

@@ -155,3 +155,22 @@ fn candidate_that_cannot_be_laid_over_is_an_error() {
         assert!(format!("{error:#}").contains(words), "{candidate:?}: {error:#}");
     }
 }
+
+#[test]
+fn namespace_of_the_fix_is_given_where_the_dump_does_not_name_it() {
+    let text = std::fs::read_to_string(dump_of("c01_unrelated_http_service_same_port")).unwrap();
+    let mut dump: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let configs = dump["configs"].as_array_mut().unwrap();
+    configs.retain(|part| !part["@type"].as_str().unwrap_or_default().ends_with("BootstrapConfigDump"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), dump.to_string()).unwrap();
+    let file = file.path().display().to_string();
+    let words = ["explain", "--config-dump", &file, "--to", "10.0.0.1:3128", "-o", "yaml"];
+    let printed = |more: &[&str]| {
+        let mut out = Vec::new();
+        print(&Cli::parse_from(words.iter().chain(more)).args, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    assert!(!printed(&[]).contains("namespace: bank"));
+    assert!(printed(&["-n", "bank"]).contains("  namespace: bank\n"), "{}", printed(&["-n", "bank"]));
+}

@@ -68,7 +68,7 @@ impl Trial<'_> {
     pub(super) fn sidecar(&mut self, object: Node<'_>) -> Result<(), TryError> {
         let identity = self.dump.identity();
         let namespace = object.key("metadata").key("namespace").text().unwrap_or("default");
-        let Some(app) = identity.namespace() else {
+        let Some(app) = self.dump.namespace() else {
             return Err(TryError::Field(
                 "a Sidecar needs the app's namespace, which this dump does not name".to_owned(),
             ));

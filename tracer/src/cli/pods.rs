@@ -83,6 +83,6 @@ pub(super) fn resolve(
     else {
         return Ok(args);
     };
-    let pid = super::block_on(runtime::process_of(&endpoint, &cgroup2_root()?, pod))?;
+    let pid = super::block_on(runtime::process_of(&endpoint, &cgroup2_root()?, &pod))?;
     Ok(args.with_pid(pid))
 }

@@ -59,8 +59,11 @@ pub struct Args {
     #[arg(long, value_name = "PID", conflicts_with_all = ["config_dump", "pod"])]
     pub pid: Option<u32>,
     /// Ask the sidecar of this pod on this node; with --config-dump, choose this pod's dump of several
-    #[arg(long, value_name = "NS/NAME")]
+    #[arg(long, value_name = "[NS/]NAME")]
     pub pod: Option<String>,
+    /// The pod's namespace: of a --pod without one, and of fixes where the configuration does not name it
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
     /// The container runtime's socket, which knows the pod, such as /run/containerd/containerd.sock [default: found]
     #[arg(long, value_name = "SOCKET", env = "CONTAINER_RUNTIME_ENDPOINT")]
     pub runtime_endpoint: Option<Endpoint>,
@@ -116,8 +119,17 @@ impl Args {
     }
 
     /// The pod that a container runtime has to find.
-    pub fn pod_to_find(&self) -> Option<&str> {
-        self.pod.as_deref().filter(|_| self.config_dump.is_empty())
+    pub fn pod_to_find(&self) -> Option<String> {
+        self.whole_pod().filter(|_| self.config_dump.is_empty())
+    }
+
+    /// The pod with its namespace, as far as it was given.
+    fn whole_pod(&self) -> Option<String> {
+        let pod = self.pod.as_ref()?;
+        Some(match &self.namespace {
+            Some(namespace) if !pod.contains('/') => format!("{namespace}/{pod}"),
+            _ => pod.clone(),
+        })
     }
 }
 
@@ -166,7 +178,11 @@ pub fn print(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     };
     let candidate = args.candidate.as_deref().map(candidate_objects).transpose()?;
     let source = Source::of(args)?;
-    let dump = source.load()?.redirected_to(&args.sidecar_port).taken_at(Timestamp::now().as_second());
+    let dump = source
+        .load()?
+        .redirected_to(&args.sidecar_port)
+        .taken_at(Timestamp::now().as_second())
+        .of_namespace(args.namespace.clone());
     let (asked, mut unanswered) = resolved(&args.to);
     let mut addresses = Vec::new();
     for one in &asked {

@@ -19,7 +19,7 @@ pub(super) enum Source<'a> {
     /// Files, each a whole dump or a part; `pod` chooses one of several dumps.
     Files {
         paths: &'a [PathBuf],
-        pod: Option<&'a str>,
+        pod: Option<String>,
     },
     Process {
         pid: u32,
@@ -44,14 +44,14 @@ impl<'a> Source<'a> {
                 escape(pod)
             ),
             ([], None, None) => Ok(Self::Own { admin_port: args.admin_port }),
-            (paths, _, pod) => Ok(Self::Files { paths, pod: pod.as_deref() }),
+            (paths, ..) => Ok(Self::Files { paths, pod: args.whole_pod() }),
         }
     }
 
     /// The configuration.
     pub(super) fn load(&self) -> anyhow::Result<Dump> {
         let parts = match self {
-            Self::Files { paths, pod } => files(paths, *pod)?,
+            Self::Files { paths, pod } => files(paths, pod.as_deref())?,
             Self::Process { pid, admin_port } => {
                 let admin_port = *admin_port;
                 let answer = netns::run_in(&netns::of_process(*pid)?, || admin::config_dump(admin_port))?;

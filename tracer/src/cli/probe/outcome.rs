@@ -185,3 +185,57 @@ fn words(verdict: Option<Verdict>, reason: Option<Reason>, status: Option<u16>) 
     let words: Vec<&str> = words.into_iter().flatten().collect();
     if words.is_empty() { "undecided".to_owned() } else { words.join(" ") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The outcome of a probe whose session was the first of the recorded ones.
+    fn outcome() -> Outcome {
+        let mut reports = Vec::new();
+        let recording = include_bytes!("../../../../tests/traces/gotcha.jsonl");
+        crate::recording::replay(&recording[..], |report| {
+            reports.push(report);
+            Ok(())
+        })
+        .expect("a replay");
+        let report = reports.remove(0);
+        Outcome {
+            to: SocketAddr::from(report.proxy),
+            name: Some("proxy.corp:3128".to_owned()),
+            view: AppView {
+                local: Some(SocketAddr::new(report.source.ip, report.source.port)),
+                user: 1000,
+                first_line: Some("HTTP/1.1 404 Not Found".to_owned()),
+                status: Some(404),
+                server: Some("envoy".to_owned()),
+                after_us: Some(700),
+                ..AppView::default()
+            },
+            prediction: Prediction {
+                verdict: Some(report.verdict),
+                reason: report.reason,
+                status: Some(404),
+                certain: false,
+                caveats: vec![
+                    "the listener has a filter envoy.filters.http.lua, which is not understood".to_owned(),
+                ],
+                explanation: Some(report.explanation.clone()),
+                error: None,
+            },
+            report: Some(Box::new(report)),
+        }
+    }
+
+    #[test]
+    fn outcome_in_every_width() {
+        for width in [80, 120, 200] {
+            let text = outcome().text(Colors::Off, width, true);
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{text}");
+            insta::assert_snapshot!(format!("outcome_{width}"), text);
+            let colored = outcome().text(Colors::On, width, true).replace('\u{1b}', "<ESC>");
+            insta::assert_snapshot!(format!("outcome_{width}_in_color"), colored);
+        }
+        assert!(outcome().text(Colors::Off, 80, false).is_ascii());
+    }
+}
