@@ -258,7 +258,8 @@ fn check_series_of_a_deleted_pod_expire(node: &mut TestNode, agent: &AgentPod) {
         let sessions = |line: &&str| line.starts_with("egress_tracer_connect_sessions_total{");
         metrics.lines().filter(sessions).any(|line| line.contains(&format!("pod=\"{pod}\"")))
     };
-    let before = node.metrics(agent).expect("metrics");
+    // The agent limits the rate of requests, so a scrape may fail.
+    let before = node.wait_for("metrics", |node| Ok(node.metrics(agent).ok())).expect("metrics");
     assert!(of(&before, "late-0") && of(&before, "ledger-0"), "{before}");
     let without = |node: &mut TestNode| {
         // The agent limits the rate of requests, so a scrape may fail.
