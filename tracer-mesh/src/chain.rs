@@ -1,23 +1,20 @@
 //! What a filter chain does with a connection: the filters before the one that handles it, its transport socket, and that
 //! one's kind.
 
-use std::net::SocketAddr;
-
 use super::Error;
-use super::decision::{Decision, Kind, Outcome};
+use super::decision::{ConnectionOutcome, Decision, Kind};
+use super::dialed::Dialed;
 use super::listener::{FilterChain, Handler, Socket};
-use super::overlay::View;
 use super::tls_inspector::{self, Hello};
 use super::{http, tcp};
 
 /// Decides on one filter chain. Returns the internal listener that the connection goes on to, if there is one.
 pub(crate) fn on_chain(
-    view: View<'_>,
+    dialed: Dialed<'_>,
     chain: &FilterChain,
-    to: SocketAddr,
-    head: &[u8],
     decision: &mut Decision,
 ) -> Result<Option<String>, Error> {
+    let Dialed { view, to, head } = dialed;
     decision.caveats(&chain.unread);
     decision.kind = match &chain.handler {
         Handler::Http(_) => Kind::Http,
@@ -31,7 +28,7 @@ pub(crate) fn on_chain(
     // RoleBasedAccessControlFilter::onData: the first byte decides.
     if let Some(details) = chain.denied.as_ref().filter(|_| !head.is_empty()) {
         decision.step("A network filter (RBAC) refuses every connection; Envoy closes it.");
-        decision.outcome = Outcome::Close;
+        decision.outcome = ConnectionOutcome::Close;
         decision.details = Some(details.clone());
         return Ok(None);
     }
@@ -41,7 +38,7 @@ pub(crate) fn on_chain(
     if chain.socket == Socket::Tls {
         decision.step("The chain expects TLS and ends it.");
         if tls_inspector::inspect(head) == Hello::NotTls {
-            decision.outcome = Outcome::Close;
+            decision.outcome = ConnectionOutcome::Close;
         } else {
             decision.caveat("what is inside the TLS is not known");
         }
@@ -52,7 +49,7 @@ pub(crate) fn on_chain(
         Handler::Tcp(proxy) => tcp::on_tcp_proxy(view, proxy, chain.cluster_override.as_ref(), to, decision),
         Handler::Answer(bytes) => {
             decision.step(format!("It sends {bytes:?} and closes the connection."));
-            decision.outcome = Outcome::Answered;
+            decision.outcome = ConnectionOutcome::Answered;
             decision.details = Some("direct_response".to_owned());
             Ok(None)
         }
@@ -61,13 +58,13 @@ pub(crate) fn on_chain(
             if !is_known_protocol(name) {
                 decision.caveat(format!("network filter {name} is not evaluated here"));
             }
-            decision.outcome = Outcome::Close;
+            decision.outcome = ConnectionOutcome::Close;
             Ok(None)
         }
         Handler::None => {
             // ActiveStreamListenerBase::newConnection: "closing connection: no filters".
             decision.step("Envoy closes a connection whose chain has no filters.");
-            decision.outcome = Outcome::Close;
+            decision.outcome = ConnectionOutcome::Close;
             Ok(None)
         }
     }

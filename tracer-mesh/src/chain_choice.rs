@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use super::chain_match::{self, Connection};
-use super::decision::{Decision, Outcome};
+use super::decision::{ConnectionOutcome, Decision};
 use super::detection::Seen;
 use super::json::{Extension, Node};
 use super::listener::{FilterChain, Handler, Listener};
@@ -80,7 +80,7 @@ pub(crate) fn by_tree<'l>(
     };
     if chain.is_none() {
         decision.step("The match tree names no filter chain; Envoy closes the connection.");
-        decision.outcome = Outcome::Close;
+        decision.outcome = ConnectionOutcome::Close;
         decision.details = Some("filter_chain_not_found".to_owned());
     }
     chain

@@ -24,7 +24,7 @@ pub struct Decision {
     /// Name of the cluster that the connection or request goes to.
     pub cluster: Option<String>,
     /// What becomes of it.
-    pub outcome: Outcome,
+    pub outcome: ConnectionOutcome,
     /// The status of Envoy's own answer.
     pub status: Option<u16>,
     /// Envoy's own response code details, as its access log has them.
@@ -65,7 +65,7 @@ pub struct Late {
     /// How long they wait, as the configuration has it: `5s`.
     pub after: String,
     /// What becomes of its connection.
-    pub outcome: Outcome,
+    pub outcome: ConnectionOutcome,
     /// The status of Envoy's own answer.
     pub status: Option<u16>,
     /// The verdict of a report.
@@ -149,7 +149,7 @@ pub enum Kind {
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum ConnectionOutcome {
     /// Envoy answers by itself.
     LocalReply,
     /// The bytes pass as TCP.
@@ -189,28 +189,31 @@ impl Decision {
     pub fn arrival(&self) -> Arrival {
         let is_dialed = matches!(
             self.outcome,
-            Outcome::Tunnel | Outcome::Elsewhere | Outcome::Forward | Outcome::Terminate
+            ConnectionOutcome::Tunnel
+                | ConnectionOutcome::Elsewhere
+                | ConnectionOutcome::Forward
+                | ConnectionOutcome::Terminate
         );
         match self.outcome {
             _ if !is_dialed => Arrival::Nothing,
             _ if self.inner.wraps_tls => Arrival::InTls,
             _ if self.inner.sends_proxy_header => Arrival::AfterProxyHeader,
             _ if self.inner.is_rewritten => Arrival::Rewritten,
-            Outcome::Terminate => Arrival::Nothing,
-            Outcome::Forward => Arrival::Rewritten,
+            ConnectionOutcome::Terminate => Arrival::Nothing,
+            ConnectionOutcome::Forward => Arrival::Rewritten,
             _ => Arrival::AsSent,
         }
     }
 
     /// Whether the outcome is that the proxy gets the app's bytes, in plaintext and unchanged.
     pub fn reaches_proxy(&self) -> bool {
-        self.outcome == Outcome::Tunnel && !self.inner.wraps_tls
+        self.outcome == ConnectionOutcome::Tunnel && !self.inner.wraps_tls
     }
 
     /// Whether something is to be changed: neither does the connection reach its proxy, nor is it meant to go another way.
     pub fn is_fault(&self) -> bool {
         let is_meant = self.inner.is_rewritten || self.verdict.is_none() && self.inner.is_own_port;
-        !self.reaches_proxy() && self.outcome != Outcome::Pending && !is_meant
+        !self.reaches_proxy() && self.outcome != ConnectionOutcome::Pending && !is_meant
     }
 
     pub(crate) fn step(&mut self, sentence: impl Into<String>) {
@@ -238,25 +241,31 @@ impl Decision {
     pub(crate) fn judge(&mut self) {
         let (verdict, reason) = match self.outcome {
             _ if !self.inner.is_connect => (None, None),
-            Outcome::Close => (Some(Verdict::Blackholed), None),
-            Outcome::Tunnel if self.inner.place == Place::NotRedirected => (Some(Verdict::Direct), None),
-            Outcome::Tunnel if self.inner.wraps_mesh_host => {
+            ConnectionOutcome::Close => (Some(Verdict::Blackholed), None),
+            ConnectionOutcome::Tunnel if self.inner.place == Place::NotRedirected => {
+                (Some(Verdict::Direct), None)
+            }
+            ConnectionOutcome::Tunnel if self.inner.wraps_mesh_host => {
                 (Some(Verdict::Unreachable), Some(Reason::ClosedWithoutReply))
             }
-            Outcome::Tunnel if self.inner.wraps_tls => (Some(Verdict::WrappedInTls), None),
-            Outcome::Tunnel => (Some(Verdict::Tunneled), None),
-            Outcome::Elsewhere if self.inner.is_rewritten => {
+            ConnectionOutcome::Tunnel if self.inner.wraps_tls => (Some(Verdict::WrappedInTls), None),
+            ConnectionOutcome::Tunnel => (Some(Verdict::Tunneled), None),
+            ConnectionOutcome::Elsewhere if self.inner.is_rewritten => {
                 (Some(Verdict::Undetermined), Some(Reason::Rewritten))
             }
-            Outcome::Elsewhere => (Some(Verdict::Misdirected), None),
-            Outcome::Pending | Outcome::Answered => (None, None),
+            ConnectionOutcome::Elsewhere => (Some(Verdict::Misdirected), None),
+            ConnectionOutcome::Pending | ConnectionOutcome::Answered => (None, None),
             // The sidecar is the proxy that the app means.
-            Outcome::Forward if self.inner.is_absolute_form && self.inner.is_own_port => (None, None),
-            Outcome::Forward if self.inner.is_absolute_form => (Some(Verdict::AbsoluteFormRewritten), None),
-            Outcome::Forward => (Some(Verdict::HandledAsHttp), Some(Reason::Forwarded)),
-            Outcome::Terminate => (Some(Verdict::HandledAsHttp), Some(Reason::Terminated)),
-            Outcome::LocalReply if self.status.is_none() => (Some(Verdict::HandledAsHttp), None),
-            Outcome::LocalReply => (Some(Verdict::HandledAsHttp), Some(self.local_reply())),
+            ConnectionOutcome::Forward if self.inner.is_absolute_form && self.inner.is_own_port => {
+                (None, None)
+            }
+            ConnectionOutcome::Forward if self.inner.is_absolute_form => {
+                (Some(Verdict::AbsoluteFormRewritten), None)
+            }
+            ConnectionOutcome::Forward => (Some(Verdict::HandledAsHttp), Some(Reason::Forwarded)),
+            ConnectionOutcome::Terminate => (Some(Verdict::HandledAsHttp), Some(Reason::Terminated)),
+            ConnectionOutcome::LocalReply if self.status.is_none() => (Some(Verdict::HandledAsHttp), None),
+            ConnectionOutcome::LocalReply => (Some(Verdict::HandledAsHttp), Some(self.local_reply())),
         };
         (self.verdict, self.reason) = (verdict, reason);
         self.certain = self.caveats.is_empty() && self.early_filters.is_empty();

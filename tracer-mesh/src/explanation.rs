@@ -8,7 +8,7 @@ use serde::Serialize;
 use tracer_core::verdict::Verdict;
 
 use super::candidate::{Failure, sidecar_of};
-use super::decision::{Decision, Outcome, Place};
+use super::decision::{ConnectionOutcome, Decision, Place};
 use super::dump::{Dump, Subject};
 use super::evaluate::decide;
 use super::finding::Finding;
@@ -71,7 +71,7 @@ pub fn explain(dump: &Dump, to: &[SocketAddr], head: &[u8]) -> Result<Vec<Explan
     for address in to {
         let mut decision = decide(dump, *address, head)?;
         // Where the sidecars speak the mesh's mTLS to each other, the Service's own port decides for both.
-        if decision.outcome == Outcome::Tunnel
+        if decision.outcome == ConnectionOutcome::Tunnel
             && decision.inner.place == Place::Entry
             && let Some(service) = sidecar_of(dump, address.ip())?
         {

@@ -1,6 +1,6 @@
 //! The causes of a wrong connection, each with a stable code that `docs/findings.md` explains.
 
-use super::decision::{Decision, Kind, Outcome, Place};
+use super::decision::{ConnectionOutcome, Decision, Kind, Place};
 use super::origin::{Declared, Origins};
 
 /// A cause.
@@ -44,35 +44,39 @@ impl Finding {
     /// The cause of `decision`; `None` where the connection reaches the proxy, or is not decided.
     pub(crate) fn of(decision: &Decision, origins: &Origins, is_own_service: bool) -> Option<Self> {
         let inner = &decision.inner;
-        if decision.reaches_proxy() || decision.outcome == Outcome::Pending {
+        if decision.reaches_proxy() || decision.outcome == ConnectionOutcome::Pending {
             return None;
         }
         let details = decision.details.as_deref().unwrap_or_default();
         let code = match decision.outcome {
             _ if inner.is_inbound => "ET0501",
-            Outcome::LocalReply if inner.routes_missing => "ET0113",
-            Outcome::LocalReply if details == "upgrade_failed" => "ET0105",
-            Outcome::LocalReply if details == "direct_response" => "ET0109",
-            Outcome::LocalReply if details.starts_with("rbac_") || details == "fault_filter_abort" => {
+            ConnectionOutcome::LocalReply if inner.routes_missing => "ET0113",
+            ConnectionOutcome::LocalReply if details == "upgrade_failed" => "ET0105",
+            ConnectionOutcome::LocalReply if details == "direct_response" => "ET0109",
+            ConnectionOutcome::LocalReply
+                if details.starts_with("rbac_") || details == "fault_filter_abort" =>
+            {
                 "ET0108"
             }
-            Outcome::LocalReply if matches!(decision.status, Some(400 | 426 | 431 | 501)) => "ET0110",
-            Outcome::LocalReply if is_upstream_lack(details) => "ET0111",
-            Outcome::LocalReply => listener(decision, origins, is_own_service),
-            Outcome::Forward if inner.is_absolute_form => "ET0112",
-            Outcome::Forward => "ET0106",
-            Outcome::Terminate => "ET0107",
-            Outcome::Close if decision.cluster.as_deref() == Some("BlackHoleCluster") => "ET0201",
-            Outcome::Close if inner.no_host => "ET0202",
-            Outcome::Close if decision.kind == Kind::None => "ET0203",
-            Outcome::Close => "ET0204",
-            Outcome::Tunnel if inner.wraps_mesh_host => "ET0303",
-            Outcome::Tunnel if inner.is_mesh_tls => "ET0302",
-            Outcome::Tunnel => "ET0301",
-            Outcome::Elsewhere if inner.is_rewritten => "ET0402",
-            Outcome::Elsewhere => "ET0401",
-            Outcome::Answered => "ET0403",
-            Outcome::Pending => return None,
+            ConnectionOutcome::LocalReply if matches!(decision.status, Some(400 | 426 | 431 | 501)) => {
+                "ET0110"
+            }
+            ConnectionOutcome::LocalReply if is_upstream_lack(details) => "ET0111",
+            ConnectionOutcome::LocalReply => listener(decision, origins, is_own_service),
+            ConnectionOutcome::Forward if inner.is_absolute_form => "ET0112",
+            ConnectionOutcome::Forward => "ET0106",
+            ConnectionOutcome::Terminate => "ET0107",
+            ConnectionOutcome::Close if decision.cluster.as_deref() == Some("BlackHoleCluster") => "ET0201",
+            ConnectionOutcome::Close if inner.no_host => "ET0202",
+            ConnectionOutcome::Close if decision.kind == Kind::None => "ET0203",
+            ConnectionOutcome::Close => "ET0204",
+            ConnectionOutcome::Tunnel if inner.wraps_mesh_host => "ET0303",
+            ConnectionOutcome::Tunnel if inner.is_mesh_tls => "ET0302",
+            ConnectionOutcome::Tunnel => "ET0301",
+            ConnectionOutcome::Elsewhere if inner.is_rewritten => "ET0402",
+            ConnectionOutcome::Elsewhere => "ET0401",
+            ConnectionOutcome::Answered => "ET0403",
+            ConnectionOutcome::Pending => return None,
         };
         Self::ALL.iter().find(|finding| finding.code == code).copied()
     }

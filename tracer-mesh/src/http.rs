@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 
 use super::cluster::{Cluster, Hosts, Tls};
-use super::decision::{Decision, Outcome};
+use super::decision::{ConnectionOutcome, Decision};
 use super::hcm::{Codec as CodecType, Hcm, Routes, Upgrade};
 use super::http_filter::Effect;
 use super::http_inspector::H2_PREFACE;
@@ -65,7 +65,7 @@ pub(crate) fn on_hcm(
         }
         Codec::Close => {
             decision.step("The bytes are not HTTP/2, which the chain expects; Envoy closes the connection.");
-            decision.outcome = Outcome::Close;
+            decision.outcome = ConnectionOutcome::Close;
             return Ok(());
         }
         Codec::Pending => {
@@ -82,7 +82,7 @@ pub(crate) fn on_hcm(
 ///
 /// Source: envoy `source/common/local_reply/local_reply.cc` `LocalReplyImpl::rewrite`.
 fn map_reply(hcm: &Hcm, decision: &mut Decision) {
-    let (Outcome::LocalReply, Some(status)) = (decision.outcome, decision.status) else { return };
+    let (ConnectionOutcome::LocalReply, Some(status)) = (decision.outcome, decision.status) else { return };
     for mapper in &hcm.reply_mappers {
         let mapper = Node::of(mapper);
         let comparison = mapper.field("filter").field("status_code_filter").field("comparison");
@@ -310,7 +310,7 @@ fn route_request(
         }
     }
     decision.outcome = forwarded(route, request);
-    decision.step(if decision.outcome == Outcome::Terminate {
+    decision.step(if decision.outcome == ConnectionOutcome::Terminate {
         format!(
             "Envoy ends the CONNECT itself (connect_config): it answers 200 and sends what follows to {name}."
         )
@@ -330,12 +330,16 @@ pub(crate) fn resolved_later(name: &str, cluster: &Cluster) -> Option<String> {
 }
 
 /// `Filter::createConnPool`: `connect_config` makes an upstream of raw TCP.
-fn forwarded(route: &Route, request: &Request) -> Outcome {
-    if request.is_connect() && route.terminates_connect() { Outcome::Terminate } else { Outcome::Forward }
+fn forwarded(route: &Route, request: &Request) -> ConnectionOutcome {
+    if request.is_connect() && route.terminates_connect() {
+        ConnectionOutcome::Terminate
+    } else {
+        ConnectionOutcome::Forward
+    }
 }
 
 fn reply(decision: &mut Decision, status: u16, details: &str) {
-    decision.outcome = Outcome::LocalReply;
+    decision.outcome = ConnectionOutcome::LocalReply;
     decision.status = Some(status);
     decision.details = Some(details.to_owned());
 }

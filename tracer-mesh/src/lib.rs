@@ -59,6 +59,7 @@ mod cluster;
 mod connect_target;
 mod decision;
 mod detection;
+mod dialed;
 mod dump;
 mod evaluate;
 mod explanation;
@@ -97,7 +98,7 @@ use std::net::SocketAddr;
 
 use tracer_core::mesh_profile::DEFAULT;
 
-pub use decision::{Arrival, Decision, Detected, Kind, Late, Outcome};
+pub use decision::{Arrival, ConnectionOutcome, Decision, Detected, Kind, Late};
 pub use dump::{Dump, Subject};
 pub use evaluate::{decide, decide_with};
 pub use explanation::{Brief, Explanation, brief, explain};

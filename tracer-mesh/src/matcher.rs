@@ -75,7 +75,9 @@ fn fits(predicate: Node<'_>, input: &dyn Fn(&Extension<'_>) -> Input) -> Result<
             return Err("a match tree with a custom rule".to_owned());
         }
         let value = input(&single.field("input").extension())?;
-        return Ok(value.is_some_and(|value| fits_string(rule, &value)));
+        return value.map_or(Ok(false), |value| {
+            fits_string(rule, &value).map_err(|why| format!("a match tree with a rule that {why}"))
+        });
     }
     for (name, all) in [("and_matcher", true), ("or_matcher", false)] {
         let group = predicate.field(name);

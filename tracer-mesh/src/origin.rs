@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::Error;
 use super::cluster::{Cluster, ServiceRef};
-use super::decision::{Decision, Kind, Outcome, Place};
+use super::decision::{ConnectionOutcome, Decision, Kind, Place};
 use super::dump::Dump;
 use super::route::RouteConfig;
 
@@ -66,14 +66,14 @@ impl Origins {
         if decision.kind == Kind::Http {
             origins = Self::of_http_listener(dump, decision)?;
         } else if decision.inner.wraps_tls
-            || decision.outcome == Outcome::Elsewhere
-            || (decision.outcome == Outcome::Close && decision.kind == Kind::Tcp)
+            || decision.outcome == ConnectionOutcome::Elsewhere
+            || (decision.outcome == ConnectionOutcome::Close && decision.kind == Kind::Tcp)
         {
             origins = Self::of_cluster(dump, decision)?;
         }
         // A VirtualService only matters where its route or chain took the request.
         let answered = decision.details.as_deref() == Some("direct_response")
-            || matches!(decision.outcome, Outcome::Forward | Outcome::Terminate)
+            || matches!(decision.outcome, ConnectionOutcome::Forward | ConnectionOutcome::Terminate)
             || decision.kind == Kind::Tcp;
         if answered && let Some(origin) = decision.inner.made_from.as_deref().and_then(from_config_path) {
             origins.push(origin);

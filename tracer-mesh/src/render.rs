@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::decision::{Late, Outcome};
+use crate::decision::{ConnectionOutcome, Late};
 use crate::{Explanation, Fix};
 use tracer_core::escape::escape;
 use tracer_core::verdict::{Reason, Verdict};
@@ -94,10 +94,10 @@ fn one(text: &mut String, explanation: &Explanation) {
 /// What becomes of a client that is slow to send.
 pub fn late(late: &Late) -> String {
     let becomes = match (late.outcome, late.status) {
-        (Outcome::LocalReply, Some(status)) => format!("is answered {status} by Envoy itself"),
-        (Outcome::Tunnel, _) => "is passed on as TCP".to_owned(),
-        (Outcome::Elsewhere, _) => "is passed on as TCP to another address".to_owned(),
-        (Outcome::Close, _) => "is closed without a byte".to_owned(),
+        (ConnectionOutcome::LocalReply, Some(status)) => format!("is answered {status} by Envoy itself"),
+        (ConnectionOutcome::Tunnel, _) => "is passed on as TCP".to_owned(),
+        (ConnectionOutcome::Elsewhere, _) => "is passed on as TCP to another address".to_owned(),
+        (ConnectionOutcome::Close, _) => "is closed without a byte".to_owned(),
         _ => "is treated in another way".to_owned(),
     };
     format!(

@@ -211,7 +211,7 @@ impl VirtualHost {
                 Match::Yes => return (Some(self.chosen(route)), caveats),
                 Match::No => {}
                 Match::Unknown { why, likely } => {
-                    caveats.push(format!("route {} depends on {why}, which no dump shows", name()));
+                    caveats.push(format!("route {} {why}", name()));
                     if likely {
                         return (Some(self.chosen(route)), caveats);
                     }
@@ -252,7 +252,14 @@ impl VirtualHost {
             return (None, caveats);
         }
         // RouteMatchAction: the route's own match counts too.
-        let fits = route_match::judge(action.config.field("match"), request) == Match::Yes;
+        let fits = match route_match::judge(action.config.field("match"), request) {
+            Match::Yes => true,
+            Match::No => false,
+            Match::Unknown { why, likely } => {
+                caveats.push(format!("the route that the match tree ends in {why}"));
+                likely
+            }
+        };
         (fits.then(|| self.chosen(action.config)), caveats)
     }
 

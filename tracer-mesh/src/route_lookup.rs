@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 
 use super::Error;
-use super::decision::{Decision, Outcome};
+use super::decision::{ConnectionOutcome, Decision};
 use super::hcm::{Hcm, Routes};
 use super::json::Node;
 use super::overlay::View;
@@ -34,7 +34,7 @@ pub(crate) fn find_route(
                     "What it answers depends on route configuration {name}, which is not in this dump."
                 ));
                 decision.inner.routes_missing = true;
-                decision.outcome = Outcome::LocalReply;
+                decision.outcome = ConnectionOutcome::LocalReply;
                 return Ok(ControlFlow::Break(()));
             };
             text.to_owned()

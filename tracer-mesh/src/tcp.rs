@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::Error;
 use super::cluster::{Cluster, Hosts, Tls};
-use super::decision::{Decision, Outcome, Place};
+use super::decision::{ConnectionOutcome, Decision, Place};
 use super::http::resolved_later;
 use super::overlay::View;
 use super::tcp_proxy::TcpProxy;
@@ -28,7 +28,7 @@ pub(crate) fn on_tcp_proxy(
         (None, [name]) => name,
         (None, []) => {
             decision.caveat("the TCP proxy takes its cluster from a rule that is not evaluated here");
-            decision.outcome = Outcome::Tunnel;
+            decision.outcome = ConnectionOutcome::Tunnel;
             return Ok(None);
         }
         (None, [first, ..]) => {
@@ -50,10 +50,10 @@ pub(crate) fn on_tcp_proxy(
                 "Cluster {name} is {}; Envoy closes the connection.",
                 if is_warming { "not yet in use" } else { "none of those that the dump has" }
             ));
-            decision.outcome = Outcome::Close;
+            decision.outcome = ConnectionOutcome::Close;
         } else {
             decision.caveat(format!("the dump has no clusters, so cluster {name} is taken to exist"));
-            decision.outcome = Outcome::Tunnel;
+            decision.outcome = ConnectionOutcome::Tunnel;
         }
         return Ok(None);
     };
@@ -65,7 +65,7 @@ pub(crate) fn on_tcp_proxy(
                 "Cluster {name} has no endpoint{which}; Envoy closes the connection without a byte."
             ));
             decision.inner.no_host = true;
-            decision.outcome = Outcome::Close;
+            decision.outcome = ConnectionOutcome::Close;
             return Ok(None);
         }
         Hosts::Unknown => decision.caveat(format!("the dump does not show the hosts of cluster {name}")),
@@ -77,7 +77,7 @@ pub(crate) fn on_tcp_proxy(
             "The limits of cluster {name} allow no connection (circuit_breakers); Envoy closes it."
         ));
         decision.inner.no_host = true;
-        decision.outcome = Outcome::Close;
+        decision.outcome = ConnectionOutcome::Close;
         return Ok(None);
     }
     if let Some(internal) = &cluster.internal_listener {
@@ -89,14 +89,14 @@ pub(crate) fn on_tcp_proxy(
     match &proxy.tunnels_to {
         Some(host) if is_hbone(host, name) => {
             decision.step("Envoy sends the bytes inside the mesh's own tunnel (HBONE), which the proxy's side takes off.");
-            decision.outcome = Outcome::Tunnel;
+            decision.outcome = ConnectionOutcome::Tunnel;
             return Ok(None);
         }
         Some(host) => {
             decision.step(format!(
                 "Envoy opens a tunnel of its own through cluster {name} to {host}, for the bytes."
             ));
-            decision.outcome = Outcome::Elsewhere;
+            decision.outcome = ConnectionOutcome::Elsewhere;
             decision.inner.is_rewritten = true;
             decision.inner.wraps_tls = cluster.tls == Tls::Yes;
             decision.sent_to = Some(host.clone());
@@ -104,7 +104,7 @@ pub(crate) fn on_tcp_proxy(
         }
         None => {}
     }
-    decision.outcome = Outcome::Tunnel;
+    decision.outcome = ConnectionOutcome::Tunnel;
     // Since Istio 1.4 endpoints say whether they have a sidecar; the mesh's TLS to another one is TLS to a stranger.
     let is_stranger = cluster.tls == Tls::Mesh
         && !cluster.has_mesh_host
@@ -149,7 +149,7 @@ pub(crate) fn on_tcp_proxy(
     };
     decision.step(format!("Cluster {name} sends the bytes {how} to {target}."));
     if elsewhere.is_some() && !decision.inner.wraps_tls {
-        decision.outcome = Outcome::Elsewhere;
+        decision.outcome = ConnectionOutcome::Elsewhere;
     }
     decision.sent_to = elsewhere;
     Ok(None)

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::decision::{Decision, Kind, Outcome, Place};
+use super::decision::{ConnectionOutcome, Decision, Kind, Place};
 use super::origin::{Declared, Origins};
 
 /// Why the listener treats the connection so, in a few words: `Service shop/web port 3128 (HTTP)`.
@@ -20,7 +20,7 @@ pub(crate) fn because(decision: &Decision, origins: &Origins) -> Option<String> 
             (Kind::Http, _) if policy => {
                 Some("the mesh sniffs HTTP on ports that no service declares".to_owned())
             }
-            (_, Outcome::Close) if policy => {
+            (_, ConnectionOutcome::Close) if policy => {
                 Some("the outbound traffic policy lets only declared destinations through".to_owned())
             }
             _ => None,
@@ -45,7 +45,7 @@ pub(crate) fn explanation(to: SocketAddr, decision: &Decision, origins: &Origins
     let cluster = decision.cluster.as_deref().unwrap_or("its cluster");
     let status = decision.status.map_or_else(String::new, |status| status.to_string());
     match decision.outcome {
-        Outcome::LocalReply => {
+        ConnectionOutcome::LocalReply => {
             if decision.inner.routes_missing {
                 return format!(
                     "Envoy's HTTP listener {listener}{cause} reads the connection to {to} as HTTP; what it answers depends \
@@ -76,37 +76,37 @@ pub(crate) fn explanation(to: SocketAddr, decision: &Decision, origins: &Origins
                  itself, because {why}; it never dials {to}.{early}"
             )
         }
-        Outcome::Forward => format!(
+        ConnectionOutcome::Forward => format!(
             "Envoy's HTTP listener {listener}{cause} reads the connection to {to} as HTTP and sends a request of its \
              own to {cluster}, rewritten, in place of the app's."
         ),
-        Outcome::Terminate => format!(
+        ConnectionOutcome::Terminate => format!(
             "Envoy's HTTP listener {listener}{cause} answers the CONNECT to {to} with 200 by itself (connect_config) \
              and sends only what follows to {cluster}, so the proxy never sees the CONNECT."
         ),
-        Outcome::Tunnel if decision.inner.place == Place::NotRedirected => {
+        ConnectionOutcome::Tunnel if decision.inner.place == Place::NotRedirected => {
             format!("Envoy never sees the connection to {to}: the app and the proxy speak directly.")
         }
-        Outcome::Tunnel if decision.inner.wraps_tls => format!(
+        ConnectionOutcome::Tunnel if decision.inner.wraps_tls => format!(
             "Envoy passes the connection to {to} on as TCP, but wraps it in TLS towards {cluster}{cause}, so the proxy \
              gets a ClientHello in place of the CONNECT."
         ),
-        Outcome::Tunnel => format!(
+        ConnectionOutcome::Tunnel => format!(
             "Envoy passes the connection to {to} on as TCP ({cluster}), so any answer is the proxy's own."
         ),
-        Outcome::Elsewhere if decision.inner.is_rewritten => format!(
+        ConnectionOutcome::Elsewhere if decision.inner.is_rewritten => format!(
             "Envoy does not pass the connection to {to} on as it is: it opens a CONNECT of its own through {cluster}{cause} to {} \
              and sends the bytes inside it, so any answer comes from there.",
             decision.sent_to.as_deref().unwrap_or("another host")
         ),
-        Outcome::Elsewhere => format!(
+        ConnectionOutcome::Elsewhere => format!(
             "Envoy passes the connection to {to} on as TCP, but to {} ({cluster}){cause}, so the answer is not the proxy's.",
             decision.sent_to.as_deref().unwrap_or("another host")
         ),
-        Outcome::Answered => format!(
+        ConnectionOutcome::Answered => format!(
             "Envoy's listener {listener} answers the connection to {to} with bytes of its own and closes it."
         ),
-        Outcome::Close => {
+        ConnectionOutcome::Close => {
             let why = match (decision.cluster.as_deref(), decision.details.as_deref()) {
                 (Some("BlackHoleCluster"), _) => {
                     "no listener knows the address, and the outbound traffic policy is REGISTRY_ONLY"
@@ -118,7 +118,7 @@ pub(crate) fn explanation(to: SocketAddr, decision: &Decision, origins: &Origins
             };
             format!("Envoy's listener {listener} closes the connection to {to} without a byte: {why}.")
         }
-        Outcome::Pending => {
+        ConnectionOutcome::Pending => {
             format!(
                 "Envoy's listener {listener} decides nothing about {to} yet: it waits for more of the first bytes."
             )

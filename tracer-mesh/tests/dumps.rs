@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tracer_mesh::{Dump, Kind, Outcome, decide, explain};
+use tracer_mesh::{ConnectionOutcome, Dump, Kind, decide, explain};
 
 const CONNECT: &[u8] = tracer_mesh::CURL_CONNECT;
 
@@ -172,7 +172,7 @@ fn dumps_of_istio_1_9_and_1_20_are_explained() {
             let proxy = SocketAddr::new([10, 0, 0, 1].into(), port);
             let explained = explain(&dump, &[proxy], CONNECT).unwrap().remove(0);
             assert_eq!(explained.decision.listener.as_deref(), Some("virtualOutbound"), "{release} {port}");
-            assert_eq!(explained.decision.outcome, Outcome::Tunnel, "{release} {port}");
+            assert_eq!(explained.decision.outcome, ConnectionOutcome::Tunnel, "{release} {port}");
         }
         for (service, kind) in [("10.96.12.34:8686", Kind::Http), ("10.96.30.1:443", Kind::Tcp)] {
             let decision = decide(&dump, service.parse().unwrap(), CONNECT).unwrap();
@@ -206,4 +206,83 @@ fn a_lone_entry_listener_is_found_on_any_port() {
         "dynamic_listeners": [entry_on(15123, "moved")]}]});
     let decision = decide(&load(&dump), proxy(), CONNECT).unwrap();
     assert_eq!(decision.filter_chain.as_deref(), Some("moved"));
+}
+
+/// What Envoy says of an update that it refused: envoy `api/envoy/admin/v3/config_dump_shared.proto`, `UpdateFailureState`.
+fn refusal(failed: Option<&Value>) -> Value {
+    let mut state = json!({"last_update_attempt": "2026-11-20T14:27:29.258Z", "details": "error adding listener: no route"});
+    if let Some(failed) = failed {
+        state["failed_configuration"] = failed.clone();
+    }
+    state
+}
+
+#[test]
+fn newer_versions_that_are_not_in_use_are_named() {
+    let listener = |dump: &mut Value, change: fn(&mut Value)| {
+        let listeners = section(dump, "ListenersConfigDump")["dynamic_listeners"].as_array_mut().unwrap();
+        change(listeners.iter_mut().find(|listener| listener["name"] == "0.0.0.0_3128").unwrap());
+    };
+    let cases: [(fn(&mut Value), &str); 4] = [
+        (
+            |entry| entry["error_state"] = refusal(None),
+            "refused the newest version of listener 0.0.0.0_3128 at 2026-11-20T14:27:29.258Z (error adding listener: \
+             no route); this answer is about the one before it",
+        ),
+        (
+            |entry| entry["warming_state"] = entry["active_state"].clone(),
+            "a newer version of listener 0.0.0.0_3128 is warming; this answer is about the one in use",
+        ),
+        (
+            |entry| {
+                let active = entry.as_object_mut().unwrap().remove("active_state").unwrap();
+                entry["warming_state"] = active;
+            },
+            "listener 0.0.0.0_3128 is warming and not yet in use",
+        ),
+        (
+            |entry| {
+                let active = entry.as_object_mut().unwrap().remove("active_state").unwrap();
+                entry["error_state"] = refusal(Some(&active["listener"]));
+            },
+            "Envoy refused listener 0.0.0.0_3128 at 2026-11-20T14:27:29.258Z (error adding listener: no route), so it \
+             is not in use",
+        ),
+    ];
+    for (nth, (change, said)) in cases.into_iter().enumerate() {
+        let mut dump = case("c01");
+        listener(&mut dump, change);
+        let decision = decide(&load(&dump), proxy(), CONNECT).unwrap();
+        let caveats = decision.caveats.join("\n");
+        assert!(caveats.contains(said), "case {nth}: {caveats}");
+        assert!(!decision.certain, "case {nth}");
+        // Where the listener is not in use, the connection is not its.
+        assert_eq!(decision.listener.as_deref() == Some("0.0.0.0_3128"), nth < 2, "case {nth}");
+        // Another port has nothing to do with it.
+        let other = decide(&load(&dump), "10.0.0.1:8080".parse().unwrap(), CONNECT).unwrap();
+        assert!(
+            !other.caveats.iter().any(|caveat| caveat.contains("3128")),
+            "case {nth}: {:?}",
+            other.caveats
+        );
+    }
+}
+
+#[test]
+fn refused_routes_and_clusters_are_named_where_they_decide() {
+    let mut dump = case("c01");
+    let routes = section(&mut dump, ".RoutesConfigDump")["dynamic_route_configs"].as_array_mut().unwrap();
+    routes.iter_mut().for_each(|entry| entry["error_state"] = refusal(None));
+    let decision = decide(&load(&dump), proxy(), CONNECT).unwrap();
+    let said = "refused the newest version of route configuration 3128 at 2026-11-20T14:27:29.258Z";
+    assert!(decision.caveats.iter().any(|caveat| caveat.contains(said)), "{:?}", decision.caveats);
+
+    let mut dump = case("c03");
+    let clusters =
+        section(&mut dump, "ClustersConfigDump")["dynamic_active_clusters"].as_array_mut().unwrap();
+    clusters.iter_mut().for_each(|entry| entry["error_state"] = refusal(None));
+    let decision = decide(&load(&dump), proxy(), CONNECT).unwrap();
+    let cluster = decision.cluster.as_deref().unwrap();
+    let said = format!("refused the newest version of cluster {cluster} at");
+    assert!(decision.caveats.iter().any(|caveat| caveat.contains(&said)), "{:?}", decision.caveats);
 }

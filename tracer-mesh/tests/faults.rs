@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tracer_mesh::{CURL_CONNECT, Decision, Dump, Outcome, explain, render};
+use tracer_mesh::{CURL_CONNECT, ConnectionOutcome, Decision, Dump, explain, render};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/faults")
@@ -67,15 +67,15 @@ const TEXTS: &[(&str, &[&str], &[&str])] = &[
 fn effect(decision: &Decision) -> &'static str {
     let is_direct = decision.verdict.is_some_and(|verdict| verdict.name() == "direct");
     match decision.outcome {
-        Outcome::LocalReply => "local_reply",
-        Outcome::Tunnel if is_direct => "direct",
-        Outcome::Tunnel => "tunnel",
-        Outcome::Elsewhere => "elsewhere",
-        Outcome::Answered => "answered",
-        Outcome::Forward => "forward",
-        Outcome::Terminate => "terminate",
-        Outcome::Close => "close",
-        Outcome::Pending => "pending",
+        ConnectionOutcome::LocalReply => "local_reply",
+        ConnectionOutcome::Tunnel if is_direct => "direct",
+        ConnectionOutcome::Tunnel => "tunnel",
+        ConnectionOutcome::Elsewhere => "elsewhere",
+        ConnectionOutcome::Answered => "answered",
+        ConnectionOutcome::Forward => "forward",
+        ConnectionOutcome::Terminate => "terminate",
+        ConnectionOutcome::Close => "close",
+        ConnectionOutcome::Pending => "pending",
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 use tracer_core::verdict::Reason;
-use tracer_mesh::{Decision, Explanation, Outcome, Subject};
+use tracer_mesh::{ConnectionOutcome, Decision, Explanation, Subject};
 
 /// The answer for one address.
 #[derive(Debug, Serialize)]
@@ -85,8 +85,8 @@ pub(super) enum Severity {
 /// How bad the decision is, as far as it is known.
 pub(super) fn severity(decision: &Decision) -> Severity {
     let is_fine = decision.reaches_proxy();
-    let is_open =
-        decision.outcome == Outcome::Pending || decision.verdict.is_some_and(|verdict| !verdict.is_flagged());
+    let is_open = decision.outcome == ConnectionOutcome::Pending
+        || decision.verdict.is_some_and(|verdict| !verdict.is_flagged());
     match (is_fine, decision.certain) {
         (true, true) => Severity::Good,
         (true, false) => Severity::Doubtful,
@@ -110,15 +110,15 @@ pub(super) fn headline(decision: &Decision) -> String {
 }
 
 /// What becomes of bytes that no verdict is for.
-fn outcome(outcome: Outcome) -> &'static str {
+fn outcome(outcome: ConnectionOutcome) -> &'static str {
     match outcome {
-        Outcome::LocalReply => "answered by Envoy",
-        Outcome::Tunnel => "passed on",
-        Outcome::Elsewhere => "sent elsewhere",
-        Outcome::Answered => "answered by a filter",
-        Outcome::Forward => "rewritten",
-        Outcome::Terminate => "terminated",
-        Outcome::Close => "closed",
-        Outcome::Pending => "undecided",
+        ConnectionOutcome::LocalReply => "answered by Envoy",
+        ConnectionOutcome::Tunnel => "passed on",
+        ConnectionOutcome::Elsewhere => "sent elsewhere",
+        ConnectionOutcome::Answered => "answered by a filter",
+        ConnectionOutcome::Forward => "rewritten",
+        ConnectionOutcome::Terminate => "terminated",
+        ConnectionOutcome::Close => "closed",
+        ConnectionOutcome::Pending => "undecided",
     }
 }

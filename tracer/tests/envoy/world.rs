@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{Envoy, Talk};
 use serde_json::Value;
-use tracer_mesh::{Arrival, Decision, Dump, Outcome, decide};
+use tracer_mesh::{Arrival, ConnectionOutcome, Decision, Dump, decide};
 
 /// Stands for the world's own port in its listeners and names.
 pub(crate) const PORT: u16 = 4242;
@@ -72,17 +72,17 @@ pub(crate) fn evaluated(dump: &Dump, to: SocketAddr, head: &[u8]) -> Result<Said
     let Decision { listener, filter_chain: chain, route, cluster, outcome, status, details, hosts, .. } =
         decision.clone();
     let end = match outcome {
-        Outcome::LocalReply => {
+        ConnectionOutcome::LocalReply => {
             End::Reply { status: status.unwrap_or(0), details: details.unwrap_or_default(), route }
         }
-        Outcome::Tunnel | Outcome::Elsewhere => {
+        ConnectionOutcome::Tunnel | ConnectionOutcome::Elsewhere => {
             End::Sent { tcp: true, cluster: cluster.unwrap_or_default(), route: None, hosts, arrival }
         }
-        Outcome::Forward | Outcome::Terminate => {
+        ConnectionOutcome::Forward | ConnectionOutcome::Terminate => {
             End::Sent { tcp: false, cluster: cluster.unwrap_or_default(), route, hosts, arrival }
         }
-        Outcome::Close | Outcome::Answered => End::Closed,
-        Outcome::Pending => End::Nothing,
+        ConnectionOutcome::Close | ConnectionOutcome::Answered => End::Closed,
+        ConnectionOutcome::Pending => End::Nothing,
     };
     Ok(Said { seen: Seen { listener, chain, end }.comparable(), decision })
 }
