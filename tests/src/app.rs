@@ -53,7 +53,7 @@ fn raw_client() -> Result<PathBuf> {
 }
 
 /// A program of this workspace, found in the target directory of the running one (`target/debug` or its `deps`).
-pub(crate) fn built_program(name: &str) -> Result<PathBuf> {
+pub fn built_program(name: &str) -> Result<PathBuf> {
     let us = env::current_exe()?;
     let found = us.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.exists());
     let found =

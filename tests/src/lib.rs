@@ -38,8 +38,9 @@ use std::path::PathBuf;
 
 pub use agent::Agent;
 pub use alertmanager::Alertmanager;
+pub use app::built_program;
 pub use attached_programs::{ATTACH_TYPES, attached_programs};
-pub use cgroup::Cgroup;
+pub use cgroup::TestCgroup;
 pub use empty_probes::{EmptyProbes, ProbePoint};
 pub use empty_programs::{EmptyPrograms, count_runs};
 pub use envoy::{ENVOY_OLDEST, ENVOY_VERSION, Envoy, EnvoyOptions, cached_envoy};
@@ -53,9 +54,8 @@ pub use lab::{Lab, is_root};
 pub use latency::line_latencies;
 pub use lines::Lines;
 pub use mesh::{
-    CHART_CRDS, DEFAULT_ISTIOD, Flow, ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PAGE, MESH_PROGRAMS, Mesh,
-    MeshOptions, Pod, PodOptions, Seed, Sidecar, Wire, cached_helm, cached_mesh, helm, helm_module,
-    mesh_module,
+    CHART_CRDS, DEFAULT_ISTIOD, ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PAGE, MESH_PROGRAMS, Mesh, MeshOptions,
+    Pod, PodOptions, Seed, Sidecar, Wire, WireFlow, cached_helm, cached_mesh, helm, helm_module, mesh_module,
 };
 pub use netns::Netns;
 pub use network::{POD, POD_V6, PROXY, PROXY_V6, TARGET, proxy_addr};

@@ -10,6 +10,7 @@ mod connections;
 mod expiry;
 mod failures;
 mod leg_bytes;
+mod losses;
 mod matching;
 mod namespace_index;
 mod payload;
@@ -29,13 +30,14 @@ use self::{
     attribution::Attribution,
     build_report::ReportInput,
     connection::Connection,
+    losses::Losses,
     matching::{Found, Search},
     tables::Tables,
     upstream_sockets::ClaimBasis,
 };
 use crate::{
     event::{Event, EventKind, Role},
-    pod::{Fact, Key, Pod},
+    pod::{Fact, Owner, OwnerKey, Pod},
     report::Reports,
     verdict::{Evidence, Outcome, Payload, judge},
 };
@@ -136,12 +138,9 @@ pub struct Engine {
     settings: Settings,
     tables: Tables,
     attribution: Attribution,
-    /// How many records the node had lost by the latest event.
-    lost: u32,
+    losses: Losses,
     /// There are more overdue requests than one input reports.
     is_behind: bool,
-    /// The time of the latest event by which more records were lost than before.
-    last_loss: Option<u64>,
 }
 
 impl Engine {
@@ -151,9 +150,8 @@ impl Engine {
             tables: Tables::default(),
             attribution: Attribution::new(settings.owner_wait, settings.owner_ttl),
             settings,
-            lost: 0,
+            losses: Losses::default(),
             is_behind: false,
-            last_loss: None,
         }
     }
 
@@ -174,9 +172,7 @@ impl Engine {
             Input::Fact(time, fact) => self.attribution.learn(fact, time, reports),
             Input::Event(ref mut event) => {
                 self.advance(event.time, reports);
-                if std::mem::replace(&mut self.lost, event.lost) != event.lost {
-                    self.last_loss = Some(event.time);
-                }
+                self.losses.note(event);
                 if self.tables.tunnels.contains(event.flow) {
                     // The reply leg's end is the last event of a tunnel.
                     if event.role == Role::Reply && matches!(event.kind, EventKind::Ended(_)) {
@@ -204,8 +200,13 @@ impl Engine {
     }
 
     /// The owners that were asked for since the previous call. Each is to be answered with a [`Fact`].
-    pub fn take_wanted(&mut self) -> Vec<Key> {
+    pub fn take_wanted(&mut self) -> Vec<OwnerKey> {
         self.attribution.take_wanted()
+    }
+
+    /// The owner of a process. Where it is not known, it is asked for; see [`Self::take_wanted`].
+    pub fn owner(&mut self, key: OwnerKey, time: u64) -> Option<&Owner> {
+        self.attribution.owner(key, time)
     }
 
     /// The pods that were forgotten since the previous call. No later report names them.
@@ -240,6 +241,7 @@ impl Engine {
         self.is_behind = !has_room(reports);
         self.attribution.advance(time, reports);
         let kept_after = time.saturating_sub(self.settings.keep);
+        self.losses.expire(kept_after);
         self.tables.expire(time, asked_before, kept_after, self.settings.capacity);
     }
 
@@ -279,13 +281,13 @@ impl Engine {
 
     /// Whether no record was lost since the evidence for a connection begins.
     fn saw_all(&self, connection: &Connection) -> bool {
-        self.last_loss.is_none_or(|lost| lost < connection.seen_since())
+        self.losses.none_since(connection.seen_since(), connection)
     }
 
     /// Whether no record was lost lately that may have told of another session which waited meanwhile.
     fn knows_all_others(&self, connection: &Connection) -> bool {
         let lately = connection.seen_since().saturating_sub(self.settings.deadline);
-        self.last_loss.is_none_or(|lost| lost < lately)
+        self.losses.none_since(lately, connection)
     }
 
     /// The evidence on a request, with the socket that was found for it.
@@ -328,7 +330,7 @@ impl Engine {
             .and_then(|socket| socket.beyond.as_deref())
             .filter(|beyond| evidence.upstream == Payload::SameBytes && beyond.evidence.outcome == outcome);
         if let Some(judgment) = beyond.map(|beyond| beyond.judgment).or_else(|| judge(&evidence)) {
-            let key = Key::of(connection.task.as_ref(), connection.cgroup);
+            let key = OwnerKey::of(connection.task.as_ref(), connection.cgroup);
             let report = self.build_report(ReportInput {
                 connection,
                 request,

@@ -48,6 +48,9 @@ pub struct Event {
     pub uid: u32,
     /// Records lost on this node until now, for any reason.
     pub lost: u32,
+    /// Records of the flow's network namespace that were not written until now, because its processes make too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub throttled: u32,
     /// The socket's own address.
     pub local: SocketAddr,
     /// The address that the socket is connected to, as its owner dialed it.
@@ -65,6 +68,38 @@ pub struct Event {
     /// What happened.
     #[serde(rename = "what")]
     pub kind: EventKind,
+}
+
+impl Event {
+    /// An event of which nothing else is known: the flow's opening was not seen, and no record was lost.
+    pub fn new(
+        time: u64,
+        flow: u64,
+        role: Role,
+        local: SocketAddr,
+        remote: SocketAddr,
+        kind: EventKind,
+    ) -> Self {
+        Self {
+            time,
+            flow,
+            role,
+            opened: None,
+            netns: 0,
+            sidecar: None,
+            link: None,
+            task: None,
+            cgroup: 0,
+            uid: 0,
+            lost: 0,
+            throttled: 0,
+            local,
+            remote,
+            answered: false,
+            shared_upstream: false,
+            kind,
+        }
+    }
 }
 
 /// How an app's flow was intercepted.
@@ -196,6 +231,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         cgroup: if meta.tgid == 0 { meta.cgroup } else { 0 },
         uid: meta.uid,
         lost: meta.lost,
+        throttled: meta.throttled,
         local: socket_addr(meta.local_addr, meta.local_port),
         remote: socket_addr(meta.remote_addr, meta.remote_port),
         answered,
@@ -241,9 +277,8 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/')
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 /// Bytes as a string of one character each (ISO 8859-1), so that HTTP is readable in a recording.

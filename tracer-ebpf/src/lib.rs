@@ -12,5 +12,5 @@ pub mod settings;
 pub mod verifier;
 
 pub use btf_offsets::BtfOffsets;
-pub use record::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, RecordKind, Role};
-pub use settings::Settings;
+pub use record::{EndRecord, HEAD_MAX, Loss, Meta, PayloadRecord, RecordKind, Role, WrittenRecords};
+pub use settings::ProbeSettings;

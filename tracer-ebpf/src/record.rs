@@ -88,8 +88,22 @@ pub struct Meta {
     /// For an app's flow: its port as the sidecar sees it. Address translation changes the port where the app uses one local
     /// port towards two proxies, as both connections are redirected to one port of the sidecar.
     pub wire_port: u16,
-    /// Always 0; explicit padding.
-    pub zeros: u32,
+    /// How many records of the flow's network namespace were not written until now, because its processes make too many. It
+    /// begins at 0 again where the namespace made none for long. A change means what one of `lost` means, for the sessions of
+    /// this namespace alone.
+    pub throttled: u32,
+}
+
+/// How many records a cgroup has written, in the map `WRITTEN`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrittenRecords {
+    /// The time span in which `records` were written.
+    pub window: u64,
+    /// How many of them there were, those that were not written included.
+    pub records: u64,
+    /// How many were not written, in all time spans.
+    pub throttled: u64,
 }
 
 /// A leg sent bytes.
@@ -160,16 +174,24 @@ pub enum Loss {
     MapFull = 2,
     /// The first bytes of a flow lay in the kernel's own memory (`sendfile`, `splice`, a socket of the kernel).
     PayloadInKernel = 3,
+    /// The processes of a cgroup made more than [`crate::ProbeSettings::records_per_window`].
+    Throttled = 4,
 }
 
 impl Loss {
     /// Every reason, in index order, with its label.
-    pub const ALL: [(Self, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str); 5] = [
         (Self::RingFull, "ring_full"),
         (Self::PayloadUnreadable, "payload_unreadable"),
         (Self::MapFull, "map_full"),
         (Self::PayloadInKernel, "payload_in_kernel"),
+        (Self::Throttled, "throttled"),
     ];
+
+    /// Its label.
+    pub const fn label(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 }
 
 const _: () = {

@@ -13,6 +13,7 @@ use crate::{
     current::now,
     endpoint::bytes_of,
     state::{
+        budget,
         maps::{LOSSES, LOST, READER, RECORDS, RING_BYTES},
         values::{FLOW_SET_UP, Flow, record_flags},
     },
@@ -23,15 +24,21 @@ const SILENTLY: u64 = BPF_RB_NO_WAKEUP as u64;
 
 /// Adds 1 in one atomic instruction, which every kernel with eBPF has; rustc's target has no read-modify-write atomics.
 #[inline(always)]
-fn add_one(count: *mut u64) {
-    // SAFETY: `count` points to an aligned word of the object's own data map.
+pub fn add_one(count: *mut u64) {
+    // SAFETY: `count` points to an aligned word of one of the object's maps.
     unsafe { asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1u64) };
 }
 
-/// Counts a record that could not be written.
+/// Counts a record that could not be written. Whose it was is not known, so it may be any session's.
 #[inline(always)]
 pub fn lost(reason: Loss) {
     add_one(LOST.as_ptr());
+    count(reason);
+}
+
+/// Counts a record that was not written.
+#[inline(always)]
+pub fn count(reason: Loss) {
     if let Some(count) = LOSSES.get_ptr_mut(reason as u32) {
         // SAFETY: the pointer is to this CPU's slot of the map. A program that interrupts this one may lose a count.
         unsafe { *count += 1 };
@@ -61,7 +68,7 @@ fn wake(settles: bool) {
 
 /// The part that all records begin with.
 #[inline(always)]
-fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
+fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple, throttled: u32) -> Meta {
     Meta {
         time_ns: now(),
         flow: state.id,
@@ -86,19 +93,21 @@ fn meta(kind: RecordKind, state: &Flow, tuple: &Tuple) -> Meta {
         flags: record_flags(state.flags),
         zero: 0,
         wire_port: tuple.wire_port,
-        zeros: 0,
+        throttled,
     }
 }
 
 /// Writes the record of a sidecar's dial. No payload of the flow may have been recorded.
 #[inline(always)]
 pub fn dial(state: &Flow) {
+    let Some(throttled) = budget::take_record(state) else { return };
     let Some(mut entry) = RECORDS.reserve::<Meta>(0) else {
         return lost(Loss::RingFull);
     };
     // SAFETY: no payload of it was recorded, so the union holds the dialed address.
     let remote_addr = unsafe { state.kept.remote_addr };
-    entry.write(meta(RecordKind::Dial, state, &Tuple::to(bytes_of(remote_addr), state.remote_port)));
+    let tuple = Tuple::to(bytes_of(remote_addr), state.remote_port);
+    entry.write(meta(RecordKind::Dial, state, &tuple, throttled));
     entry.submit(SILENTLY);
     wake(false);
 }
@@ -107,6 +116,7 @@ pub fn dial(state: &Flow) {
 /// distance from the flow's first recorded byte.
 #[inline(always)]
 pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, total: u32, len: u32) {
+    let Some(throttled) = budget::take_record(state) else { return };
     let Some(mut entry) = RECORDS.reserve::<PayloadRecord>(0) else {
         return lost(Loss::RingFull);
     };
@@ -114,7 +124,7 @@ pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, to
     // SAFETY: `record` points to reserved, 8-aligned memory of this type, which this program owns until it submits it. Each
     // field is written through a raw pointer, so there is no reference to uninitialized memory.
     let copied = unsafe {
-        ptr::addr_of_mut!((*record).meta).write(meta(RecordKind::Payload, state, tuple));
+        ptr::addr_of_mut!((*record).meta).write(meta(RecordKind::Payload, state, tuple, throttled));
         ptr::addr_of_mut!((*record).offset).write(offset);
         ptr::addr_of_mut!((*record).total).write(total);
         ptr::addr_of_mut!((*record).zero).write(0);
@@ -136,19 +146,22 @@ pub fn payload<B: Bytes>(bytes: &B, state: &Flow, tuple: &Tuple, offset: u32, to
 /// Writes the record of a flow that left the TCP state `from` for `to`, after it had received so many bytes.
 #[inline(always)]
 pub fn end(state: &Flow, tuple: &Tuple, from: u8, to: u8, received: u64) {
+    // Not in `write_end`, as the kernel adds up the frames of functions that call each other.
+    let Some(throttled) = budget::take_record(state) else { return };
     let how = u64::from(from) | u64::from(to) << 8 | u64::from(received != 0) << 16;
-    write_end(state, tuple, how | u64::from(state.flags & FLOW_SET_UP) / u64::from(FLOW_SET_UP) << 24);
+    let how = how | u64::from(state.flags & FLOW_SET_UP) / u64::from(FLOW_SET_UP) << 24;
+    write_end(state, tuple, how, throttled.into());
 }
 
 /// Writes the record of an end, as a function of its own: most flows end without a record. `how`: the two states, whether bytes
 /// were received, and whether the flow has [`FLOW_SET_UP`], one byte each.
 #[inline(never)]
-extern "C" fn write_end(state: &Flow, tuple: &Tuple, how: u64) {
+extern "C" fn write_end(state: &Flow, tuple: &Tuple, how: u64, throttled: u64) {
     let Some(mut entry) = RECORDS.reserve::<EndRecord>(0) else {
         return lost(Loss::RingFull);
     };
     let [from, to, answered, set_up, ..] = how.to_le_bytes();
-    let meta = meta(RecordKind::End, state, tuple);
+    let meta = meta(RecordKind::End, state, tuple, throttled as u32);
     entry.write(EndRecord { meta, from, to, answered, set_up, zeros: 0 });
     entry.submit(SILENTLY);
     wake(state.role != Role::Upstream as u8);

@@ -9,7 +9,7 @@ pub const SLOTS: usize = 4;
 /// [`NO_UID`] in the uid list.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct ProbeSettings {
     /// For how long after an app's request the dials and first bytes of its sidecar are recorded, in ns.
     pub watch_ns: u64,
     /// The network namespaces to trace, as the hook family identifies them (cookie or inode number); all 0: every namespace.
@@ -29,6 +29,8 @@ pub struct Settings {
     /// What holds for cgroups that the map `SCOPES` does not list: [`NO_SCOPES`], [`DEFAULT_IN_SCOPE`] or
     /// [`DEFAULT_OUT_OF_SCOPE`].
     pub default_scope: u64,
+    /// How many records the processes of one cgroup may make in about 67 ms.
+    pub records_per_window: u64,
     /// Hints: ports on which interceptors of every namespace accept an app's redirected connections (Istio: 15001).
     pub outbound_ports: [u16; SLOTS],
     /// Hints: ports on which interceptors of every namespace accept connections from outside the pod (Istio: 15006).
@@ -37,18 +39,18 @@ pub struct Settings {
     pub sidecar_uids: [u32; SLOTS],
 }
 
-/// [`Settings::default_scope`]: all cgroups are traced, and the map is not consulted.
+/// [`ProbeSettings::default_scope`]: all cgroups are traced, and the map is not consulted.
 pub const NO_SCOPES: u64 = 0;
-/// [`Settings::default_scope`]: cgroups that the map does not list are traced.
+/// [`ProbeSettings::default_scope`]: cgroups that the map does not list are traced.
 pub const DEFAULT_IN_SCOPE: u64 = 1;
-/// [`Settings::default_scope`]: cgroups that the map does not list are not traced.
+/// [`ProbeSettings::default_scope`]: cgroups that the map does not list are not traced.
 pub const DEFAULT_OUT_OF_SCOPE: u64 = 2;
 
-/// An unused slot of [`Settings::sidecar_uids`]; the kernel's `INVALID_UID`.
+/// An unused slot of [`ProbeSettings::sidecar_uids`]; the kernel's `INVALID_UID`.
 pub const NO_UID: u32 = u32::MAX;
 
-impl Settings {
-    /// No hints: interceptors are observed. Ten seconds of [`Settings::watch_ns`].
+impl ProbeSettings {
+    /// No hints: interceptors are observed. Ten seconds of [`ProbeSettings::watch_ns`].
     pub const DEFAULT: Self = Self {
         watch_ns: 10_000_000_000,
         netns: [0; SLOTS],
@@ -58,10 +60,22 @@ impl Settings {
         worker_name: 0,
         host_netns: 0,
         default_scope: NO_SCOPES,
+        records_per_window: Self::window(Self::RECORD_RATE),
         outbound_ports: [0; SLOTS],
         inbound_ports: [0; SLOTS],
         sidecar_uids: [NO_UID; SLOTS],
     };
+
+    /// How many records a second the processes of one cgroup may make, unless the user says otherwise. A CONNECT session makes
+    /// about two in its app's cgroup, and six in the sidecar's.
+    pub const RECORD_RATE: u64 = 30_000;
+
+    /// [`Self::records_per_window`] for a rate of records a second.
+    pub const fn window(rate: u64) -> u64 {
+        // A window is 2^26 ns.
+        let records = (rate << 26) / 1_000_000_000;
+        if records == 0 { 1 } else { records }
+    }
 
     /// Whether only some network namespaces are traced.
     #[inline(always)]
@@ -122,10 +136,10 @@ mod tests {
 
     #[test]
     fn empty_slots_match_no_port_uid_or_namespace() {
-        let none = Settings::DEFAULT;
+        let none = ProbeSettings::DEFAULT;
         assert!(!none.is_sidecars_port(0) && !none.is_sidecars_port(15001) && !none.has_uids());
         assert!(!none.is_sidecar(NO_UID) && !none.is_sidecar(1337));
-        let hinted = Settings {
+        let hinted = ProbeSettings {
             outbound_ports: [15001, 0, 0, 0],
             inbound_ports: [15006, 0, 0, 0],
             sidecar_uids: [1337, NO_UID, NO_UID, NO_UID],
@@ -134,7 +148,7 @@ mod tests {
         assert!(hinted.is_sidecars_port(15001) && hinted.is_sidecars_port(15006) && hinted.is_sidecar(1337));
         assert!(!hinted.is_sidecars_port(0) && !hinted.is_sidecar(NO_UID) && !hinted.is_sidecar(0));
         assert!(hinted.has_uids() && hinted.is_netns_in_scope(7) && hinted.is_netns_in_scope(0));
-        let scoped = Settings { netns: [7, 0, 0, 0], ..none };
+        let scoped = ProbeSettings { netns: [7, 0, 0, 0], ..none };
         assert!(scoped.is_netns_in_scope(7) && !scoped.is_netns_in_scope(8) && !scoped.is_netns_in_scope(0));
     }
 }

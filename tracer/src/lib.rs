@@ -4,6 +4,7 @@
 
 pub mod files;
 pub mod terminal;
+pub mod throttled;
 pub mod recording;
 pub mod netns;
 pub mod pid_namespace;

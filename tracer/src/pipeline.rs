@@ -12,6 +12,7 @@ use crate::{
     probes::{Probes, Ring},
     recording::Recorder,
     runtime::{Runtime, Update},
+    throttled::Throttled,
 };
 use tracer_core::{
     engine::{Engine, Input, Settings, Stats},
@@ -33,6 +34,7 @@ pub struct Pipeline {
     work: Work,
     counts: RecordCounts,
     losses: Losses,
+    throttled: Throttled,
     recorder: Option<Recorder<BufWriter<File>>>,
 }
 
@@ -107,6 +109,7 @@ impl Pipeline {
             work: Work::None,
             counts: RecordCounts::default(),
             losses: Losses::default(),
+            throttled: Throttled::default(),
             recorder: recorder.transpose()?,
         })
     }
@@ -163,7 +166,7 @@ impl Pipeline {
             }
         }
         if let Some(now) = tick {
-            self.notice_losses()?;
+            self.notice_losses(now)?;
             // Without it interceptors are still found by what they do.
             if let Err(error) = self.probes.refresh_interceptors(now) {
                 log::debug!("{error:#}");
@@ -223,10 +226,12 @@ impl Pipeline {
     }
 
     /// Compares the loss counters with those of a second ago.
-    fn notice_losses(&mut self) -> anyhow::Result<()> {
+    fn notice_losses(&mut self, now: u64) -> anyhow::Result<()> {
         for (reason, total) in self.probes.losses()? {
             self.losses.notice(LossSource::Kernel, reason, total);
         }
+        let Self { engine, throttled, .. } = self;
+        throttled.note(self.probes.throttled()?, now, |key| engine.owner(key, now).cloned());
         self.losses.notice(LossSource::Userspace, "malformed", self.counts.malformed);
         let Stats { dropped, untracked, .. } = self.engine.stats();
         self.losses.notice(LossSource::Userspace, "sessions_dropped", dropped);
@@ -247,6 +252,11 @@ impl Pipeline {
     /// Ends, and completes the recording.
     pub fn finish(mut self) -> anyhow::Result<()> {
         self.recorder.as_mut().map_or(Ok(()), Recorder::flush).context("cannot complete the recording")
+    }
+
+    /// Whose records the kernel did not write, because there were too many.
+    pub fn throttled(&self) -> &Throttled {
+        &self.throttled
     }
 
     /// The attached programs.

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc};
 use foldhash::HashMap;
 
 use crate::{
-    pod::{Container, Fact, Key, Owner, OwnerCache, Pod},
+    pod::{Container, Fact, Owner, OwnerCache, OwnerKey, Pod},
     report::{Report, Reports, Source, SourceKind},
 };
 
@@ -18,9 +18,9 @@ pub(super) struct Attribution {
     max_wait: u64,
     owners: OwnerCache,
     /// When each report began to wait, the key of its owner, and the report; oldest first.
-    waiting: VecDeque<(u64, Key, Box<Report>)>,
+    waiting: VecDeque<(u64, OwnerKey, Box<Report>)>,
     /// How many reports wait for each owner.
-    waiting_by_owner: HashMap<Key, usize>,
+    waiting_by_owner: HashMap<OwnerKey, usize>,
 }
 
 impl Attribution {
@@ -30,16 +30,24 @@ impl Attribution {
     }
 
     /// Asks for an owner before its first report is due.
-    pub(super) fn announce(&mut self, key: Option<Key>, time: u64) {
+    pub(super) fn announce(&mut self, key: Option<OwnerKey>, time: u64) {
         if let Some(key) = key.filter(|_| self.max_wait > 0) {
             self.owners.owner(key, time);
         }
     }
 
+    /// The owner of a process, if it is known; else it is asked for.
+    pub(super) fn owner(&mut self, key: OwnerKey, time: u64) -> Option<&Owner> {
+        if self.max_wait == 0 {
+            return None;
+        }
+        self.owners.owner(key, time)
+    }
+
     /// Appends a report to `reports`, now or when its owner is known.
     pub(super) fn submit(
         &mut self,
-        key: Option<Key>,
+        key: Option<OwnerKey>,
         mut report: Box<Report>,
         time: u64,
         reports: &mut Reports,
@@ -92,7 +100,7 @@ impl Attribution {
     }
 
     /// A report does not wait for this owner any more.
-    fn left(&mut self, key: Key) {
+    fn left(&mut self, key: OwnerKey) {
         if let Some(waiting) = self.waiting_by_owner.get_mut(&key) {
             *waiting -= 1;
             if *waiting == 0 {
@@ -112,7 +120,7 @@ impl Attribution {
         reports.extend(self.waiting.drain(..).map(|(.., report)| report));
     }
 
-    pub(super) fn take_wanted(&mut self) -> Vec<Key> {
+    pub(super) fn take_wanted(&mut self) -> Vec<OwnerKey> {
         self.owners.take_wanted()
     }
 

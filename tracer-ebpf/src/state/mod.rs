@@ -1,5 +1,6 @@
 //! What the kernel side keeps: the globals that the loader writes, the maps, and the types of their values.
 
+pub mod budget;
 pub mod cache;
 pub mod dials;
 pub mod globals;

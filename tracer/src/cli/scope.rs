@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use tracer_ebpf::settings::{DEFAULT_IN_SCOPE, DEFAULT_OUT_OF_SCOPE, NO_SCOPES, NO_UID, SLOTS};
+use tracer_ebpf::{
+    ProbeSettings,
+    settings::{DEFAULT_IN_SCOPE, DEFAULT_OUT_OF_SCOPE, NO_SCOPES, NO_UID, SLOTS},
+};
 
 use super::pods;
 use crate::{
@@ -53,6 +56,10 @@ pub(super) struct Args {
     /// How many connections, and how many upstream sockets, are followed at once; beyond that the oldest are dropped
     #[arg(long, value_name = "N", default_value_t = tracer_core::engine::Settings::DEFAULT_CAPACITY)]
     capacity: usize,
+    /// How many records a second the processes of one cgroup may make; more are counted and not written, so that one pod's
+    /// flood costs the others nothing
+    #[arg(long, value_name = "N", default_value_t = ProbeSettings::RECORD_RATE, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    record_rate: u64,
     #[command(flatten)]
     pub(super) metrics: metrics::MetricsArgs,
     /// The admin port of sidecars, for explanations
@@ -115,7 +122,7 @@ impl Args {
         let cgroup = self.scope()?;
         let is_everything = cgroup == cgroup2_root()?;
         let scope = CaptureScope { cgroup, is_everything, netns: self.netns.clone() };
-        let mut settings = tracer_ebpf::Settings::DEFAULT;
+        let mut settings = ProbeSettings::DEFAULT;
         settings.default_scope = match &endpoint {
             None => NO_SCOPES,
             Some(_) if choice.is_everything() => DEFAULT_IN_SCOPE,
@@ -126,6 +133,7 @@ impl Args {
         settings.sidecar_uids = slots("--sidecar-uid", &self.sidecar_uid, NO_UID)?;
         settings.worker_name = first_bytes(DEFAULT.thread_prefix);
         settings.watch_ns = nanoseconds(self.deadline);
+        settings.records_per_window = ProbeSettings::window(self.record_rate);
         let probes = match self.family.0 {
             None => Probes::attach_best(&scope, settings),
             Some(family) => Probes::attach(family, &scope, settings),

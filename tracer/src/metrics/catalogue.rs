@@ -8,6 +8,8 @@ use prometheus::{
 use tracer_core::verdict::{Reason, Verdict};
 use tracer_ebpf::record::Loss;
 
+use crate::throttled;
+
 /// The prefix of every name except `process_*`.
 pub(super) const PREFIX: &str = "egress_tracer";
 
@@ -163,6 +165,22 @@ pub(super) const LOST: MetricFamily = MetricFamily {
         ],
     )
 };
+pub(super) const THROTTLED: MetricFamily = MetricFamily {
+    combinations: Some(throttled::PODS + 3),
+    ..family(
+        "throttled_records_total",
+        MetricKind::Counter,
+        "Records that were not written because the processes of one cgroup made more than `--record-rate`, by who made them",
+        &[
+            label("source_namespace", NAMESPACES, "the pod's namespace"),
+            label(
+                "source_pod",
+                throttled::PODS,
+                "the pod; `~host`, `~unknown`, or `~other` beyond the first 256",
+            ),
+        ],
+    )
+};
 pub(super) const RING_USED: MetricFamily = family(
     "ring_used_bytes",
     MetricKind::Gauge,
@@ -277,6 +295,7 @@ pub(super) const ALL: [&MetricFamily; 26] = [
     &UNTRACKED,
     &RECORDS,
     &LOST,
+    &THROTTLED,
     &RING_USED,
     &RING_CAPACITY,
     &MAP_ENTRIES,

@@ -95,6 +95,9 @@ fn what_happened(loss: Loss) -> &'static str {
             "the first bytes of a flow were in kernel memory (`sendfile`, `splice`, a socket of the kernel), which the \
              fentry and kprobe families cannot read"
         }
+        Loss::Throttled => {
+            "the processes of a cgroup made more records than it may write (`--record-rate`); no other cgroup lost any"
+        }
     }
 }
 

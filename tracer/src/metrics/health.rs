@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::{Metrics, catalogue};
+use super::{HOST, Metrics, bounded::OTHER, catalogue};
 use crate::{
     pipeline::Pipeline,
     probes::{Probes, ProgramTiming},
+    throttled::Maker,
 };
 use tracer_core::verdict::Verdict;
 
@@ -34,6 +35,7 @@ pub(super) struct Health {
     untracked: IntCounter,
     records: IntCounterVec,
     lost: IntCounterVec,
+    throttled: IntCounterVec,
     ring_used: IntGauge,
     ring_capacity: IntGauge,
     attached: IntGaugeVec,
@@ -57,6 +59,7 @@ impl Health {
             untracked: catalogue::UNTRACKED.counter(registry)?,
             records: catalogue::RECORDS.counters(registry)?,
             lost: catalogue::LOST.counters(registry)?,
+            throttled: catalogue::THROTTLED.counters(registry)?,
             ring_used: catalogue::RING_USED.gauge(registry)?,
             ring_capacity: catalogue::RING_CAPACITY.gauge(registry)?,
             attached: catalogue::ATTACHED.gauges(registry)?,
@@ -136,6 +139,15 @@ impl Health {
             raise(&self.records.with_label_values(&[kind]), count);
         }
         raise(&self.lost.with_label_values(&["userspace", catalogue::MALFORMED]), counts.malformed);
+        for (maker, count) in pipeline.throttled().by_maker() {
+            let labels = match maker {
+                Maker::Pod(namespace, pod) => [namespace.as_str(), pod.as_str()],
+                Maker::Host => ["", HOST],
+                Maker::Unknown => ["", UNKNOWN],
+                Maker::Other => ["", OTHER],
+            };
+            raise(&self.throttled.with_label_values(&labels), count);
+        }
         let (used, capacity) = pipeline.take_ring_peak();
         self.ring_used.set(signed(used));
         self.ring_capacity.set(signed(capacity));

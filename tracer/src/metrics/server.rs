@@ -47,7 +47,7 @@ const WRITE_PERIOD: Duration = Duration::from_millis(100);
 const WRITE_BURST: u32 = 20;
 
 /// A bound port that is not served yet.
-pub struct Server {
+pub struct MetricsServer {
     listener: TcpListener,
 }
 
@@ -62,7 +62,7 @@ struct Shared {
     latest: RefCell<HashMap<ExpositionFormat, Bytes>>,
 }
 
-impl Server {
+impl MetricsServer {
     /// Binds the port.
     pub fn bind(address: SocketAddr) -> anyhow::Result<Self> {
         let listener = listen(address).and_then(TcpListener::from_std).with_context(|| {

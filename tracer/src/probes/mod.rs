@@ -25,7 +25,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{HashMap, MapData, MapError, PerCpuArray},
 };
-use tracer_ebpf::{BtfOffsets, Loss, Settings};
+use tracer_ebpf::{BtfOffsets, Loss, ProbeSettings, WrittenRecords};
 
 pub use family::FamilySpec;
 use family::{BtfNeed, SocketIdentity};
@@ -53,7 +53,7 @@ impl Probes {
     ///
     /// # Errors
     /// The kernel takes none; with its reason for each.
-    pub fn attach_best(scope: &CaptureScope, settings: Settings) -> anyhow::Result<Self> {
+    pub fn attach_best(scope: &CaptureScope, settings: ProbeSettings) -> anyhow::Result<Self> {
         preflight::ring_buffers()?;
         let mut refused = Vec::new();
         for family in FamilySpec::ALL {
@@ -75,7 +75,7 @@ impl Probes {
     pub fn attach(
         family: &'static FamilySpec,
         scope: &CaptureScope,
-        settings: Settings,
+        settings: ProbeSettings,
     ) -> anyhow::Result<Self> {
         preflight::ring_buffers()?;
         Self::attach_hooks(family, scope, settings)
@@ -84,7 +84,7 @@ impl Probes {
     fn attach_hooks(
         family: &'static FamilySpec,
         scope: &CaptureScope,
-        settings: Settings,
+        settings: ProbeSettings,
     ) -> anyhow::Result<Self> {
         (family.preflight)()?;
         let settings = scope.apply(family, settings)?;
@@ -158,6 +158,24 @@ impl Probes {
         self.interceptors.refresh(&mut self.ebpf, self.family, now)
     }
 
+    /// The number of records that were not written since the start because a cgroup made too many, by cgroup. Where the kernel
+    /// did not know the cgroup, the number is no cgroup's.
+    pub fn throttled(&self) -> anyhow::Result<Vec<(u64, u64)>> {
+        if self.losses()?.iter().all(|(reason, count)| *reason != Loss::Throttled.label() || *count == 0) {
+            return Ok(Vec::new());
+        }
+        let map = self.ebpf.map("WRITTEN").context("the kernel object has no map WRITTEN")?;
+        let written = HashMap::<_, u64, Written>::try_from(map)?;
+        let counts = written.iter().map(|entry| {
+            let (cgroup, Written(WrittenRecords { throttled, .. })) = entry?;
+            Ok((cgroup, throttled))
+        });
+        let counts = counts.filter(|count| count.as_ref().map_or(true, |(_, throttled)| *throttled > 0));
+        counts
+            .collect::<Result<_, MapError>>()
+            .context("cannot read how many records each cgroup has written")
+    }
+
     /// The number of records that could not be written since the start, by reason.
     pub fn losses(&self) -> anyhow::Result<Vec<(&'static str, u64)>> {
         let map = self.ebpf.map("LOSSES").context("the kernel object has no map LOSSES")?;
@@ -173,7 +191,7 @@ impl Probes {
 }
 
 /// Makes the maps, with the settings that the programs read.
-fn open(family: &FamilySpec, mut settings: Settings) -> anyhow::Result<Ebpf> {
+fn open(family: &FamilySpec, mut settings: ProbeSettings) -> anyhow::Result<Ebpf> {
     if OBJECT.is_empty() {
         bail!(
             "this egress-tracer was built without its kernel programs (EGRESS_TRACER_SKIP_BPF was set); \
@@ -218,14 +236,22 @@ fn function_types(family: &FamilySpec) -> anyhow::Result<Option<Btf>> {
     }
 }
 
-/// [`Settings`] as a type of this crate, for which it can implement aya's `Pod`.
+/// [`ProbeSettings`] as a type of this crate, for which it can implement aya's `Pod`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct GlobalSettings(Settings);
+struct GlobalSettings(ProbeSettings);
 
-// SAFETY: `Settings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 8 + 8 + 8 + 8 + 8 + 8 + 2*4 + 2*4 + 4*4 bytes.
+// SAFETY: `ProbeSettings` is `repr(C)`, integers only, without padding: 8 + 8*4 + 7*8 + 2*4 + 2*4 + 4*4 bytes.
 unsafe impl aya::Pod for GlobalSettings {}
-const _: () = assert!(size_of::<Settings>() == 120);
+const _: () = assert!(size_of::<ProbeSettings>() == 128);
+
+/// [`WrittenRecords`] as a type of this crate, for which it can implement aya's `Pod`.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Written(WrittenRecords);
+
+// SAFETY: `WrittenRecords` is `repr(C)`, and all of its fields are `u64`.
+unsafe impl aya::Pod for Written {}
 
 /// [`BtfOffsets`] as a type of this crate, for which it can implement aya's `Pod`.
 #[repr(transparent)]

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use tracer_ebpf::{
-    Settings,
+    ProbeSettings,
     settings::{DEFAULT_OUT_OF_SCOPE, NO_UID, SLOTS},
 };
 
@@ -56,14 +56,14 @@ impl FamilySupport {
 fn try_hooks(family: &FamilySpec, cgroups: &Path, results: &mut Vec<HookSupport>) -> anyhow::Result<()> {
     preflight::ring_buffers()?;
     // Numbers that no namespace, socket or process has. The verifier cannot know that, and processes the whole program.
-    let settings = Settings {
+    let settings = ProbeSettings {
         netns: [u64::from(u32::MAX); SLOTS],
         outbound_ports: [u16::MAX; SLOTS],
         inbound_ports: [u16::MAX; SLOTS],
         sidecar_uids: [NO_UID - 1; SLOTS],
         cgroup: u64::MAX,
         default_scope: DEFAULT_OUT_OF_SCOPE,
-        ..Settings::DEFAULT
+        ..ProbeSettings::DEFAULT
     };
     let mut ebpf = open(family, settings)?;
     let btf = function_types(family)?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tracer_ebpf::{Settings, settings::SLOTS};
+use tracer_ebpf::{ProbeSettings, settings::SLOTS};
 
 use super::family::{CgroupScope, FamilySpec, NamespaceIdentity};
 use crate::netns;
@@ -26,7 +26,11 @@ pub struct CaptureScope {
 
 impl CaptureScope {
     /// Writes the scope into the settings of a family.
-    pub(super) fn apply(&self, family: &FamilySpec, mut settings: Settings) -> anyhow::Result<Settings> {
+    pub(super) fn apply(
+        &self,
+        family: &FamilySpec,
+        mut settings: ProbeSettings,
+    ) -> anyhow::Result<ProbeSettings> {
         if self.netns.len() > SLOTS {
             bail!("--netns can be given {SLOTS} times at most");
         }

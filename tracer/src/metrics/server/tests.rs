@@ -18,7 +18,7 @@ const SCRAPE: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\
 fn against<F: Future<Output = ()>>(clients: impl FnOnce(SocketAddr, Metrics) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
-        let server = Server::bind("0.0.0.0:0".parse().expect("an address")).expect("a port");
+        let server = MetricsServer::bind("0.0.0.0:0".parse().expect("an address")).expect("a port");
         let metrics = Metrics::empty(&[]).expect("metrics");
         let address = SocketAddr::from(([127, 0, 0, 1], server.address().port()));
         server.spawn(metrics.clone());
