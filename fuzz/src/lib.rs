@@ -104,9 +104,6 @@ impl Events {
         let netns = u64::from(step.pod & 7);
         let has_sidecar = role == Role::App && step.pod & 128 == 0;
         let event = Event {
-            time: self.time,
-            flow: u64::from(step.flow),
-            role,
             opened: (step.pod & 64 == 0).then_some(self.time),
             netns,
             sidecar: has_sidecar.then_some(Interception { port: 15001, netns, client_port: None }),
@@ -117,15 +114,12 @@ impl Events {
                 cgroup: netns,
             }),
             link: (step.link != 0).then_some(u64::from(step.link)),
-            cgroup: 0,
             uid: 1000,
             lost: self.lost,
-            local,
-            remote,
             answered: step.proxy & 128 != 0,
             shared_upstream: step.proxy & 64 != 0,
             set_up: [None, Some(true), Some(false)][usize::from(step.proxy & 3) % 3],
-            kind,
+            ..Event::new(self.time, u64::from(step.flow), role, local, remote, kind)
         };
         (self.time, Some(event))
     }

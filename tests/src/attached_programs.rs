@@ -1,4 +1,5 @@
-//! Which programs are attached to a cgroup, as the kernel counts them.
+//! Which programs are attached to a cgroup, as the kernel counts them. The tracer has a query of its own; this one judges
+//! whether the tracer detached everything, so it shares no code with it.
 
 use std::fs::File;
 use std::io;

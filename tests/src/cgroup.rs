@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 
 /// A directory of the cgroup v2 hierarchy.
 #[derive(Debug, Clone)]
-pub struct Cgroup(PathBuf);
+pub struct TestCgroup(PathBuf);
 
-impl Cgroup {
+impl TestCgroup {
     /// The root of the v2 hierarchy.
     pub fn top() -> Result<Self> {
         let mount = mount_point(&fs::read_to_string("/proc/self/mountinfo")?).context(

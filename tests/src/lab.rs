@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::TestCgroup;
 use crate::janitor::Janitor;
 use crate::netns::Netns;
 use crate::network;
@@ -22,7 +22,7 @@ use crate::place::Place;
 #[derive(Debug)]
 pub struct Lab {
     dir: PathBuf,
-    pod: Cgroup,
+    pod: TestCgroup,
     app: Place,
     sidecar: Place,
     init: Place,
@@ -41,7 +41,7 @@ impl Lab {
             "the lab makes network namespaces and cgroups, which needs root: run it again with sudo"
         );
         let name = unique_name()?;
-        let (top, dir) = (Cgroup::top()?, env::temp_dir().join(&name));
+        let (top, dir) = (TestCgroup::top()?, env::temp_dir().join(&name));
         let janitor = Janitor::spawn(&top.dir().join(&name), &dir)?;
         make_dir(&dir)?;
         let cgroup = top.child(&name)?;

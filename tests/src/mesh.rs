@@ -28,7 +28,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::TestCgroup;
 use crate::janitor::Janitor;
 use crate::lab::{is_root, make_dir, unique_name};
 use crate::netns::Netns;
@@ -43,7 +43,7 @@ pub use helm::{CHART_CRDS, cached_helm, helm, helm_module};
 pub use pod::{Pod, PodOptions, Sidecar};
 pub use programs::{ISTIO_FILES, MESH_BUILD_FLAGS, MESH_PROGRAMS, cached_mesh, mesh_module};
 pub use seed::Seed;
-pub use wire::{Flow, Wire};
+pub use wire::{Wire, WireFlow};
 
 /// A page on the pods' network that every pod can reach: istiod's own readiness.
 pub const MESH_PAGE: &str = "http://10.233.0.1:8080/ready";
@@ -63,8 +63,8 @@ pub struct Mesh {
     dir: PathBuf,
     options: MeshOptions,
     control: Place,
-    tools: Cgroup,
-    pods: Cgroup,
+    tools: TestCgroup,
+    pods: TestCgroup,
     api: Api,
     istiod: Mutex<Option<Process>>,
     default_istiod: Mutex<Option<Process>>,
@@ -107,7 +107,7 @@ impl Mesh {
         );
         program("kubectl")?; // before anything is made
         let name = unique_name()?;
-        let (top, dir) = (Cgroup::top()?, env::temp_dir().join(&name));
+        let (top, dir) = (TestCgroup::top()?, env::temp_dir().join(&name));
         let janitor = Janitor::spawn(&top.dir().join(&name), &dir)?;
         make_dir(&dir)?;
         let cgroup = top.child(&name)?;

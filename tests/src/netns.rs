@@ -7,10 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use crate::wait::pause;
 
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes: room for the configuration dump of a large mesh.
@@ -53,15 +55,25 @@ impl Netns {
         self.http_get_with(url, &[])
     }
 
-    /// The body of an HTTP GET with query parameters, sent from inside the namespace.
+    /// The body of an HTTP GET with query parameters, sent from inside the namespace. A server that limits the rate of
+    /// requests is asked again when it says so (`Retry-After`).
     pub(crate) fn http_get_with(&self, url: &str, parameters: &[(&str, &str)]) -> Result<String> {
         self.run(|| {
-            let agent: ureq::Agent =
-                ureq::Agent::config_builder().timeout_global(Some(HTTP_TIMEOUT)).proxy(None).build().into();
-            let request = agent.get(url).query_pairs(parameters.iter().copied());
-            let mut response = request.call().with_context(|| format!("GET {url} in the lab"))?;
-            let body = response.body_mut().with_config().limit(MAX_BODY).read_to_string();
-            body.with_context(|| format!("GET {url} in the lab"))
+            let config = ureq::Agent::config_builder().timeout_global(Some(HTTP_TIMEOUT)).proxy(None);
+            let agent: ureq::Agent = config.http_status_as_error(false).build().into();
+            let end = Instant::now() + HTTP_TIMEOUT;
+            loop {
+                let request = agent.get(url).query_pairs(parameters.iter().copied());
+                let mut response = request.call().with_context(|| format!("GET {url} in the lab"))?;
+                let status = response.status();
+                if let Some(wait) = retry_after(&response).filter(|wait| Instant::now() + *wait < end) {
+                    pause(wait);
+                    continue;
+                }
+                ensure!(status.is_success(), "GET {url} in the lab: {status}");
+                let body = response.body_mut().with_config().limit(MAX_BODY).read_to_string();
+                return body.with_context(|| format!("GET {url} in the lab"));
+            }
         })?
     }
 
@@ -80,6 +92,13 @@ impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// How long a server that got too many requests asks to be left alone.
+fn retry_after<T>(response: &ureq::http::Response<T>) -> Option<Duration> {
+    let is_limited = response.status() == ureq::http::StatusCode::TOO_MANY_REQUESTS;
+    let seconds = response.headers().get("retry-after").filter(|_| is_limited)?;
+    seconds.to_str().ok()?.parse().ok().map(Duration::from_secs)
 }
 
 /// Moves the calling thread (or the child about to exec) into the namespace.

@@ -15,7 +15,7 @@ use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{Gid, Uid};
 use rustix::thread::UnshareFlags;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::TestCgroup;
 use crate::netns::{self, Netns};
 
 /// The system's own `PATH`.
@@ -34,7 +34,7 @@ enum Group {
 #[derive(Debug, Clone)]
 pub struct Place {
     pub(crate) netns: Netns,
-    pub(crate) cgroup: Cgroup,
+    pub(crate) cgroup: TestCgroup,
     /// User and group id; `None`: root.
     pub(crate) user: Option<u32>,
     /// A directory for programs that every user can enter.
@@ -58,7 +58,7 @@ impl Place {
     }
 
     /// The cgroup.
-    pub fn cgroup(&self) -> &Cgroup {
+    pub fn cgroup(&self) -> &TestCgroup {
         &self.cgroup
     }
 

@@ -97,6 +97,7 @@ impl Event {
             remote,
             answered: false,
             shared_upstream: false,
+            set_up: None,
             kind,
         }
     }

@@ -62,7 +62,7 @@ pub enum ValueError {
     Flag(String),
     /// Not a selector.
     #[error(transparent)]
-    Selector(#[from] selector::Error),
+    Selector(#[from] selector::SelectorError),
 }
 
 /// `did you mean ...?`, and all verdicts.

@@ -36,7 +36,7 @@ pub enum Form {
 
 /// The final answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct ReplyHead {
     /// Its status. `None`: the answer is not HTTP/1.
     pub status: Option<u16>,
     /// `Server`, escaped.
@@ -151,12 +151,12 @@ fn form_of<'a>(method: &[u8], target: &'a [u8]) -> Option<(Form, &'a [u8])> {
 }
 
 /// Parses the final reply, skipping interim ones (`100 Continue`).
-pub fn reply(mut bytes: &[u8]) -> Progress<Reply> {
+pub fn reply(mut bytes: &[u8]) -> Progress<ReplyHead> {
     let mut skipped = 0;
     loop {
         let begins = bytes.len().min(b"HTTP/1.".len());
         if bytes[..begins] != b"HTTP/1."[..begins] {
-            let other = Reply { status: None, server: None, body: Body::Unknown, by_proxy: false };
+            let other = ReplyHead { status: None, server: None, body: Body::Unknown, by_proxy: false };
             // An answer in another protocol is an answer too.
             return if bytes.is_empty() {
                 Progress::Incomplete
@@ -170,7 +170,8 @@ pub fn reply(mut bytes: &[u8]) -> Progress<Reply> {
             .nth(1)
             .filter(|code| code.len() == 3)
             .and_then(|code| std::str::from_utf8(code).ok()?.parse::<u16>().ok());
-        let mut reply = Reply { status, server: None, body: Body::Unknown, by_proxy: status == Some(407) };
+        let mut reply =
+            ReplyHead { status, server: None, body: Body::Unknown, by_proxy: status == Some(407) };
         let length = headers(bytes, rest, |name, value| {
             if name.eq_ignore_ascii_case(b"server") {
                 reply.server = Some(escape_bytes(value));

@@ -63,7 +63,7 @@ pub enum Owner {
 /// The key by which a process's owner is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Key {
+pub enum OwnerKey {
     /// The cgroup (v2 id), which is never reused.
     Cgroup(u64),
     /// The process id, if the process is in the root of the v2 hierarchy. Containers have v1 cgroups then.
@@ -74,7 +74,7 @@ pub enum Key {
 /// <https://elixir.bootlin.com/linux/v6.12/source/fs/kernfs/mount.c#L256>
 const ROOT: u64 = 1;
 
-impl Key {
+impl OwnerKey {
     /// The key of a socket from the task that made it, if that was seen, else from the socket's cgroup. `None`: neither
     /// is known.
     pub fn of(task: Option<&Task>, cgroup: u64) -> Option<Self> {
@@ -92,9 +92,9 @@ impl Key {
 #[serde(rename_all = "snake_case")]
 pub enum Fact {
     /// The owner of processes with this key.
-    Owner(Key, Owner),
+    Owner(OwnerKey, Owner),
     /// No process with this key is left.
-    Gone(Key),
+    Gone(OwnerKey),
 }
 
 /// Serializes an `Arc<Pod>` as its pod.

@@ -42,7 +42,7 @@ impl Selector {
 
 /// Why a selector or namespace was refused. It quotes only the malformed part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum SelectorError {
     /// Not a requirement.
     #[error(
         "`{0}` is not a requirement; want app=cart, app!=cart, app in (a,b), app notin (a,b), app or !app, with commas \
@@ -65,9 +65,9 @@ pub enum Error {
 }
 
 impl FromStr for Selector {
-    type Err = Error;
+    type Err = SelectorError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, SelectorError> {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
@@ -101,8 +101,8 @@ fn split(text: &str) -> Vec<&str> {
     .collect()
 }
 
-fn requirement(text: &str) -> Result<Requirement, Error> {
-    let wrong = || Error::Requirement(text.to_owned());
+fn requirement(text: &str) -> Result<Requirement, SelectorError> {
+    let wrong = || SelectorError::Requirement(text.to_owned());
     if let Some(key) = text.strip_prefix('!') {
         return Ok(Requirement { key: checked_key(key)?, condition: Requires::Absent });
     }
@@ -126,23 +126,27 @@ fn requirement(text: &str) -> Result<Requirement, Error> {
 }
 
 /// Parses `(a, b)`. `None`: there are no brackets.
-fn set(text: &str) -> Option<Result<Vec<String>, Error>> {
+fn set(text: &str) -> Option<Result<Vec<String>, SelectorError>> {
     let inner = text.trim().strip_prefix('(')?.strip_suffix(')')?;
     Some(inner.split(',').map(checked_value).collect())
 }
 
-fn checked_key(text: &str) -> Result<String, Error> {
+fn checked_key(text: &str) -> Result<String, SelectorError> {
     let text = text.trim();
     let (prefix, name) = text.split_once('/').unwrap_or(("a", text));
     let is_prefix = !prefix.is_empty()
         && prefix.len() <= 253
         && prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
-    if is_prefix && is_name(name) { Ok(text.to_owned()) } else { Err(Error::Key(text.to_owned())) }
+    if is_prefix && is_name(name) { Ok(text.to_owned()) } else { Err(SelectorError::Key(text.to_owned())) }
 }
 
-fn checked_value(text: &str) -> Result<String, Error> {
+fn checked_value(text: &str) -> Result<String, SelectorError> {
     let text = text.trim();
-    if text.is_empty() || is_name(text) { Ok(text.to_owned()) } else { Err(Error::Value(text.to_owned())) }
+    if text.is_empty() || is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(SelectorError::Value(text.to_owned()))
+    }
 }
 
 /// <https://github.com/kubernetes/apimachinery/blob/v0.34.0/pkg/util/validation/validation.go#L43>
@@ -163,15 +167,15 @@ pub struct Namespace {
 }
 
 impl FromStr for Namespace {
-    type Err = Error;
+    type Err = SelectorError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, SelectorError> {
         let text = text.trim();
         let (name, wanted) = text.strip_prefix('!').map_or((text, true), |name| (name, false));
         let is_fit = is_name(name)
             && name.bytes().all(|byte| byte == b'-' || byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if !is_fit {
-            return Err(Error::Namespace(text.to_owned()));
+            return Err(SelectorError::Namespace(text.to_owned()));
         }
         Ok(Self { name: name.to_owned(), wanted })
     }

@@ -30,28 +30,20 @@ fn core() -> Engine {
 fn asks(number: u32, time: u64) -> [Event; 2] {
     let [_, high, middle, low] = number.to_be_bytes();
     let head = format!("CONNECT t{number}.example:443 HTTP/1.1\r\n\r\n");
+    let total = u32::try_from(head.len()).expect("short");
     let app = Event {
-        time,
-        flow: u64::from(number) * 2 + 2,
-        role: Role::App,
         opened: Some(time),
         netns: 1,
         sidecar: Some(Interception { port: 15001, netns: 1, client_port: None }),
-        task: None,
-        link: None,
-        cgroup: 0,
         uid: 1000,
-        lost: 0,
-        local: SocketAddr::from(([10, high, middle, low], 40_000)),
-        remote: SocketAddr::from(([10, 0, 0, 1], 3128)),
-        answered: false,
-        shared_upstream: false,
-        set_up: None,
-        kind: EventKind::Sent {
-            offset: 0,
-            total: u32::try_from(head.len()).expect("short"),
-            data: head[..].into(),
-        },
+        ..Event::new(
+            time,
+            u64::from(number) * 2 + 2,
+            Role::App,
+            SocketAddr::from(([10, high, middle, low], 40_000)),
+            SocketAddr::from(([10, 0, 0, 1], 3128)),
+            EventKind::Sent { offset: 0, total, data: head[..].into() },
+        )
     };
     let dial = Event {
         flow: u64::from(number) * 2 + 3,

@@ -77,23 +77,12 @@ fn event(pod: u64, flow: u64, role: Role, time: u64, kind: EventKind) -> Event {
         Role::Reply => (SocketAddr::from(([127, 0, 0, 1], 15001)), app),
     };
     Event {
-        time,
-        flow: flow * 4 + role as u64,
-        role,
         opened: Some(time),
         netns: pod,
         sidecar: (role == Role::App).then_some(Interception { port: 15001, netns: pod, client_port: None }),
         task: Some(Task { pid: 1, tid: u32::try_from(pod).expect("small"), comm: "app".into(), cgroup: pod }),
-        link: None,
-        cgroup: 0,
         uid: 1000,
-        lost: 0,
-        local,
-        remote,
-        answered: false,
-        shared_upstream: false,
-        set_up: None,
-        kind,
+        ..Event::new(time, flow * 4 + role as u64, role, local, remote, kind)
     }
 }
 

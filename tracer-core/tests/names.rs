@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use scene::{APP_CGROUP, Scene};
 use tracer_core::{
-    pod::{Container, Fact, Key, Owner, Pod},
+    pod::{Container, Fact, Owner, OwnerKey, Pod},
     report::{Colors, Compact, LineLayout, SourceKind},
     selector::Labels,
 };
@@ -29,7 +29,7 @@ fn cart() -> Pod {
 
 fn owner(pod: Pod) -> Fact {
     let container = Container { name: "app".to_owned(), pod: Arc::new(pod) };
-    Fact::Owner(Key::Cgroup(APP_CGROUP), Owner::Container(container))
+    Fact::Owner(OwnerKey::Cgroup(APP_CGROUP), Owner::Container(container))
 }
 
 #[test]
@@ -74,26 +74,26 @@ fn report_waits_for_its_name_for_at_most_a_second() {
     let waiting = || Scene::outbound().with_names().asks().answers(NOT_FOUND);
     assert!(waiting().reports().is_empty());
     assert_eq!(waiting().learns(owner(cart())).reports()[0].source.workload.as_deref(), Some("cart"));
-    let unknown = Fact::Owner(Key::Cgroup(APP_CGROUP), Owner::Unknown);
+    let unknown = Fact::Owner(OwnerKey::Cgroup(APP_CGROUP), Owner::Unknown);
     assert_eq!(waiting().learns(unknown).reports()[0].source.kind, None);
     assert!(waiting().passes(900).reports().is_empty());
     assert_eq!(waiting().passes(1_100).reports()[0].source.namespace, None);
     // A fact about another owner does not release it.
-    let other = Fact::Owner(Key::Cgroup(APP_CGROUP + 1), Owner::Host);
+    let other = Fact::Owner(OwnerKey::Cgroup(APP_CGROUP + 1), Owner::Host);
     assert!(waiting().learns(other).reports().is_empty());
 }
 
 #[test]
 fn owner_is_asked_for_before_the_report_is_due() {
     let mut scene = Scene::outbound().with_names().asks();
-    assert_eq!(scene.wanted(), [Key::Cgroup(APP_CGROUP)]);
+    assert_eq!(scene.wanted(), [OwnerKey::Cgroup(APP_CGROUP)]);
     scene = scene.answers(NOT_FOUND);
     assert!(scene.wanted().is_empty());
 }
 
 #[test]
 fn host_processes_and_host_network_pods_are_named_as_such() {
-    let host = Fact::Owner(Key::Cgroup(APP_CGROUP), Owner::Host);
+    let host = Fact::Owner(OwnerKey::Cgroup(APP_CGROUP), Owner::Host);
     let reports = Scene::outbound().with_names().learns(host).asks().answers(NOT_FOUND).reports();
     assert_eq!((reports[0].source.kind, &reports[0].source.pod), (Some(SourceKind::Host), &None));
     let pod = Pod { host_network: true, ..cart() };

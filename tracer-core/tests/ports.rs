@@ -42,23 +42,11 @@ impl Pod {
         let server = SocketAddr::from(([10, 99, 0, 9], port));
         let (local, remote) = if role == Role::App { (client, server) } else { (server, client) };
         let event = Event {
-            time,
-            flow,
-            role,
             opened: Some(opened),
             netns: 1,
             sidecar: (role == Role::App).then_some(Interception { port: 15006, netns: 1, client_port: None }),
-            task: None,
             link: self.told.filter(|_| role == Role::App),
-            cgroup: 0,
-            uid: 0,
-            lost: 0,
-            local,
-            remote,
-            answered: false,
-            shared_upstream: false,
-            set_up: None,
-            kind,
+            ..Event::new(time, flow, role, local, remote, kind)
         };
         self.core.feed(Input::Event(event), &mut self.reports);
         self

@@ -17,27 +17,22 @@ fn event(flow: u64, role: Role, offset: usize, data: &[u8]) -> Event {
     let proxy = SocketAddr::from(([10, 0, 0, 1], 3128));
     let (local, remote) = if role == Role::App { (app, proxy) } else { (proxy, app) };
     Event {
-        time: SECOND,
-        flow,
-        role,
         opened: Some(1),
         netns: 1,
         sidecar: (role == Role::App).then_some(Interception { port: 15001, netns: 1, client_port: None }),
-        task: None,
-        link: None,
-        cgroup: 0,
         uid: 1000,
-        lost: 0,
-        local,
-        remote,
-        answered: false,
-        shared_upstream: false,
-        set_up: None,
-        kind: EventKind::Sent {
-            offset: u32::try_from(offset).expect("short"),
-            total: u32::try_from(data.len()).expect("short"),
-            data: data.into(),
-        },
+        ..Event::new(
+            SECOND,
+            flow,
+            role,
+            local,
+            remote,
+            EventKind::Sent {
+                offset: u32::try_from(offset).expect("short"),
+                total: u32::try_from(data.len()).expect("short"),
+                data: data.into(),
+            },
+        )
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{
-    explain::{ConfigAnswer, Fetches, Sidecar, Sidecars},
+    explain::{AdminEndpoint, ConfigAnswer, Fetches, Sidecars},
     metrics::Metrics,
     pid_namespace,
 };
@@ -114,7 +114,7 @@ async fn explain_all(
     while let Some(report) = requests.recv().await {
         let Some(pid) = pid(&report) else { continue };
         let question = Question {
-            sidecar: Sidecar { pid, admin_port },
+            sidecar: AdminEndpoint { pid, admin_port },
             to: report.proxy.into(),
             head: head(&report),
             is_flagged: report.flagged,
@@ -150,7 +150,7 @@ struct Witness {
 
 /// What a configuration is asked about a report.
 struct Question {
-    sidecar: Sidecar,
+    sidecar: AdminEndpoint,
     to: SocketAddr,
     head: Vec<u8>,
     is_flagged: bool,

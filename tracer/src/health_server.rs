@@ -80,11 +80,11 @@ impl Health {
 }
 
 /// A bound port that is not served yet.
-pub struct Server {
+pub struct HealthServer {
     listener: TcpListener,
 }
 
-impl Server {
+impl HealthServer {
     /// Binds the port.
     pub fn bind(address: SocketAddr) -> anyhow::Result<Self> {
         let listener = listen(address).with_context(|| {
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     fn served() -> (SocketAddr, Arc<Health>) {
-        let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        let server = HealthServer::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
         let (address, health) = (server.listener.local_addr().expect("an address"), Arc::default());
         server.spawn(Arc::clone(&health)).expect("a thread");
         (address, health)

@@ -15,7 +15,7 @@ use hyper::header::HeaderName;
 pub use client::{Client, ConnectError, Stream};
 pub use query::{Moment, Query};
 pub use recent::{Reader, Recent};
-pub use server::Server;
+pub use server::LiveServer;
 pub use socket::Socket;
 pub use status::{Live, LossCount, Status, StatusScope, StatusSettings};
 

@@ -32,7 +32,7 @@ use tracer_core::{
     verdict::Reason,
 };
 
-pub use server::Server;
+pub use server::MetricsServer;
 
 /// The workload label of the node's own processes. No Kubernetes name begins like that.
 const HOST: &str = "~host";

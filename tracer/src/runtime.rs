@@ -14,14 +14,14 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-pub use endpoint::Endpoint;
+pub use endpoint::RuntimeEndpoint;
 pub use find::{ContainerName, app_process_of, container_names, process_of};
 
 use cgroups::CgroupTree;
 use client::Client;
 use node::Node;
 use tracer_core::{
-    pod::{Fact, Key, Owner},
+    pod::{Fact, Owner, OwnerKey},
     selector::PodChoice,
 };
 
@@ -61,14 +61,14 @@ pub enum Update {
 
 /// The pipeline's handle to the runtime.
 pub struct Runtime {
-    questions: Sender<Key>,
+    questions: Sender<OwnerKey>,
     updates: Receiver<Update>,
     connected: Rc<Cell<bool>>,
 }
 
 impl Runtime {
     /// Begins to ask, for as long as the current `LocalSet` runs. `cgroups` is the mount point of cgroup v2.
-    pub fn spawn(endpoint: Endpoint, cgroups: PathBuf, choice: PodChoice) -> Self {
+    pub fn spawn(endpoint: RuntimeEndpoint, cgroups: PathBuf, choice: PodChoice) -> Self {
         let (to_resolver, questions) = channel(QUEUE);
         let (to_pipeline, updates) = channel(QUEUE);
         let connected = Rc::new(Cell::new(false));
@@ -86,7 +86,7 @@ impl Runtime {
     }
 
     /// Asks for owners. The answers are updates. Keys that the queue has no room for stay without an answer.
-    pub fn ask(&self, keys: Vec<Key>) {
+    pub fn ask(&self, keys: Vec<OwnerKey>) {
         for key in keys {
             if self.questions.try_send(key).is_err() {
                 log::debug!("too many owners are asked for at once: {key:?} stays unknown");
@@ -126,18 +126,18 @@ enum ResolveError {
 struct Resolver {
     node: Node,
     tree: CgroupTree,
-    questions: Receiver<Key>,
+    questions: Receiver<OwnerKey>,
     updates: Sender<Update>,
     /// When everything was last listed.
     listed: Instant,
     /// Questions of a short pause, to be answered after the next attempt.
-    open: BTreeSet<Key>,
+    open: BTreeSet<OwnerKey>,
     /// The runtime answered when it was last asked.
     connected: Rc<Cell<bool>>,
 }
 
 impl Resolver {
-    async fn run(mut self, endpoint: Endpoint) {
+    async fn run(mut self, endpoint: RuntimeEndpoint) {
         let mut pause = RETRY[0];
         let mut warned: Option<Instant> = None;
         loop {
@@ -196,7 +196,7 @@ impl Resolver {
     }
 
     /// Asks the runtime as long as it answers.
-    async fn serve(&mut self, endpoint: &Endpoint) -> Result<Infallible, ResolveError> {
+    async fn serve(&mut self, endpoint: &RuntimeEndpoint) -> Result<Infallible, ResolveError> {
         let mut client = with_timeout(Client::connect(endpoint)).await?;
         let mut events = client.events(false);
         self.list(&mut client).await?;
@@ -234,7 +234,7 @@ impl Resolver {
     }
 
     /// This question, and those that are queued.
-    fn questions_with(&mut self, first: Key) -> BTreeSet<Key> {
+    fn questions_with(&mut self, first: OwnerKey) -> BTreeSet<OwnerKey> {
         let mut keys = BTreeSet::from([first]);
         while let Ok(key) = self.questions.try_recv() {
             keys.insert(key);
@@ -243,7 +243,7 @@ impl Resolver {
     }
 
     /// Answers questions; unknown owners only if this is `final_answer`. `false`: a question stays open.
-    async fn answer(&mut self, keys: &BTreeSet<Key>, final_answer: bool) -> Result<bool, Closed> {
+    async fn answer(&mut self, keys: &BTreeSet<OwnerKey>, final_answer: bool) -> Result<bool, Closed> {
         let mut all = true;
         let mut updates = Vec::new();
         let (tree, asked) = (self.tree.clone(), keys.clone());

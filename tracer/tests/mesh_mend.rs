@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use envoy::Pod;
 use serde_json::{Value, json};
-use tracer::explain::{Fetches, Sidecar, Sidecars};
+use tracer::explain::{AdminEndpoint, Fetches, Sidecars};
 use tracer_mesh::{CURL_CONNECT, explain};
 
 /// The listeners and clusters of a case's dump, with the routes in files that the listeners name.
@@ -147,7 +147,7 @@ fn an_agent_gets_the_short_form_with_one_fetch() {
     let envoy = pod.envoy(&listeners, &clusters);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let to = "10.0.0.1:3128".parse().unwrap();
-    let sidecar = Sidecar { pid: envoy.pid(), admin_port: 15000 };
+    let sidecar = AdminEndpoint { pid: envoy.pid(), admin_port: 15000 };
     let sidecars = Sidecars::new();
     for _ in 0..3 {
         let answer = runtime.block_on(sidecars.brief(sidecar, to, CURL_CONNECT)).unwrap();
@@ -156,6 +156,6 @@ fn an_agent_gets_the_short_form_with_one_fetch() {
         assert_eq!(answer.brief.fix.as_deref(), Some("ServiceEntry: send 10.0.0.1:3128 as TCP"));
     }
     assert_eq!(sidecars.fetches(), Fetches { ok: 1, failed: 0 });
-    let absent = Sidecar { admin_port: 15099, ..sidecar };
+    let absent = AdminEndpoint { admin_port: 15099, ..sidecar };
     assert!(runtime.block_on(sidecars.brief(absent, to, CURL_CONNECT)).is_none());
 }

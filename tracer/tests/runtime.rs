@@ -15,9 +15,9 @@ use tokio::{
     task::{LocalSet, spawn_local},
     time::timeout,
 };
-use tracer::runtime::{Endpoint, Runtime, Update};
+use tracer::runtime::{Runtime, RuntimeEndpoint, Update};
 use tracer_core::{
-    pod::{Fact, Key, Owner},
+    pod::{Fact, Owner, OwnerKey},
     selector::PodChoice,
 };
 
@@ -39,11 +39,11 @@ fn run(test: impl Future<Output = ()>) {
 }
 
 fn spawn(socket: &Path, root: &Path) -> Runtime {
-    Runtime::spawn(Endpoint(socket.to_owned()), root.to_owned(), PodChoice::default())
+    Runtime::spawn(RuntimeEndpoint(socket.to_owned()), root.to_owned(), PodChoice::default())
 }
 
 /// Asks for the owner of `key`; returns it, and how long the answer took.
-async fn ask(runtime: &mut Runtime, key: Key) -> (Owner, Duration) {
+async fn ask(runtime: &mut Runtime, key: OwnerKey) -> (Owner, Duration) {
     let start = Instant::now();
     runtime.ask(vec![key]);
     let answer = async {
@@ -63,14 +63,14 @@ fn without_a_runtime_containers_are_unknown_at_once_and_the_host_is_known() {
     run(async {
         let (root, cgroup) = tree();
         let mut runtime = spawn(Path::new("/nonexistent/runtime.sock"), root.path());
-        let (owner, took) = ask(&mut runtime, Key::Cgroup(cgroup)).await;
+        let (owner, took) = ask(&mut runtime, OwnerKey::Cgroup(cgroup)).await;
         assert_eq!(owner, Owner::Unknown);
         assert!(took < Duration::from_secs(1), "{took:?}");
         // No process has this id.
-        assert_eq!(ask(&mut runtime, Key::Process(u32::MAX)).await.0, Owner::Unknown);
+        assert_eq!(ask(&mut runtime, OwnerKey::Process(u32::MAX)).await.0, Owner::Unknown);
         let host =
             std::os::unix::fs::MetadataExt::ino(&root.path().join("kubepods").metadata().expect("there"));
-        assert_eq!(ask(&mut runtime, Key::Cgroup(host)).await.0, Owner::Host);
+        assert_eq!(ask(&mut runtime, OwnerKey::Cgroup(host)).await.0, Owner::Host);
         assert!(!runtime.is_connected());
     });
 }
@@ -101,7 +101,7 @@ fn silent_runtime_is_given_up_after_the_timeout() {
         });
         let mut runtime = spawn(&socket, root.path());
         // A report waits only a second for its name. This holds that there is an answer at all.
-        assert_eq!(ask(&mut runtime, Key::Cgroup(cgroup)).await.0, Owner::Unknown);
+        assert_eq!(ask(&mut runtime, OwnerKey::Cgroup(cgroup)).await.0, Owner::Unknown);
         assert!(!runtime.is_connected(), "a socket that takes connections is no answer");
     });
 }
@@ -122,7 +122,7 @@ fn broken_runtime_is_tried_again_with_pauses() {
         });
         let mut runtime = spawn(&socket, root.path());
         for _ in 0..20 {
-            let (owner, took) = ask(&mut runtime, Key::Cgroup(cgroup)).await;
+            let (owner, took) = ask(&mut runtime, OwnerKey::Cgroup(cgroup)).await;
             assert_eq!(owner, Owner::Unknown);
             assert!(took < Duration::from_secs(8), "{took:?}");
         }

@@ -23,20 +23,27 @@ pub(crate) const INSTRUCTION: f64 = 8.0;
 /// What drives a guest's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {
-    /// The host's clock, on two processors.
-    Real,
+    /// The host's clock.
+    Real {
+        /// How many processors the guest has.
+        processors: u8,
+    },
     /// A fixed time for each instruction of one processor: counts do not depend on the host's load.
     /// <https://www.qemu.org/docs/master/devel/tcg-icount.html>
     Instructions,
 }
 
 impl Clock {
-    fn arguments(self) -> &'static [&'static str] {
+    fn arguments(self) -> Vec<String> {
         match self {
-            Self::Real => &["-accel", "tcg,thread=multi", "-smp", "2"],
+            Self::Real { processors } => {
+                ["-accel", "tcg,thread=multi", "-smp", &processors.to_string()].map(str::to_owned).to_vec()
+            }
             // 2^3 ns each, see `INSTRUCTION`; idle time is skipped.
             Self::Instructions => {
-                &["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=3,sleep=off"]
+                ["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=3,sleep=off"]
+                    .map(str::to_owned)
+                    .to_vec()
             }
         }
     }

@@ -76,6 +76,9 @@ enum Task {
     Vm {
         /// Kernels, such as 6.1 [default: all]
         kernels: Vec<String>,
+        /// How many processors each guest has; more of them share the host's
+        #[arg(long, value_name = "NUMBER", default_value_t = vm::PROCESSORS)]
+        processors: u8,
         /// Run only tests whose names contain one of these
         #[arg(last = true)]
         tests: Vec<String>,
@@ -127,7 +130,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Setup { purpose } => setup::run(purpose, true),
         Task::Demo { json, istio: true } => mesh_demo::run(json),
         Task::Demo { json, istio: false } => demo::run(json),
-        Task::Vm { kernels, tests } => vm::run(&kernels, &tests),
+        Task::Vm { kernels, processors, tests } => vm::run(&kernels, processors, &tests),
         Task::Mesh => mesh::run(),
         Task::Image => image::run(),
         Task::Bench { quick, parts } => bench::run(quick, &parts),

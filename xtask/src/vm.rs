@@ -22,16 +22,20 @@ use crate::setup;
 const TIMEOUT: Duration = Duration::from_mins(20);
 /// Number of guests that run at the same time.
 const PARALLEL: usize = 2;
+/// Number of processors of a guest.
+pub(crate) const PROCESSORS: u8 = 2;
 /// Limit for the verified instructions of a program.
 const INSTRUCTION_LIMIT: u64 = 20_000;
 
 /// The tests that `cargo xtask test` runs in every kernel. The verified instructions are always counted. Scopes, connections
 /// older than the probes, and cases with a real Envoy run only with `cargo xtask vm`: the guest would emulate Envoy.
-const MAIN_TESTS: &[&str] = &["send-calls", "early-close", "exec", "agree", "refused", "without BTF"];
+const MAIN_TESTS: &[&str] =
+    &["send-calls", "early-close", "exec", "agree", "refused", "without BTF", "stress"];
 
 /// Boots the guests, and returns their results and what failed.
 fn guests(
     kernels: &[String],
+    processors: u8,
     tests: &[String],
     tracer: &Path,
     programs: &GuestPrograms,
@@ -66,7 +70,8 @@ fn guests(
         for _ in 0..PARALLEL {
             scope.spawn(|| {
                 while let Some(kernel) = queue.lock().ok().and_then(|mut queue| queue.next()) {
-                    let seen = initramfs().and_then(|initramfs| boot(&kernel, initramfs, work.path(), tests));
+                    let seen = initramfs()
+                        .and_then(|initramfs| boot(&kernel, initramfs, work.path(), processors, tests));
                     if let Ok(mut results) = results.lock() {
                         results.push((kernel.name, seen));
                     }
@@ -89,14 +94,14 @@ fn guests(
     Ok((all, failed))
 }
 
-/// Boots these kernels, or all, and runs the tests whose names contain one of `tests`. A run of all kernels writes
+/// Boots these kernels, or all, and runs the tests whose names contain one of `tests`. A run of everything writes
 /// docs/kernels.md.
-pub(crate) fn run(kernels: &[String], tests: &[String]) -> Result<()> {
+pub(crate) fn run(kernels: &[String], processors: u8, tests: &[String]) -> Result<()> {
     setup::run(Purpose::Vm, false)?;
     let (tracer, programs) = (cargo::build_tracer(false)?, cargo::build_guest()?);
-    let (seen, failed) = guests(kernels, tests, &tracer, &programs)?;
-    if kernels.is_empty() {
-        kernel_table::write(&seen, tests)?;
+    let (seen, failed) = guests(kernels, processors, tests, &tracer, &programs)?;
+    if kernels.is_empty() && tests.is_empty() {
+        kernel_table::write(&seen)?;
     }
     ensure_passed(&failed)
 }
@@ -105,7 +110,7 @@ pub(crate) fn run(kernels: &[String], tests: &[String]) -> Result<()> {
 pub(crate) fn run_main(programs: &TestPrograms) -> Result<()> {
     let tests: Vec<String> = MAIN_TESTS.iter().map(ToString::to_string).collect();
     let start = Instant::now();
-    let (_, failed) = guests(&[], &tests, &programs.tracer, &programs.guest)?;
+    let (_, failed) = guests(&[], PROCESSORS, &tests, &programs.tracer, &programs.guest)?;
     progress::record("Guests", start.elapsed());
     ensure_passed(&failed)
 }
@@ -142,7 +147,13 @@ fn failures(seen: &GuestRun) -> Vec<String> {
     wrong
 }
 
-fn boot(kernel: &Kernel, initramfs: Initramfs, work: &Path, tests: &[String]) -> Result<GuestRun> {
+fn boot(
+    kernel: &Kernel,
+    initramfs: Initramfs,
+    work: &Path,
+    processors: u8,
+    tests: &[String],
+) -> Result<GuestRun> {
     let words = if tests.is_empty() {
         String::new()
     } else {
@@ -156,7 +167,7 @@ fn boot(kernel: &Kernel, initramfs: Initramfs, work: &Path, tests: &[String]) ->
             println!("{name:<5} {test:<18} {mark} {text} ({seconds:.0} s)");
         }
     };
-    let mut said = guest::boot(kernel, initramfs, work, &words, Clock::Real, TIMEOUT, show)?;
+    let mut said = guest::boot(kernel, initramfs, work, &words, Clock::Real { processors }, TIMEOUT, show)?;
     let check = said.iter().position(|said| said.test == "check" && said.ok);
     let Some(check) = check.map(|at| said.remove(at).detail) else {
         bail!("it ended before its first test: {said:?}")

@@ -16,11 +16,11 @@ use crate::process::Process;
 
 /// A running pilot-agent.
 #[derive(Debug)]
-pub struct Agent {
+pub struct PilotAgent {
     process: Process,
 }
 
-impl Agent {
+impl PilotAgent {
     /// Sets the pod's rules, starts the agent, and returns when its Envoy is ready.
     pub(super) fn start(mesh: &Mesh, pod: &Pod, sidecar: &Sidecar, place: &Place) -> Result<Self> {
         // First, as the init container does it: the rules reset connections that are older.

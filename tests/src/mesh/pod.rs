@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::agent::Agent;
+use super::agent::PilotAgent;
 use super::programs::hex;
 use super::{HOST, HOST_V6, ISTIOD, Mesh, c_path, next};
 use crate::app::play;
-use crate::cgroup::Cgroup;
+use crate::cgroup::TestCgroup;
 use crate::lab::make_dir;
 use crate::netns::Netns;
 use crate::network::{self, APP_USER, SIDECAR_USER};
@@ -134,10 +134,10 @@ pub struct Pod {
     address: String,
     address_v6: Option<String>,
     dir: PathBuf,
-    cgroup: Cgroup,
+    cgroup: TestCgroup,
     app: Place,
     root: Place,
-    agent: Option<Agent>,
+    agent: Option<PilotAgent>,
 }
 
 impl Mesh {
@@ -202,7 +202,7 @@ impl Mesh {
             agent: None,
         };
         if let Some(sidecar) = &options.sidecar {
-            let agent = Agent::start(self, &pod, sidecar, &place("istio-proxy", None)?)?;
+            let agent = PilotAgent::start(self, &pod, sidecar, &place("istio-proxy", None)?)?;
             pod.agent = Some(agent);
         }
         Ok(pod)
@@ -255,7 +255,7 @@ impl Pod {
     }
 
     /// Its pilot-agent, if it has a sidecar.
-    pub fn agent(&self) -> Option<&Agent> {
+    pub fn agent(&self) -> Option<&PilotAgent> {
         self.agent.as_ref()
     }
 
@@ -331,6 +331,6 @@ fn status(options: &PodOptions, address: &str, address_v6: Option<&str>) -> Valu
 }
 
 /// A cgroup with the name that a container's has: 64 hexadecimal digits.
-fn container_cgroup(pod: &Cgroup, uid: &str, container: &str) -> Result<Cgroup> {
+fn container_cgroup(pod: &TestCgroup, uid: &str, container: &str) -> Result<TestCgroup> {
     pod.child(&hex(&Sha256::digest(format!("{uid}/{container}"))))
 }

@@ -31,7 +31,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// A TCP connection that the pod opened or went on to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flow {
+pub struct WireFlow {
     /// The port on the pod's side.
     pub port: u16,
     /// The other side.
@@ -62,7 +62,7 @@ struct State {
 
 #[derive(Debug)]
 struct Known {
-    flow: Flow,
+    flow: WireFlow,
     next_sent: u32,
     next_received: u32,
 }
@@ -83,16 +83,16 @@ impl Wire {
     }
 
     /// All connections to other pods that were opened or used since the last `clear`, in that order.
-    pub fn flows(&self) -> Result<Vec<Flow>> {
+    pub fn flows(&self) -> Result<Vec<WireFlow>> {
         self.all(|flow| !self.addresses.contains(&flow.to.ip()))
     }
 
     /// All connections on which the pod's own sidecar passed something on to the app, since the last `clear`.
-    pub fn deliveries(&self) -> Result<Vec<Flow>> {
+    pub fn deliveries(&self) -> Result<Vec<WireFlow>> {
         self.all(|flow| self.addresses.contains(&flow.to.ip()))
     }
 
-    fn all(&self, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>> {
+    fn all(&self, wanted: impl Fn(&WireFlow) -> bool) -> Result<Vec<WireFlow>> {
         self.catch_up()?;
         Ok(self.state().flows.iter().map(|known| known.flow.clone()).filter(wanted).collect())
     }
@@ -211,7 +211,7 @@ fn segment(tcp: &[u8], outbound: bool, port: u16, peer: SocketAddr, flows: &mut 
     let known = flows.iter_mut().rev().find(|known| known.flow.port == port && known.flow.to == peer);
     if outbound && syn {
         if known.is_none_or(|known| known.next_sent != sequence.wrapping_add(1)) {
-            let flow = Flow { port, to: peer, accepted: false, sent: Vec::new(), received: Vec::new() };
+            let flow = WireFlow { port, to: peer, accepted: false, sent: Vec::new(), received: Vec::new() };
             flows.push(Known { flow, next_sent: sequence.wrapping_add(1), next_received: 0 });
         }
         return Some(());
@@ -219,7 +219,7 @@ fn segment(tcp: &[u8], outbound: bool, port: u16, peer: SocketAddr, flows: &mut 
     let Some(Known { flow, next_sent, next_received }) = known else {
         if outbound && !payload.is_empty() {
             // A connection that is older than the reader, or was forgotten, and is used again.
-            let flow = Flow { port, to: peer, accepted: true, sent: Vec::new(), received: Vec::new() };
+            let flow = WireFlow { port, to: peer, accepted: true, sent: Vec::new(), received: Vec::new() };
             flows.push(Known { flow, next_sent: sequence, next_received: 0 });
             return segment(tcp, outbound, port, peer, flows);
         }

@@ -4,7 +4,7 @@
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
 
-use lab::{Flow, Transcript};
+use lab::{Transcript, WireFlow};
 use serde_json::Value;
 
 use crate::table::PORT;
@@ -19,7 +19,7 @@ pub struct Seen {
     /// What it got.
     pub client: Transcript,
     /// What left its pod.
-    pub flows: Vec<Flow>,
+    pub flows: Vec<WireFlow>,
     /// Addresses that are the dialed one or an endpoint of the dialed Service.
     pub endpoints: Vec<SocketAddr>,
     /// Addresses whose pod has a sidecar.
@@ -104,7 +104,7 @@ impl Seen {
                 Verdict::new("wrapped_in_tls", None)
             };
         }
-        let tunnels = |flow: &&Flow| flow.sent.windows(self.head.len()).any(|window| window == self.head);
+        let tunnels = |flow: &&WireFlow| flow.sent.windows(self.head.len()).any(|window| window == self.head);
         if carrying().any(|flow| tunnels(&flow)) {
             // Behind a CONNECT of the sidecar's own.
             return Verdict::new("undetermined", Some("rewritten"));
@@ -134,7 +134,7 @@ impl Seen {
     }
 
     /// The bytes went to `flow.to`, as they were or inside the mesh's own TLS.
-    fn passed_on(&self, flow: &Flow, status: Option<u16>, plain: bool) -> Verdict {
+    fn passed_on(&self, flow: &WireFlow, status: Option<u16>, plain: bool) -> Verdict {
         let Some(status) = status else {
             return if self.gave_up() {
                 Verdict::new("unanswered", Some("gave_up"))

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1::{NamespaceMode, NamespaceOption};
 use lab::load::{Load, LoadResult};
-use lab::{Cgroup, demo_sidecar, pause, process_memory_kb};
+use lab::{TestCgroup, demo_sidecar, pause, process_memory_kb};
 use serde_json::json;
 
 use crate::containerd::{ContainerdRelease, HOST};
@@ -139,7 +139,7 @@ fn at_rest(agent: &AgentPod, length: Duration) -> Result<serde_json::Value> {
 fn cpu(agent: &AgentPod) -> Result<Duration> {
     let table = fs::read_to_string(format!("/proc/{}/cgroup", agent.pid))?;
     let path = table.lines().find_map(|line| line.strip_prefix("0::/")).context("no v2 cgroup")?;
-    let stat = fs::read_to_string(Cgroup::top()?.dir().join(path).join("cpu.stat"))?;
+    let stat = fs::read_to_string(TestCgroup::top()?.dir().join(path).join("cpu.stat"))?;
     let used = stat.lines().find_map(|line| line.strip_prefix("usage_usec ")).context("no usage_usec")?;
     Ok(Duration::from_micros(used.parse()?))
 }

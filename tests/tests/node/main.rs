@@ -234,7 +234,7 @@ fn check_only_chosen_pods_make_records(node: &mut TestNode, agent: &AgentPod) {
     let config = node.container(1000, ["bash", "-c", asks].map(str::to_owned).to_vec());
     node.cri.start(&pod, "app", HOST, config).expect("a container");
     let counted = |node: &mut TestNode| {
-        let metrics = node.metrics(agent).unwrap_or_default();
+        let metrics = node.metrics(agent)?;
         let records = metrics.lines().filter(|line| line.starts_with("egress_tracer_records_total{"));
         let records: Vec<String> = records.map(str::to_owned).collect();
         Ok(records
@@ -262,8 +262,7 @@ fn check_series_of_a_deleted_pod_expire(node: &mut TestNode, agent: &AgentPod) {
     let before = node.wait_for("metrics", |node| Ok(node.metrics(agent).ok())).expect("metrics");
     assert!(of(&before, "late-0") && of(&before, "ledger-0"), "{before}");
     let without = |node: &mut TestNode| {
-        // The agent limits the rate of requests, so a scrape may fail.
-        let metrics = node.metrics(agent).unwrap_or_default();
+        let metrics = node.metrics(agent)?;
         Ok((metrics.contains("sessions_total") && !of(&metrics, "late-0")).then_some(metrics))
     };
     let after = node.wait_for("metrics without the pod that is gone", without).expect("its series go");

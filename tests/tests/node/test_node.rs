@@ -145,7 +145,7 @@ impl TestNode {
         let pod = self.cri.run_pod(&spec)?;
         // The node mounts the hierarchy at its usual path.
         let pods = pods(&self.lab);
-        let scope = Path::new("/sys/fs/cgroup").join(pods.strip_prefix(lab::Cgroup::top()?.dir())?);
+        let scope = Path::new("/sys/fs/cgroup").join(pods.strip_prefix(lab::TestCgroup::top()?.dir())?);
         let scope = scope.display().to_string();
         let args: Vec<&str> =
             ["--cgroup", &scope, "--metrics-label", "pod"].iter().chain(more).copied().collect();
@@ -235,7 +235,7 @@ pub fn pods(lab: &Lab) -> PathBuf {
 }
 
 fn connect(lab: &Lab, containerd: &Containerd) -> Result<Cri> {
-    let parent = Path::new("/").join(pods(lab).strip_prefix(lab::Cgroup::top()?.dir())?);
+    let parent = Path::new("/").join(pods(lab).strip_prefix(lab::TestCgroup::top()?.dir())?);
     Cri::connect(&containerd.socket(), &parent, containerd.logs())
 }
 

@@ -152,23 +152,13 @@ impl Node {
             Role::Upstream => (2, app, proxy, worker()),
         };
         Input::Event(Event {
-            time: self.time,
-            flow: number * 3 + leg,
-            role,
             opened: Some(self.time - 100),
             netns,
             sidecar: (role == Role::App).then_some(Interception { port: 15001, netns, client_port: None }),
             task: Some(task),
-            cgroup: 0,
             uid: 1000,
-            lost: 0,
             link,
-            local,
-            remote,
-            answered: false,
-            shared_upstream: false,
-            set_up: None,
-            kind,
+            ..Event::new(self.time, number * 3 + leg, role, local, remote, kind)
         })
     }
 }

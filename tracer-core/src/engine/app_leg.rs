@@ -3,9 +3,9 @@
 use super::{Engine, build_report::ReportInput, connection::Connection};
 use crate::{
     event::{End, Event, EventKind},
-    pod::Key,
+    pod::OwnerKey,
     report::Reports,
-    verdict::{Evidence, Outcome, Payload, judge},
+    verdict::{Evidence, Outcome, judge},
 };
 
 impl Engine {
@@ -19,17 +19,18 @@ impl Engine {
                 let (offset, total, data) = (*offset, *total, std::mem::take(data));
                 let Some(connection) = self.tables.connection_or_new(event) else { return };
                 let added = connection.app_sent(event, offset, total, data);
-                if connection.is_idle() {
+                let (is_idle, is_direct) = (connection.is_idle(), connection.sidecar.is_none());
+                self.tables.untracked += added.untracked;
+                if is_idle {
                     self.tables.remove_connection(event.flow);
                     return;
                 }
-                let is_direct = connection.sidecar.is_none();
                 self.tables.charge(event.flow);
-                self.attribution.announce(Key::of(event.task.as_ref(), event.cgroup), event.time);
+                self.attribution.announce(OwnerKey::of(event.task.as_ref(), event.cgroup), event.time);
                 if is_direct {
                     self.settle_direct(event.flow, event, false, reports);
-                } else if added > 0 {
-                    self.tables.wait(event.flow, event.time, added);
+                } else if added.tracked > 0 {
+                    self.tables.wait(event.flow, event.time, added.tracked);
                     // A sidecar that refuses a connection may close it before the app has sent a byte.
                     if let Some(mut end) = self.tables.take_early_end(event.flow) {
                         self.reply_event(&mut end, reports);
@@ -75,22 +76,9 @@ impl Engine {
             return;
         }
         let Some((connection, request)) = Connection::refused(event) else { return };
-        let evidence = Evidence {
-            form: request.request.form,
-            interceptor: connection.interceptor(),
-            outcome: Outcome::NotAccepted,
-            upstream: Payload::NoConnection,
-            upstream_in_doubt: false,
-            upstream_failed: false,
-            tls_established: false,
-            shared_upstream: false,
-            was_kept: None,
-            nothing_lost: true,
-            from_start: connection.opened.is_some(),
-            by_proxy: false,
-        };
+        let evidence = Evidence::not_accepted(request.request.form, connection.interceptor());
         let Some(judgment) = judge(&evidence) else { return };
-        let key = Key::of(connection.task.as_ref(), connection.cgroup);
+        let key = OwnerKey::of(connection.task.as_ref(), connection.cgroup);
         let report = self.build_report(ReportInput {
             connection: &connection,
             request: &request,

@@ -11,7 +11,7 @@ use tracer_ebpf::HEAD_MAX;
 use super::{leg_bytes::LegBytes, tenants::Tenant, upstream_sockets::ClaimBasis};
 use crate::{
     event::{Event, Interception, Task},
-    head::{self, Form, Progress, Reply, Request},
+    head::{self, Form, Progress, ReplyHead, Request},
     mesh_profile::{InterceptorKind, MeshProfile},
 };
 
@@ -73,9 +73,9 @@ pub(super) struct Connection {
     pub(super) app_closed: bool,
     /// When the app closed its side while requests waited.
     pub(super) gave_up: Option<u64>,
-    /// Requests that are not tracked because [`MAX_PENDING`] others wait. Once there is one, no later request is tracked
-    /// either: its answer could not be told from theirs.
-    pub(super) untracked: u64,
+    /// A request came while [`MAX_PENDING`] others waited. Neither it nor any later one is tracked: their answers could
+    /// not be told apart.
+    overflowed: bool,
     /// The first bytes that the app sent, to compare with what went upstream. At most [`HEAD_MAX`].
     pub(super) app_bytes: Vec<u8>,
     /// The request head that is being reassembled.
@@ -91,6 +91,15 @@ const MAX_PENDING: usize = 64;
 
 /// What the indices take for a request, in bytes.
 const INDEX_BYTES: usize = 128;
+
+/// How many requests some bytes added.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Added {
+    /// Those that wait for an answer now.
+    pub(super) tracked: usize,
+    /// Those for which there was no room.
+    pub(super) untracked: u64,
+}
 
 /// A request that waits for its answer.
 #[derive(Debug)]
@@ -114,6 +123,19 @@ pub(super) struct PendingRequest {
 }
 
 impl PendingRequest {
+    fn new(request: Request, complete: bool, time: u64) -> Self {
+        Self {
+            key: request_key(&request),
+            request,
+            complete,
+            time,
+            reported: false,
+            rewritten: None,
+            ticket: None,
+            indexed_in: IndexedIn::default(),
+        }
+    }
+
     /// The memory that it takes, in bytes.
     fn bytes(&self) -> usize {
         let Request { authority, http_version, user_agent, .. } = &self.request;
@@ -172,7 +194,7 @@ impl Connection {
             app_closed: false,
             gave_up: None,
             app_bytes: Vec::new(),
-            untracked: 0,
+            overflowed: false,
             head: LegBytes::default(),
             replied: LegBytes::default(),
             pending_bytes: 0,
@@ -183,16 +205,14 @@ impl Connection {
     /// seen.
     pub(super) fn refused(event: &Event) -> Option<(Self, PendingRequest)> {
         event.sidecar?;
-        let mut connection = Self { sidecar: event.sidecar, ..Self::new(event, 0) };
+        let connection = Self { sidecar: event.sidecar, ..Self::new(event, 0) };
         let request = Request {
             form: Form::Connect,
             authority: CompactString::default(),
             http_version: CompactString::default(),
             user_agent: None,
         };
-        connection.push_request(event, request, true);
-        let request = connection.pending.pop_front()?;
-        Some((connection, request))
+        Some((connection, PendingRequest::new(request, true, event.time)))
     }
 
     /// The sidecar's network namespace and the app's address as the sidecar sees it, by which its accepted socket is
@@ -227,14 +247,15 @@ impl Connection {
         self.set_up.filter(|_| self.interceptor() == Some(InterceptorKind::Sidecar))
     }
 
-    /// Takes bytes that the app sent and returns how many requests they added.
-    pub(super) fn app_sent(&mut self, event: &Event, offset: u32, total: u32, data: BytesMut) -> usize {
+    /// Takes bytes that the app sent and returns which requests they added.
+    pub(super) fn app_sent(&mut self, event: &Event, offset: u32, total: u32, data: BytesMut) -> Added {
+        let mut added = Added::default();
         if self.opaque {
-            return 0;
+            return added;
         }
-        if self.untracked > 0 {
-            self.untracked += 1;
-            return 0;
+        if self.overflowed {
+            added.untracked = 1;
+            return added;
         }
         let room = HEAD_MAX.saturating_sub(self.app_bytes.len());
         self.app_bytes.extend_from_slice(&data[..data.len().min(room)]);
@@ -246,7 +267,6 @@ impl Connection {
             }
         }
         self.head.append(offset, total, data);
-        let mut added = 0;
         loop {
             // The request whose headers are still coming is the last pending one.
             let begun = self.pending.back_mut().filter(|request| !request.complete);
@@ -261,17 +281,18 @@ impl Connection {
                     let complete = self.head.is_full();
                     if begun.is_some() {
                         self.update_request(request, complete);
-                    } else if self.push_request(event, request, complete) {
-                        added += 1;
+                    } else {
+                        self.push_request(event, request, complete, &mut added);
                     }
                     return added;
                 }
                 Progress::Complete(request, length) => {
                     if begun.is_some() {
                         self.update_request(request, true);
-                    } else if self.push_request(event, request, true) {
-                        added += 1;
                     } else {
+                        self.push_request(event, request, true, &mut added);
+                    }
+                    if self.overflowed {
                         return added;
                     }
                     // Another request may be pipelined behind it.
@@ -291,26 +312,18 @@ impl Connection {
         }
     }
 
-    /// Adds a request; `false`: it is not tracked, and neither is any later one.
-    fn push_request(&mut self, event: &Event, request: Request, complete: bool) -> bool {
+    /// Adds a request, if there is room for one more.
+    fn push_request(&mut self, event: &Event, request: Request, complete: bool, added: &mut Added) {
         if self.pending.len() >= MAX_PENDING {
-            self.untracked += 1;
+            self.overflowed = true;
             self.head.clear();
-            return false;
+            added.untracked += 1;
+            return;
         }
-        let pending = PendingRequest {
-            key: request_key(&request),
-            request,
-            complete,
-            time: event.time,
-            reported: false,
-            rewritten: None,
-            ticket: None,
-            indexed_in: IndexedIn::default(),
-        };
+        let pending = PendingRequest::new(request, complete, event.time);
         self.pending_bytes += pending.bytes();
         self.pending.push_back(pending);
-        true
+        added.tracked += 1;
     }
 
     /// Where the requests stand whose deadline has this ticket: one, or, if none has it, those without a ticket.
@@ -374,7 +387,7 @@ impl Connection {
     }
 
     /// The answer to the oldest request. An incomplete head counts only if `at_last`: no more of it will come.
-    pub(super) fn answer(&self, at_last: bool) -> Option<Reply> {
+    pub(super) fn answer(&self, at_last: bool) -> Option<ReplyHead> {
         match head::reply(self.replied.as_slice()) {
             Progress::Other | Progress::Incomplete => None,
             Progress::Begun(reply) => (at_last || self.replied.is_full()).then_some(reply),

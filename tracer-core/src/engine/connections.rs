@@ -31,8 +31,6 @@ pub(super) struct Connections {
     next_serial: u64,
     /// Which pod has how many bytes of them.
     tenants: Tenants,
-    /// The requests of removed connections that were not tracked.
-    untracked: u64,
 }
 
 impl Connections {
@@ -137,7 +135,6 @@ impl Connections {
     pub(super) fn remove(&mut self, flow: u64) -> Option<Box<Connection>> {
         let connection = self.by_flow.remove(&flow)?;
         self.tenants.remove(connection.tenant, connection.serial, connection.charged);
-        self.untracked += connection.untracked;
         if let Some(sidecar) = connection.sidecar
             && let Entry::Occupied(mut entry) = self.dialed.entry((sidecar.netns, connection.remote))
         {
@@ -172,11 +169,6 @@ impl Connections {
         let now = connection.bytes();
         let before = std::mem::replace(&mut connection.charged, now);
         self.tenants.reweigh(connection.tenant, before, now);
-    }
-
-    /// How many requests were not tracked.
-    pub(super) fn untracked(&self) -> u64 {
-        self.untracked + self.iter().map(|connection| connection.untracked).sum::<u64>()
     }
 
     /// The memory that all connections take, in bytes.

@@ -3,7 +3,7 @@
 use super::{Answer, Engine, upstream_sockets::UpstreamSocket};
 use crate::{
     event::{End, Event, EventKind},
-    head::{Form, Reply},
+    head::{Form, ReplyHead},
     report::Reports,
     verdict::Outcome,
 };
@@ -69,7 +69,7 @@ impl Engine {
     pub(super) fn answer(&self, flow: u64, at_last: bool) -> Option<Answer> {
         let connection = self.tables.connection(flow)?;
         connection.pending.front()?;
-        let Reply { status, server, body, by_proxy } = connection.answer(at_last)?;
+        let ReplyHead { status, server, body, by_proxy } = connection.answer(at_last)?;
         Some(Answer { outcome: Outcome::Replied { status, body }, server, by_proxy })
     }
 

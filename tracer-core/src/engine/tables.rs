@@ -41,6 +41,8 @@ pub(super) struct Tables {
     /// Upstream sockets that were claimed before they had carried a byte, by the address dialed.
     silent: HashMap<SocketAddr, Vec<u64>>,
     dropped: u64,
+    /// The requests that were not tracked.
+    pub(super) untracked: u64,
 }
 
 impl Tables {
@@ -50,7 +52,7 @@ impl Tables {
             pending: self.connections.iter().map(|connection| connection.pending.len()).sum(),
             upstreams: self.upstreams.len() + self.tunnels.len(),
             dropped: self.dropped,
-            untracked: self.connections.untracked(),
+            untracked: self.untracked,
             bytes: self.connections.bytes(),
         }
     }

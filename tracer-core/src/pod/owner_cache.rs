@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Fact, Key, Owner, Pod};
+use super::{Fact, Owner, OwnerKey, Pod};
 
 /// After this time, an owner that is not a container is asked for again, in ns.
 const MINUTE: u64 = 60_000_000_000;
@@ -18,11 +18,11 @@ const MAX_ASKED: usize = 4_096;
 pub struct OwnerCache {
     /// How long an owner is kept after its last process ended, in ns.
     ttl: u64,
-    known: HashMap<Key, Known>,
+    known: HashMap<OwnerKey, Known>,
     /// Keys without an answer yet, and when each was asked for.
-    asked: HashMap<Key, u64>,
+    asked: HashMap<OwnerKey, u64>,
     /// Keys to ask for, since they were last taken.
-    wanted: Vec<Key>,
+    wanted: Vec<OwnerKey>,
     /// Pods that were forgotten, since they were last taken.
     gone: Vec<Arc<Pod>>,
 }
@@ -40,7 +40,7 @@ impl OwnerCache {
     }
 
     /// The owner of this key. If it is unknown, the key is asked for.
-    pub fn owner(&mut self, key: Key, time: u64) -> Option<&Owner> {
+    pub fn owner(&mut self, key: OwnerKey, time: u64) -> Option<&Owner> {
         if !self.known.contains_key(&key) && !self.asked.contains_key(&key) && self.asked.len() < MAX_ASKED {
             self.asked.insert(key, time);
             self.wanted.push(key);
@@ -49,7 +49,7 @@ impl OwnerCache {
     }
 
     /// The keys that were asked for since the previous call.
-    pub fn take_wanted(&mut self) -> Vec<Key> {
+    pub fn take_wanted(&mut self) -> Vec<OwnerKey> {
         std::mem::take(&mut self.wanted)
     }
 
@@ -59,11 +59,11 @@ impl OwnerCache {
     }
 
     /// Takes a fact and returns the key whose owner it tells.
-    pub fn learn(&mut self, fact: Fact, time: u64) -> Option<Key> {
+    pub fn learn(&mut self, fact: Fact, time: u64) -> Option<OwnerKey> {
         match fact {
             Fact::Owner(key, owner) => {
                 self.asked.remove(&key);
-                let is_lasting = matches!((&owner, key), (Owner::Container(_), Key::Cgroup(_)));
+                let is_lasting = matches!((&owner, key), (Owner::Container(_), OwnerKey::Cgroup(_)));
                 let until = (!is_lasting).then_some(time.saturating_add(MINUTE));
                 self.known.insert(key, Known { owner, until });
                 Some(key)
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn unknown_key_is_asked_for_once_a_minute() {
         let mut cache = OwnerCache::new(MINUTE);
-        let key = Key::Cgroup(7);
+        let key = OwnerKey::Cgroup(7);
         assert_eq!(cache.owner(key, 0), None);
         assert_eq!(cache.owner(key, 1), None);
         assert_eq!(cache.take_wanted(), [key]);
@@ -154,15 +154,18 @@ mod tests {
         let mut cache = OwnerCache::new(MINUTE);
         let cart = pod("cart-1", "1");
         for id in [7, 8] {
-            cache.learn(Fact::Owner(Key::Cgroup(id), app(&cart)), 0);
+            cache.learn(Fact::Owner(OwnerKey::Cgroup(id), app(&cart)), 0);
         }
         cache.expire(3600 * SECOND);
-        assert!(cache.owner(Key::Cgroup(7), 0).is_some(), "kept while the pod exists");
-        cache.learn(Fact::Gone(Key::Cgroup(7)), 0);
+        assert!(cache.owner(OwnerKey::Cgroup(7), 0).is_some(), "kept while the pod exists");
+        cache.learn(Fact::Gone(OwnerKey::Cgroup(7)), 0);
         cache.expire(MINUTE);
-        assert!(cache.owner(Key::Cgroup(7), 0).is_none() && cache.take_gone().is_empty(), "cgroup 8 is left");
-        cache.learn(Fact::Gone(Key::Cgroup(8)), MINUTE);
-        cache.learn(Fact::Gone(Key::Cgroup(8)), MINUTE + 5); // the second time changes nothing
+        assert!(
+            cache.owner(OwnerKey::Cgroup(7), 0).is_none() && cache.take_gone().is_empty(),
+            "cgroup 8 is left"
+        );
+        cache.learn(Fact::Gone(OwnerKey::Cgroup(8)), MINUTE);
+        cache.learn(Fact::Gone(OwnerKey::Cgroup(8)), MINUTE + 5); // the second time changes nothing
         cache.expire(2 * MINUTE);
         assert_eq!(cache.take_gone(), [cart]);
         assert!(cache.take_gone().is_empty());
@@ -172,9 +175,9 @@ mod tests {
     fn pod_with_a_successor_of_its_name_is_not_listed_as_gone() {
         let mut cache = OwnerCache::new(MINUTE);
         let (old, new) = (pod("db-0", "1"), pod("db-0", "2"));
-        cache.learn(Fact::Owner(Key::Cgroup(7), app(&old)), 0);
-        cache.learn(Fact::Gone(Key::Cgroup(7)), 0);
-        cache.learn(Fact::Owner(Key::Cgroup(8), app(&new)), 1);
+        cache.learn(Fact::Owner(OwnerKey::Cgroup(7), app(&old)), 0);
+        cache.learn(Fact::Gone(OwnerKey::Cgroup(7)), 0);
+        cache.learn(Fact::Owner(OwnerKey::Cgroup(8), app(&new)), 1);
         cache.expire(MINUTE);
         assert!(cache.take_gone().is_empty());
     }
@@ -183,7 +186,7 @@ mod tests {
     fn unknown_keys_are_bounded() {
         let mut cache = OwnerCache::new(MINUTE);
         for id in 2..100_000 {
-            cache.owner(Key::Cgroup(id), 0);
+            cache.owner(OwnerKey::Cgroup(id), 0);
         }
         assert_eq!(cache.take_wanted().len(), MAX_ASKED);
     }

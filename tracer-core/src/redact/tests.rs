@@ -10,29 +10,18 @@ use crate::event::Role;
 /// A piece of a flow's bytes.
 fn piece(flow: u64, offset: usize, total: usize, data: &[u8]) -> Event {
     let addr = SocketAddr::from(([127, 0, 0, 1], 1));
-    Event {
-        time: 0,
+    Event::new(
+        0,
         flow,
-        role: Role::App,
-        opened: None,
-        netns: 0,
-        sidecar: None,
-        task: None,
-        link: None,
-        cgroup: 0,
-        uid: 0,
-        lost: 0,
-        local: addr,
-        remote: addr,
-        answered: false,
-        shared_upstream: false,
-        set_up: None,
-        kind: EventKind::Sent {
+        Role::App,
+        addr,
+        addr,
+        EventKind::Sent {
             offset: u32::try_from(offset).unwrap(),
             total: u32::try_from(total).unwrap(),
             data: data.into(),
         },
-    }
+    )
 }
 
 /// What comes out for a piece that was sent as `total` bytes and cut.

@@ -41,6 +41,24 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// The evidence on a dial that the pod's redirect led to a port on which no process listens.
+    pub fn not_accepted(form: Form, interceptor: Option<InterceptorKind>) -> Self {
+        Self {
+            form,
+            interceptor,
+            outcome: Outcome::NotAccepted,
+            upstream: Payload::NoConnection,
+            upstream_in_doubt: false,
+            upstream_failed: false,
+            tls_established: false,
+            shared_upstream: false,
+            was_kept: None,
+            nothing_lost: true,
+            from_start: true,
+            by_proxy: false,
+        }
+    }
+
     /// Whether the answer bears a proxy's sign, although no socket was seen that could have brought it.
     pub fn is_acquitted(&self) -> bool {
         self.by_proxy && self.is_upstream_silent()

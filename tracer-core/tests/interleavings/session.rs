@@ -336,9 +336,6 @@ impl Session {
             }
         };
         Some(Event {
-            time,
-            flow: self.flow(leg),
-            role,
             opened: Some(opened),
             netns: self.netns(),
             sidecar: (role == Role::App).then(|| Interception {
@@ -348,16 +345,11 @@ impl Session {
             }),
             task: Some(Task { tid: task.tid + u32::from(self.pod) * 10, ..task }),
             link,
-            cgroup: 0,
-            uid: 0,
             lost,
-            local,
-            remote,
-            answered: false,
             shared_upstream: matches!(step, SharedReply(_) | SharedEnd),
             set_up: (sockets.is_known && matches!(step, SidecarCloses | SharedEnd))
                 .then_some(self.kind != Kind::Blackholed),
-            kind,
+            ..Event::new(time, self.flow(leg), role, local, remote, kind)
         })
     }
 }

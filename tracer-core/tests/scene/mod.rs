@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use tracer_core::{
     engine::{Engine, Input, Settings},
     event::{End, Event, EventKind, Interception, Role, Task},
-    pod::{Fact, Key},
+    pod::{Fact, OwnerKey},
     report::{Report, Reports},
 };
 
@@ -203,7 +203,7 @@ impl Scene {
     }
 
     /// The owners that were asked for.
-    pub fn wanted(&mut self) -> Vec<Key> {
+    pub fn wanted(&mut self) -> Vec<OwnerKey> {
         self.core.take_wanted()
     }
 
@@ -246,9 +246,6 @@ impl Scene {
             Role::Upstream => self.time,
         };
         let event = Event {
-            time: self.time,
-            flow: leg(role) + 3 * u64::from(self.connection),
-            role,
             opened: self.seen_from_start.then_some(opened),
             netns: NETNS,
             sidecar: self.sidecar.filter(|_| role == Role::App).map(|port| Interception {
@@ -263,15 +260,10 @@ impl Scene {
                 Role::Upstream => Some(Role::Reply).filter(|_| self.is_linked),
             }
             .map(|other| leg(other) + 3 * u64::from(self.connection)),
-            cgroup: 0,
-            uid: 0,
             lost: self.lost,
-            local,
-            remote,
-            answered: false,
             shared_upstream: self.shared_upstream && role == Role::Reply,
             set_up: self.set_up.filter(|_| role == Role::Reply),
-            kind,
+            ..Event::new(self.time, leg(role) + 3 * u64::from(self.connection), role, local, remote, kind)
         };
         self.core.feed(Input::Event(event), &mut self.reports);
         self

@@ -24,7 +24,7 @@ pub fn is_end(to: u8) -> bool {
 }
 
 /// A change of a flow's TCP state.
-pub struct End {
+pub struct StateChange {
     pub from: u8,
     pub to: u8,
     /// The reason is a reset by the peer or a timeout, not the socket's owner.
@@ -38,8 +38,8 @@ pub struct End {
 /// A flow enters a TCP state for which [`is_end`] holds. A record is written for a flow with recorded bytes, and for a sidecar's
 /// flow that ends in silence.
 #[inline(always)]
-pub fn state_changed(key: u64, tuple: impl Fn() -> Tuple, end: &End) {
-    let &End { from, to, by_peer, received, segments } = end;
+pub fn state_changed(key: u64, tuple: impl Fn() -> Tuple, end: &StateChange) {
+    let &StateChange { from, to, by_peer, received, segments } = end;
     let was_open = from == tcp::SYN_SENT || from == tcp::ESTABLISHED || from == tcp::CLOSE_WAIT;
     // Absent if it was evicted, or never of interest.
     let Some(flow) = FLOWS.find(key) else { return };

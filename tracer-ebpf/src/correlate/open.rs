@@ -19,7 +19,7 @@ use crate::{
         globals::settings,
         interceptors,
         maps::{FLOWS, PENDING_PROXIES},
-        values::{FLOW_OUT_OF_SCOPE, Flow, Kept, Owner},
+        values::{FLOW_OUT_OF_SCOPE, Flow, Kept, TaskRecord},
     },
 };
 
@@ -96,7 +96,7 @@ fn insert_dialed(
     flags: u8,
     tuple: &Tuple,
     opened_ns: u64,
-    owner: &Owner,
+    owner: &TaskRecord,
 ) -> Option<*mut Flow> {
     let mut flow = new_flow(key, role, netns, flags);
     flow.set_owner(owner);

@@ -9,7 +9,7 @@ use crate::{
     current::{task_address, task_comm, task_ids, task_uid},
     state::{
         maps::THREADS,
-        values::{Flow, Owner, Thread},
+        values::{Flow, TaskRecord, Thread},
     },
 };
 
@@ -18,8 +18,8 @@ const VALID_NS: u64 = 1 << 30;
 
 /// The current task, as the kernel's helpers report it.
 #[inline(always)]
-pub fn current_owner() -> Owner {
-    Owner { ids: task_ids(), comm: task_comm(), uid: task_uid(), zero: 0 }
+pub fn current_owner() -> TaskRecord {
+    TaskRecord { ids: task_ids(), comm: task_comm(), uid: task_uid(), zero: 0 }
 }
 
 /// Makes the current task, which sends the request of an app's flow, the flow's owner: the socket may have come from another
@@ -53,7 +53,7 @@ pub fn current(at: u64) -> Option<*mut Thread> {
 
 #[inline(always)]
 fn insert(key: u64, ids: u64, at: u64) -> Option<*mut Thread> {
-    let owner = Owner { ids, ..current_owner() };
+    let owner = TaskRecord { ids, ..current_owner() };
     let zero = opaque_zero();
     let until_ns = at + VALID_NS;
     let thread =

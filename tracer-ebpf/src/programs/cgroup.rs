@@ -15,7 +15,7 @@ use aya_log_ebpf::debug;
 use crate::{
     context::Tuple,
     correlate::{
-        close::{self, End},
+        close::{self, StateChange},
         open, sidecar, upstream,
     },
     endpoint::{address, mapped},
@@ -165,7 +165,7 @@ pub fn egress_states(ctx: SockOpsContext) -> u32 {
         if close::is_end(to) {
             // SAFETY: the kernel passes a valid context.
             let (received, segments) = unsafe { ((*ctx.ops).bytes_received, (*ctx.ops).data_segs_out) };
-            let end = End { from, to, by_peer: false, received, segments };
+            let end = StateChange { from, to, by_peer: false, received, segments };
             close::state_changed(cookie(&ctx), || tuple_of_ops(&ctx), &end);
         }
     } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {

@@ -6,10 +6,10 @@ use tracer_ebpf::{record::tcp, verifier::min};
 use crate::{
     context::Sent,
     correlate::{
-        close::{self, End},
+        close::{self, StateChange},
         open, payload, sidecar, upstream,
     },
-    sock::{message::Message, read::read, structure::Sock, syn_data},
+    sock::{message::SocketMessage, read::read, structure::Sock, syn_data},
     state::{
         dials,
         globals::offset,
@@ -52,7 +52,7 @@ pub fn send(sk: Sock, message: u64, size: u64) {
         syn_data::keep(sk, message, len, state);
     } else {
         let sent = Sent { flow: sk.0, seq: sk.write_seq(), len };
-        payload::sent(&Message::find(sk, message, len), FLOWS.find(sk.0), &sent);
+        payload::sent(&SocketMessage::find(sk, message, len), FLOWS.find(sk.0), &sent);
     }
 }
 
@@ -113,7 +113,7 @@ pub fn state_changed(sk: Sock, from: u8, to: u8) {
         let by_peer = sk.has_error();
         let received = sk.bytes_received();
         let segments = sk.data_segments_out();
-        close::state_changed(sk.0, || sk.tuple(), &End { from, to, by_peer, received, segments });
+        close::state_changed(sk.0, || sk.tuple(), &StateChange { from, to, by_peer, received, segments });
     } else if to == LISTEN {
         // `listen(2)` changes the state in its caller's context.
         if interceptors::is_current()

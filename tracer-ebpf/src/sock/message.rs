@@ -31,7 +31,7 @@ const IN_KERNEL: u64 = 1;
 type Piece = [u64; 2];
 
 /// A message of a socket.
-pub struct Message {
+pub struct SocketMessage {
     sk: Sock,
     /// How many bytes it has.
     total: u32,
@@ -43,7 +43,7 @@ pub struct Message {
     is_in_sender: bool,
 }
 
-impl Message {
+impl SocketMessage {
     /// The message of a `struct msghdr *` that the current task sends.
     #[inline(always)]
     pub fn find(sk: Sock, message: u64, total: u32) -> Self {
@@ -148,7 +148,7 @@ pub fn bounded(len: u32) -> u32 {
     (len.wrapping_sub(1) & (HEAD_MAX as u32 - 1)) + 1
 }
 
-impl Bytes for Message {
+impl Bytes for SocketMessage {
     #[inline(always)]
     unsafe fn copy(&self, to: *mut [u8; HEAD_MAX], len: u32) -> u32 {
         // Fewer than `len` bytes may have been gathered.
@@ -158,7 +158,7 @@ impl Bytes for Message {
     }
 }
 
-impl Context for Message {
+impl Context for SocketMessage {
     #[inline(always)]
     fn first(&self) -> Result<u64, Loss> {
         if self.base == IN_KERNEL {

@@ -5,7 +5,7 @@
 use tracer_ebpf::{HEAD_MAX, Loss, record::tcp};
 
 use super::{
-    message::{Message, bounded},
+    message::{SocketMessage, bounded},
     read::read,
     structure::Sock,
 };
@@ -36,7 +36,7 @@ pub fn keep(sk: Sock, message: u64, total: u32, state: u8) {
         return ring::lost(Loss::MapFull);
     };
     let len = if total < HEAD_MAX as u32 { total } else { HEAD_MAX as u32 };
-    let message = Message::find(sk, message, total);
+    let message = SocketMessage::find(sk, message, total);
     let seq = sk.write_seq();
     // SAFETY: the value lives in the map, and only this socket's sends use it.
     let have = unsafe {
@@ -72,14 +72,14 @@ pub fn at_connect(sk: Sock) -> u8 {
 
 /// Hands the kept payload, if any, to `send`, and drops it.
 #[inline(always)]
-pub fn take(sk: Sock, send: impl FnOnce(&Message, &Sent)) {
+pub fn take(sk: Sock, send: impl FnOnce(&SocketMessage, &Sent)) {
     let Some(kept) = SYN_DATA.get_ptr(sk.0) else { return };
     // SAFETY: see `keep`. The address of `data` is read from the map, so to the verifier it is a number, as a sender's address
     // is.
     let (seq, total, have, at) =
         unsafe { ((*kept).seq, (*kept).total, (*kept).have, (&raw const (*kept).address).read_volatile()) };
     if have != 0 {
-        send(&Message::copied(sk, at, have, total), &Sent { flow: sk.0, seq, len: total });
+        send(&SocketMessage::copied(sk, at, have, total), &Sent { flow: sk.0, seq, len: total });
     }
     let _ = SYN_DATA.remove(sk.0); // fails if the entry was evicted meanwhile
 }

@@ -1,14 +1,14 @@
 //! The globals that the loader writes before the programs are verified (`EbpfLoader::override_global`). To the verifier they
 //! are constants, as the loader freezes their map.
 
-use tracer_ebpf::{BtfOffsets, Settings, verifier::opaque};
+use tracer_ebpf::{BtfOffsets, ProbeSettings, verifier::opaque};
 
 #[unsafe(no_mangle)]
-static SETTINGS: Settings = Settings::DEFAULT;
+static SETTINGS: ProbeSettings = ProbeSettings::DEFAULT;
 
 /// The settings of this run.
 #[inline(always)]
-pub fn settings() -> &'static Settings {
+pub fn settings() -> &'static ProbeSettings {
     // SAFETY: the object's own data, which is not written while a program runs. It is opaque to LLVM, which would put the
     // initial values in place of the loader's.
     unsafe { &*opaque(&raw const SETTINGS) }

@@ -50,7 +50,7 @@ pub static PENDING_PROXIES: PendingProxies = PendingProxies::new();
 #[unsafe(no_mangle)]
 pub static REQUEST_PORTS: RequestPorts = RequestPorts::new();
 
-/// Which cgroups (v2 id) are traced (1) and which are not (0), with their descendants; [`tracer_ebpf::Settings::default_scope`]
+/// Which cgroups (v2 id) are traced (1) and which are not (0), with their descendants; [`tracer_ebpf::ProbeSettings::default_scope`]
 /// holds for all others. Userspace updates it as pods come and go.
 #[map]
 pub static SCOPES: HashMap<u64, u64> = HashMap::with_max_entries(1 << 13, 0);

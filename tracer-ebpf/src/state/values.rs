@@ -35,7 +35,7 @@ pub struct Flow {
 impl Flow {
     /// Sets the process that owns the flow.
     #[inline(always)]
-    pub fn set_owner(&mut self, owner: &Owner) {
+    pub fn set_owner(&mut self, owner: &TaskRecord) {
         (self.tgid, self.tid) = ((owner.ids >> 32) as u32, owner.ids as u32);
         (self.uid, self.comm) = (owner.uid, owner.comm);
     }
@@ -111,7 +111,7 @@ pub fn record_flags(flags: u8) -> u8 {
 /// The task that dialed, accepted or sent.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Owner {
+pub struct TaskRecord {
     /// Its process id (upper half) and thread id (lower half).
     pub ids: u64,
     /// Its name, NUL-padded.
@@ -124,7 +124,7 @@ pub struct Owner {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Thread {
-    pub owner: Owner,
+    pub owner: TaskRecord,
     /// The time (`CLOCK_MONOTONIC`, ns) until which `owner` is valid.
     pub until_ns: u64,
     /// The key in `FLOWS` of its latest dial, until the accepted socket is found that it was for; 0: none.

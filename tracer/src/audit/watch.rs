@@ -11,7 +11,7 @@ use super::processes::ProcessScope;
 use super::verdicts::{AuditSubject, AuditedSidecar, ConfigSource, ProxyUse, Question, audit};
 use crate::explain;
 use crate::metrics::Metrics;
-use crate::runtime::{Endpoint, container_names};
+use crate::runtime::{RuntimeEndpoint, container_names};
 use tracer_core::report::Report;
 
 /// The pause between two audits. A configuration of 5,000 services costs half a second of a processor.
@@ -32,7 +32,7 @@ impl Watch {
     pub fn spawn(
         scope: ProcessScope,
         question: Question,
-        endpoint: Option<Endpoint>,
+        endpoint: Option<RuntimeEndpoint>,
         metrics: Metrics,
     ) -> Self {
         let seen = Rc::new(RefCell::new(SeenProxies::default()));
@@ -51,7 +51,7 @@ impl Watch {
 async fn keep_current(
     scope: ProcessScope,
     question: Question,
-    endpoint: Option<Endpoint>,
+    endpoint: Option<RuntimeEndpoint>,
     metrics: Metrics,
     seen: Rc<RefCell<SeenProxies>>,
 ) {

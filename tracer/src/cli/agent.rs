@@ -86,9 +86,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     // First, as of two agents on a node the second one is to name the first.
     let socket = live::Socket::bind(&args.live.socket)?;
-    let server = metrics::Server::bind(args.scope.metrics.metrics_address.unwrap_or(METRICS_ADDRESS))?;
+    let server = metrics::MetricsServer::bind(args.scope.metrics.metrics_address.unwrap_or(METRICS_ADDRESS))?;
     let (health, health_server) =
-        (Arc::new(Health::default()), health_server::Server::bind(args.health_address)?);
+        (Arc::new(Health::default()), health_server::HealthServer::bind(args.health_address)?);
     let mut pipeline = args.scope.attach_to(args.pods.choice(), None)?;
     let metrics = Metrics::new(pipeline.probes(), &args.scope.metrics)?;
     let explains = !args.no_explain;
@@ -106,7 +106,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         runtime: args.scope.pods.endpoint().map(|endpoint| endpoint.to_string()),
     };
     let live = Live::new(settings, args.keep);
-    live::Server::new(socket).spawn(live.clone());
+    live::LiveServer::new(socket).spawn(live.clone());
     args.scope.write_ready_file()?;
     health.set_ready();
     let mut enricher =

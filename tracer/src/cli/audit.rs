@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::time::timeout;
 
-use super::{pods, scope};
+use super::{output::FailOn, pods, scope};
 use crate::{
     audit::{
         AuditSubject, AuditedSidecar, ConfigSource, Counts, ProcessScope, ProxyUse, Question, SeenProxies,
@@ -88,13 +88,7 @@ enum Output {
     Json,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum FailOn {
-    Flagged,
-}
-
-/// Exit codes of `--fail-on`.
-const FLAGGED: u8 = 3;
+/// The exit code of `--fail-on` where nothing could be judged.
 const NOTHING: u8 = 4;
 
 /// How many sidecars that were not read are said to be so in a sentence.
@@ -140,7 +134,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn exit_code(fail_on: Option<FailOn>, counts: Counts, audited: &[AuditedSidecar]) -> ExitCode {
     let judged = audited.iter().flat_map(|sidecar| &sidecar.pairs).any(|pair| pair.verdict.is_some());
     match fail_on {
-        Some(FailOn::Flagged) if counts.flagged > 0 => ExitCode::from(FLAGGED),
+        Some(FailOn::Flagged) if counts.flagged > 0 => ExitCode::from(FailOn::FOUND),
         Some(FailOn::Flagged) if !judged => ExitCode::from(NOTHING),
         _ => ExitCode::SUCCESS,
     }

@@ -6,7 +6,7 @@ use anyhow::bail;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    output,
+    output::{self, FailOn},
     source::{self, Source},
     summary::Summary,
 };
@@ -60,16 +60,8 @@ pub(super) struct Args {
     source: source::Args,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum FailOn {
-    Flagged,
-}
-
 /// How long the agent may take to say why there is nothing: the command is to end at once.
 const AFTERTHOUGHT: Duration = Duration::from_millis(500);
-
-/// Exit code where `--fail-on` saw what it looks for.
-const SEEN: u8 = 3;
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Before any probe is attached: from here on a signal ends the run in good order.
@@ -141,7 +133,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if seen.flagged > 0 && args.fail_on == Some(FailOn::Flagged) {
-        ExitCode::from(SEEN)
+        ExitCode::from(FailOn::FOUND)
     } else {
         ExitCode::SUCCESS
     })

@@ -71,6 +71,17 @@ pub(super) enum Format {
     Jsonpretty,
 }
 
+/// What `--fail-on` looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum FailOn {
+    Flagged,
+}
+
+impl FailOn {
+    /// The exit code where it was found.
+    pub(super) const FOUND: u8 = 3;
+}
+
 /// Bytes written at once, at most: a pipe holds as many.
 /// <https://man7.org/linux/man-pages/man7/pipe.7.html>
 const AT_ONCE: usize = 64 << 10;

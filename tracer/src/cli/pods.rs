@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     explain,
-    runtime::{self, Endpoint},
+    runtime::{self, RuntimeEndpoint},
 };
 use tracer_core::selector::{Namespace, PodChoice, Selector};
 
@@ -16,7 +16,7 @@ pub(super) struct RuntimeArgs {
     /// /run/containerd/containerd.sock
     /// [default: found]
     #[arg(long, value_name = "SOCKET", env = "CONTAINER_RUNTIME_ENDPOINT")]
-    runtime_endpoint: Option<Endpoint>,
+    runtime_endpoint: Option<RuntimeEndpoint>,
 }
 
 /// Where pods' names come from.
@@ -32,14 +32,14 @@ pub(super) struct Args {
 
 impl RuntimeArgs {
     /// The endpoint that was given, else the one found.
-    pub(super) fn endpoint(&self) -> Option<Endpoint> {
-        self.runtime_endpoint.clone().or_else(Endpoint::find)
+    pub(super) fn endpoint(&self) -> Option<RuntimeEndpoint> {
+        self.runtime_endpoint.clone().or_else(RuntimeEndpoint::find)
     }
 }
 
 impl Args {
     /// The endpoint that was given, else the one found.
-    pub(super) fn endpoint(&self) -> Option<Endpoint> {
+    pub(super) fn endpoint(&self) -> Option<RuntimeEndpoint> {
         self.runtime.endpoint()
     }
 }
@@ -79,7 +79,7 @@ pub(super) fn resolve(
     cgroup2_root: impl FnOnce() -> anyhow::Result<PathBuf>,
 ) -> anyhow::Result<explain::Args> {
     let (Some(pod), Some(endpoint)) =
-        (args.pod_to_find(), args.runtime_endpoint.clone().or_else(Endpoint::find))
+        (args.pod_to_find(), args.runtime_endpoint.clone().or_else(RuntimeEndpoint::find))
     else {
         return Ok(args);
     };

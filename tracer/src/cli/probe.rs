@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
+    output::FailOn,
     scope,
     source::{self, Source},
 };
@@ -84,14 +85,6 @@ enum Output {
     Json,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum FailOn {
-    Flagged,
-}
-
-/// Exit code where `--fail-on` saw what it looks for.
-const SEEN: u8 = 3;
-
 /// How long after the answer a report may take: the reader wakes within 100 ms, and pods' names take up to a second.
 const REPORT_TIME: Duration = Duration::from_secs(3);
 
@@ -144,7 +137,7 @@ async fn probe(mut args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(match (&outcome.report, args.fail_on) {
-        (Some(report), Some(FailOn::Flagged)) if report.flagged => ExitCode::from(SEEN),
+        (Some(report), Some(FailOn::Flagged)) if report.flagged => ExitCode::from(FailOn::FOUND),
         (Some(_), _) => ExitCode::SUCCESS,
         (None, _) => ExitCode::FAILURE,
     })

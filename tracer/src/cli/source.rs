@@ -12,7 +12,7 @@ use crate::{
     metrics::{self, Metrics},
     pipeline::Pipeline,
     privilege,
-    runtime::{Endpoint, container_names},
+    runtime::{RuntimeEndpoint, container_names},
 };
 use tracer_core::{
     filter::Filter,
@@ -110,7 +110,7 @@ impl Args {
     }
 
     /// The container runtime.
-    pub(super) fn runtime_endpoint(&self) -> Option<Endpoint> {
+    pub(super) fn runtime_endpoint(&self) -> Option<RuntimeEndpoint> {
         self.scope.pods.endpoint()
     }
 
@@ -152,7 +152,7 @@ impl Args {
 
     fn load(&self, filter: Filter, explain: bool, record: Option<&OutputFile>) -> anyhow::Result<OwnProbes> {
         let server = match self.scope.metrics.metrics_address {
-            Some(address) => Some(metrics::Server::bind(address)?),
+            Some(address) => Some(metrics::MetricsServer::bind(address)?),
             None => None,
         };
         let pipeline = self.scope.attach(record)?;

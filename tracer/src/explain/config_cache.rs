@@ -20,7 +20,7 @@ use crate::netns;
 
 /// Where a sidecar's configuration is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Sidecar {
+pub struct AdminEndpoint {
     /// Any process in the pod's network namespace; best the sidecar's own, so that a restart is another sidecar.
     pub pid: u32,
     /// The admin port.
@@ -46,7 +46,7 @@ pub struct Sidecars(Rc<Cache>);
 
 #[derive(Debug)]
 struct Cache {
-    known: RefCell<LruCache<Sidecar, Rc<Known>>>,
+    known: RefCell<LruCache<AdminEndpoint, Rc<Known>>>,
     /// Permits to fetch and decide. A thread holds its permit until it ends, however long that takes.
     running: Arc<Semaphore>,
     /// Ports that receive redirected connections; empty: those of the default mesh.
@@ -163,7 +163,7 @@ impl Sidecars {
     ///
     /// `None` where the configuration could not be fetched or decided on in `EXPLAIN_TIME`, or where this sidecar has
     /// lately failed to answer. Call it off the hot path, and let it run to its end: what it learns is for later questions.
-    pub async fn brief(&self, sidecar: Sidecar, to: SocketAddr, head: &[u8]) -> Option<Answer> {
+    pub async fn brief(&self, sidecar: AdminEndpoint, to: SocketAddr, head: &[u8]) -> Option<Answer> {
         let known = Rc::clone(self.0.known.borrow_mut().get_or_insert(sidecar, Rc::default));
         if known.asking.get() >= MAX_ASKING {
             return None;
@@ -175,13 +175,19 @@ impl Sidecars {
     }
 
     /// Lets the next question ask the sidecar whether it still has its configuration, unless it was asked a moment ago.
-    pub fn doubt(&self, sidecar: Sidecar) {
+    pub fn doubt(&self, sidecar: AdminEndpoint) {
         if let Some(known) = self.0.known.borrow_mut().get(&sidecar) {
             known.is_doubted.set(true);
         }
     }
 
-    async fn ask(&self, sidecar: Sidecar, known: &Known, to: SocketAddr, head: &[u8]) -> Option<Answer> {
+    async fn ask(
+        &self,
+        sidecar: AdminEndpoint,
+        known: &Known,
+        to: SocketAddr,
+        head: &[u8],
+    ) -> Option<Answer> {
         let mut state = known.state.lock().await;
         let now = Instant::now();
         let is_doubted = known.is_doubted.take()
@@ -248,7 +254,7 @@ impl Sidecars {
     }
 
     /// Drops the least recently used other dumps until the rest is small enough.
-    fn shed(&self, keep: Sidecar) {
+    fn shed(&self, keep: AdminEndpoint) {
         let mut known = self.0.known.borrow_mut();
         known.promote(&keep);
         while known.len() > 1 && known.iter().map(|(_, known)| known.size.get()).sum::<usize>() > MAX_KEPT {
@@ -273,14 +279,14 @@ struct Explained {
 
 /// Fetches what is not known, and decides. Blocks: entering a namespace, waiting for an answer and deciding all do.
 fn explain(
-    sidecar: Sidecar,
+    sidecar: AdminEndpoint,
     known: Option<Config>,
     is_due: bool,
     redirect_ports: &[u16],
     to: SocketAddr,
     head: &[u8],
 ) -> anyhow::Result<Explained> {
-    let Sidecar { pid, admin_port } = sidecar;
+    let AdminEndpoint { pid, admin_port } = sidecar;
     let known = known.filter(|known| known.fetched.elapsed() < MAX_AGE || !is_due);
     let (config, is_new) = match known {
         Some(known) if !is_due => (known, false),

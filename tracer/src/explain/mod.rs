@@ -22,12 +22,12 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 
 pub use archive::{FoundDump, find};
-pub use config_cache::{Answer as ConfigAnswer, Fetches, Sidecar, Sidecars};
+pub use config_cache::{AdminEndpoint, Answer as ConfigAnswer, Fetches, Sidecars};
 pub use request::{HttpVersion, authority};
 pub use target::{ProxyHost, ProxyScheme, ProxyTarget};
 
 use crate::netns;
-use crate::runtime::Endpoint;
+use crate::runtime::RuntimeEndpoint;
 use crate::terminal::{self, Color};
 use answer::{Answer, Tried, Unanswered};
 use request::Request;
@@ -66,7 +66,7 @@ pub struct Args {
     pub namespace: Option<String>,
     /// The container runtime's socket, which knows the pod, such as /run/containerd/containerd.sock [default: found]
     #[arg(long, value_name = "SOCKET", env = "CONTAINER_RUNTIME_ENDPOINT")]
-    pub runtime_endpoint: Option<Endpoint>,
+    pub runtime_endpoint: Option<RuntimeEndpoint>,
     /// The target of the app's CONNECT
     #[arg(long, value_name = "HOST:PORT", default_value = "example.com:443", value_parser = request::authority)]
     pub authority: String,

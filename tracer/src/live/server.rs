@@ -27,11 +27,11 @@ const CONNECTIONS: usize = 64;
 const BUFFER: usize = 64 << 10;
 
 /// A bound socket that is not served yet.
-pub struct Server {
+pub struct LiveServer {
     socket: Socket,
 }
 
-impl Server {
+impl LiveServer {
     /// A server for this socket.
     pub fn new(socket: Socket) -> Self {
         Self { socket }

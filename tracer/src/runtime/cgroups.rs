@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tracer_core::pod::{Key, container_ids, paths};
+use tracer_core::pod::{OwnerKey, container_ids, paths};
 
 /// The tree below a mount of cgroup v2.
 #[derive(Clone)]
@@ -63,16 +63,16 @@ impl CgroupTree {
     }
 
     /// The cgroup paths of these keys, without keys that no longer exist or are not visible.
-    pub(super) fn paths(&self, keys: &BTreeSet<Key>) -> HashMap<Key, String> {
+    pub(super) fn paths(&self, keys: &BTreeSet<OwnerKey>) -> HashMap<OwnerKey, String> {
         let processes = keys.iter().filter_map(|&key| match key {
-            Key::Process(pid) => Some((key, path_of(pid)?)),
-            Key::Cgroup(_) => None,
+            OwnerKey::Process(pid) => Some((key, path_of(pid)?)),
+            OwnerKey::Cgroup(_) => None,
         });
-        let mut found_paths: HashMap<Key, String> = processes.collect();
-        if keys.iter().any(|key| matches!(key, Key::Cgroup(_))) {
+        let mut found_paths: HashMap<OwnerKey, String> = processes.collect();
+        if keys.iter().any(|key| matches!(key, OwnerKey::Cgroup(_))) {
             self.walk(|path, cgroup, _| {
-                if keys.contains(&Key::Cgroup(cgroup)) {
-                    found_paths.insert(Key::Cgroup(cgroup), path.to_owned());
+                if keys.contains(&OwnerKey::Cgroup(cgroup)) {
+                    found_paths.insert(OwnerKey::Cgroup(cgroup), path.to_owned());
                 }
                 found_paths.len() < keys.len()
             });
@@ -133,10 +133,14 @@ mod tests {
         let parent = ("podu".to_owned(), ino(dir.parent().expect("a parent")));
         let wanted = HashMap::from([(ID.to_owned(), ContainerCgroup { cgroup: ino(&dir), parent })]);
         assert_eq!(tree.containers(), wanted);
-        let inner = Key::Cgroup(ino(&dir.join("init.scope")));
-        let this = Key::Process(std::process::id());
-        let found_paths =
-            tree.paths(&BTreeSet::from([inner, this, Key::Cgroup(u64::MAX), Key::Process(u32::MAX)]));
+        let inner = OwnerKey::Cgroup(ino(&dir.join("init.scope")));
+        let this = OwnerKey::Process(std::process::id());
+        let found_paths = tree.paths(&BTreeSet::from([
+            inner,
+            this,
+            OwnerKey::Cgroup(u64::MAX),
+            OwnerKey::Process(u32::MAX),
+        ]));
         assert_eq!(found_paths.get(&inner), Some(&format!("/kubepods/burstable/podu/{ID}/init.scope")));
         assert!(found_paths.contains_key(&this) && found_paths.len() == 2, "{found_paths:?}");
         assert!(CgroupTree::new(PathBuf::from("/nonexistent")).containers().is_empty());

@@ -19,7 +19,7 @@ use tonic::{
     transport::{Channel, Endpoint as Target, Uri},
 };
 
-use super::Endpoint;
+use super::RuntimeEndpoint;
 
 /// A pod sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(super) struct Client(RuntimeServiceClient<Channel>);
 
 impl Client {
     /// Connects, without a request.
-    pub(super) async fn connect(endpoint: &Endpoint) -> anyhow::Result<Self> {
+    pub(super) async fn connect(endpoint: &RuntimeEndpoint) -> anyhow::Result<Self> {
         let path = endpoint.0.clone();
         let dial = tower::service_fn(move |_: Uri| {
             let path = path.clone();

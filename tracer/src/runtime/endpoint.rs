@@ -8,7 +8,7 @@ use std::{
 
 /// The path of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint(pub PathBuf);
+pub struct RuntimeEndpoint(pub PathBuf);
 
 /// The default paths of containerd, CRI-O, k3s and RKE2, `MicroK8s`, k0s, and the shim for Docker.
 const DEFAULT_PATHS: [&str; 6] = [
@@ -24,7 +24,7 @@ const DEFAULT_PATHS: [&str; 6] = [
 /// <https://kubernetes.io/docs/tasks/debug/debug-cluster/kubectl-node-debug/>
 const NODE_ROOTS: [&str; 2] = ["/", "/host"];
 
-impl Endpoint {
+impl RuntimeEndpoint {
     /// The first of the default paths that exists, in this file system or in the node's.
     pub fn find() -> Option<Self> {
         Self::find_below(&NODE_ROOTS.map(Path::new))
@@ -38,7 +38,7 @@ impl Endpoint {
     }
 }
 
-impl FromStr for Endpoint {
+impl FromStr for RuntimeEndpoint {
     type Err = String;
 
     /// Parses a path, or `unix:///PATH` as crictl and the kubelet take it.
@@ -52,7 +52,7 @@ impl FromStr for Endpoint {
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for RuntimeEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "unix://{}", self.0.display())
     }
@@ -81,11 +81,11 @@ mod tests {
 
     #[test]
     fn path_with_or_without_scheme_is_an_endpoint() {
-        let endpoint: Endpoint = "unix:///run/crio/crio.sock".parse().expect("an endpoint");
+        let endpoint: RuntimeEndpoint = "unix:///run/crio/crio.sock".parse().expect("an endpoint");
         assert_eq!("/run/crio/crio.sock".parse(), Ok(endpoint.clone()));
         assert_eq!(endpoint.to_string(), "unix:///run/crio/crio.sock");
         for other in ["", "tcp://127.0.0.1:1", "npipe:////./pipe/x", "run/crio.sock", "unix://"] {
-            assert!(other.parse::<Endpoint>().is_err(), "{other}");
+            assert!(other.parse::<RuntimeEndpoint>().is_err(), "{other}");
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use tokio::time::timeout;
 
 use super::{
-    Endpoint,
+    RuntimeEndpoint,
     cgroups::CgroupTree,
     client::{Client, List},
 };
@@ -17,19 +17,19 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The id of a process in the pod `NAMESPACE/NAME` of this node, of its sidecar where it has one. `cgroups` is the mount point
 /// of cgroup v2.
-pub async fn process_of(endpoint: &Endpoint, cgroups: &Path, pod: &str) -> anyhow::Result<u32> {
+pub async fn process_of(endpoint: &RuntimeEndpoint, cgroups: &Path, pod: &str) -> anyhow::Result<u32> {
     // A process of the sidecar lives as long as the sidecar.
     find(endpoint, cgroups, pod, |container| !MeshProfile::is_proxy_container(container)).await
 }
 
 /// The id of a process of the app in the pod `NAMESPACE/NAME` of this node. `cgroups` is the mount point of cgroup v2.
-pub async fn app_process_of(endpoint: &Endpoint, cgroups: &Path, pod: &str) -> anyhow::Result<u32> {
+pub async fn app_process_of(endpoint: &RuntimeEndpoint, cgroups: &Path, pod: &str) -> anyhow::Result<u32> {
     find(endpoint, cgroups, pod, MeshProfile::is_proxy_container).await
 }
 
 /// A process of the first container in the order of `rank`.
 async fn find(
-    endpoint: &Endpoint,
+    endpoint: &RuntimeEndpoint,
     cgroups: &Path,
     pod: &str,
     rank: impl Fn(&str) -> bool,
@@ -70,7 +70,7 @@ pub struct ContainerName {
 }
 
 /// The containers of this node, by their id.
-pub async fn container_names(endpoint: &Endpoint) -> anyhow::Result<HashMap<String, ContainerName>> {
+pub async fn container_names(endpoint: &RuntimeEndpoint) -> anyhow::Result<HashMap<String, ContainerName>> {
     let list = list(endpoint).await?;
     let name = |sandbox: &str| list.sandboxes.iter().find(|pod| pod.id == sandbox);
     let containers = list.containers.iter().filter_map(|container| {
@@ -85,7 +85,7 @@ pub async fn container_names(endpoint: &Endpoint) -> anyhow::Result<HashMap<Stri
     Ok(containers.collect())
 }
 
-async fn list(endpoint: &Endpoint) -> anyhow::Result<List> {
+async fn list(endpoint: &RuntimeEndpoint) -> anyhow::Result<List> {
     let asked = async { Client::connect(endpoint).await?.list(|_| true).await };
     let list = timeout(PATIENCE, asked).await;
     let list = list.unwrap_or_else(|_| bail!("it does not answer within {} s", PATIENCE.as_secs()));

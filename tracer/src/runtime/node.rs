@@ -12,7 +12,7 @@ use super::{
 };
 use tracer_core::{
     mesh_profile::MeshProfile,
-    pod::{Container, Fact, IGNORE, Key, Owner, Pod, container_ids, is_pod_cgroup, workload},
+    pod::{Container, Fact, IGNORE, Owner, OwnerKey, Pod, container_ids, is_pod_cgroup, workload},
     selector::PodChoice,
 };
 
@@ -41,13 +41,13 @@ impl Node {
     }
 
     /// The owner of this cgroup path; `None`: a container that is not listed yet.
-    pub(super) fn owner(&mut self, key: Key, path: &str) -> Option<Owner> {
+    pub(super) fn owner(&mut self, key: OwnerKey, path: &str) -> Option<Owner> {
         let mut ids = container_ids(path).peekable();
         if ids.peek().is_none() {
             return Some(Owner::Host);
         }
         let (id, container) = ids.find_map(|id| self.containers.get_key_value(id))?;
-        if let Key::Cgroup(cgroup) = key
+        if let OwnerKey::Cgroup(cgroup) = key
             && self.sent.get(id) != Some(&cgroup)
         {
             self.nested.insert(cgroup, id.clone());
@@ -88,15 +88,15 @@ impl Node {
             sent.insert(id.clone(), *cgroup);
             if self.sent.get(id) != Some(cgroup) || self.containers.get(id) != Some(container) {
                 let owner = Owner::Container(container.clone());
-                updates.push(Update::Fact(Fact::Owner(Key::Cgroup(*cgroup), owner)));
+                updates.push(Update::Fact(Fact::Owner(OwnerKey::Cgroup(*cgroup), owner)));
             }
         }
         let gone = self.sent.iter().filter(|(id, _)| !sent.contains_key(*id));
-        updates.extend(gone.map(|(_, cgroup)| Update::Fact(Fact::Gone(Key::Cgroup(*cgroup)))));
+        updates.extend(gone.map(|(_, cgroup)| Update::Fact(Fact::Gone(OwnerKey::Cgroup(*cgroup)))));
         self.nested.retain(|cgroup, id| {
             let exists = containers.contains_key(id);
             if !exists {
-                updates.push(Update::Fact(Fact::Gone(Key::Cgroup(*cgroup))));
+                updates.push(Update::Fact(Fact::Gone(OwnerKey::Cgroup(*cgroup))));
             }
             exists
         });
@@ -193,7 +193,8 @@ mod tests {
             List { sandboxes: vec![sandbox("s", "shop", &[])], containers: vec![listed("c", "s", "app")] };
         let cgroups = HashMap::from([found("c", 11, "pod"), found("other", 21, "pod")]);
         let updates = node.update(list.clone(), &cgroups);
-        let [Update::Fact(Fact::Owner(Key::Cgroup(11), Owner::Container(app)))] = updates.as_slice() else {
+        let [Update::Fact(Fact::Owner(OwnerKey::Cgroup(11), Owner::Container(app)))] = updates.as_slice()
+        else {
             panic!("{updates:?}");
         };
         assert_eq!((app.name.as_str(), app.pod.namespace.as_str(), app.pod.injected), ("app", "shop", false));
@@ -206,7 +207,7 @@ mod tests {
             matches!(&updates[..], [Update::Fact(Fact::Owner(_, Owner::Container(app)))] if app.pod.injected)
         );
         let updates = node.update(List::default(), &HashMap::new());
-        assert_eq!(updates, [Update::Fact(Fact::Gone(Key::Cgroup(11)))]);
+        assert_eq!(updates, [Update::Fact(Fact::Gone(OwnerKey::Cgroup(11)))]);
     }
 
     #[test]
@@ -252,7 +253,7 @@ mod tests {
     fn cgroup_path_belongs_to_a_container_the_host_or_is_unknown() {
         const ID: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
         let mut node = Node::default();
-        let key = Key::Cgroup(12);
+        let key = OwnerKey::Cgroup(12);
         let path = format!("/kubepods/podx/{ID}/inner");
         assert_eq!(node.owner(key, &path), None);
         assert_eq!(node.owner(key, "/system.slice/sshd.service"), Some(Owner::Host));

@@ -12,7 +12,7 @@ use std::{collections::HashMap, slice};
 use aya_obj::generated::bpf_insn;
 use image::Image;
 use memory::Memory;
-use tracer_ebpf::{BtfOffsets, Settings, settings::NO_UID};
+use tracer_ebpf::{BtfOffsets, ProbeSettings, settings::NO_UID};
 
 /// A flow is past its first bytes beyond this. Repeated here, so that a change of the programs' limit fails this test.
 const FIRST_BYTES: u64 = 64 << 10;
@@ -87,11 +87,11 @@ static BTF_OFFSETS: BtfOffsets = BtfOffsets {
 };
 
 /// What Istio's sidecar is said to be, so that it need not be observed first.
-static SETTINGS: Settings = Settings {
+static SETTINGS: ProbeSettings = ProbeSettings {
     outbound_ports: [15001, 0, 0, 0],
     inbound_ports: [15006, 0, 0, 0],
     sidecar_uids: [1337, NO_UID, NO_UID, NO_UID],
-    ..Settings::DEFAULT
+    ..ProbeSettings::DEFAULT
 };
 
 /// A packet, without the counters of its socket.
@@ -196,7 +196,7 @@ fn image() -> Image {
         unsafe { slice::from_raw_parts((&raw const BTF_OFFSETS).cast::<u8>(), size_of::<BtfOffsets>()) };
     // SAFETY: a `repr(C)` structure of integers, without padding, that lives as long as the program.
     let settings =
-        unsafe { slice::from_raw_parts((&raw const SETTINGS).cast::<u8>(), size_of::<Settings>()) };
+        unsafe { slice::from_raw_parts((&raw const SETTINGS).cast::<u8>(), size_of::<ProbeSettings>()) };
     let globals = [("BTF_OFFSETS", (layout, true)), ("SETTINGS", (settings, true))];
     Image::link(HashMap::from(globals))
 }

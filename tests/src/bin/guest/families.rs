@@ -20,6 +20,7 @@ use crate::{
     closed::check_early_close,
     exec::check_exec,
     scopes,
+    stress::check_stress,
 };
 
 const CASES: [&str; 5] = ["c01", "c03", "c08", "c11", "c15"];
@@ -49,10 +50,11 @@ pub(crate) fn run(wanted: &[String]) -> Result<()> {
         let family = found["family"].as_str().context("a family without a name")?;
         let works = found["works"] == true;
         working += usize::from(works);
-        let tests: [(&str, Test); 5] = [
+        let tests: [(&str, Test); 6] = [
             ("send-calls", check_send_calls),
             ("early-close", check_early_close),
             ("exec", check_exec),
+            ("stress", check_stress),
             ("scope", scopes::check_scope),
             ("late-attach", scopes::check_late_attach),
         ];

@@ -8,6 +8,7 @@ mod cost;
 mod exec;
 mod families;
 mod scopes;
+mod stress;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,8 @@ fn main() -> ExitCode {
         [_, "echo", address] => cost::echo(address),
         [_, "exec", how, address] => exec::run(how, address),
         [_, "send"] => exec::send(),
+        [_, "relay", address, proxy] => stress::relay(address, proxy),
+        [_, "stress", proxy] => stress::open_sessions(proxy),
         [_, "late", address, pipe] => call::send_late(address, pipe),
         _ if std::process::id() == 1 => {
             boot::up()

@@ -8,7 +8,7 @@ use tokio::task::LocalSet;
 use super::*;
 
 /// An admin port on the loopback interface that answers each request with `answer`, or not at all.
-fn admin_port(answer: Option<String>) -> Sidecar {
+fn admin_port(answer: Option<String>) -> AdminEndpoint {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let admin_port = listener.local_addr().expect("an address").port();
     std::thread::spawn(move || {
@@ -24,7 +24,7 @@ fn admin_port(answer: Option<String>) -> Sidecar {
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(answer.as_bytes()));
         }
     });
-    Sidecar { pid: std::process::id(), admin_port }
+    AdminEndpoint { pid: std::process::id(), admin_port }
 }
 
 fn proxy() -> SocketAddr {
@@ -36,7 +36,7 @@ fn run<T>(task: impl Future<Output = T>) -> T {
     LocalSet::new().block_on(&runtime, task)
 }
 
-async fn ask(sidecars: &Sidecars, sidecar: Sidecar) -> Option<Brief> {
+async fn ask(sidecars: &Sidecars, sidecar: AdminEndpoint) -> Option<Brief> {
     let answer = sidecars.brief(sidecar, proxy(), tracer_mesh::CURL_CONNECT).await;
     answer.map(|answer| answer.brief)
 }
