@@ -69,23 +69,13 @@ impl Path {
         let comm = if role == Role::App { "curl" } else { "wrk:worker_0" };
         let pid = u32::try_from(netns).expect("small") * 100;
         let event = Event {
-            time: self.time,
-            flow,
-            role,
             opened: Some(self.time.min(120)),
             netns,
             sidecar: (role == Role::App).then_some(Interception { port: 15001, netns, client_port: None }),
             task: Some(Task { pid, tid: pid, comm: comm.into(), cgroup: netns }),
             link,
-            cgroup: 0,
-            uid: 0,
             lost: self.lost,
-            local,
-            remote,
-            answered: false,
-            shared_upstream: false,
-            set_up: None,
-            kind,
+            ..Event::new(self.time, flow, role, local, remote, kind)
         };
         self.core.feed(Input::Event(event), &mut self.reports);
         self

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     event::{Event, EventKind, Interception, Task},
-    head::{self, Progress, Reply},
+    head::{self, Progress, ReplyHead},
     verdict::{Evidence, Judgment, Outcome, Reason, Verdict, judge},
 };
 
@@ -46,7 +46,7 @@ impl Engine {
             return None;
         }
         let (connection, request) = stand_in(flow, socket, event)?;
-        let Reply { status, body, server, by_proxy } = reply;
+        let ReplyHead { status, body, server, by_proxy } = reply;
         let answer = Answer { outcome: Outcome::Replied { status, body }, server, by_proxy };
         let search =
             Search { connection: &connection, request: &request, outcome: answer.outcome, time: event.time };

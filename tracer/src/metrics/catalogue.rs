@@ -284,7 +284,7 @@ pub(super) const BUILD: MetricFamily = family(
 );
 
 /// Every metric, in the order of the documentation.
-pub(super) const ALL: [&MetricFamily; 26] = [
+pub(super) const ALL: &[&MetricFamily] = &[
     &SESSIONS,
     &REFUSED,
     &REPLY_SECONDS,

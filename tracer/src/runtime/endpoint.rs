@@ -67,16 +67,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (own, host) = (dir.path().join("own"), dir.path().join("host"));
         let roots = [own.as_path(), host.as_path()];
-        assert_eq!(Endpoint::find_below(&roots), None);
+        assert_eq!(RuntimeEndpoint::find_below(&roots), None);
         let socket = host.join("run/crio/crio.sock");
         for socket in [&socket, &own.join("run/k3s/containerd/containerd.sock")] {
             std::fs::create_dir_all(socket.parent().expect("a directory")).expect("made");
         }
         std::fs::write(&socket, "").expect("written");
-        assert_eq!(Endpoint::find_below(&roots), Some(Endpoint(socket)));
+        assert_eq!(RuntimeEndpoint::find_below(&roots), Some(RuntimeEndpoint(socket)));
         let nearer = own.join("run/k3s/containerd/containerd.sock");
         std::fs::write(&nearer, "").expect("written");
-        assert_eq!(Endpoint::find_below(&roots), Some(Endpoint(nearer)));
+        assert_eq!(RuntimeEndpoint::find_below(&roots), Some(RuntimeEndpoint(nearer)));
     }
 
     #[test]
