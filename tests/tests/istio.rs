@@ -135,10 +135,16 @@ mod real_mesh {
             let counts = (count("handled_as_http"), count("tunneled"));
             ensure!(counts == (1.0, 2.0), "the metrics count {counts:?}: {}", self.metrics);
             for alert in self.alerts.iter().flatten() {
-                let (labels, proxy) = (&alert["labels"], self.seed.proxy());
-                let names = [labels["proxy_ip"].as_str(), labels["proxy_port"].as_str()];
-                let named = names.map(Option::unwrap_or_default).join(":");
-                ensure!(named == proxy && labels["severity"] == "critical", "another alert: {alert}");
+                let proxy = self.seed.proxy();
+                let (ip, port) = proxy.rsplit_once(':').context("an address")?;
+                let labels = &alert["labels"];
+                let affected = alert["annotations"]["affected"].as_str().unwrap_or_default();
+                ensure!(
+                    labels["proxy_port"] == port
+                        && labels["severity"] == "critical"
+                        && affected.contains(&format!("via {ip} ")),
+                    "another alert: {alert}"
+                );
             }
             let log = self.seed.squid().access_log()?;
             ensure!(
