@@ -129,13 +129,10 @@ impl Events {
 pub fn engine() -> Engine {
     Engine::new(Settings {
         deadline: 2_000_000_000,
-        clock_offset: 0,
-        inbound_ports: vec![15006],
         capacity: 16,
         keep: 10_000_000_000,
-        node: None,
-        family: "cgroup".into(),
         owner_wait: 1_000_000_000,
         owner_ttl: 1_000_000_000,
+        ..Settings::default()
     })
 }

@@ -65,9 +65,12 @@ fn failure_fires_its_alert_and_fills_the_dashboard_and_the_fix_resolves_the_aler
     assert!(annotation("affected").contains("via 10.0.0.1 (workloads: 1)"), "{alert}");
     assert!(annotation("runbook_url").ends_with("/docs/verdicts/handled_as_http.md"), "{alert}");
     let said = paste(&lab, annotation("command"));
-    for part in
-        ["CONNECT www.example.com:443 via 10.0.0.1:3128", "handled_as_http route_not_found", "at fault"]
-    {
+    for part in [
+        "404 by sidecar",
+        "www.example.com:443  10.0.0.1:3128",
+        "handled_as_http route_not_found",
+        "at fault",
+    ] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
     run_all_dashboard_queries(&prometheus);

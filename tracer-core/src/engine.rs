@@ -85,6 +85,23 @@ pub struct Settings {
     pub owner_ttl: u64,
 }
 
+impl Default for Settings {
+    /// Ten seconds for an answer, connections followed for an hour, Istio's inbound port, no container runtime.
+    fn default() -> Self {
+        Self {
+            deadline: 10_000_000_000,
+            clock_offset: 0,
+            inbound_ports: vec![15006],
+            capacity: Self::DEFAULT_CAPACITY,
+            keep: 3_600_000_000_000,
+            node: None,
+            family: CompactString::const_new("cgroup"),
+            owner_wait: 0,
+            owner_ttl: 0,
+        }
+    }
+}
+
 impl Settings {
     /// The default [`capacity`](Self::capacity): enough for a node on which 65,536 connections to proxies are open or
     /// wait for an answer at a time.

@@ -18,17 +18,7 @@
 //!     verdict::{Reason, Verdict},
 //! };
 //!
-//! let mut engine = Engine::new(Settings {
-//!     deadline: 10_000_000_000,
-//!     clock_offset: 1_795_175_115_000_000_000,
-//!     inbound_ports: vec![15006],
-//!     capacity: Settings::DEFAULT_CAPACITY,
-//!     keep: 3_600_000_000_000,
-//!     node: None,
-//!     family: "cgroup".into(),
-//!     owner_wait: 0,
-//!     owner_ttl: 0,
-//! });
+//! let mut engine = Engine::new(Settings { clock_offset: 1_795_175_115_000_000_000, ..Settings::default() });
 //! let inputs = [
 //!     r#"{"event": {"time": 2000000, "flow": 1, "role": "app", "opened": 1000000, "netns": 1, "uid": 1000, "lost": 0,
 //!         "sidecar": {"port": 15001, "netns": 1}, "task": null,

@@ -9,7 +9,6 @@ use tracer_core::{
     verdict::{Reason, Verdict},
 };
 
-const SECOND: u64 = 1_000_000_000;
 const CONNECT: &str = "CONNECT www.example.com:443 HTTP/1.1\r\nHost: www.example.com:443\r\n\r\n";
 const NOT_FOUND: &str =
     "HTTP/1.1 404 Not Found\r\nserver: istio-envoy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -39,17 +38,7 @@ struct Path {
 impl Path {
     /// The app has sent its CONNECT, and its sidecar has passed it on.
     fn begun() -> Self {
-        let core = Engine::new(Settings {
-            deadline: 10 * SECOND,
-            clock_offset: 0,
-            inbound_ports: vec![15006],
-            capacity: 100,
-            keep: 3600 * SECOND,
-            node: None,
-            family: "cgroup".into(),
-            owner_wait: 0,
-            owner_ttl: 0,
-        });
+        let core = Engine::new(Settings { capacity: 100, ..Settings::default() });
         let path = Self { core, reports: Vec::new(), time: 100, lost: 0, beyond: [10, 0, 0, 9] };
         path.event(APP, sent(CONNECT)).event(UPSTREAM, EventKind::Dialed).event(UPSTREAM, sent(CONNECT))
     }

@@ -13,17 +13,7 @@ const SECOND: u64 = 1_000_000_000;
 const CAPACITY: usize = 100;
 
 fn core() -> Engine {
-    Engine::new(Settings {
-        deadline: 10 * SECOND,
-        clock_offset: 0,
-        inbound_ports: vec![15006],
-        capacity: CAPACITY,
-        keep: 60 * SECOND,
-        node: None,
-        family: "cgroup".into(),
-        owner_wait: 0,
-        owner_ttl: 0,
-    })
+    Engine::new(Settings { capacity: CAPACITY, keep: 60 * SECOND, ..Settings::default() })
 }
 
 /// The CONNECT of connection `number`, and the sidecar's dial for it.

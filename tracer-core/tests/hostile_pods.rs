@@ -55,17 +55,7 @@ const HOSTILE: u64 = 66;
 const VICTIM: u64 = 7;
 
 fn engine() -> Engine {
-    Engine::new(Settings {
-        deadline: 10 * SECOND,
-        clock_offset: 0,
-        inbound_ports: vec![15006],
-        capacity: Settings::DEFAULT_CAPACITY,
-        keep: 3_600 * SECOND,
-        node: None,
-        family: "cgroup".into(),
-        owner_wait: 0,
-        owner_ttl: 0,
-    })
+    Engine::new(Settings::default())
 }
 
 fn event(pod: u64, flow: u64, role: Role, time: u64, kind: EventKind) -> Event {

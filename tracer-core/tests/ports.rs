@@ -23,17 +23,7 @@ struct Pod {
 
 impl Pod {
     fn new() -> Self {
-        let core = Engine::new(Settings {
-            deadline: 10 * SECOND,
-            clock_offset: 0,
-            inbound_ports: vec![15006],
-            capacity: 100,
-            keep: 3600 * SECOND,
-            node: None,
-            family: "cgroup".into(),
-            owner_wait: 0,
-            owner_ttl: 0,
-        });
+        let core = Engine::new(Settings { capacity: 100, ..Settings::default() });
         Self { core, reports: Vec::new(), told: None }
     }
 

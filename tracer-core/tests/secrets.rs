@@ -39,17 +39,7 @@ fn event(flow: u64, role: Role, offset: usize, data: &[u8]) -> Event {
 /// Everything that comes out for an app's bytes, in pieces of these sizes: recorded inputs and reports.
 fn outputs(bytes: &[u8], sizes: &[usize]) -> String {
     let mut redactor = Redactor::default();
-    let mut engine = Engine::new(Settings {
-        deadline: 10 * SECOND,
-        clock_offset: 0,
-        inbound_ports: vec![15006],
-        capacity: 100,
-        keep: 60 * SECOND,
-        node: None,
-        family: "cgroup".into(),
-        owner_wait: 0,
-        owner_ttl: 0,
-    });
+    let mut engine = Engine::new(Settings { capacity: 100, keep: 60 * SECOND, ..Settings::default() });
     let (mut reports, mut out, mut at) = (Vec::new(), String::new(), 0);
     let mut sizes = sizes.iter().copied().cycle();
     let mut inputs = Vec::new();

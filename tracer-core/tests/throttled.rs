@@ -39,17 +39,7 @@ fn session(pod: u64, time: u64, throttled: u32) -> [Event; 2] {
 
 #[test]
 fn sessions_of_a_throttled_pod_are_undetermined_and_those_of_its_neighbor_are_not() {
-    let mut engine = Engine::new(Settings {
-        deadline: 10 * SECOND,
-        clock_offset: 0,
-        inbound_ports: vec![15006],
-        capacity: 100,
-        keep: 3600 * SECOND,
-        node: None,
-        family: "cgroup".into(),
-        owner_wait: 0,
-        owner_ttl: 0,
-    });
+    let mut engine = Engine::new(Settings { capacity: 100, ..Settings::default() });
     let mut verdict = |events: [Event; 2]| {
         let mut reports = Vec::new();
         for event in events {

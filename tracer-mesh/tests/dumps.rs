@@ -219,11 +219,12 @@ fn refusal(failed: Option<&Value>) -> Value {
 
 #[test]
 fn newer_versions_that_are_not_in_use_are_named() {
-    let listener = |dump: &mut Value, change: fn(&mut Value)| {
+    type Change = fn(&mut Value);
+    let listener = |dump: &mut Value, change: Change| {
         let listeners = section(dump, "ListenersConfigDump")["dynamic_listeners"].as_array_mut().unwrap();
         change(listeners.iter_mut().find(|listener| listener["name"] == "0.0.0.0_3128").unwrap());
     };
-    let cases: [(fn(&mut Value), &str); 4] = [
+    let cases: [(Change, &str); 4] = [
         (
             |entry| entry["error_state"] = refusal(None),
             "refused the newest version of listener 0.0.0.0_3128 at 2026-11-20T14:27:29.258Z (error adding listener: \
@@ -272,7 +273,9 @@ fn newer_versions_that_are_not_in_use_are_named() {
 fn refused_routes_and_clusters_are_named_where_they_decide() {
     let mut dump = case("c01");
     let routes = section(&mut dump, ".RoutesConfigDump")["dynamic_route_configs"].as_array_mut().unwrap();
-    routes.iter_mut().for_each(|entry| entry["error_state"] = refusal(None));
+    for entry in routes {
+        entry["error_state"] = refusal(None);
+    }
     let decision = decide(&load(&dump), proxy(), CONNECT).unwrap();
     let said = "refused the newest version of route configuration 3128 at 2026-11-20T14:27:29.258Z";
     assert!(decision.caveats.iter().any(|caveat| caveat.contains(said)), "{:?}", decision.caveats);
@@ -280,7 +283,9 @@ fn refused_routes_and_clusters_are_named_where_they_decide() {
     let mut dump = case("c03");
     let clusters =
         section(&mut dump, "ClustersConfigDump")["dynamic_active_clusters"].as_array_mut().unwrap();
-    clusters.iter_mut().for_each(|entry| entry["error_state"] = refusal(None));
+    for entry in clusters {
+        entry["error_state"] = refusal(None);
+    }
     let decision = decide(&load(&dump), proxy(), CONNECT).unwrap();
     let cluster = decision.cluster.as_deref().unwrap();
     let said = format!("refused the newest version of cluster {cluster} at");

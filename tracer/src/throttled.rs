@@ -1,9 +1,6 @@
 //! Whose records the kernel did not write, because the processes of a cgroup make too many.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use tracer_core::pod::{Container, Owner, OwnerKey};
 
@@ -11,7 +8,7 @@ use tracer_core::pod::{Container, Owner, OwnerKey};
 pub const PODS: usize = 256;
 
 /// How long the owner of a cgroup is asked for, in ns.
-const PATIENCE: u64 = Duration::from_secs(10).as_nanos() as u64;
+const PATIENCE: u64 = 10_000_000_000;
 
 /// A pod, or what stands for it where none is known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

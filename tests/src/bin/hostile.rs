@@ -51,10 +51,12 @@ fn open(listener: &TcpListener, count: usize) -> Result<Vec<(TcpStream, TcpStrea
 
 /// Many requests on each connection, none of which is ever answered.
 fn pipeline(mut open: Vec<(TcpStream, TcpStream)>) -> Result<()> {
-    let requests: String =
-        (0..PIPELINED).map(|nth| format!("CONNECT pending-{nth}.example:1 HTTP/1.1\r\n\r\n")).collect();
+    let mut requests = Vec::new();
+    for nth in 0..PIPELINED {
+        write!(requests, "CONNECT pending-{nth}.example:1 HTTP/1.1\r\n\r\n")?;
+    }
     for (app, _) in &mut open {
-        app.write_all(requests.as_bytes())?;
+        app.write_all(&requests)?;
     }
     println!("attacking");
     loop {

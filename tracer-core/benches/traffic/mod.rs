@@ -23,15 +23,10 @@ const STEP: u64 = 1_000;
 /// An engine with room for `sessions`.
 pub fn core(sessions: usize) -> Engine {
     Engine::new(Settings {
-        deadline: 10_000_000_000,
         clock_offset: 1_795_175_115_123_456_000,
-        inbound_ports: vec![15006],
         capacity: sessions.saturating_mul(2).max(Settings::DEFAULT_CAPACITY),
-        keep: 3_600_000_000_000,
         node: Some("node-1".to_owned()),
-        family: "cgroup".into(),
-        owner_wait: 0,
-        owner_ttl: 0,
+        ..Settings::default()
     })
 }
 

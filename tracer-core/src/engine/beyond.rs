@@ -4,7 +4,7 @@
 
 use super::{
     Answer, Engine,
-    connection::{Connection, IndexedIn, PendingRequest, request_key},
+    connection::{Connection, PendingRequest},
     matching::Search,
     upstream_sockets::UpstreamSocket,
 };
@@ -82,15 +82,5 @@ fn stand_in(flow: u64, socket: &UpstreamSocket, reply: &Event) -> Option<(Connec
     connection.linked_upstream = reply.link;
     connection.shared_upstream = reply.shared_upstream;
     connection.app_bytes = socket.bytes.as_slice().to_vec();
-    let request = PendingRequest {
-        key: request_key(&request),
-        request,
-        complete: true,
-        time: socket.sent?,
-        reported: false,
-        rewritten: None,
-        ticket: None,
-        indexed_in: IndexedIn::default(),
-    };
-    Some((connection, request))
+    Some((connection, PendingRequest::new(request, true, socket.sent?)))
 }

@@ -123,7 +123,8 @@ pub(super) struct PendingRequest {
 }
 
 impl PendingRequest {
-    fn new(request: Request, complete: bool, time: u64) -> Self {
+    /// A request whose first line was complete at `time`.
+    pub(super) fn new(request: Request, complete: bool, time: u64) -> Self {
         Self {
             key: request_key(&request),
             request,

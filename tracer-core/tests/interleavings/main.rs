@@ -66,17 +66,7 @@ type Found = BTreeMap<(u64, SocketAddr), Vec<Report>>;
 /// Plays the sessions. `picks`: the session of each next step. `links`: threads show for which connection they dial.
 /// `loses`: whether the record with this number is lost.
 fn play(sessions: &[Session], picks: &[usize], links: bool, loses: impl Fn(usize) -> bool) -> Found {
-    let mut core = Engine::new(Settings {
-        deadline: 10 * SECOND,
-        clock_offset: 0,
-        inbound_ports: vec![15006],
-        capacity: 1000,
-        keep: 3600 * SECOND,
-        node: None,
-        family: "cgroup".into(),
-        owner_wait: 0,
-        owner_ttl: 0,
-    });
+    let mut core = Engine::new(Settings { capacity: 1000, ..Settings::default() });
     let mut next: Vec<usize> = vec![0; sessions.len()];
     let mut sockets = vec![Sockets { is_known: links, ..Sockets::default() }; sessions.len()];
     let mut threads = Threads::default();

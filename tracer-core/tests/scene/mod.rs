@@ -272,15 +272,12 @@ impl Scene {
 
 fn core(owner_wait: u64) -> Engine {
     Engine::new(Settings {
-        deadline: 10 * SECOND,
         clock_offset: CLOCK,
-        inbound_ports: vec![15006],
         capacity: 100,
-        keep: 3600 * SECOND,
         node: Some("node-1".to_owned()),
-        family: "cgroup".into(),
         owner_wait,
         owner_ttl: 60_000_000_000,
+        ..Settings::default()
     })
 }
 
