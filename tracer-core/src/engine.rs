@@ -14,6 +14,7 @@ mod losses;
 mod matching;
 mod namespace_index;
 mod payload;
+mod pending_request;
 mod reply_leg;
 mod request_index;
 mod tables;

@@ -3,9 +3,7 @@
 //! interceptor dialed.
 
 use super::{
-    Answer, Engine,
-    connection::{Connection, PendingRequest},
-    matching::Search,
+    Answer, Engine, connection::Connection, matching::Search, pending_request::PendingRequest,
     upstream_sockets::UpstreamSocket,
 };
 use crate::{

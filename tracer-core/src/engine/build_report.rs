@@ -5,11 +5,7 @@ use std::net::SocketAddr;
 use compact_str::{CompactString, ToCompactString as _};
 use jiff::Timestamp;
 
-use super::{
-    Engine,
-    beyond::AnswerBeyond,
-    connection::{Connection, PendingRequest},
-};
+use super::{Engine, beyond::AnswerBeyond, connection::Connection, pending_request::PendingRequest};
 use crate::{
     event::Interception,
     report::{self, Report},

@@ -1,14 +1,18 @@
 //! One app connection to a proxy: the app's leg, the sidecar's reply leg, and the requests that wait for an answer.
 
-use std::{collections::VecDeque, hash::BuildHasher, net::SocketAddr, ops::Range};
+use std::{collections::VecDeque, net::SocketAddr, ops::Range};
 
 use bytes::BytesMut;
 use compact_str::CompactString;
-use foldhash::quality::FixedState;
 use smallvec::SmallVec;
 use tracer_ebpf::HEAD_MAX;
 
-use super::{leg_bytes::LegBytes, tenants::Tenant, upstream_sockets::ClaimBasis};
+use super::{
+    leg_bytes::LegBytes,
+    pending_request::{INDEX_BYTES, PendingRequest},
+    tenants::Tenant,
+    upstream_sockets::ClaimBasis,
+};
 use crate::{
     event::{Event, Interception, Task},
     head::{self, Form, Progress, ReplyHead, Request},
@@ -89,9 +93,6 @@ pub(super) struct Connection {
 /// The most requests of a connection that wait for an answer. Clients that pipeline at all send a few.
 const MAX_PENDING: usize = 64;
 
-/// What the indices take for a request, in bytes.
-const INDEX_BYTES: usize = 128;
-
 /// How many requests some bytes added.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Added {
@@ -99,68 +100,6 @@ pub(super) struct Added {
     pub(super) tracked: usize,
     /// Those for which there was no room.
     pub(super) untracked: u64,
-}
-
-/// A request that waits for its answer.
-#[derive(Debug)]
-pub(super) struct PendingRequest {
-    /// The request, as far as it has come.
-    pub(super) request: Request,
-    /// Nothing more of its head will come.
-    pub(super) complete: bool,
-    /// When its first line was complete.
-    pub(super) time: u64,
-    /// It was reported already, as unanswered.
-    pub(super) reported: bool,
-    /// The upstream socket on which the sidecar sent a rewritten form of it.
-    pub(super) rewritten: Option<u64>,
-    /// Its [`request_key`].
-    pub(super) key: u64,
-    /// Its ticket in the queue of deadlines.
-    pub(super) ticket: Option<u64>,
-    /// The parts of the request index that hold it.
-    pub(super) indexed_in: IndexedIn,
-}
-
-impl PendingRequest {
-    /// A request whose first line was complete at `time`.
-    pub(super) fn new(request: Request, complete: bool, time: u64) -> Self {
-        Self {
-            key: request_key(&request),
-            request,
-            complete,
-            time,
-            reported: false,
-            rewritten: None,
-            ticket: None,
-            indexed_in: IndexedIn::default(),
-        }
-    }
-
-    /// The memory that it takes, in bytes.
-    fn bytes(&self) -> usize {
-        let Request { authority, http_version, user_agent, .. } = &self.request;
-        let texts = [Some(authority), Some(http_version), user_agent.as_ref()];
-        let texts =
-            texts.into_iter().flatten().map(|text| if text.is_heap_allocated() { text.len() } else { 0 });
-        size_of::<Self>() + INDEX_BYTES + texts.sum::<usize>()
-    }
-}
-
-/// The parts of the [request index](super::request_index::RequestIndex) that hold a request.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct IndexedIn {
-    /// Among the requests without an upstream socket.
-    pub(super) unmatched: bool,
-    /// Among the requests whose upstream socket another session may take over.
-    pub(super) matched: bool,
-}
-
-/// A hash of a request's form and authority, by which its copy on the other leg is found.
-///
-/// The hash is not keyed, so traffic can produce collisions; requests with equal keys are compared in full.
-pub(super) fn request_key(request: &Request) -> u64 {
-    FixedState::default().hash_one((request.form, &request.authority))
 }
 
 impl Connection {

@@ -5,9 +5,10 @@ use std::cmp::Reverse;
 
 use super::{
     Engine,
-    connection::{Connection, PendingRequest, request_key},
+    connection::Connection,
     failures::{Failure, FailureStage},
     payload::{classify, is_origin_form, is_passed_on, is_written_by_envoy, tunneled},
+    pending_request::{PendingRequest, request_key},
     tables::Target,
     upstream_sockets::{ClaimBasis, UpstreamSocket},
 };

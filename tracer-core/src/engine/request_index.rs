@@ -2,8 +2,9 @@
 //! socket are apart from those that have one which another session may take over.
 
 use super::{
-    connection::{Connection, IndexedIn, PendingRequest},
+    connection::Connection,
     namespace_index::NamespaceIndex,
+    pending_request::{IndexedIn, PendingRequest},
 };
 
 /// How many requests of one pod that ask for the same are looked at. A search must not take longer the more it sends.

@@ -46,7 +46,7 @@ pub(super) struct UpstreamSocket {
     pub(super) beyond: Option<Box<AnswerBeyond>>,
     /// Its own address, once it has sent a request. The key in [`UpstreamSockets::by_address`].
     local: Option<SocketAddr>,
-    /// The key of the request that it sent; see [`super::connection::request_key`].
+    /// The key of the request that it sent; see [`super::pending_request::request_key`].
     request_key: Option<u64>,
     /// Its ticket in [`UpstreamSockets::unclaimed`].
     ticket: u64,
