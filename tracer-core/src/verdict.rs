@@ -176,20 +176,8 @@ mod tests {
     use super::*;
 
     fn evidence(outcome: Outcome, upstream: Payload) -> Evidence {
-        Evidence {
-            form: Form::Connect,
-            interceptor: Some(InterceptorKind::Sidecar),
-            outcome,
-            upstream,
-            upstream_in_doubt: false,
-            upstream_failed: false,
-            tls_established: false,
-            shared_upstream: false,
-            was_kept: None,
-            nothing_lost: true,
-            from_start: true,
-            by_proxy: false,
-        }
+        let sidecar = Some(InterceptorKind::Sidecar);
+        Evidence { outcome, upstream, ..Evidence::not_accepted(Form::Connect, sidecar) }
     }
 
     fn replied(status: u16) -> Outcome {

@@ -6,6 +6,7 @@ use std::{collections::HashMap, fs::File, io::BufWriter, sync::Arc, time::Durati
 use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracer_ebpf::Loss;
 
 use crate::{
     files::OutputFile,
@@ -227,11 +228,15 @@ impl Pipeline {
 
     /// Compares the loss counters with those of a second ago.
     fn notice_losses(&mut self, now: u64) -> anyhow::Result<()> {
+        let mut is_throttled = false;
         for (reason, total) in self.probes.losses()? {
             self.losses.notice(LossSource::Kernel, reason, total);
+            is_throttled |= reason == Loss::Throttled.label() && total > 0;
         }
-        let Self { engine, throttled, .. } = self;
-        throttled.note(self.probes.throttled()?, now, |key| engine.owner(key, now).cloned());
+        if is_throttled {
+            let Self { engine, throttled, .. } = self;
+            throttled.note(self.probes.throttled()?, now, |key| engine.owner(key, now).cloned());
+        }
         self.losses.notice(LossSource::Userspace, "malformed", self.counts.malformed);
         let Stats { dropped, untracked, .. } = self.engine.stats();
         self.losses.notice(LossSource::Userspace, "sessions_dropped", dropped);

@@ -31,8 +31,8 @@ impl Attribution {
 
     /// Asks for an owner before its first report is due.
     pub(super) fn announce(&mut self, key: Option<OwnerKey>, time: u64) {
-        if let Some(key) = key.filter(|_| self.max_wait > 0) {
-            self.owners.owner(key, time);
+        if let Some(key) = key {
+            self.owner(key, time);
         }
     }
 

@@ -161,9 +161,6 @@ impl Probes {
     /// The number of records that were not written since the start because a cgroup made too many, by cgroup. Where the kernel
     /// did not know the cgroup, the number is no cgroup's.
     pub fn throttled(&self) -> anyhow::Result<Vec<(u64, u64)>> {
-        if self.losses()?.iter().all(|(reason, count)| *reason != Loss::Throttled.label() || *count == 0) {
-            return Ok(Vec::new());
-        }
         let map = self.ebpf.map("WRITTEN").context("the kernel object has no map WRITTEN")?;
         let written = HashMap::<_, u64, Written>::try_from(map)?;
         let counts = written.iter().map(|entry| {
